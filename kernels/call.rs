@@ -1,0 +1,333 @@
+//! Safe calls of kernels: each checks the preconditions of [`super::contract`]
+//! that a slice can show, and takes a [`Backend`] as the proof of the first.
+//!
+//! The checks are assertions, not errors: the shapes were validated where the
+//! user gave them, so a failure here is a bug of this crate.
+
+use super::contract::{
+    COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
+};
+use crate::isa::Backend;
+use bytemuck::Pod;
+use core::mem::size_of;
+use core::ops::Range;
+
+/// An activation type that kernels exist for: `i8` or `f32`.
+pub trait Element: Pod + Send + Sync {
+    /// What its products are summed in.
+    type Acc: Pod + Send + Sync;
+    /// The row-lane kernel of a backend.
+    fn row(backend: Backend) -> &'static RowKernel<Self, Self::Acc>;
+    /// The column-lane kernel of a backend.
+    fn column(backend: Backend) -> &'static ColumnKernel<Self, Self::Acc>;
+    /// From how many tokens a backend prefers the column lanes.
+    fn crossover(backend: Backend) -> usize;
+}
+
+impl Element for i8 {
+    type Acc = i32;
+    fn row(backend: Backend) -> &'static RowKernel<i8, i32> {
+        backend.set().row_i8
+    }
+    fn column(backend: Backend) -> &'static ColumnKernel<i8, i32> {
+        backend.set().column_i8
+    }
+    fn crossover(backend: Backend) -> usize {
+        backend.set().crossover_i8
+    }
+}
+
+impl Element for f32 {
+    type Acc = f32;
+    fn row(backend: Backend) -> &'static RowKernel<f32, f32> {
+        backend.set().row_f32
+    }
+    fn column(backend: Backend) -> &'static ColumnKernel<f32, f32> {
+        backend.set().column_f32
+    }
+    fn crossover(backend: Backend) -> usize {
+        backend.set().crossover_f32
+    }
+}
+
+/// Panels in memory: `bytes[panel][depth][64]`.
+#[derive(Clone, Copy)]
+pub struct PanelView<'a> {
+    bytes: &'a [u8],
+    depth: usize,
+}
+
+impl<'a> PanelView<'a> {
+    /// Views `bytes` as panels of `depth` strips.
+    ///
+    /// # Panics
+    /// If `bytes` is not a whole number of panels.
+    pub fn new(bytes: &'a [u8], depth: usize) -> Self {
+        assert!(bytes.is_empty() || bytes.len().is_multiple_of(PANEL_ROWS * depth));
+        Self { bytes, depth }
+    }
+
+    /// Number of panels.
+    pub fn panels(&self) -> usize {
+        self.bytes.len().checked_div(self.stride()).unwrap_or(0)
+    }
+
+    /// Bytes from a panel to the next.
+    pub fn stride(&self) -> usize {
+        self.depth * PANEL_ROWS
+    }
+
+    /// First byte of `bytes` strips from `start` on in `panels`.
+    fn part(&self, panels: &Range<usize>, start: usize, bytes: usize) -> *const u8 {
+        assert!(
+            panels.start <= panels.end && panels.end <= self.panels(),
+            "panels out of range"
+        );
+        assert!(
+            start
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.depth),
+            "strips out of range"
+        );
+        self.bytes[(panels.start * self.depth + start) * PANEL_ROWS..].as_ptr()
+    }
+}
+
+fn assert_aligned(bytes: &[u8]) {
+    assert!(
+        bytes.is_empty() || bytes.as_ptr().addr().is_multiple_of(64),
+        "scratch not aligned to 64"
+    );
+}
+
+/// Elements that `rows` rows of `len`, `stride` apart, reach.
+fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
+    match rows.checked_sub(1) {
+        None => Some(0),
+        Some(last) => last.checked_mul(stride)?.checked_add(len),
+    }
+}
+
+/// Builds the row-lane tables of one token.
+pub fn row_build<X: Element>(backend: Backend, x: &[X], units: usize, tables: &mut [u8]) {
+    let kernel = X::row(backend);
+    assert!(reach(2, units, 0).is_some() && x.len() / 4 / kernel.unit_bytes >= units);
+    assert!(
+        tables.len() / kernel.table_bytes >= units,
+        "tables too short"
+    );
+    assert_aligned(tables);
+    // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
+    unsafe { (kernel.build)(x.as_ptr(), units, tables.as_mut_ptr()) }
+}
+
+/// Where a row-lane call reads its weights.
+#[derive(Clone)]
+pub struct RowPart<'a> {
+    /// The panels.
+    pub view: PanelView<'a>,
+    /// First panel; the tile says how many.
+    pub panel: usize,
+    /// First strip.
+    pub start: usize,
+    /// Table units from there.
+    pub units: usize,
+}
+
+/// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`,
+/// the tables and sums of successive tokens `table_stride` bytes and
+/// `out_stride` elements apart.
+pub fn row_run<X: Element>(
+    backend: Backend,
+    tile: usize,
+    part: &RowPart<'_>,
+    (tables, table_stride): (&[u8], usize),
+    (out, out_stride): (&mut [X::Acc], usize),
+    accumulate: bool,
+) {
+    let kernel = X::row(backend);
+    let tile = &kernel.tiles[tile];
+    assert!(
+        part.units <= kernel.max_units,
+        "more units than the kernel sums at once"
+    );
+    let bytes = part
+        .units
+        .checked_mul(kernel.unit_bytes)
+        .expect("units fit the address space");
+    let panels = part
+        .view
+        .part(&(part.panel..part.panel + tile.panels), part.start, bytes);
+    let table_bytes = part.units.checked_mul(kernel.table_bytes);
+    let needed = table_bytes.and_then(|len| reach(tile.tokens, table_stride, len));
+    assert!(
+        needed.is_some_and(|n| n <= tables.len()),
+        "tables too short"
+    );
+    assert!(table_stride.is_multiple_of(64), "tables not aligned to 64");
+    assert_aligned(tables);
+    let needed = reach(tile.tokens, out_stride, tile.panels * PANEL_ROWS);
+    assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
+    assert!(
+        tile.tokens == 1 || out_stride >= tile.panels * PANEL_ROWS,
+        "outputs overlap"
+    );
+    let call = RowCall {
+        panels,
+        panel_stride: part.view.stride(),
+        units: part.units,
+        tables: tables.as_ptr(),
+        table_stride,
+        out: out.as_mut_ptr(),
+        out_stride,
+        accumulate,
+    };
+    // SAFETY: 1: the backend is the proof; 2, 4, 5, 8: asserted above; the
+    // tables were filled by `row_build` or are initialised bytes whatever they
+    // hold; 7: `out` is `&mut`.
+    unsafe { (tile.run)(&call) }
+}
+
+/// Builds the column-lane tables of `bytes` panel bytes from activations laid
+/// out as `xt[4 * bytes][lanes]`.
+pub fn column_build<X: Element>(backend: Backend, xt: &[X], bytes: usize, tables: &mut [u8]) {
+    let kernel = X::column(backend);
+    assert!(
+        xt.len() / 4 / kernel.lanes >= bytes,
+        "activations too short"
+    );
+    assert!(
+        tables.len() / COLUMN_ENTRIES / kernel.entry_bytes >= bytes,
+        "tables too short"
+    );
+    assert_aligned(tables);
+    // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
+    unsafe { (kernel.build)(xt.as_ptr(), bytes, tables.as_mut_ptr()) }
+}
+
+/// Where a column-lane call reads its weights.
+#[derive(Clone)]
+pub struct ColumnPart<'a> {
+    /// The panels.
+    pub view: PanelView<'a>,
+    /// Which of them.
+    pub panels: Range<usize>,
+    /// First strip of the chunk.
+    pub start: usize,
+    /// Strips of the chunk.
+    pub bytes: usize,
+}
+
+/// Runs the column-lane kernel over one chunk of the panels of `part`.
+pub fn column_run<X: Element>(
+    backend: Backend,
+    part: &ColumnPart<'_>,
+    tables: &[u8],
+    (acc, total): (&mut [u8], &mut [u8]),
+    (first, fold): (bool, Fold),
+) {
+    let kernel = X::column(backend);
+    assert!(
+        (1..=kernel.chunk_bytes).contains(&part.bytes),
+        "chunk too long"
+    );
+    let panels = part.view.part(&part.panels, part.start, part.bytes);
+    assert!(
+        tables.len() / COLUMN_ENTRIES / kernel.entry_bytes >= part.bytes,
+        "tables too short"
+    );
+    let entries = part.panels.len() * PANEL_ROWS;
+    assert!(
+        acc.len() / kernel.entry_bytes >= entries,
+        "accumulators too short"
+    );
+    assert!(
+        total.len() / kernel.entry_bytes >= entries,
+        "totals too short"
+    );
+    assert_aligned(tables);
+    assert_aligned(acc);
+    assert_aligned(total);
+    let call = ColumnCall {
+        panels,
+        panel_stride: part.view.stride(),
+        panel_count: part.panels.len(),
+        bytes: part.bytes,
+        tables: tables.as_ptr(),
+        acc: acc.as_mut_ptr(),
+        total: total.as_mut_ptr(),
+        first,
+        fold,
+    };
+    // SAFETY: 1: the backend is the proof; 2, 4, 6: asserted; 7: `&mut`.
+    unsafe { (kernel.run)(&call) }
+}
+
+/// Transposes the sums of one panel into `out[token][64]`, tokens `out_stride`
+/// elements apart.
+pub fn column_finish<X: Element>(
+    backend: Backend,
+    (acc, total): (&[u8], &[u8]),
+    (out, out_stride): (&mut [X::Acc], usize),
+    accumulate: bool,
+) {
+    let kernel = X::column(backend);
+    let needed = PANEL_ROWS * kernel.entry_bytes;
+    assert!(
+        acc.len() >= needed && total.len() >= needed,
+        "accumulators too short"
+    );
+    let needed = reach(kernel.lanes, out_stride, PANEL_ROWS);
+    assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
+    assert!(out_stride >= PANEL_ROWS, "outputs overlap");
+    assert_aligned(acc);
+    assert_aligned(total);
+    let call = FinishCall {
+        acc: acc.as_ptr(),
+        total: total.as_ptr(),
+        out: out.as_mut_ptr(),
+        out_stride,
+        accumulate,
+    };
+    // SAFETY: 1: the backend is the proof; 5, 6: asserted; 7: `out` is `&mut`.
+    unsafe { (kernel.finish)(&call) }
+}
+
+/// Encodes one row; returns whether every trit was legal.
+pub fn encode_row(backend: Backend, trits: &[i8], packed: &mut [u8]) -> bool {
+    assert_eq!(packed.len(), trits.len().div_ceil(4));
+    // SAFETY: 1: the backend is the proof; the lengths are asserted.
+    unsafe { (backend.set().codec.encode)(trits.as_ptr(), trits.len(), packed.as_mut_ptr()) }
+}
+
+/// Decodes one row; returns whether every code was legal.
+pub fn decode_row_i8(backend: Backend, packed: &[u8], trits: &mut [i8]) -> bool {
+    assert_eq!(packed.len(), trits.len().div_ceil(4));
+    // SAFETY: 1: the backend is the proof; the lengths are asserted.
+    unsafe { (backend.set().codec.decode_i8)(packed.as_ptr(), trits.len(), trits.as_mut_ptr()) }
+}
+
+/// Decodes one row into `±scale` and `+0.0`; returns whether every code was legal.
+pub fn decode_row_f32(backend: Backend, packed: &[u8], scale: f32, weights: &mut [f32]) -> bool {
+    assert_eq!(packed.len(), weights.len().div_ceil(4));
+    let (src, dst) = (packed.as_ptr(), weights.as_mut_ptr());
+    // SAFETY: 1: the backend is the proof; the lengths are asserted.
+    unsafe { (backend.set().codec.decode_f32)(src, weights.len(), scale, dst) }
+}
+
+/// Transposes up to 64 rows of `row_bytes` bytes into one panel.
+pub fn pack_panel(backend: Backend, packed: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    let rows = packed.len().checked_div(row_bytes).unwrap_or(0);
+    let depth = panel.len() / PANEL_ROWS;
+    assert!(rows <= PANEL_ROWS && row_bytes <= depth && panel.len().is_multiple_of(PANEL_ROWS));
+    let (src, dst) = (packed.as_ptr(), panel.as_mut_ptr());
+    // SAFETY: 1: the backend is the proof; the rest is asserted, and `rows`
+    // whole rows lie in `packed`.
+    unsafe { (backend.set().codec.pack_panel)(src, row_bytes, rows, row_bytes, dst, depth) }
+}
+
+/// Bytes of scratch that `count` values of `T` take, rounded up to whole cache
+/// lines.
+pub fn lines<T>(count: usize) -> usize {
+    (count * size_of::<T>()).next_multiple_of(64)
+}

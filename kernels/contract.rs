@@ -1,0 +1,203 @@
+//! What a kernel is given and what it may rely on.
+//!
+//! A kernel never sees a matrix, allocates, spawns or decides anything: it is
+//! handed a fixed-size tile by raw pointers. The caller owes it the numbered
+//! preconditions below; every `SAFETY` comment in `kernels/` cites them.
+//!
+//! # Preconditions
+//!
+//! 1. **Features.** The CPU has every feature that the kernel's
+//!    [`KernelSet`](super::table::KernelSet) names.
+//! 2. **Panels.** For every panel `p < panel_count`, the bytes
+//!    `panels + p * panel_stride .. + units * unit_bytes * 64` are readable
+//!    (row lanes) or `.. + bytes * 64` (column lanes). Any alignment.
+//! 3. **Activations.** `x` has `units * unit_bytes * 4` readable elements
+//!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes).
+//! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
+//!    `units * table_bytes` bytes that `build` has filled for the same units,
+//!    aligned to 64.
+//! 5. **Outputs.** For every token `t` of the tile, `out + t * out_stride` is
+//!    valid for `64 * panel_count` elements, initialised where the call
+//!    accumulates. Aligned as its element type.
+//! 6. **Accumulators.** `acc` and `total` each hold `panel_count * 64` rows of
+//!    one table entry (`lanes` elements), aligned to 64; `acc` is
+//!    initialised unless `first`, `total` unless `fold` is not `Fold::Add`.
+//! 7. **Exclusive.** What is written overlaps nothing else that is passed.
+//! 8. **Bounds on K.** `units <= max_units` (row lanes); at most
+//!    [`COLUMN_MAX_BLOCKS`] blocks are folded between two `finish` calls, and
+//!    at most [`BLOCK_BYTES`] bytes are added between two folds (column lanes).
+//!
+//! # The canonical f32 order
+//!
+//! For each byte (four weights) the value `((±x0 ± x1) + (±x2 ± x3))` with
+//! absent terms `+0.0`, added in order of k into a block sum that starts at
+//! `+0.0`; block sums of [`BLOCK_BYTES`] bytes added in order into the total
+//! that starts at `+0.0`. An f32 call starts on a block boundary. A sum that
+//! starts at `+0.0` is never `-0.0`, so the sign of a zero term is never seen,
+//! and bytes of zero weights at the end change no bit.
+
+/// Rows in a panel.
+pub const PANEL_ROWS: usize = 64;
+/// Bytes of one row in a block of the canonical order (240 weights).
+pub const BLOCK_BYTES: usize = 60;
+/// Panels are padded along K to a multiple of this many bytes, so that a
+/// kernel which reads 3 bytes at a time never needs a tail.
+pub const DEPTH_MULTIPLE: usize = 3;
+/// Blocks that a column-lane accumulator may fold before it must be finished:
+/// each fold carries at most 127 + 1 into a 16-bit lane.
+pub const COLUMN_MAX_BLOCKS: usize = 240;
+/// Entries of a column-lane table: the signed sums of four activations.
+pub const COLUMN_ENTRIES: usize = 81;
+
+/// One call of a row-lane kernel: `out[t][64 p + r] (+)= sum_k w[p][r][k] x[t][k]`.
+#[derive(Clone, Copy)]
+pub struct RowCall<Acc> {
+    /// First byte of the first panel's range of K.
+    pub panels: *const u8,
+    /// Bytes from a panel to the next.
+    pub panel_stride: usize,
+    /// Table units (of `unit_bytes` panel bytes a row) to sum over.
+    pub units: usize,
+    /// Tables of the first token.
+    pub tables: *const u8,
+    /// Bytes from a token's tables to the next token's.
+    pub table_stride: usize,
+    /// Sums of the first token.
+    pub out: *mut Acc,
+    /// Elements from a token's sums to the next token's.
+    pub out_stride: usize,
+    /// Add to what `out` holds instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// One shape of a row-lane microkernel.
+pub struct RowTile<Acc> {
+    /// Panels the tile covers at once.
+    pub panels: usize,
+    /// Tokens the tile covers at once.
+    pub tokens: usize,
+    /// The kernel. Preconditions 1, 2, 4, 5, 7 and 8.
+    pub run: unsafe fn(&RowCall<Acc>),
+}
+
+/// A row-lane kernel: lanes are rows, the signed sums sit in registers and the
+/// packed codes are the shuffle index.
+pub struct RowKernel<X: 'static, Acc: 'static> {
+    /// `{isa}-{activation}-row`.
+    pub name: &'static str,
+    /// Panel bytes (per row) that one table unit covers.
+    pub unit_bytes: usize,
+    /// Bytes of table for one unit and one token.
+    pub table_bytes: usize,
+    /// Most units that one call may sum.
+    pub max_units: usize,
+    /// Builds `units` tables from `x`. Preconditions 1, 3, 4 (as output), 7.
+    pub build: unsafe fn(x: *const X, units: usize, tables: *mut u8),
+    /// Tile shapes, largest first; the last is one panel by one token.
+    pub tiles: &'static [RowTile<Acc>],
+    /// Paths of the functions that accumulate, as the linker's symbols spell
+    /// them (see `tests/no_multiply.rs`).
+    pub symbols: &'static [&'static str],
+}
+
+/// What a column-lane call does with a row's accumulator when it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fold {
+    /// Store it: the block goes on.
+    Keep,
+    /// End the first block: the totals start here.
+    Start,
+    /// End a block: add it to the totals.
+    Add,
+}
+
+/// One call of a column-lane kernel: for each row of the panels and each byte
+/// of the chunk, one vector addition of a table entry to the row's accumulator.
+#[derive(Clone, Copy)]
+pub struct ColumnCall {
+    /// First byte of the first panel's chunk.
+    pub panels: *const u8,
+    /// Bytes from a panel to the next.
+    pub panel_stride: usize,
+    /// Panels to run over.
+    pub panel_count: usize,
+    /// Panel bytes (per row) in this chunk, `1..=chunk_bytes`.
+    pub bytes: usize,
+    /// The chunk's tables, [`COLUMN_ENTRIES`] entries a byte.
+    pub tables: *const u8,
+    /// Block accumulators, one entry a row.
+    pub acc: *mut u8,
+    /// Totals, one entry a row.
+    pub total: *mut u8,
+    /// The accumulators start at zero.
+    pub first: bool,
+    /// What happens after the chunk.
+    pub fold: Fold,
+}
+
+/// One call that turns a panel's accumulators into sums, token by token:
+/// `out[t][r] (+)= sum[r][t]` for one panel.
+#[derive(Clone, Copy)]
+pub struct FinishCall<Acc> {
+    /// Block accumulators of the panel.
+    pub acc: *const u8,
+    /// Totals of the panel.
+    pub total: *const u8,
+    /// Sums of the first token.
+    pub out: *mut Acc,
+    /// Elements from a token's sums to the next token's.
+    pub out_stride: usize,
+    /// Add to what `out` holds instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A column-lane kernel: lanes are tokens, tables of signed-sum vectors sit in
+/// the L1 cache and each panel byte costs one load-add.
+pub struct ColumnKernel<X: 'static, Acc: 'static> {
+    /// `{isa}-{activation}-column`.
+    pub name: &'static str,
+    /// Tokens in a tile.
+    pub lanes: usize,
+    /// Bytes of one table entry, `lanes` accumulators; a multiple of 32.
+    pub entry_bytes: usize,
+    /// Panel bytes per chunk, a divisor of [`BLOCK_BYTES`].
+    pub chunk_bytes: usize,
+    /// Builds the tables of `bytes` panel bytes from activations laid out as
+    /// `xt[4 * bytes][lanes]`. Preconditions 1, 3, 4 (as output), 7.
+    pub build: unsafe fn(xt: *const X, bytes: usize, tables: *mut u8),
+    /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
+    pub run: unsafe fn(&ColumnCall),
+    /// Transposes one panel's sums. Preconditions 1, 5 (`lanes` tokens), 6, 7.
+    pub finish: unsafe fn(&FinishCall<Acc>),
+    /// As in [`RowKernel::symbols`].
+    pub symbols: &'static [&'static str],
+}
+
+/// The encoding kernels of an ISA; each works on one row.
+pub struct CodecKernel {
+    /// `{isa}-codec`.
+    pub name: &'static str,
+    /// Encodes `cols` trits into `ceil(cols / 4)` bytes; a value outside
+    /// {-1, 0, 1} becomes 0. Returns whether all were legal. Precondition 1;
+    /// `src` readable for `cols`, `dst` writable for `ceil(cols / 4)`, disjoint.
+    pub encode: unsafe fn(src: *const i8, cols: usize, dst: *mut u8) -> bool,
+    /// Decodes `cols` weights; code 11 becomes 0. Returns whether every code
+    /// among the `cols` was legal. Precondition 1; `src` readable for
+    /// `ceil(cols / 4)`, `dst` writable for `cols`, disjoint.
+    pub decode_i8: unsafe fn(src: *const u8, cols: usize, dst: *mut i8) -> bool,
+    /// As `decode_i8`, into `+scale`, `-scale` or `+0.0`.
+    pub decode_f32: unsafe fn(src: *const u8, cols: usize, scale: f32, dst: *mut f32) -> bool,
+    /// Transposes `rows <= 64` rows of `bytes` bytes, `stride` apart, into a
+    /// panel `dst[depth][64]` with zeros beyond `rows` and `bytes`
+    /// (`bytes <= depth`). Precondition 1; both disjoint and in bounds.
+    pub pack_panel: unsafe fn(
+        src: *const u8,
+        stride: usize,
+        rows: usize,
+        bytes: usize,
+        dst: *mut u8,
+        depth: usize,
+    ),
+    /// As in [`RowKernel::symbols`]; these may not multiply either.
+    pub symbols: &'static [&'static str],
+}

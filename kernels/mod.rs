@@ -1,0 +1,30 @@
+//! The instruction-set code, and the only `unsafe` of the crate.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`contract`] | what a kernel is given, and the preconditions it may rely on |
+//! | [`table`] | the one list of kernels |
+//! | [`call`] | safe wrappers: they check the preconditions, then call a kernel |
+//! | [`tiles`] | disjoint output tiles for work that runs in parallel |
+//! | [`column`] | the column-lane algorithm, one generic source for every ISA |
+//! | [`scalar`] | the reference that defines every result |
+//! | `x86_64`, `aarch64` | one folder per ISA |
+//! | [`scale`] | the epilogues: the one place where an output is multiplied |
+
+pub mod call;
+pub mod column;
+pub mod contract;
+pub mod scalar;
+pub mod scale;
+pub mod table;
+pub mod tiles;
+
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub mod aarch64;
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+
+/// Tables that `build.rs` generates and the scalar reference verifies.
+pub mod generated {
+    include!(concat!(env!("OUT_DIR"), "/tables.rs"));
+}

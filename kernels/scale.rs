@@ -1,0 +1,89 @@
+//! The epilogues: from sums to outputs. The only multiplications an output
+//! sees are here, in functions of their own, never in an accumulation.
+//!
+//! Every function is elementwise and never fused, so the result does not depend
+//! on the vector width that `multiversion` picks. A NaN is stored as the one
+//! quiet NaN `0x7fc0_0000`: which of several NaNs survives an addition differs
+//! between instruction sets, and this keeps results equal bit for bit.
+
+use multiversion::multiversion;
+
+/// The NaN that results hold.
+pub const NAN: f32 = f32::from_bits(0x7fc0_0000);
+
+#[inline(always)]
+fn canonical(y: f32) -> f32 {
+    if y.is_nan() { NAN } else { y }
+}
+
+/// `y[m] = sums[m] as f32 * (scales[m] * token_scale) (+ bias[m])`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn scale_i32(
+    sums: &[i32],
+    scales: &[f32],
+    token_scale: f32,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    match bias {
+        Some(bias) => {
+            for (((y, &sum), &scale), &bias) in y.iter_mut().zip(sums).zip(scales).zip(bias) {
+                *y = canonical(sum as f32 * (scale * token_scale) + bias);
+            }
+        }
+        None => {
+            for ((y, &sum), &scale) in y.iter_mut().zip(sums).zip(scales) {
+                *y = canonical(sum as f32 * (scale * token_scale));
+            }
+        }
+    }
+}
+
+/// `y[m] = sums[m] * scales[m] (+ bias[m])`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn scale_f32(sums: &[f32], scales: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    match bias {
+        Some(bias) => {
+            for (((y, &sum), &scale), &bias) in y.iter_mut().zip(sums).zip(scales).zip(bias) {
+                *y = canonical(sum * scale + bias);
+            }
+        }
+        None => {
+            for ((y, &sum), &scale) in y.iter_mut().zip(sums).zip(scales) {
+                *y = canonical(sum * scale);
+            }
+        }
+    }
+}
+
+/// Folds one group in: `total[m] += sums[m] as f32 * (scales[m] * token_scale)`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn fold_group_i32(sums: &[i32], scales: &[f32], token_scale: f32, total: &mut [f32]) {
+    for ((total, &sum), &scale) in total.iter_mut().zip(sums).zip(scales) {
+        *total += sum as f32 * (scale * token_scale);
+    }
+}
+
+/// Folds one group in: `total[m] += sums[m] * scales[m]`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn fold_group_f32(sums: &[f32], scales: &[f32], total: &mut [f32]) {
+    for ((total, &sum), &scale) in total.iter_mut().zip(sums).zip(scales) {
+        *total += sum * scale;
+    }
+}
+
+/// `y[m] = total[m] (+ bias[m])`, after the last group.
+pub fn add_bias(total: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    match bias {
+        Some(bias) => {
+            for ((y, &total), &bias) in y.iter_mut().zip(total).zip(bias) {
+                *y = canonical(total + bias);
+            }
+        }
+        None => {
+            for (y, &total) in y.iter_mut().zip(total) {
+                *y = canonical(total);
+            }
+        }
+    }
+}

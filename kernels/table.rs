@@ -1,0 +1,53 @@
+//! The kernel table: the one list of what exists on which ISA.
+//!
+//! Dispatch, tests, benches and `tritgemm info` all read this table, so a new
+//! ISA is one folder with a [`KernelSet`] and one row here.
+
+use super::contract::{CodecKernel, ColumnKernel, RowKernel};
+use crate::isa::Isa;
+
+/// All kernels of one ISA level.
+pub struct KernelSet {
+    /// Name of the level, e.g. `avx512-vbmi`.
+    pub name: &'static str,
+    /// The ISA it belongs to.
+    pub isa: Isa,
+    /// CPU features every kernel of the set needs.
+    pub features: &'static [Feature],
+    /// Encoding, decoding, packing.
+    pub codec: &'static CodecKernel,
+    /// int8, few tokens.
+    pub row_i8: &'static RowKernel<i8, i32>,
+    /// f32, few tokens.
+    pub row_f32: &'static RowKernel<f32, f32>,
+    /// int8, many tokens.
+    pub column_i8: &'static ColumnKernel<i8, i32>,
+    /// f32, many tokens.
+    pub column_f32: &'static ColumnKernel<f32, f32>,
+    /// From how many int8 tokens the column lanes take over.
+    pub crossover_i8: usize,
+    /// From how many f32 tokens the column lanes take over.
+    pub crossover_f32: usize,
+}
+
+/// A CPU feature and how to ask for it.
+pub struct Feature {
+    /// The compiler's name of the feature.
+    pub name: &'static str,
+    /// Whether this CPU (and operating system) has it.
+    pub detect: fn() -> bool,
+}
+
+/// Every kernel set compiled into this build, best first; the scalar reference
+/// is last and always available.
+pub static TABLE: &[&KernelSet] = &[
+    #[cfg(target_arch = "x86_64")]
+    &super::x86_64::AVX512_VBMI,
+    #[cfg(target_arch = "x86_64")]
+    &super::x86_64::AVX512,
+    #[cfg(target_arch = "x86_64")]
+    &super::x86_64::AVX2,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    &super::aarch64::NEON,
+    &super::scalar::SCALAR,
+];

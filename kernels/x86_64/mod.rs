@@ -1,0 +1,81 @@
+//! x86-64: AVX2, and AVX-512 with and without VBMI.
+
+pub mod avx2;
+pub mod avx512;
+
+use super::table::{Feature, KernelSet};
+use crate::isa::Isa;
+
+/// Features by their names, with their detection.
+macro_rules! features {
+    ($($name:tt),+ $(,)?) => {
+        &[$(Feature { name: $name, detect: || std::arch::is_x86_feature_detected!($name) }),+]
+    };
+}
+
+/// AVX-512 with the byte permutation of VBMI.
+pub static AVX512_VBMI: KernelSet = KernelSet {
+    name: "avx512-vbmi",
+    isa: Isa::Avx512,
+    features: features!(
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "popcnt",
+        "avx",
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "fma",
+        "lzcnt",
+        "fxsr",
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512vbmi",
+    ),
+    codec: super::scalar::SCALAR.codec,
+    row_i8: super::scalar::SCALAR.row_i8,
+    row_f32: super::scalar::SCALAR.row_f32,
+    column_i8: super::scalar::SCALAR.column_i8,
+    column_f32: super::scalar::SCALAR.column_f32,
+    crossover_i8: 9,
+    crossover_f32: 5,
+};
+
+/// AVX-512 without VBMI.
+pub static AVX512: KernelSet = KernelSet {
+    name: "avx512",
+    isa: Isa::Avx512,
+    features: features!(
+        "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "fma",
+        "lzcnt", "fxsr", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl",
+    ),
+    codec: super::scalar::SCALAR.codec,
+    row_i8: super::scalar::SCALAR.row_i8,
+    row_f32: super::scalar::SCALAR.row_f32,
+    column_i8: super::scalar::SCALAR.column_i8,
+    column_f32: super::scalar::SCALAR.column_f32,
+    crossover_i8: 9,
+    crossover_f32: 5,
+};
+
+/// AVX2.
+pub static AVX2: KernelSet = KernelSet {
+    name: "avx2",
+    isa: Isa::Avx2,
+    features: features!(
+        "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "fma",
+        "lzcnt", "fxsr",
+    ),
+    codec: super::scalar::SCALAR.codec,
+    row_i8: super::scalar::SCALAR.row_i8,
+    row_f32: super::scalar::SCALAR.row_f32,
+    column_i8: super::scalar::SCALAR.column_i8,
+    column_f32: super::scalar::SCALAR.column_f32,
+    crossover_i8: 9,
+    crossover_f32: 5,
+};

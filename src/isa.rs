@@ -1,0 +1,290 @@
+//! Instruction sets: which exist, which this CPU has, which one runs.
+//!
+//! An [`Isa`] names an instruction set; a [`Backend`] is the proof that one of
+//! its kernel sets can run here. Detection happens once, on first use; nothing
+//! runs at load time. The environment variable `TRITGEMM_ISA` or [`pin`]
+//! chooses an ISA for the whole process; every operation also takes a backend
+//! of its own choice.
+
+use crate::kernels::table::{KernelSet, TABLE};
+use core::fmt;
+use core::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The environment variable that pins the instruction set.
+pub const ISA_VARIABLE: &str = "TRITGEMM_ISA";
+
+/// An instruction set that kernels are written for.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Isa {
+    /// The portable reference; runs everywhere.
+    Scalar,
+    /// x86-64 with AVX2 and what else the table of kernels names for it.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, CD, DQ and VL; VBMI is used where present.
+    Avx512,
+    /// AArch64 with NEON, which every AArch64 CPU has.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, whether or not this build has kernels for it.
+    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+
+    /// The name used by `TRITGEMM_ISA`: `scalar`, `avx2`, `avx512` or `neon`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Self, IsaError> {
+        Isa::ALL
+            .iter()
+            .copied()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| IsaError::Unknown {
+                name: name.to_owned(),
+            })
+    }
+}
+
+/// Why an instruction set cannot be used.
+#[non_exhaustive]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum IsaError {
+    /// The name is none of the instruction sets.
+    #[error("unknown instruction set `{name}`, expected scalar, avx2, avx512 or neon")]
+    Unknown {
+        /// The name that was given.
+        name: String,
+    },
+    /// This build has no kernels for it (another architecture's).
+    #[error(
+        "{isa} kernels are not part of this build for {}",
+        std::env::consts::ARCH
+    )]
+    NotBuilt {
+        /// The instruction set.
+        isa: Isa,
+    },
+    /// The CPU lacks features that it needs.
+    #[error("{isa} needs the CPU feature {}, which this CPU does not have", missing.join(", "))]
+    MissingFeatures {
+        /// The instruction set.
+        isa: Isa,
+        /// The features that are missing.
+        missing: Vec<&'static str>,
+    },
+}
+
+/// A kernel set that can run on this CPU. Holding one is the proof.
+#[derive(Clone, Copy)]
+pub struct Backend {
+    set: &'static KernelSet,
+}
+
+/// One kernel of a [`Backend`].
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug)]
+pub struct KernelInfo {
+    /// What it is for: `codec`, `i8-row`, `i8-column`, `f32-row`, `f32-column`.
+    pub operation: &'static str,
+    /// Its name, `{level}-{operation}`.
+    pub name: &'static str,
+    /// Paths of its functions as their symbols spell them.
+    pub symbols: &'static [&'static str],
+}
+
+/// Bit i is set when row i of the table can run here.
+fn available_rows() -> usize {
+    static ROWS: OnceLock<usize> = OnceLock::new();
+    *ROWS.get_or_init(|| {
+        let mut rows = 0;
+        for (i, set) in TABLE.iter().enumerate() {
+            if set.features.iter().all(|f| (f.detect)()) {
+                rows |= 1 << i;
+            }
+        }
+        rows
+    })
+}
+
+/// Index in the table of the pinned backend plus one; 0 is not pinned.
+static PINNED: AtomicUsize = AtomicUsize::new(0);
+
+impl Backend {
+    /// Every backend that can run here, best first; the scalar one is last.
+    pub fn available() -> impl Iterator<Item = Backend> {
+        let rows = available_rows();
+        TABLE
+            .iter()
+            .enumerate()
+            .filter(move |(i, _)| rows & (1 << i) != 0)
+            .map(|(_, &set)| Backend { set })
+    }
+
+    /// The backend that operations use when none is given: the pinned one, else
+    /// that of `TRITGEMM_ISA` (read once), else the best available.
+    ///
+    /// # Errors
+    /// If `TRITGEMM_ISA` names an unknown or unavailable instruction set.
+    pub fn active() -> Result<Backend, IsaError> {
+        static DEFAULT: OnceLock<Result<Backend, IsaError>> = OnceLock::new();
+        if let Some(row) = PINNED.load(Ordering::Acquire).checked_sub(1) {
+            return Ok(Backend { set: TABLE[row] });
+        }
+        DEFAULT
+            .get_or_init(|| {
+                let backend = match std::env::var_os(ISA_VARIABLE) {
+                    Some(name) if !name.is_empty() => {
+                        Backend::for_isa(name.to_string_lossy().parse()?)?
+                    }
+                    _ => Backend::best(),
+                };
+                log::debug!("tritgemm: using the {} kernels", backend.name());
+                Ok(backend)
+            })
+            .clone()
+    }
+
+    /// The best backend of this CPU, whatever is pinned.
+    pub fn best() -> Backend {
+        Backend::available().next().unwrap_or_else(Backend::scalar)
+    }
+
+    /// The scalar reference.
+    pub fn scalar() -> Backend {
+        Backend {
+            set: &crate::kernels::scalar::SCALAR,
+        }
+    }
+
+    /// The best backend of one instruction set.
+    ///
+    /// # Errors
+    /// If this build has none or the CPU lacks a feature it needs.
+    pub fn for_isa(isa: Isa) -> Result<Backend, IsaError> {
+        if let Some(backend) = Backend::available().find(|b| b.isa() == isa) {
+            return Ok(backend);
+        }
+        // The last row of an ISA is the one that needs the least.
+        let Some(set) = TABLE.iter().rev().find(|set| set.isa == isa) else {
+            return Err(IsaError::NotBuilt { isa });
+        };
+        let missing = set
+            .features
+            .iter()
+            .filter(|f| !(f.detect)())
+            .map(|f| f.name)
+            .collect();
+        Err(IsaError::MissingFeatures { isa, missing })
+    }
+
+    /// The level's name: `scalar`, `avx2`, `avx512`, `avx512-vbmi` or `neon`.
+    pub fn name(self) -> &'static str {
+        self.set.name
+    }
+
+    /// The instruction set it belongs to.
+    pub fn isa(self) -> Isa {
+        self.set.isa
+    }
+
+    /// The CPU features it needs, by the compiler's names.
+    pub fn features(self) -> impl Iterator<Item = &'static str> {
+        self.set.features.iter().map(|f| f.name)
+    }
+
+    /// Its kernels.
+    pub fn kernels(self) -> [KernelInfo; 5] {
+        let set = self.set;
+        let info = |operation, name, symbols| KernelInfo {
+            operation,
+            name,
+            symbols,
+        };
+        [
+            info("codec", set.codec.name, set.codec.symbols),
+            info("i8-row", set.row_i8.name, set.row_i8.symbols),
+            info("i8-column", set.column_i8.name, set.column_i8.symbols),
+            info("f32-row", set.row_f32.name, set.row_f32.symbols),
+            info("f32-column", set.column_f32.name, set.column_f32.symbols),
+        ]
+    }
+
+    /// The kernels themselves.
+    pub(crate) fn set(self) -> &'static KernelSet {
+        self.set
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self.set, other.set)
+    }
+}
+
+impl Eq for Backend {}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Backend").field(&self.name()).finish()
+    }
+}
+
+/// Pins the instruction set of the whole process, or with `None` returns to
+/// `TRITGEMM_ISA` and detection. Results never depend on it, only speed does.
+///
+/// # Errors
+/// If this build has none or the CPU lacks a feature it needs; nothing changes
+/// then.
+///
+/// ```
+/// use tritgemm::{Backend, Isa, pin};
+/// pin(Some(Isa::Scalar))?;
+/// assert_eq!(Backend::active()?.isa(), Isa::Scalar);
+/// pin(None)?;
+/// # Ok::<(), tritgemm::IsaError>(())
+/// ```
+pub fn pin(isa: Option<Isa>) -> Result<(), IsaError> {
+    let row = match isa {
+        None => 0,
+        Some(isa) => {
+            let backend = Backend::for_isa(isa)?;
+            let row = TABLE
+                .iter()
+                .position(|&set| core::ptr::eq(set, backend.set));
+            row.map_or(0, |row| row + 1)
+        }
+    };
+    PINNED.store(row, Ordering::Release);
+    Ok(())
+}
+
+/// The CPU features that the kernel table knows of, and whether this CPU has
+/// each.
+pub fn cpu_features() -> Vec<(&'static str, bool)> {
+    let mut features: Vec<(&'static str, bool)> = Vec::new();
+    for feature in TABLE.iter().flat_map(|set| set.features) {
+        if !features.iter().any(|(name, _)| *name == feature.name) {
+            features.push((feature.name, (feature.detect)()));
+        }
+    }
+    features
+}
