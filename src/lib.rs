@@ -6,5 +6,7 @@
 mod kernels;
 
 mod isa;
+mod scales;
 
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
+pub use scales::{Granularity, GroupSize};

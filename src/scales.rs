@@ -1,0 +1,98 @@
+//! What one scale of a ternary matrix covers.
+
+use core::fmt;
+
+/// Columns in one group of [`Granularity::PerGroup`]: 64, 128 or 256 weights
+/// along K share a scale.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum GroupSize {
+    /// 64 weights.
+    G64,
+    /// 128 weights.
+    G128,
+    /// 256 weights.
+    G256,
+}
+
+impl GroupSize {
+    /// Every group size.
+    pub const ALL: &'static [GroupSize] = &[GroupSize::G64, GroupSize::G128, GroupSize::G256];
+
+    /// Weights in a full group.
+    #[allow(clippy::len_without_is_empty)]
+    pub const fn len(self) -> usize {
+        match self {
+            GroupSize::G64 => 64,
+            GroupSize::G128 => 128,
+            GroupSize::G256 => 256,
+        }
+    }
+
+    /// Groups in a row of `cols` weights; the last one may be short.
+    pub const fn groups(self, cols: usize) -> usize {
+        cols.div_ceil(self.len())
+    }
+
+    /// The group size of `len` weights, if there is one.
+    ///
+    /// ```
+    /// use tritgemm::GroupSize;
+    /// assert_eq!(GroupSize::from_len(128), Some(GroupSize::G128));
+    /// assert_eq!(GroupSize::from_len(100), None);
+    /// ```
+    pub const fn from_len(len: usize) -> Option<GroupSize> {
+        match len {
+            64 => Some(GroupSize::G64),
+            128 => Some(GroupSize::G128),
+            256 => Some(GroupSize::G256),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for GroupSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.len())
+    }
+}
+
+/// What one scale of a `[rows, cols]` ternary matrix covers.
+///
+/// ```
+/// use tritgemm::{Granularity, GroupSize};
+/// assert_eq!(Granularity::PerTensor.scales(3, 100), Some(1));
+/// assert_eq!(Granularity::PerRow.scales(3, 100), Some(3));
+/// // Row-major [3, 2]: a row of 100 is a full group of 64 and one of 36.
+/// assert_eq!(Granularity::PerGroup(GroupSize::G64).scales(3, 100), Some(6));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Granularity {
+    /// One scale for the whole matrix.
+    PerTensor,
+    /// One scale a row, the reference's choice.
+    PerRow,
+    /// One scale for every group of columns of every row, row-major
+    /// `[rows, groups]`.
+    PerGroup(GroupSize),
+}
+
+impl Granularity {
+    /// How many scales a `[rows, cols]` matrix has; `None` if that overflows.
+    pub const fn scales(self, rows: usize, cols: usize) -> Option<usize> {
+        match self {
+            Granularity::PerTensor => Some(1),
+            Granularity::PerRow => Some(rows),
+            Granularity::PerGroup(group) => rows.checked_mul(group.groups(cols)),
+        }
+    }
+}
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Granularity::PerTensor => f.write_str("per tensor"),
+            Granularity::PerRow => f.write_str("per row"),
+            Granularity::PerGroup(group) => write!(f, "per group of {group}"),
+        }
+    }
+}
