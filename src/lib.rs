@@ -5,8 +5,25 @@
 #[path = "../kernels/mod.rs"]
 mod kernels;
 
+mod activations;
+pub mod codec;
+mod gemm;
 mod isa;
+mod linear;
+mod matrix;
+mod panels;
+pub mod quant;
 mod scales;
+mod threads;
+mod view;
+mod workspace;
 
+pub use activations::{Activation, PrepareError, PreparedActivations};
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
+pub use linear::{GemmError, Linear};
+pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
+pub use panels::{PanelBytes, Panels, SliceError};
 pub use scales::{Granularity, GroupSize};
+pub use threads::Threads;
+pub use view::{MatMut, MatRef, ViewError};
+pub use workspace::{Lanes, Options, Workspace};
