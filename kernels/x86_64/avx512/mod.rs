@@ -2,4 +2,5 @@
 
 pub mod column;
 pub mod row_f32;
+pub mod row_i8;
 pub mod row_i8_vbmi;

@@ -32,8 +32,8 @@ use core::arch::x86_64::*;
 const TABLE_BYTES: usize = 8 * 64;
 /// Activations of a unit.
 const UNIT_WEIGHTS: usize = 12;
-/// 16-bit lanes hold `4 * 512 * 31 = 63488`.
-const MAX_UNITS: usize = 512;
+/// Units that 16-bit lanes hold: `4 * 512 * 31 = 63488`.
+const STRETCH: usize = 512;
 /// Bytes ahead of the loads that panels are prefetched.
 const PREFETCH: usize = 3072;
 
@@ -42,7 +42,7 @@ pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
     name: "avx512-vbmi-i8-row",
     unit_bytes: 3,
     table_bytes: TABLE_BYTES,
-    max_units: MAX_UNITS,
+    max_units: usize::MAX / TABLE_BYTES,
     build,
     tiles: &[
         RowTile {
@@ -153,18 +153,18 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
 
 /// Sums of one half (low or high tables) of a panel.
 #[derive(Clone, Copy)]
-struct Sum {
+pub(super) struct Sum {
     /// `even + 256 * odd` modulo 2^16.
-    both: __m512i,
+    pub(super) both: __m512i,
     /// `odd`.
-    odd: __m512i,
+    pub(super) odd: __m512i,
 }
 
 impl Sum {
     /// Adds u8 lanes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn fold(&mut self, bytes: __m512i) {
+    pub(super) fn fold(&mut self, bytes: __m512i) {
         self.both = _mm512_add_epi16(self.both, bytes);
         self.odd = _mm512_add_epi16(self.odd, _mm512_srli_epi16(bytes, 8));
     }
@@ -172,7 +172,7 @@ impl Sum {
     /// Rows in order: in each 128-bit lane L, rows `16 L ..+ 8` and the 8 after.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn rows(self) -> (__m512i, __m512i) {
+    pub(super) fn rows(self) -> (__m512i, __m512i) {
         let even = _mm512_sub_epi16(self.both, _mm512_slli_epi16(self.odd, 8));
         (
             _mm512_unpacklo_epi16(even, self.odd),
@@ -204,8 +204,20 @@ macro_rules! row {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
         #[inline(never)]
         unsafe fn $name(call: &RowCall<i32>) {
-            // SAFETY: the caller's preconditions, handed on unchanged.
-            unsafe { row::<$panels>(call) }
+            let mut rest = *call;
+            loop {
+                let mut part = rest;
+                part.units = rest.units.min(STRETCH);
+                // SAFETY: the caller's preconditions hold for each part of K.
+                unsafe { row::<$panels>(&part) };
+                rest.units -= part.units;
+                if rest.units == 0 {
+                    return;
+                }
+                rest.panels = rest.panels.wrapping_add(STRETCH * 3 * PANEL_ROWS);
+                rest.tables = rest.tables.wrapping_add(STRETCH * TABLE_BYTES);
+                rest.accumulate = true;
+            }
         }
     };
 }
@@ -213,6 +225,8 @@ row!(row_4, 4);
 row!(row_2, 2);
 row!(row_1, 1);
 
+/// Sums at most [`STRETCH`] units.
+///
 /// # Safety
 /// As [`row_4`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
