@@ -79,6 +79,10 @@ pub trait Expand {
     /// # Safety
     /// Precondition 1 of [`super::contract`]; `panel` has 256 readable bytes.
     unsafe fn quad(panel: *const u8, quad: &mut Quad);
+
+    /// Asks for the cache line at `panel`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(_panel: *const u8) {}
 }
 
 /// The expansion by the generated table.
@@ -263,6 +267,15 @@ unsafe fn run<
     for _ in 0..call.panel_count {
         let mut strip = panel;
         for quad in offsets.iter_mut().take(quads) {
+            // The next panel is a page or more away: no hardware prefetcher
+            // sees it coming.
+            for line in 0..4 {
+                X::prefetch(
+                    strip
+                        .wrapping_add(call.panel_stride)
+                        .wrapping_add(64 * line),
+                );
+            }
             // SAFETY: precondition 2: four more strips of 64 bytes.
             unsafe {
                 X::quad(strip, quad);
@@ -321,18 +334,20 @@ unsafe fn run<
                         look_up(&offsets[quads], rest);
                     }
                 }
-                for sum in sums {
-                    // SAFETY: precondition 6, for acc and total alike.
-                    unsafe {
-                        match call.fold {
-                            Fold::Keep => (*acc).0 = sum,
-                            Fold::Start => ((*acc).0, (*total).0) = fold(sum, None),
-                            Fold::Add => ((*acc).0, (*total).0) = fold(sum, Some((*total).0)),
-                        }
-                        acc = acc.add(1);
-                        total = total.add(1);
+                // SAFETY: precondition 6, for acc and total alike.
+                let mut store = |sum| unsafe {
+                    match call.fold {
+                        Fold::Keep => (*acc).0 = sum,
+                        Fold::Start => ((*acc).0, (*total).0) = fold(sum, None),
+                        Fold::Add => ((*acc).0, (*total).0) = fold(sum, Some((*total).0)),
                     }
-                }
+                    acc = acc.add(1);
+                    total = total.add(1);
+                };
+                // Not a loop: it would be one, and index the sums in memory.
+                let [first_sum, second_sum] = sums;
+                store(first_sum);
+                store(second_sum);
             }
         }
         panel = panel.wrapping_add(call.panel_stride);
