@@ -8,3 +8,5 @@ mod kernels;
 mod isa;
 
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
+#[doc(hidden)]
+pub use isa::{TableRow, epilogues, kernel_table};
