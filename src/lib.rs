@@ -31,3 +31,5 @@ pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};
 pub use workspace::{Lanes, Options, Workspace};
+#[doc(hidden)]
+pub use isa::{TableRow, epilogues, kernel_table};
