@@ -1,1 +1,3 @@
 //! AVX2 kernels.
+
+pub mod codec;

@@ -1,1 +1,3 @@
 //! AVX-512 kernels.
+
+pub mod codec;
