@@ -5,6 +5,7 @@
 #[path = "../kernels/mod.rs"]
 mod kernels;
 
+pub mod codec;
 mod isa;
 
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};

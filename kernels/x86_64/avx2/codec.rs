@@ -142,6 +142,16 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
     legal & unsafe { (super::super::super::scalar::SCALAR.codec.decode_f32)(src.add(at), cols - 4 * at, scale, dst.add(4 * at)) }
 }
 
+
+/// One stage.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn interleave(a: [__m256i; 16]) -> [__m256i; 16] {
+    let lo = |x, y| _mm256_unpacklo_epi8(x, y);
+    let hi = |x, y| _mm256_unpackhi_epi8(x, y);
+    [lo(a[0], a[8]), hi(a[0], a[8]), lo(a[1], a[9]), hi(a[1], a[9]), lo(a[2], a[10]), hi(a[2], a[10]), lo(a[3], a[11]), hi(a[3], a[11]), lo(a[4], a[12]), hi(a[4], a[12]), lo(a[5], a[13]), hi(a[5], a[13]), lo(a[6], a[14]), hi(a[6], a[14]), lo(a[7], a[15]), hi(a[7], a[15])]
+}
+
 #[repr(C, align(64))]
 struct Stage([[u8; BLOCK]; PANEL_ROWS]);
 
@@ -168,11 +178,13 @@ pub unsafe fn pack_panel(
             // SAFETY: x
             unsafe {
                 if cols == BLOCK {
-                    let a = _mm256_loadu_si256(row.cast());
-                    let b = _mm256_loadu_si256(row.add(32).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(BLOCK).cast());
-                    _mm256_store_si256(line.as_mut_ptr().cast(), a);
-                    _mm256_store_si256(line.as_mut_ptr().add(32).cast(), b);
+                    for o in (0..BLOCK).step_by(64) {
+                    let a = _mm256_loadu_si256(row.add(o).cast());
+                    let b = _mm256_loadu_si256(row.add(o + 32).cast());
+                    if PREFETCH { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(BLOCK + o).cast()); }
+                    _mm256_store_si256(line.as_mut_ptr().add(o).cast(), a);
+                    _mm256_store_si256(line.as_mut_ptr().add(o + 32).cast(), b);
+                    }
                 } else {
                     core::ptr::copy_nonoverlapping(row, line.as_mut_ptr(), cols);
                 }
@@ -182,33 +194,28 @@ pub unsafe fn pack_panel(
         let mut c = 0;
         while c < cols {
             for half in 0..2 {
-                let mut a = [_mm256_setzero_si256(); 16];
-                for (i, v) in a.iter_mut().enumerate() {
+                let load = |i: usize| {
                     // SAFETY: x
                     unsafe {
-                        let p = stage.0.as_ptr().cast::<u8>().add(c + (i + 32 * half) * BLOCK);
-                        *v = _mm256_loadu2_m128i(p.add(16 * BLOCK).cast(), p.cast());
+                        let low = _mm_load_si128(stage.0[i + 32 * half].as_ptr().add(c).cast());
+                        let high = _mm_load_si128(stage.0[i + 32 * half + 16].as_ptr().add(c).cast());
+                        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
                     }
-                }
-                for _ in 0..4 {
-                    let mut b = a;
-                    for i in 0..8 {
-                        b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + 8]);
-                        b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + 8]);
-                    }
-                    a = b;
-                }
+                };
+                let lines = interleave(interleave(interleave(interleave([
+                    load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7),
+                    load(8), load(9), load(10), load(11), load(12), load(13), load(14), load(15),
+                ]))));
+                let strips = dst.wrapping_add((at + c) * PANEL_ROWS + 32 * half);
                 if c + 16 <= cols {
-                    for (i, line) in a.into_iter().enumerate() {
+                    for (i, line) in lines.into_iter().enumerate() {
                         // SAFETY: x
-                        unsafe { _mm256_storeu_si256(dst.add(((at + c + i) * PANEL_ROWS + 32 * half)).cast(), line) };
+                        unsafe { _mm256_storeu_si256(strips.add(i * PANEL_ROWS).cast(), line) };
                     }
                 } else {
-                    for (i, line) in a.into_iter().enumerate() {
-                        if c + i < cols {
-                            // SAFETY: x
-                            unsafe { _mm256_storeu_si256(dst.add(((at + c + i) * PANEL_ROWS + 32 * half)).cast(), line) };
-                        }
+                    for (i, line) in lines.iter().enumerate().take(cols - c) {
+                        // SAFETY: x
+                        unsafe { _mm256_storeu_si256(strips.add(i * PANEL_ROWS).cast(), *line) };
                     }
                 }
             }
@@ -219,3 +226,4 @@ pub unsafe fn pack_panel(
     // SAFETY: x
     unsafe { core::ptr::write_bytes(dst.add(bytes * PANEL_ROWS), 0, (depth - bytes) * PANEL_ROWS) };
 }
+const PREFETCH: bool = true;

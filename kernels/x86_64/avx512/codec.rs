@@ -191,23 +191,40 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
     legal & unsafe { (super::super::super::scalar::SCALAR.codec.decode_f32)(src.add(at), cols - 4 * at, scale, dst.add(4 * at)) }
 }
 
+
+/// One stage.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleave(a: [__m512i; 16]) -> [__m512i; 16] {
+    let lo = |x, y| _mm512_unpacklo_epi8(x, y);
+    let hi = |x, y| _mm512_unpackhi_epi8(x, y);
+    [lo(a[0], a[8]), hi(a[0], a[8]), lo(a[1], a[9]), hi(a[1], a[9]), lo(a[2], a[10]), hi(a[2], a[10]), lo(a[3], a[11]), hi(a[3], a[11]), lo(a[4], a[12]), hi(a[4], a[12]), lo(a[5], a[13]), hi(a[5], a[13]), lo(a[6], a[14]), hi(a[6], a[14]), lo(a[7], a[15]), hi(a[7], a[15])]
+}
+
 #[repr(C, align(64))]
-struct Stage([[u8; BLOCK]; PANEL_ROWS]);
+struct Stage([[[u8; 64]; 16]; 4]);
+
+/// Lane l of vector i becomes lane i of vector l.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let ab_low = _mm512_shuffle_i32x4::<0x44>(a, b);
+    let ab_high = _mm512_shuffle_i32x4::<0xEE>(a, b);
+    let cd_low = _mm512_shuffle_i32x4::<0x44>(c, d);
+    let cd_high = _mm512_shuffle_i32x4::<0xEE>(c, d);
+    [
+        _mm512_shuffle_i32x4::<0x88>(ab_low, cd_low),
+        _mm512_shuffle_i32x4::<0xDD>(ab_low, cd_low),
+        _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high),
+        _mm512_shuffle_i32x4::<0xDD>(ab_high, cd_high),
+    ]
+}
 
 /// One transposes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn transpose16(v: [__m512i; 16]) -> [__m512i; 16] {
-    let mut a = v;
-    for _ in 0..4 {
-        let mut b = a;
-        for i in 0..8 {
-            b[2 * i] = _mm512_unpacklo_epi8(a[i], a[i + 8]);
-            b[2 * i + 1] = _mm512_unpackhi_epi8(a[i], a[i + 8]);
-        }
-        a = b;
-    }
-    a
+fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
+    interleave(interleave(interleave(interleave(v))))
 }
 
 /// See [`CodecKernel::pack_panel`].
@@ -224,48 +241,54 @@ pub unsafe fn pack_panel(
     dst: *mut u8,
     depth: usize,
 ) {
-    let mut stage = Stage([[0; BLOCK]; PANEL_ROWS]);
+    let mut stage = Stage([[[0; 64]; 16]; 4]);
+    let quarter = stride << 4;
     let mut at = 0;
     while at < bytes {
         let cols = (bytes - at).min(BLOCK);
         let mask = first(cols);
         let mut row = src.wrapping_add(at);
-        for line in &mut stage.0[..rows] {
-            // SAFETY: x
-            unsafe {
-                let x = _mm512_maskz_loadu_epi8(mask, row.cast());
-                if PREFETCH { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(BLOCK).cast()); }
-                _mm512_store_si512(line.as_mut_ptr().cast(), x);
+        for i in 0..16 {
+            let mut start = row;
+            let mut load = |q: usize| {
+                let line = if i + 16 * q < rows {
+                    // SAFETY: the row exists and the mask admits only its columns.
+                    unsafe { _mm512_maskz_loadu_epi8(mask, start.cast()) }
+                } else {
+                    _mm512_setzero_si512()
+                };
+                // A prefetch never faults.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(BLOCK).cast()) };
+                start = start.wrapping_add(quarter);
+                line
+            };
+            let lines = transpose_lanes([load(0), load(1), load(2), load(3)]);
+            for (group, line) in stage.0.iter_mut().zip(lines) {
+                // SAFETY: 64 bytes, aligned with the stage.
+                unsafe { _mm512_store_si512(group[i].as_mut_ptr().cast(), line) };
             }
             row = row.wrapping_add(stride);
         }
         let mut c = 0;
-        while c < cols {
-            let mut v = [_mm512_setzero_si512(); 16];
-            for (i, v) in v.iter_mut().enumerate() {
-                // SAFETY: x
-                unsafe {
-                    let p = stage.0.as_ptr().cast::<u8>().add(c + i * BLOCK);
-                    let l = |k: usize| _mm512_broadcast_i32x4(_mm_load_si128(p.add(16 * k * BLOCK).cast()));
-                    let x = _mm512_castsi128_si512(_mm_load_si128(p.cast()));
-                    let x = _mm512_mask_mov_epi32(x, 0x00F0, l(1));
-                    let x = _mm512_mask_mov_epi32(x, 0x0F00, l(2));
-                    *v = _mm512_mask_mov_epi32(x, 0xF000, l(3));
-                }
-            }
-            let lines = transpose16(v);
-            if c + 16 <= cols {
+        for group in stage.0.iter().take(cols.div_ceil(16)) {
+            let load = |i: usize| {
+                // SAFETY: 64 bytes, aligned with the stage.
+                unsafe { _mm512_load_si512(group[i].as_ptr().cast()) }
+            };
+            let lines = transpose([
+                load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7),
+                load(8), load(9), load(10), load(11), load(12), load(13), load(14), load(15),
+            ]);
+            let strips = dst.wrapping_add((at + c) * PANEL_ROWS);
+            let count = (cols - c).min(16);
+            if count == 16 {
                 for (i, line) in lines.into_iter().enumerate() {
-                    // SAFETY: x
-                    unsafe { _mm512_storeu_si512(dst.add(((at + c + i) * PANEL_ROWS)).cast(), line) };
+                    // SAFETY: strip `at + c + i < bytes <= depth`.
+                    unsafe { _mm512_storeu_si512(strips.add(i * PANEL_ROWS).cast(), line) };
                 }
             } else {
-                for (i, line) in lines.into_iter().enumerate() {
-                    if c + i < cols {
-                        // SAFETY: x
-                        unsafe { _mm512_storeu_si512(dst.add(((at + c + i) * PANEL_ROWS)).cast(), line) };
-                    }
-                }
+                // SAFETY: strips `at + c .. at + c + count`, the last of `bytes`.
+                unsafe { strips.copy_from_nonoverlapping(lines.as_ptr().cast(), count * PANEL_ROWS) };
             }
             c += 16;
         }
