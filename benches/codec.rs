@@ -7,8 +7,8 @@
 //! of copy speed that it reaches.
 
 use aligned_vec::AVec;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
 use tritgemm::Backend;
@@ -74,7 +74,11 @@ fn codec(c: &mut Criterion) {
 
         let panel_bytes = bytes.next_multiple_of(3) * PANEL_ROWS;
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut g = group(c, format!("pack/{size}"), packed.len() + panels * panel_bytes);
+        let mut g = group(
+            c,
+            format!("pack/{size}"),
+            packed.len() + panels * panel_bytes,
+        );
         let mut out: AVec<u8> = AVec::from_iter(64, std::iter::repeat_n(0, panels * panel_bytes));
         for backend in Backend::available() {
             g.bench_function(backend.name(), |b| {

@@ -190,7 +190,9 @@ pub fn encode_with(
     if shape.weights == 0 {
         return Ok(());
     }
-    let rows = trits.chunks_exact(cols).zip(packed.chunks_exact_mut(shape.row));
+    let rows = trits
+        .chunks_exact(cols)
+        .zip(packed.chunks_exact_mut(shape.row));
     for (row, (trits, packed)) in rows.enumerate() {
         let legal = call::encode_row(backend, trits, packed);
         if mode == Mode::Strict && !legal {
@@ -288,7 +290,15 @@ pub fn decode_f32(
     weights: &mut [f32],
     mode: Mode,
 ) -> Result<(), CodecError> {
-    decode_f32_with(Backend::active()?, packed, rows, cols, scales, weights, mode)
+    decode_f32_with(
+        Backend::active()?,
+        packed,
+        rows,
+        cols,
+        scales,
+        weights,
+        mode,
+    )
 }
 
 /// [`decode_f32`] with a backend of your choice.
@@ -344,7 +354,12 @@ impl Shape {
     fn new(rows: usize, cols: usize) -> Result<Shape, CodecError> {
         let row = row_bytes(cols);
         match (rows.checked_mul(row), rows.checked_mul(cols)) {
-            (Some(packed), Some(weights)) => Ok(Shape { cols, row, packed, weights }),
+            (Some(packed), Some(weights)) => Ok(Shape {
+                cols,
+                row,
+                packed,
+                weights,
+            }),
             _ => Err(CodecError::TooLarge { rows, cols }),
         }
     }
@@ -353,7 +368,11 @@ impl Shape {
 fn length(what: &'static str, len: usize, expected: usize) -> Result<(), CodecError> {
     match len == expected {
         true => Ok(()),
-        false => Err(CodecError::Length { what, len, expected }),
+        false => Err(CodecError::Length {
+            what,
+            len,
+            expected,
+        }),
     }
 }
 
@@ -368,14 +387,17 @@ fn decode_rows<T>(
     if shape.weights == 0 {
         return Ok(());
     }
-    let rows = packed.chunks_exact(shape.row).zip(values.chunks_exact_mut(shape.cols));
+    let rows = packed
+        .chunks_exact(shape.row)
+        .zip(values.chunks_exact_mut(shape.cols));
     for (row, (packed, values)) in rows.enumerate() {
         let legal = decode_row(row, packed, values);
         if mode == Mode::Lenient {
             continue;
         }
         if !legal {
-            let illegal = |&col: &usize| packed[col / PER_BYTE] >> (6 - 2 * (col % PER_BYTE)) & 3 == 3;
+            let illegal =
+                |&col: &usize| packed[col / PER_BYTE] >> (6 - 2 * (col % PER_BYTE)) & 3 == 3;
             let col = (0..shape.cols).find(illegal).unwrap_or_default();
             return Err(CodecError::Code { row, col });
         }

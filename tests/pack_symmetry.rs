@@ -67,7 +67,12 @@ impl<T: bytemuck::Pod> Placed<T> {
         let end = start + bytes.len();
         buffer[start..end].copy_from_slice(bytes);
         let element = std::marker::PhantomData;
-        Placed { buffer, start, end, element }
+        Placed {
+            buffer,
+            start,
+            end,
+            element,
+        }
     }
 
     fn get(&self) -> &[T] {
@@ -115,7 +120,11 @@ fn check(trits: &[i8], rows: usize, cols: usize, offset: usize) {
             for (i, (weight, &trit)) in weights.iter().zip(trits).enumerate() {
                 let scale = scales[i / cols];
                 let expected = [-scale, 0.0, scale][(trit + 1) as usize];
-                assert_eq!(weight.to_bits(), expected.to_bits(), "decode_f32: {at}, {i}");
+                assert_eq!(
+                    weight.to_bits(),
+                    expected.to_bits(),
+                    "decode_f32: {at}, {i}"
+                );
             }
         }
     }
@@ -174,10 +183,22 @@ fn every_byte_value_at_every_place() {
                     assert_eq!(trits[4 * place + j], trit);
                 }
                 let mut weights = vec![7.0; cols];
-                let strict_f32 =
-                    codec::decode_f32_with(backend, &packed, 1, cols, &[2.0], &mut weights, Mode::Strict);
+                let strict_f32 = codec::decode_f32_with(
+                    backend,
+                    &packed,
+                    1,
+                    cols,
+                    &[2.0],
+                    &mut weights,
+                    Mode::Strict,
+                );
                 assert_eq!(strict_f32, strict);
-                assert!(weights.iter().zip(&trits).all(|(w, &t)| *w == 2.0 * f32::from(t)));
+                assert!(
+                    weights
+                        .iter()
+                        .zip(&trits)
+                        .all(|(w, &t)| *w == 2.0 * f32::from(t))
+                );
                 if legal(byte) {
                     let mut again = vec![0; BYTES];
                     codec::encode_with(backend, &trits, 1, cols, &mut again, Mode::Strict).unwrap();
@@ -194,7 +215,9 @@ fn illegal_trits_are_named_and_become_zero() {
         for value in (i8::MIN..=i8::MAX).filter(|v| !(-1..=1).contains(v)) {
             let (rows, cols) = (2, 700);
             let mut random = Random(3);
-            for place in [0, 1, 63, 64, 130, 255, 256, 300, 511, 512, 600, 699, 700, 1000, 1399] {
+            for place in [
+                0, 1, 63, 64, 130, 255, 256, 300, 511, 512, 600, 699, 700, 1000, 1399,
+            ] {
                 let mut trits = random.trits(rows * cols);
                 trits[place] = value;
                 // A later one must not be the one that is named.
@@ -203,11 +226,16 @@ fn illegal_trits_are_named_and_become_zero() {
                 let result =
                     codec::encode_with(backend, &trits, rows, cols, &mut packed, Mode::Strict);
                 let (row, col) = (place / cols, place % cols);
-                assert_eq!(result, Err(CodecError::Trit { row, col, value }), "{backend:?}");
+                assert_eq!(
+                    result,
+                    Err(CodecError::Trit { row, col, value }),
+                    "{backend:?}"
+                );
                 let written = (row + 1) * row_bytes(cols);
                 assert_eq!(packed[..written], reference(&trits, rows, cols)[..written]);
                 assert!(packed[written..].iter().all(|&b| b == 0xFF));
-                codec::encode_with(backend, &trits, rows, cols, &mut packed, Mode::Lenient).unwrap();
+                codec::encode_with(backend, &trits, rows, cols, &mut packed, Mode::Lenient)
+                    .unwrap();
                 assert_eq!(packed, reference(&trits, rows, cols), "{backend:?}");
             }
         }
@@ -245,7 +273,8 @@ fn illegal_codes_and_padding_are_named() {
                     let result =
                         codec::decode_with(backend, &packed, 2, cols, &mut trits, Mode::Strict);
                     assert_eq!(result, Err(CodecError::Padding { row: 1 }), "{backend:?}");
-                    codec::decode_with(backend, &packed, 2, cols, &mut trits, Mode::Lenient).unwrap();
+                    codec::decode_with(backend, &packed, 2, cols, &mut trits, Mode::Lenient)
+                        .unwrap();
                     assert!(trits.iter().all(|&t| t == 0));
                 }
             }
@@ -259,11 +288,23 @@ fn any_scale_is_copied() {
     for backend in backends() {
         for scale in [0.0, -0.0, 1e-45, f32::INFINITY, -2.5, f32::NAN] {
             let mut weights = [9.0; 160];
-            codec::decode_f32_with(backend, &packed, 1, 160, &[scale], &mut weights, Mode::Lenient)
-                .unwrap();
+            codec::decode_f32_with(
+                backend,
+                &packed,
+                1,
+                160,
+                &[scale],
+                &mut weights,
+                Mode::Lenient,
+            )
+            .unwrap();
             for four in weights.chunks(4) {
                 let expected = [scale, -scale, 0.0, 0.0].map(f32::to_bits);
-                assert_eq!([0, 1, 2, 3].map(|j| four[j].to_bits()), expected, "{backend:?}");
+                assert_eq!(
+                    [0, 1, 2, 3].map(|j| four[j].to_bits()),
+                    expected,
+                    "{backend:?}"
+                );
             }
         }
     }
@@ -271,14 +312,38 @@ fn any_scale_is_copied() {
 
 #[test]
 fn wrong_lengths_name_both() {
-    let wrong = |what, len, expected| Err(CodecError::Length { what, len, expected });
+    let wrong = |what, len, expected| {
+        Err(CodecError::Length {
+            what,
+            len,
+            expected,
+        })
+    };
     let (s, l) = (Mode::Strict, Mode::Lenient);
-    assert_eq!(codec::encode(&[0; 9], 2, 5, &mut [0; 4], s), wrong("trits", 9, 10));
-    assert_eq!(codec::encode(&[0; 10], 2, 5, &mut [0; 3], l), wrong("packed", 3, 4));
-    assert_eq!(codec::decode(&[0; 5], 2, 5, &mut [0; 10], s), wrong("packed", 5, 4));
-    assert_eq!(codec::decode(&[0; 4], 2, 5, &mut [0; 11], l), wrong("trits", 11, 10));
-    assert_eq!(codec::decode_f32(&[0; 4], 2, 5, &[1.0], &mut [0.0; 10], s), wrong("scales", 1, 2));
-    assert_eq!(codec::decode_f32(&[0; 4], 2, 5, &[1.0; 2], &mut [0.0; 9], s), wrong("weights", 9, 10));
+    assert_eq!(
+        codec::encode(&[0; 9], 2, 5, &mut [0; 4], s),
+        wrong("trits", 9, 10)
+    );
+    assert_eq!(
+        codec::encode(&[0; 10], 2, 5, &mut [0; 3], l),
+        wrong("packed", 3, 4)
+    );
+    assert_eq!(
+        codec::decode(&[0; 5], 2, 5, &mut [0; 10], s),
+        wrong("packed", 5, 4)
+    );
+    assert_eq!(
+        codec::decode(&[0; 4], 2, 5, &mut [0; 11], l),
+        wrong("trits", 11, 10)
+    );
+    assert_eq!(
+        codec::decode_f32(&[0; 4], 2, 5, &[1.0], &mut [0.0; 10], s),
+        wrong("scales", 1, 2)
+    );
+    assert_eq!(
+        codec::decode_f32(&[0; 4], 2, 5, &[1.0; 2], &mut [0.0; 9], s),
+        wrong("weights", 9, 10)
+    );
     assert_eq!(codec::encode(&[0], 3, 0, &mut [], s), wrong("trits", 1, 0));
     let (rows, cols) = (usize::MAX / 2, 5);
     let too_large = CodecError::TooLarge { rows, cols };
@@ -300,8 +365,16 @@ fn check_panel(backend: Backend, rows: usize, bytes: usize, depth: usize, offset
     });
     for k in 0..depth {
         for r in 0..64 {
-            let expected = if r < rows && k < bytes { data[r * bytes + k] } else { 0 };
-            assert_eq!(panel[k * 64 + r], expected, "{backend:?} {rows} x {bytes}: {k}, {r}");
+            let expected = if r < rows && k < bytes {
+                data[r * bytes + k]
+            } else {
+                0
+            };
+            assert_eq!(
+                panel[k * 64 + r],
+                expected,
+                "{backend:?} {rows} x {bytes}: {k}, {r}"
+            );
         }
     }
 }
