@@ -1,18 +1,45 @@
 //! AArch64: NEON, which every AArch64 CPU has.
+//!
+//! Baseline instructions only: `tbl` look-ups, additions and subtractions, no
+//! dot-product or matrix extension, so the same code serves a Cortex-A53 and a
+//! server. The heads of the files count instructions; cycles there are
+//! llvm-mca's (`benches/neon_mca.sh`), not measurements.
+
+mod codec;
+mod row_i8;
+#[cfg(test)]
+mod tests;
 
 use super::table::KernelSet;
 use crate::isa::Isa;
+use core::arch::aarch64::*;
 
 /// NEON, without the optional dot-product or matrix instructions.
 pub static NEON: KernelSet = KernelSet {
     name: "neon",
     isa: Isa::Neon,
     features: &[],
-    codec: super::scalar::SCALAR.codec,
-    row_i8: super::scalar::SCALAR.row_i8,
+    codec: &codec::CODEC,
+    row_i8: &row_i8::ROW_I8,
     row_f32: super::scalar::SCALAR.row_f32,
     column_i8: super::scalar::SCALAR.column_i8,
     column_f32: super::scalar::SCALAR.column_f32,
     crossover_i8: 9,
     crossover_f32: 5,
 };
+
+/// A register of constants.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lanes_u8(lanes: [u8; 16]) -> uint8x16_t {
+    // SAFETY: the array is 16 bytes.
+    unsafe { vld1q_u8(lanes.as_ptr()) }
+}
+
+/// A register of constants.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lanes_s16(lanes: [i16; 8]) -> int16x8_t {
+    // SAFETY: the array is 16 bytes.
+    unsafe { vld1q_s16(lanes.as_ptr()) }
+}
