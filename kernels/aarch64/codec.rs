@@ -6,7 +6,7 @@
 //! is illegal. Decoding looks up each nibble twice (first weight, second
 //! weight) and zips. f32 weights are three constants, so a `tbl` of
 //! `{+0.0, scale, -scale, +0.0}` selects their bytes. Packing is a 64-wide byte
-//! transpose in 16x16 squares of `zip`s.
+//! transpose in 16x16 squares of `trn`s.
 //!
 //! ```text
 //! trits  t0 t1 t2 t3 | t4 ...      one byte each, in order
@@ -16,7 +16,7 @@
 //!
 //! # Instructions
 //! Encode 64 weights: 12 for codes and checks, 9 to merge, 5 memory. Decode 64:
-//! 17 and 5 memory. A 16x16 square: 64 zips for 256 bytes, 32 memory.
+//! 17 and 5 memory. A 16x16 square: 64 `trn` for 256 bytes, 32 memory.
 //!
 //! Whatever is shorter than a register goes through a small buffer, so nothing
 //! outside the given ranges is touched.
@@ -24,6 +24,7 @@
 use super::super::contract::{CodecKernel, PANEL_ROWS};
 use super::lanes_u8;
 use core::arch::aarch64::*;
+use core::convert::identity;
 
 /// The NEON codec.
 pub static CODEC: CodecKernel = CodecKernel {
@@ -275,17 +276,27 @@ unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32) -> 
     is_legal(seen)
 }
 
-/// One round of a 16x16 byte transpose: interleaving the first half of the
-/// registers with the second rotates the eight bits of an element's position.
+/// Transposes a 16x16 byte square: swaps ever smaller quarters, 8x8 blocks
+/// first. (A last round of `zip`s instead would be compiled to slow `st2`s.)
 #[inline]
 #[target_feature(enable = "neon")]
-fn interleave(rows: [uint8x16_t; 16]) -> [uint8x16_t; 16] {
-    let mut out = rows;
-    for i in 0..8 {
-        out[2 * i] = vzip1q_u8(rows[i], rows[i + 8]);
-        out[2 * i + 1] = vzip2q_u8(rows[i], rows[i + 8]);
+fn transposed(mut rows: [uint8x16_t; 16]) -> [uint8x16_t; 16] {
+    macro_rules! swap {
+        ($distance:expr, $to:ident, $from:ident, $first:ident, $second:ident) => {
+            for i in 0..16 {
+                if i & $distance == 0 {
+                    let (a, b) = ($to(rows[i]), $to(rows[i + $distance]));
+                    rows[i] = $from($first(a, b));
+                    rows[i + $distance] = $from($second(a, b));
+                }
+            }
+        };
     }
-    out
+    swap!(8, vreinterpretq_u64_u8, vreinterpretq_u8_u64, vtrn1q_u64, vtrn2q_u64);
+    swap!(4, vreinterpretq_u32_u8, vreinterpretq_u8_u32, vtrn1q_u32, vtrn2q_u32);
+    swap!(2, vreinterpretq_u16_u8, vreinterpretq_u8_u16, vtrn1q_u16, vtrn2q_u16);
+    swap!(1, identity, identity, vtrn1q_u8, vtrn2q_u8);
+    rows
 }
 
 /// Transposes the 16x16 square whose rows are `stride` apart into strips.
@@ -303,8 +314,7 @@ unsafe fn transpose(src: *const u8, stride: usize, dst: *mut u8, strips: usize) 
         *register = unsafe { vld1q_u8(row) };
         row = row.wrapping_add(stride);
     }
-    // Four rounds rotate by four bits, which swaps row and column.
-    let columns = interleave(interleave(interleave(interleave(rows))));
+    let columns = transposed(rows);
     let mut strip = dst;
     for column in columns.iter().take(strips) {
         // SAFETY: the caller's word for each of the strips.

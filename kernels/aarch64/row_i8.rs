@@ -30,6 +30,8 @@
 use super::super::contract::{PANEL_ROWS, RowCall, RowKernel, RowTile};
 use super::lanes_s16;
 use core::arch::aarch64::*;
+use core::arch::asm;
+use core::hint::black_box;
 
 /// The NEON int8 row-lane kernel.
 pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
@@ -119,11 +121,7 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
 }
 
 /// 16-bit sums of one token over a panel.
-#[derive(Clone, Copy)]
-struct Sums {
-    lo: [uint16x8_t; 2 * GROUPS],
-    hi: [uint16x8_t; 2 * GROUPS],
-}
+type Wide = [uint16x8_t; 2 * GROUPS];
 
 /// 8-bit sums of one token over a panel.
 #[derive(Clone, Copy)]
@@ -142,12 +140,32 @@ impl Bytes {
             hi: [zero; GROUPS],
         }
     }
+
+    /// Ends a unit in the compiler's eyes, without an instruction: else it
+    /// makes trees of the additions of several units, runs out of registers
+    /// and spills the sums.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn pin(&mut self) {
+        let [l0, l1, l2, l3] = &mut self.lo;
+        let [h0, h1, h2, h3] = &mut self.hi;
+        // SAFETY: no instruction; the operands stay what they are. It may be
+        // taken to touch memory, so that loads stay on their side of it.
+        unsafe {
+            asm!(
+                "// {}{}{}{}{}{}{}{}",
+                inout(vreg) *l0, inout(vreg) *l1, inout(vreg) *l2, inout(vreg) *l3,
+                inout(vreg) *h0, inout(vreg) *h1, inout(vreg) *h2, inout(vreg) *h3,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
 }
 
 /// `wide += narrow`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen(wide: &mut [uint16x8_t; 2 * GROUPS], narrow: &[uint8x16_t; GROUPS]) {
+fn widen(wide: &mut Wide, narrow: &[uint8x16_t; GROUPS]) {
     for (pair, &narrow) in wide.chunks_exact_mut(2).zip(narrow) {
         pair[0] = vaddw_u8(pair[0], vget_low_u8(narrow));
         pair[1] = vaddw_high_u8(pair[1], narrow);
@@ -189,6 +207,9 @@ unsafe fn add_unit<const TOKENS: usize>(
             bytes.hi[g] = vaddq_u8(bytes.hi[g], vqtbl1q_u8(hi_low, low));
         }
     }
+    for bytes in bytes {
+        bytes.pin();
+    }
 }
 
 /// Adds `STEP` units to the 16-bit sums. Written out: the compiler does not
@@ -201,7 +222,8 @@ unsafe fn add_unit<const TOKENS: usize>(
 unsafe fn step<const TOKENS: usize>(
     panel: &mut *const u8,
     tables: &mut [*const u8; TOKENS],
-    sums: &mut [Sums; TOKENS],
+    lo: &mut [Wide; TOKENS],
+    hi: &mut [Wide; TOKENS],
 ) {
     let mut bytes = [Bytes::zero(); TOKENS];
     // SAFETY: preconditions 2 and 4 for the eight units.
@@ -211,8 +233,8 @@ unsafe fn step<const TOKENS: usize>(
         add_unit(panel, tables, &mut bytes);
         add_unit(panel, tables, &mut bytes);
     }
-    for (sums, bytes) in sums.iter_mut().zip(&mut bytes) {
-        widen(&mut sums.lo, &bytes.lo);
+    for (lo, bytes) in lo.iter_mut().zip(&mut bytes) {
+        widen(lo, &bytes.lo);
         bytes.lo = Bytes::zero().lo;
     }
     // SAFETY: as above.
@@ -222,9 +244,9 @@ unsafe fn step<const TOKENS: usize>(
         add_unit(panel, tables, &mut bytes);
         add_unit(panel, tables, &mut bytes);
     }
-    for (sums, bytes) in sums.iter_mut().zip(&bytes) {
-        widen(&mut sums.lo, &bytes.lo);
-        widen(&mut sums.hi, &bytes.hi);
+    for ((lo, hi), bytes) in lo.iter_mut().zip(hi).zip(&bytes) {
+        widen(lo, &bytes.lo);
+        widen(hi, &bytes.hi);
     }
 }
 
@@ -250,9 +272,9 @@ unsafe fn load_tables(table: *const u8) -> Tables {
 /// Precondition 5 of [`super::super::contract`] for one token and one panel.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn finish(sums: &Sums, units: usize, mut out: *mut i32, accumulate: bool) {
+unsafe fn finish(lo: &Wide, hi: &Wide, units: usize, mut out: *mut i32, accumulate: bool) {
     let bias = vdupq_n_s32((units << 9) as i32);
-    for (&lo, &hi) in sums.lo.iter().zip(&sums.hi) {
+    for (&lo, &hi) in lo.iter().zip(hi) {
         let quads = [
             vaddw_u16(vshll_n_u16::<5>(vget_low_u16(hi)), vget_low_u16(lo)),
             vaddw_high_u16(vshll_high_n_u16::<5>(hi), lo),
@@ -279,10 +301,16 @@ unsafe fn finish(sums: &Sums, units: usize, mut out: *mut i32, accumulate: bool)
 #[target_feature(enable = "neon")]
 unsafe fn tile<const TOKENS: usize>(call: &RowCall<i32>) {
     let zero = vdupq_n_u16(0);
-    let mut sums = [Sums {
-        lo: [zero; 2 * GROUPS],
-        hi: [zero; 2 * GROUPS],
-    }; TOKENS];
+    let mut lo = [[zero; 2 * GROUPS]; TOKENS];
+    let mut hi = lo;
+    // The black boxes keep these sums in memory, where they are wanted once in
+    // a step, and the registers free: left alone, the compiler spills others.
+    let hi = black_box(&mut hi);
+    let lo = if TOKENS > 1 {
+        black_box(&mut lo)
+    } else {
+        &mut lo
+    };
     let mut panel = call.panels;
     let mut tables = [call.tables; TOKENS];
     for t in 1..TOKENS {
@@ -292,23 +320,23 @@ unsafe fn tile<const TOKENS: usize>(call: &RowCall<i32>) {
     let mut left = call.units;
     while left >= STEP {
         // SAFETY: preconditions 2 and 4 for the STEP units that are left.
-        unsafe { step(&mut panel, &mut tables, &mut sums) };
+        unsafe { step(&mut panel, &mut tables, lo, hi) };
         left -= STEP;
     }
     while left > 0 {
         let mut bytes = [Bytes::zero(); TOKENS];
         // SAFETY: preconditions 2 and 4 for the one unit.
         unsafe { add_unit(&mut panel, &mut tables, &mut bytes) };
-        for (sums, bytes) in sums.iter_mut().zip(&bytes) {
-            widen(&mut sums.lo, &bytes.lo);
-            widen(&mut sums.hi, &bytes.hi);
+        for ((lo, hi), bytes) in lo.iter_mut().zip(hi.iter_mut()).zip(&bytes) {
+            widen(lo, &bytes.lo);
+            widen(hi, &bytes.hi);
         }
         left -= 1;
     }
     let mut out = call.out;
-    for sums in &sums {
+    for (lo, hi) in lo.iter().zip(hi.iter()) {
         // SAFETY: precondition 5 for each token of the tile.
-        unsafe { finish(sums, call.units, out, call.accumulate) };
+        unsafe { finish(lo, hi, call.units, out, call.accumulate) };
         out = out.wrapping_add(call.out_stride);
     }
 }
