@@ -6,6 +6,7 @@
 //! llvm-mca's (`benches/neon_mca.sh`), not measurements.
 
 mod codec;
+mod row_f32;
 mod row_i8;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ pub static NEON: KernelSet = KernelSet {
     features: &[],
     codec: &codec::CODEC,
     row_i8: &row_i8::ROW_I8,
-    row_f32: super::scalar::SCALAR.row_f32,
+    row_f32: &row_f32::ROW_F32,
     column_i8: super::scalar::SCALAR.column_i8,
     column_f32: super::scalar::SCALAR.column_f32,
     crossover_i8: 9,
@@ -42,4 +43,12 @@ fn lanes_u8(lanes: [u8; 16]) -> uint8x16_t {
 fn lanes_s16(lanes: [i16; 8]) -> int16x8_t {
     // SAFETY: the array is 16 bytes.
     unsafe { vld1q_s16(lanes.as_ptr()) }
+}
+
+/// A register of constants.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lanes_u32(lanes: [u32; 4]) -> uint32x4_t {
+    // SAFETY: the array is 16 bytes.
+    unsafe { vld1q_u32(lanes.as_ptr()) }
 }

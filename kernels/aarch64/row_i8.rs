@@ -162,6 +162,20 @@ impl Bytes {
     }
 }
 
+/// As [`Bytes::pin`], after each register of rows: two tokens need it.
+#[inline]
+#[target_feature(enable = "neon")]
+fn pin(lo: &mut uint8x16_t, hi: &mut uint8x16_t) {
+    // SAFETY: as there.
+    unsafe {
+        asm!(
+            "// {}{}",
+            inout(vreg) *lo, inout(vreg) *hi,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
 /// `wide += narrow`.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -205,10 +219,15 @@ unsafe fn add_unit<const TOKENS: usize>(
             bytes.hi[g] = vaddq_u8(bytes.hi[g], vqtbl1q_u8(hi_high, high));
             bytes.lo[g] = vaddq_u8(bytes.lo[g], vqtbl1q_u8(lo_low, low));
             bytes.hi[g] = vaddq_u8(bytes.hi[g], vqtbl1q_u8(hi_low, low));
+            if TOKENS > 1 {
+                pin(&mut bytes.lo[g], &mut bytes.hi[g]);
+            }
         }
     }
-    for bytes in bytes {
-        bytes.pin();
+    if TOKENS == 1 {
+        for bytes in bytes {
+            bytes.pin();
+        }
     }
 }
 

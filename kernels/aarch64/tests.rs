@@ -277,3 +277,54 @@ fn pack_panel() {
         }
     }
 }
+
+#[test]
+fn row_f32() {
+    let kernels = SETS.map(|set| set.row_f32);
+    let max = kernels[0].max_units;
+    assert_eq!(max % BLOCK_BYTES, 0);
+    let start: Vec<f32> = (0..67).map(|i| i as f32 * 0.37 - 9.0).collect();
+    for units in [0, 1, 2, 3, 7, 58, 59, 60, 61, 62, 119, 120, 121, 300, max - 1, max] {
+        let mut rng = rng(11 + units as u64);
+        let random: Vec<Vec<f32>> = (0..4)
+            .map(|_| (0..units * 4).map(|_| rng.random_range(-3.0..3.0)).collect())
+            .collect();
+        check_row(kernels, &random, units, None, &start);
+        for byte in [0x55, 0xaa, 0x00, 0xff, 0x66, 0x84] {
+            check_row(kernels, &random, units, Some(byte), &start);
+        }
+        // Sizes apart, denormals, both zeros.
+        let wild: Vec<Vec<f32>> = (0..4)
+            .map(|_| {
+                let mut pick = || match rng.random_range(0..8) {
+                    0 => -0.0,
+                    1 => 0.0,
+                    2 => f32::from_bits(rng.random_range(0..1 << 23)),
+                    3 => f32::MAX,
+                    _ => f32::from_bits(rng.random()),
+                };
+                (0..units * 4).map(|_| pick()).collect()
+            })
+            .collect();
+        check_row(kernels, &wild, units, None, &start);
+    }
+}
+
+/// NaN and infinity spread to the rows that weigh them and to no other.
+#[test]
+fn row_f32_zero_weights_touch_nothing() {
+    let kernels = SETS.map(|set| set.row_f32);
+    for units in [1, 2, 61] {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in 0..units * 4 {
+                let mut x = vec![1.5f32; units * 4];
+                x[place] = value;
+                check_row(kernels, &vec![x; 4], units, None, &[0.25]);
+            }
+        }
+    }
+    let x = vec![vec![f32::NAN; 4]; 4];
+    for byte in [0x00, 0xff, 0x3c] {
+        check_row(kernels, &x, 1, Some(byte), &[0.25]);
+    }
+}
