@@ -6,6 +6,7 @@
 //! llvm-mca's (`benches/neon_mca.sh`), not measurements.
 
 mod codec;
+mod column;
 mod row_f32;
 mod row_i8;
 #[cfg(test)]
@@ -23,8 +24,8 @@ pub static NEON: KernelSet = KernelSet {
     codec: &codec::CODEC,
     row_i8: &row_i8::ROW_I8,
     row_f32: &row_f32::ROW_F32,
-    column_i8: super::scalar::SCALAR.column_i8,
-    column_f32: super::scalar::SCALAR.column_f32,
+    column_i8: &column::COLUMN_I8,
+    column_f32: &column::COLUMN_F32,
     crossover_i8: 9,
     crossover_f32: 5,
 };

@@ -30,6 +30,7 @@
 use super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};
 use super::{lanes_u8, lanes_u32};
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 /// The NEON f32 row-lane kernel.
 pub static ROW_F32: RowKernel<f32, f32> = RowKernel {
@@ -140,6 +141,21 @@ fn look_up(maps: Maps, nibbles: uint8x16_t, low: uint8x16_t, high: uint8x16_t) -
     [a[0], a[1], b[0], b[1]]
 }
 
+/// Ends a register of rows in the compiler's eyes, without an instruction: else
+/// it delays additions, runs out of registers and spills the sums.
+#[inline]
+#[target_feature(enable = "neon")]
+fn pin([s0, s1, s2, s3]: &mut [float32x4_t; 4]) {
+    // SAFETY: no instruction; the operands stay what they are.
+    unsafe {
+        asm!(
+            "// {}{}{}{}",
+            inout(vreg) *s0, inout(vreg) *s1, inout(vreg) *s2, inout(vreg) *s3,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
 /// Sums of a panel: four rows a register.
 type Sums = [[float32x4_t; 4]; GROUPS];
 
@@ -179,6 +195,7 @@ unsafe fn block(mut panel: *const u8, mut table: *const u8, units: usize) -> Sum
             for ((sum, a), b) in sums.iter_mut().zip(first).zip(second) {
                 *sum = vaddq_f32(*sum, vaddq_f32(a, b));
             }
+            pin(sums);
         }
     }
     sums
