@@ -22,7 +22,7 @@
 //! outside the given ranges is touched.
 
 use super::super::contract::{CodecKernel, PANEL_ROWS};
-use super::lanes_u8;
+use super::{lanes_u8, step};
 use core::arch::aarch64::*;
 use core::convert::identity;
 
@@ -312,7 +312,7 @@ unsafe fn transpose(src: *const u8, stride: usize, dst: *mut u8, strips: usize) 
     for register in &mut rows {
         // SAFETY: the caller's word; not dereferenced after the last row.
         *register = unsafe { vld1q_u8(row) };
-        row = row.wrapping_add(stride);
+        row = step(row.cast_mut(), stride);
     }
     let columns = transposed(rows);
     let mut strip = dst;

@@ -23,7 +23,7 @@
 use super::super::column::{self, ENTRY, Expand, LANES_F32, LANES_I8};
 use super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
 use super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
-use super::lanes_u8;
+use super::{lanes_u8, step};
 use core::arch::aarch64::*;
 use pulp::aarch64::Neon;
 
@@ -191,12 +191,12 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
                     }
                     vst1q_s32(out, sums);
                 }
-                out = out.wrapping_add(call.out_stride);
+                out = step(out, call.out_stride);
             }
             column = column.wrapping_add(4);
         }
         (acc, total) = (acc.wrapping_add(4), total.wrapping_add(4));
-        tokens = tokens.wrapping_add(call.out_stride << 2);
+        tokens = step(tokens, call.out_stride << 2);
     }
 }
 
@@ -227,11 +227,11 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
                     }
                     vst1q_f32(out, sums);
                 }
-                out = out.wrapping_add(call.out_stride);
+                out = step(out, call.out_stride);
             }
             column = column.wrapping_add(4);
         }
         total = total.wrapping_add(4);
-        tokens = tokens.wrapping_add(call.out_stride << 2);
+        tokens = step(tokens, call.out_stride << 2);
     }
 }

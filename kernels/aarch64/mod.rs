@@ -15,6 +15,7 @@ mod tests;
 use super::table::KernelSet;
 use crate::isa::Isa;
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 /// NEON, without the optional dot-product or matrix instructions.
 pub static NEON: KernelSet = KernelSet {
@@ -52,4 +53,15 @@ fn lanes_s16(lanes: [i16; 8]) -> int16x8_t {
 fn lanes_u32(lanes: [u32; 4]) -> uint32x4_t {
     // SAFETY: the array is 16 bytes.
     unsafe { vld1q_u32(lanes.as_ptr()) }
+}
+
+/// `pointer + stride`, opaque to the compiler: it would turn a chain of equal
+/// steps into multiplications of the stride. Not dereferenced here, so it may
+/// leave the allocation.
+#[inline(always)]
+fn step<T>(pointer: *mut T, stride: usize) -> *mut T {
+    let mut next = pointer.wrapping_add(stride);
+    // SAFETY: no instruction; the operand stays what it is.
+    unsafe { asm!("// {}", inout(reg) next, options(pure, nomem, nostack, preserves_flags)) };
+    next
 }
