@@ -69,15 +69,16 @@ const PLACES: [u8; 4] = [0, 4, 8, 12];
 #[inline]
 #[target_feature(enable = "neon")]
 fn encode_step(trits: [uint8x16_t; 4], worst: &mut uint8x16_t) -> uint8x16_t {
-    let codes = trits.map(|trits| {
-        let shifted = vaddq_u8(trits, vdupq_n_u8(1));
-        *worst = vmaxq_u8(*worst, shifted);
-        vqtbl1q_u8(lanes_u8(CODES), shifted)
-    });
-    let nibbles = [[codes[0], codes[1]], [codes[2], codes[3]]]
-        .map(|[a, b]| vsliq_n_u8::<2>(vuzp2q_u8(a, b), vuzp1q_u8(a, b)));
-    let [a, b] = nibbles;
-    vsliq_n_u8::<4>(vuzp2q_u8(a, b), vuzp1q_u8(a, b))
+    let mut codes = trits;
+    for codes in &mut codes {
+        *codes = vaddq_u8(*codes, vdupq_n_u8(1));
+        *worst = vmaxq_u8(*worst, *codes);
+        *codes = vqtbl1q_u8(lanes_u8(CODES), *codes);
+    }
+    let [a, b, c, d] = codes;
+    let ab = vsliq_n_u8::<2>(vuzp2q_u8(a, b), vuzp1q_u8(a, b));
+    let cd = vsliq_n_u8::<2>(vuzp2q_u8(c, d), vuzp1q_u8(c, d));
+    vsliq_n_u8::<4>(vuzp2q_u8(ab, cd), vuzp1q_u8(ab, cd))
 }
 
 /// 16 bytes to what `of_code` gives for each of their 64 codes, in order.
@@ -90,15 +91,20 @@ fn decode_step(bytes: uint8x16_t, of_code: [u8; 4]) -> [uint8x16_t; 4] {
     let low = vandq_u8(bytes, vdupq_n_u8(15));
     let (w0, w1) = (vqtbl1q_u8(first, high), vqtbl1q_u8(second, high));
     let (w2, w3) = (vqtbl1q_u8(first, low), vqtbl1q_u8(second, low));
-    let highs = [vzip1q_u8(w0, w1), vzip2q_u8(w0, w1)].map(|h| vreinterpretq_u16_u8(h));
-    let lows = [vzip1q_u8(w2, w3), vzip2q_u8(w2, w3)].map(|l| vreinterpretq_u16_u8(l));
+    let [a, b] = join(vzip1q_u8(w0, w1), vzip1q_u8(w2, w3));
+    let [c, d] = join(vzip2q_u8(w0, w1), vzip2q_u8(w2, w3));
+    [a, b, c, d]
+}
+
+/// Interleaves the pairs of bytes of two registers.
+#[inline]
+#[target_feature(enable = "neon")]
+fn join(first: uint8x16_t, second: uint8x16_t) -> [uint8x16_t; 2] {
+    let (first, second) = (vreinterpretq_u16_u8(first), vreinterpretq_u16_u8(second));
     [
-        vzip1q_u16(highs[0], lows[0]),
-        vzip2q_u16(highs[0], lows[0]),
-        vzip1q_u16(highs[1], lows[1]),
-        vzip2q_u16(highs[1], lows[1]),
+        vreinterpretq_u8_u16(vzip1q_u16(first, second)),
+        vreinterpretq_u8_u16(vzip2q_u16(first, second)),
     ]
-    .map(|w| vreinterpretq_u8_u16(w))
 }
 
 /// Bit 2j of a byte is set where its code j is 11; higher bits are noise.
@@ -226,10 +232,12 @@ fn select(places: uint8x16_t, choices: uint8x16_t) -> [float32x4_t; 4] {
         [12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15],
     ];
     let numbers = vreinterpretq_u8_u32(vdupq_n_u32(0x0302_0100));
-    QUARTERS.map(|quarter| {
+    let mut weights = [vdupq_n_f32(0.0); 4];
+    for (weights, quarter) in weights.iter_mut().zip(QUARTERS) {
         let index = vorrq_u8(vqtbl1q_u8(places, lanes_u8(quarter)), numbers);
-        vreinterpretq_f32_u8(vqtbl1q_u8(choices, index))
-    })
+        *weights = vreinterpretq_f32_u8(vqtbl1q_u8(choices, index));
+    }
+    weights
 }
 
 /// See [`CodecKernel::decode_f32`].

@@ -143,20 +143,15 @@ unsafe fn column_f32(call: &ColumnCall) {
 #[target_feature(enable = "neon")]
 fn transposed(rows: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
     let [a, b, c, d] = rows;
-    let pairs = [
-        vtrn1q_u32(a, b),
-        vtrn2q_u32(a, b),
-        vtrn1q_u32(c, d),
-        vtrn2q_u32(c, d),
-    ]
-    .map(|pair| vreinterpretq_u64_u32(pair));
-    [
-        vtrn1q_u64(pairs[0], pairs[2]),
-        vtrn1q_u64(pairs[1], pairs[3]),
-        vtrn2q_u64(pairs[0], pairs[2]),
-        vtrn2q_u64(pairs[1], pairs[3]),
-    ]
-    .map(|row| vreinterpretq_u32_u64(row))
+    let ab = [vtrn1q_u32(a, b), vtrn2q_u32(a, b)];
+    let cd = [vtrn1q_u32(c, d), vtrn2q_u32(c, d)];
+    let mut columns = rows;
+    for i in 0..2 {
+        let (ab, cd) = (vreinterpretq_u64_u32(ab[i]), vreinterpretq_u64_u32(cd[i]));
+        columns[i] = vreinterpretq_u32_u64(vtrn1q_u64(ab, cd));
+        columns[i + 2] = vreinterpretq_u32_u64(vtrn2q_u64(ab, cd));
+    }
+    columns
 }
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`.

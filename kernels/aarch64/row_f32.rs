@@ -127,18 +127,28 @@ struct Maps {
     odd: uint8x16_t,
 }
 
+/// The pair sums of the eight rows whose offsets are given. No closures here
+/// or below: `array::map` is not always inlined.
+#[inline]
+#[target_feature(enable = "neon")]
+fn join(offsets: uint8x16_t, low: uint8x16_t, high: uint8x16_t) -> [float32x4_t; 2] {
+    let low = vreinterpretq_u16_u8(vqtbl1q_u8(low, offsets));
+    let high = vreinterpretq_u16_u8(vqtbl1q_u8(high, offsets));
+    [
+        vreinterpretq_f32_u16(vzip1q_u16(low, high)),
+        vreinterpretq_f32_u16(vzip2q_u16(low, high)),
+    ]
+}
+
 /// The pair sums that 16 nibbles select.
 #[inline]
 #[target_feature(enable = "neon")]
 fn look_up(maps: Maps, nibbles: uint8x16_t, low: uint8x16_t, high: uint8x16_t) -> [float32x4_t; 4] {
     let even = vqtbl1q_u8(maps.even, nibbles);
     let odd = vqtbl1q_u8(maps.odd, nibbles);
-    let [a, b] = [vzip1q_u8(even, odd), vzip2q_u8(even, odd)].map(|offsets| {
-        let low = vreinterpretq_u16_u8(vqtbl1q_u8(low, offsets));
-        let high = vreinterpretq_u16_u8(vqtbl1q_u8(high, offsets));
-        [vzip1q_u16(low, high), vzip2q_u16(low, high)].map(|f| vreinterpretq_f32_u16(f))
-    });
-    [a[0], a[1], b[0], b[1]]
+    let [a, b] = join(vzip1q_u8(even, odd), low, high);
+    let [c, d] = join(vzip2q_u8(even, odd), low, high);
+    [a, b, c, d]
 }
 
 /// Ends a register of rows in the compiler's eyes, without an instruction: else
