@@ -29,7 +29,7 @@ KERNELS = [
     ("aarch64::row_i8::row_i8_1x1", 8 * 256, "tbl"),
     ("aarch64::row_i8::row_i8_1x2", 8 * 512, "tbl"),
     ("aarch64::row_f32::row_f32_1x1", 256, "tbl"),
-    ("aarch64::row_f32::row_f32_1x2", 128, "tbl"),
+    ("aarch64::row_f32::row_f32_1x2", 256, "tbl"),
     ("aarch64::column::column_i8", 5 * 128, "ldr.*h"),
     ("aarch64::column::column_f32", 5 * 64, "ldr.*h"),
 ]

@@ -28,7 +28,7 @@
 //! MCA_TABLE
 
 use super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};
-use super::{lanes_u8, lanes_u32};
+use super::{lanes_u8, lanes_u32, step};
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -39,13 +39,21 @@ pub static ROW_F32: RowKernel<f32, f32> = RowKernel {
     table_bytes: TABLE_BYTES,
     max_units: MAX_UNITS,
     build,
-    tiles: &[RowTile {
-        panels: 1,
-        tokens: 1,
-        run: row_f32_1x1,
-    }],
+    tiles: &[
+        RowTile {
+            panels: 1,
+            tokens: 2,
+            run: row_f32_1x2,
+        },
+        RowTile {
+            panels: 1,
+            tokens: 1,
+            run: row_f32_1x1,
+        },
+    ],
     symbols: &[
         "aarch64::row_f32::build",
+        "aarch64::row_f32::row_f32_1x2",
         "aarch64::row_f32::row_f32_1x1",
     ],
 };
@@ -54,8 +62,6 @@ pub static ROW_F32: RowKernel<f32, f32> = RowKernel {
 const TABLE_BYTES: usize = 64;
 /// Units of one call: blocks, and tables that stay in an L2 cache.
 const MAX_UNITS: usize = 18 * BLOCK_BYTES;
-/// Registers of 16 rows in a strip.
-const GROUPS: usize = PANEL_ROWS / 16;
 
 /// Offset of a nibble's half in its table plus `byte`; out of range where both
 /// weights are zero (code 11 counts as zero).
@@ -140,15 +146,32 @@ fn join(offsets: uint8x16_t, low: uint8x16_t, high: uint8x16_t) -> [float32x4_t;
     ]
 }
 
-/// The pair sums that 16 nibbles select.
+/// The offsets of the halves that 16 nibbles select, eight rows a register.
 #[inline]
 #[target_feature(enable = "neon")]
-fn look_up(maps: Maps, nibbles: uint8x16_t, low: uint8x16_t, high: uint8x16_t) -> [float32x4_t; 4] {
+fn split(maps: Maps, nibbles: uint8x16_t) -> [uint8x16_t; 2] {
     let even = vqtbl1q_u8(maps.even, nibbles);
     let odd = vqtbl1q_u8(maps.odd, nibbles);
-    let [a, b] = join(vzip1q_u8(even, odd), low, high);
-    let [c, d] = join(vzip2q_u8(even, odd), low, high);
-    [a, b, c, d]
+    [vzip1q_u8(even, odd), vzip2q_u8(even, odd)]
+}
+
+/// Adds the bytes of 16 rows to their sums; `first` and `second` are the
+/// offsets of the high and low nibbles.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_rows(
+    sums: &mut [float32x4_t; 4],
+    [low0, high0, low1, high1]: [uint8x16_t; 4],
+    first: [uint8x16_t; 2],
+    second: [uint8x16_t; 2],
+) {
+    for ((sums, first), second) in sums.chunks_exact_mut(2).zip(first).zip(second) {
+        let first = join(first, low0, high0);
+        let second = join(second, low1, high1);
+        sums[0] = vaddq_f32(sums[0], vaddq_f32(first[0], second[0]));
+        sums[1] = vaddq_f32(sums[1], vaddq_f32(first[1], second[1]));
+    }
+    pin(sums);
 }
 
 /// Ends a register of rows in the compiler's eyes, without an instruction: else
@@ -166,76 +189,112 @@ fn pin([s0, s1, s2, s3]: &mut [float32x4_t; 4]) {
     }
 }
 
-/// Sums of a panel: four rows a register.
-type Sums = [[float32x4_t; 4]; GROUPS];
+/// The four tables of one unit.
+///
+/// # Safety
+/// 64 readable bytes.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_tables(table: *const u8) -> [uint8x16_t; 4] {
+    // SAFETY: the caller's word.
+    unsafe {
+        [
+            vld1q_u8(table),
+            vld1q_u8(table.add(16)),
+            vld1q_u8(table.add(32)),
+            vld1q_u8(table.add(48)),
+        ]
+    }
+}
+
+/// Block sums of `TOKENS` tokens over `GROUPS` registers of rows, four rows a
+/// register: 64 rows of one token or 32 of two are what the registers hold.
+type Sums<const TOKENS: usize, const GROUPS: usize> = [[[float32x4_t; 4]; TOKENS]; GROUPS];
 
 /// One block: `units <= BLOCK_BYTES` bytes summed from +0.0 on.
 ///
 /// # Safety
-/// Preconditions 1, 2 and 4 of [`super::super::contract`] for these units.
+/// Preconditions 1, 2 and 4 of [`super::super::contract`] for these units and
+/// the 16 * GROUPS rows from `panel` on.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn block(mut panel: *const u8, mut table: *const u8, units: usize) -> Sums {
+unsafe fn block<const TOKENS: usize, const GROUPS: usize>(
+    mut panel: *const u8,
+    mut tables: [*const u8; TOKENS],
+    units: usize,
+) -> Sums<TOKENS, GROUPS> {
     let maps = Maps {
         even: lanes_u8(offsets(0)),
         odd: lanes_u8(offsets(1)),
     };
-    let mut sums = [[vdupq_n_f32(0.0); 4]; GROUPS];
+    let mut sums = [[[vdupq_n_f32(0.0); 4]; TOKENS]; GROUPS];
     for _ in 0..units {
-        // SAFETY: precondition 4: 64 bytes of table a unit; at most one past.
-        let [low0, high0, low1, high1] = unsafe {
-            let unit = [
-                vld1q_u8(table),
-                vld1q_u8(table.add(16)),
-                vld1q_u8(table.add(32)),
-                vld1q_u8(table.add(48)),
-            ];
-            table = table.add(TABLE_BYTES);
-            unit
-        };
+        let mut rows = panel;
+        // SAFETY: precondition 4: 64 bytes of table a unit.
+        let only = unsafe { load_tables(tables[0]) };
         for sums in &mut sums {
             // SAFETY: precondition 2: a strip of 64 bytes a unit.
-            let codes = unsafe {
-                let codes = vld1q_u8(panel);
-                panel = panel.add(16);
-                codes
-            };
-            let first = look_up(maps, vshrq_n_u8::<4>(codes), low0, high0);
-            let second = look_up(maps, vandq_u8(codes, vdupq_n_u8(15)), low1, high1);
-            for ((sum, a), b) in sums.iter_mut().zip(first).zip(second) {
-                *sum = vaddq_f32(*sum, vaddq_f32(a, b));
+            let codes = unsafe { vld1q_u8(rows) };
+            rows = rows.wrapping_add(16);
+            let first = split(maps, vshrq_n_u8::<4>(codes));
+            let second = split(maps, vandq_u8(codes, vdupq_n_u8(15)));
+            for (sums, &table) in sums.iter_mut().zip(&tables) {
+                let unit = if TOKENS == 1 {
+                    only
+                } else {
+                    // Again for each register of rows: two tokens' tables do
+                    // not stay in registers. SAFETY: precondition 4, as above.
+                    unsafe { load_tables(table) }
+                };
+                add_rows(sums, unit, first, second);
             }
-            pin(sums);
+        }
+        panel = panel.wrapping_add(PANEL_ROWS);
+        for table in &mut tables {
+            *table = table.wrapping_add(TABLE_BYTES);
         }
     }
     sums
 }
 
-/// One panel by one token: block sums added to the totals in order.
+/// One panel by `TOKENS` tokens: block sums added to the totals in order.
 ///
 /// # Safety
 /// Preconditions 1, 2, 4, 5, 7 and 8 of [`super::super::contract`].
+#[inline]
 #[target_feature(enable = "neon")]
-#[inline(never)]
-unsafe fn row_f32_1x1(call: &RowCall<f32>) {
-    let (mut panel, mut table) = (call.panels, call.tables);
+unsafe fn tile<const TOKENS: usize, const GROUPS: usize>(call: &RowCall<f32>) {
+    let mut panel = call.panels;
+    let mut tables = [call.tables; TOKENS];
+    for t in 1..TOKENS {
+        tables[t] = tables[t - 1].wrapping_add(call.table_stride);
+    }
     let mut left = call.units;
     let mut accumulate = call.accumulate;
     loop {
         let units = left.min(BLOCK_BYTES);
-        // SAFETY: preconditions 2 and 4: these units are left.
-        let sums = unsafe { block(panel, table, units) };
-        let mut out = call.out;
-        for sum in sums.into_iter().flatten() {
-            // SAFETY: precondition 5: 64 sums of one panel.
-            unsafe {
-                let total = if accumulate {
-                    vld1q_f32(out)
-                } else {
-                    vdupq_n_f32(0.0)
-                };
-                vst1q_f32(out, vaddq_f32(total, sum));
-                out = out.add(4);
+        for part in 0..PANEL_ROWS / 16 / GROUPS {
+            let row = part * 16 * GROUPS;
+            // SAFETY: preconditions 2 and 4: these units are left.
+            let sums = unsafe { block::<TOKENS, GROUPS>(panel.add(row), tables, units) };
+            for (g, sums) in sums.iter().enumerate() {
+                let mut token = call.out.wrapping_add(row + 16 * g);
+                for sums in sums {
+                    let mut out = token;
+                    for &sum in sums {
+                        // SAFETY: precondition 5: 64 sums a token.
+                        unsafe {
+                            let total = if accumulate {
+                                vld1q_f32(out)
+                            } else {
+                                vdupq_n_f32(0.0)
+                            };
+                            vst1q_f32(out, vaddq_f32(total, sum));
+                        }
+                        out = out.wrapping_add(4);
+                    }
+                    token = step(token, call.out_stride);
+                }
             }
         }
         left -= units;
@@ -244,9 +303,29 @@ unsafe fn row_f32_1x1(call: &RowCall<f32>) {
         }
         // Shifts by 6: 64 bytes of panel and of table a unit.
         panel = panel.wrapping_add(units << 6);
-        table = table.wrapping_add(units << 6);
+        for table in &mut tables {
+            *table = table.wrapping_add(units << 6);
+        }
         accumulate = true;
     }
+}
+
+/// # Safety
+/// Preconditions 1, 2, 4, 5, 7 and 8 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn row_f32_1x1(call: &RowCall<f32>) {
+    // SAFETY: the caller's preconditions, handed on unchanged.
+    unsafe { tile::<1, 4>(call) }
+}
+
+/// # Safety
+/// Preconditions 1, 2, 4, 5, 7 and 8 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn row_f32_1x2(call: &RowCall<f32>) {
+    // SAFETY: the caller's preconditions, handed on unchanged.
+    unsafe { tile::<2, 2>(call) }
 }
 
 const _: () = assert!(PANEL_ROWS == 1 << 6 && TABLE_BYTES == 1 << 6);
