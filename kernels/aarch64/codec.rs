@@ -130,7 +130,7 @@ unsafe fn tail_bytes(src: *const u8, cols: usize) -> [u8; WIDTH] {
     let mut bytes = [0u8; WIDTH];
     // SAFETY: the caller's word; at most 16 bytes for fewer than 64 codes.
     unsafe { core::ptr::copy_nonoverlapping(src, bytes.as_mut_ptr(), cols.div_ceil(4)) };
-    if cols % 4 != 0 {
+    if !cols.is_multiple_of(4) {
         bytes[cols / 4] &= !(0xff >> (2 * (cols % 4)));
     }
     bytes
@@ -229,7 +229,9 @@ fn select(places: uint8x16_t, choices: uint8x16_t) -> [float32x4_t; 4] {
         [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3],
         [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7],
         [8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11],
-        [12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15],
+        [
+            12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15,
+        ],
     ];
     let numbers = vreinterpretq_u8_u32(vdupq_n_u32(0x0302_0100));
     let mut weights = [vdupq_n_f32(0.0); 4];
@@ -300,9 +302,27 @@ fn transposed(mut rows: [uint8x16_t; 16]) -> [uint8x16_t; 16] {
             }
         };
     }
-    swap!(8, vreinterpretq_u64_u8, vreinterpretq_u8_u64, vtrn1q_u64, vtrn2q_u64);
-    swap!(4, vreinterpretq_u32_u8, vreinterpretq_u8_u32, vtrn1q_u32, vtrn2q_u32);
-    swap!(2, vreinterpretq_u16_u8, vreinterpretq_u8_u16, vtrn1q_u16, vtrn2q_u16);
+    swap!(
+        8,
+        vreinterpretq_u64_u8,
+        vreinterpretq_u8_u64,
+        vtrn1q_u64,
+        vtrn2q_u64
+    );
+    swap!(
+        4,
+        vreinterpretq_u32_u8,
+        vreinterpretq_u8_u32,
+        vtrn1q_u32,
+        vtrn2q_u32
+    );
+    swap!(
+        2,
+        vreinterpretq_u16_u8,
+        vreinterpretq_u8_u16,
+        vtrn1q_u16,
+        vtrn2q_u16
+    );
     swap!(1, identity, identity, vtrn1q_u8, vtrn2q_u8);
     rows
 }
@@ -367,7 +387,6 @@ unsafe fn pack_panel(
                 // SAFETY: the square is 256 bytes; `width` strips are left.
                 unsafe { transpose(square.as_ptr().cast(), WIDTH, out, width) };
             }
-            // Sixteen strides by addition: multiplications are not ours.
             first = first.wrapping_add(stride << 4);
             out = out.wrapping_add(WIDTH);
             rows_left = rows_left.saturating_sub(WIDTH);

@@ -20,12 +20,21 @@
 //!
 //! # Instructions for a byte of 64 rows (256 MACs)
 //! 2 `ldp` tables, 2 `ldp` panel, 4 x (2 to split, 4 `tbl` to map, 4 `zip` for
-//! indices, 8 `tbl`, 8 `zip`, 8 `fadd`): 140, or 0.547 a MAC. (Four byte planes
-//! a nibble would take as many, and twice the tables and registers; a masked
-//! addition a weight takes more than one instruction a MAC.) Two tokens share
-//! the ten index instructions: 0.49.
+//! offsets, 8 `tbl`, 8 `zip`, 8 `fadd`): 140, or 0.547 a MAC. Four byte planes a
+//! nibble would take as many and twice the tables and registers; a masked
+//! addition a weight takes more than one instruction a MAC. Two tokens share
+//! ten index instructions a register but load their tables once for each.
 //!
-//! MCA_TABLE
+//! Per MAC, as compiled by rustc 1.95; cycles are llvm-mca 19's models, all
+//! loads in L1 (`benches/neon_mca.sh`), not measurements:
+//!
+//! | loop | instructions | neoverse-n1 | neoverse-v1 | apple-m1 |
+//! |---|---|---|---|---|
+//! | `row_f32_1x1` | 0.574 | 0.266 | 0.225 | 0.188 |
+//! | `row_f32_1x2` | 0.504 | 0.227 | 0.192 | 0.157 |
+//! | `fmla`, 4 rows x 1 token | 0.469 | 0.158 | 0.127 | 0.143 |
+//!
+//! The `fmla` loop reads f32 weights: sixteen times the bytes.
 
 use super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};
 use super::{lanes_u8, lanes_u32, step};
@@ -98,7 +107,10 @@ fn pair_tables(x0: f32, x1: f32) -> (uint8x16_t, uint8x16_t) {
     let second = vaddq_f32(terms(x0, [1, -1, -1, -1]), terms(x1, [-1, 0, 1, -1]));
     let (a, b) = (vreinterpretq_u16_f32(first), vreinterpretq_u16_f32(second));
     let halves = (vuzp1q_u16(a, b), vuzp2q_u16(a, b));
-    (vreinterpretq_u8_u16(halves.0), vreinterpretq_u8_u16(halves.1))
+    (
+        vreinterpretq_u8_u16(halves.0),
+        vreinterpretq_u8_u16(halves.1),
+    )
 }
 
 /// The tables of `units` bytes.
@@ -178,12 +190,15 @@ fn add_rows(
 /// it delays additions, runs out of registers and spills the sums.
 #[inline]
 #[target_feature(enable = "neon")]
-fn pin([s0, s1, s2, s3]: &mut [float32x4_t; 4]) {
+fn pin(sums: &mut [float32x4_t; 4]) {
     // SAFETY: no instruction; the operands stay what they are.
     unsafe {
         asm!(
-            "// {}{}{}{}",
-            inout(vreg) *s0, inout(vreg) *s1, inout(vreg) *s2, inout(vreg) *s3,
+            "// {:v}{:v}{:v}{:v}",
+            inout(vreg) sums[0],
+            inout(vreg) sums[1],
+            inout(vreg) sums[2],
+            inout(vreg) sums[3],
             options(nostack, preserves_flags)
         );
     }

@@ -23,10 +23,22 @@
 //! # Instructions for a byte of 64 rows (256 MACs)
 //! 2 `ldp` tables, 2 `ldp` panel, 4 x (`ushr`, `and`, 4 `tbl`, 4 `add`), less
 //! the additions that start a sum (1.5), plus 3 `uaddw`: 45.5, or 0.178 a MAC.
-//! Two tokens share the panel and the indices, but their 16-bit sums no longer
-//! fit the registers: 87 for 512 MACs, 0.170, and half the weight traffic.
+//! The 32 registers do not hold all sums, so `hi` is added to memory once in
+//! eight bytes. Two tokens share panel and indices but keep all 16-bit sums in
+//! memory, which takes back most of the gain; they halve the weight traffic.
 //!
-//! MCA_TABLE
+//! Per MAC, as compiled by rustc 1.95; cycles are llvm-mca 19's models, all
+//! loads in L1 (`benches/neon_mca.sh`), not measurements:
+//!
+//! | loop | instructions | neoverse-n1 | neoverse-v1 | apple-m1 |
+//! |---|---|---|---|---|
+//! | `row_i8_1x1` | 0.187 | 0.085 | 0.069 | 0.054 |
+//! | `row_i8_1x2` | 0.181 | 0.084 | 0.070 | 0.052 |
+//! | `sdot`, 4 rows x 1 token | 0.117 | 0.040 | 0.026 | 0.035 |
+//!
+//! The `sdot` loop reads weights that are unpacked to 8 bits: four times the
+//! bytes, and no cycles for unpacking.
+
 use super::super::contract::{PANEL_ROWS, RowCall, RowKernel, RowTile};
 use super::lanes_s16;
 use core::arch::aarch64::*;
@@ -147,15 +159,20 @@ impl Bytes {
     #[inline]
     #[target_feature(enable = "neon")]
     fn pin(&mut self) {
-        let [l0, l1, l2, l3] = &mut self.lo;
-        let [h0, h1, h2, h3] = &mut self.hi;
+        let Self { lo, hi } = self;
         // SAFETY: no instruction; the operands stay what they are. It may be
         // taken to touch memory, so that loads stay on their side of it.
         unsafe {
             asm!(
-                "// {}{}{}{}{}{}{}{}",
-                inout(vreg) *l0, inout(vreg) *l1, inout(vreg) *l2, inout(vreg) *l3,
-                inout(vreg) *h0, inout(vreg) *h1, inout(vreg) *h2, inout(vreg) *h3,
+                "// {:v}{:v}{:v}{:v}{:v}{:v}{:v}{:v}",
+                inout(vreg) lo[0],
+                inout(vreg) lo[1],
+                inout(vreg) lo[2],
+                inout(vreg) lo[3],
+                inout(vreg) hi[0],
+                inout(vreg) hi[1],
+                inout(vreg) hi[2],
+                inout(vreg) hi[3],
                 options(nostack, preserves_flags)
             );
         }
@@ -169,8 +186,9 @@ fn pin(lo: &mut uint8x16_t, hi: &mut uint8x16_t) {
     // SAFETY: as there.
     unsafe {
         asm!(
-            "// {}{}",
-            inout(vreg) *lo, inout(vreg) *hi,
+            "// {:v}{:v}",
+            inout(vreg) * lo,
+            inout(vreg) * hi,
             options(nostack, preserves_flags)
         );
     }
