@@ -336,11 +336,14 @@ fn transposed(mut rows: [uint8x16_t; 16]) -> [uint8x16_t; 16] {
 #[target_feature(enable = "neon")]
 unsafe fn transpose(src: *const u8, stride: usize, dst: *mut u8, strips: usize) {
     let mut rows = [vdupq_n_u8(0); 16];
-    let mut row = src;
-    for register in &mut rows {
-        // SAFETY: the caller's word; not dereferenced after the last row.
-        *register = unsafe { vld1q_u8(row) };
-        row = step(row.cast_mut(), stride);
+    // Two chains of steps: one of sixteen would be the latency of a square.
+    let mut starts = [src.cast_mut(), src.wrapping_add(stride << 3).cast_mut()];
+    for i in 0..8 {
+        for (half, row) in starts.iter_mut().enumerate() {
+            // SAFETY: the caller's word; not dereferenced after the last row.
+            rows[i + 8 * half] = unsafe { vld1q_u8(*row) };
+            *row = step(*row, stride);
+        }
     }
     let columns = transposed(rows);
     let mut strip = dst;
