@@ -94,9 +94,18 @@ impl<'a> PanelView<'a> {
 }
 
 fn assert_aligned(bytes: &[u8]) {
+    assert_aligned_to(bytes, 64);
+}
+
+/// The largest power of two, at most 64, that divides `bytes`.
+fn alignment(bytes: usize) -> usize {
+    1 << bytes.trailing_zeros().min(6)
+}
+
+fn assert_aligned_to(bytes: &[u8], align: usize) {
     assert!(
-        bytes.is_empty() || bytes.as_ptr().addr().is_multiple_of(64),
-        "scratch not aligned to 64"
+        bytes.is_empty() || bytes.as_ptr().addr().is_multiple_of(align),
+        "scratch not aligned to {align}"
     );
 }
 
@@ -116,7 +125,7 @@ pub fn row_build<X: Element>(backend: Backend, x: &[X], units: usize, tables: &m
         tables.len() / kernel.table_bytes >= units,
         "tables too short"
     );
-    assert_aligned(tables);
+    assert_aligned_to(tables, alignment(kernel.table_bytes));
     // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
     unsafe { (kernel.build)(x.as_ptr(), units, tables.as_mut_ptr()) }
 }
@@ -165,7 +174,7 @@ pub fn row_run<X: Element>(
         "tables too short"
     );
     assert!(table_stride.is_multiple_of(64), "tables not aligned to 64");
-    assert_aligned(tables);
+    assert_aligned_to(tables, alignment(kernel.table_bytes));
     let needed = reach(tile.tokens, out_stride, tile.panels * PANEL_ROWS);
     assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
     assert!(

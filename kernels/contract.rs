@@ -15,7 +15,8 @@
 //!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes).
 //! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
 //!    `units * table_bytes` bytes that `build` has filled for the same units,
-//!    aligned to 64.
+//!    aligned to the largest power of two, at most 64, that divides
+//!    `table_bytes`. Column tables are aligned to 64.
 //! 5. **Outputs.** For every token `t` of the tile, `out + t * out_stride` is
 //!    valid for `64 * panel_count` elements, initialised where the call
 //!    accumulates. Aligned as its element type.

@@ -72,17 +72,17 @@ pub fn fold_group_f32(sums: &[f32], scales: &[f32], total: &mut [f32]) {
     }
 }
 
-/// `y[m] = total[m] (+ bias[m])`, after the last group.
-pub fn add_bias(total: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+/// `total[m] (+= bias[m])`, after the last group.
+pub fn add_bias(bias: Option<&[f32]>, total: &mut [f32]) {
     match bias {
         Some(bias) => {
-            for ((y, &total), &bias) in y.iter_mut().zip(total).zip(bias) {
-                *y = canonical(total + bias);
+            for (total, &bias) in total.iter_mut().zip(bias) {
+                *total = canonical(*total + bias);
             }
         }
         None => {
-            for (y, &total) in y.iter_mut().zip(total) {
-                *y = canonical(total);
+            for total in total {
+                *total = canonical(*total);
             }
         }
     }

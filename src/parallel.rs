@@ -1,12 +1,17 @@
-//! Rows in parallel, where that pays.
+//! Rows in parallel, where that pays: inside the caller's rayon pool, never in
+//! one of ours.
+
+#[cfg(feature = "rayon")]
+use crate::threads::Threads;
 
 /// Values below which a task is not worth handing to another thread: about the
 /// 15 us that entering a pool and waking a worker can cost.
+#[cfg(feature = "rayon")]
 const MIN_VALUES: usize = 1 << 16;
 
 /// Calls `f(row, input_row, output_row, one)` for the rows of `input` and `output`,
 /// which are as wide as given, and the one value each row has in `ones`; in
-/// rayon's current pool if they are many. Returns whether every call did.
+/// the caller's rayon pool if it is in one and they are many. Returns whether every call did.
 ///
 /// A width of zero means that there is nothing to do.
 pub(crate) fn all_rows<A, B, C, F>(
@@ -66,5 +71,6 @@ where
 /// Rows that make a task, or `None` if all of them should stay on this thread.
 #[cfg(feature = "rayon")]
 fn rows_per_task(values: usize, width: usize) -> Option<usize> {
-    (values >= 2 * MIN_VALUES).then(|| MIN_VALUES.div_ceil(width))
+    let parallel = values >= 2 * MIN_VALUES && Threads::Rayon.workers() > 1;
+    parallel.then(|| MIN_VALUES.div_ceil(width))
 }

@@ -1,0 +1,187 @@
+//! The loop over one output tile with column lanes.
+//!
+//! ```text
+//! for token tile                       32 int8 or 16 f32 tokens
+//!   for block of panels                accumulators and totals stay in L2
+//!     for segment
+//!       for chunk of strips            its tables stay in L1
+//!         build the tables
+//!         acc[row] += table entries    for all panels of the block
+//!       finish, emit the segment's sums
+//! ```
+
+use super::Product;
+use super::sink::{At, Sink};
+use crate::isa::Backend;
+use crate::kernels::call::{self, ColumnPart, Element, PanelView};
+use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_BLOCKS, Fold, PANEL_ROWS};
+use crate::kernels::tiles::Tile;
+use crate::workspace::{Scratch, reserve};
+use core::mem::size_of;
+use core::ops::Range;
+
+/// Bytes of accumulators and totals that one block of panels may take.
+const ACC_BUDGET: usize = 512 << 10;
+
+/// Computes one tile of `y`.
+pub(crate) fn run_tile<X: Element, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    y: &mut Tile<'_, S::Out>,
+    scratch: &mut Scratch,
+) {
+    let backend = product.prepared.backend();
+    let kernel = X::column(backend);
+    let rows = y.cols();
+    let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
+    let block = balanced(
+        panels.len(),
+        ACC_BUDGET / (2 * PANEL_ROWS * kernel.entry_bytes),
+    );
+    let tokens = y.rows();
+    for first_token in tokens.clone().step_by(kernel.lanes) {
+        for first_panel in panels.clone().step_by(block) {
+            let block = Block {
+                tokens: first_token..tokens.end.min(first_token + kernel.lanes),
+                panels: first_panel..panels.end.min(first_panel + block),
+                row_end: rows.end,
+            };
+            run_block(product, y, &block, scratch);
+        }
+    }
+}
+
+/// Panels in each of the fewest equal blocks of at most `most`.
+fn balanced(panels: usize, most: usize) -> usize {
+    panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
+}
+
+/// One tile of tokens by one block of panels.
+struct Block {
+    tokens: Range<usize>,
+    panels: Range<usize>,
+    row_end: usize,
+}
+
+fn run_block<X: Element, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    y: &mut Tile<'_, S::Out>,
+    block: &Block,
+    scratch: &mut Scratch,
+) {
+    let (weights, prepared) = (&product.weights, product.prepared);
+    let backend = prepared.backend();
+    let kernel = X::column(backend);
+    let xt = prepared.tile(block.tokens.start / kernel.lanes);
+    let acc_len = block.panels.len() * PANEL_ROWS * kernel.entry_bytes;
+    let panel_acc = PANEL_ROWS * kernel.entry_bytes;
+    let panel_sums = PANEL_ROWS * kernel.lanes;
+    let tables_len = kernel.chunk_bytes * COLUMN_ENTRIES * kernel.entry_bytes;
+    let mut buffers = Buffers {
+        tables: reserve(&mut scratch.tables, tables_len),
+        acc: reserve(&mut scratch.acc, acc_len),
+        total: reserve(&mut scratch.total, acc_len),
+    };
+
+    let segments = weights.segments();
+    let count = segments.len();
+    for (index, segment) in segments.enumerate() {
+        // f32 totals run over the whole segment; int8 ones are emptied before
+        // they can overflow, which only a very long K needs.
+        let stretch = if size_of::<X>() == 1 {
+            COLUMN_MAX_BLOCKS * BLOCK_BYTES
+        } else {
+            usize::MAX
+        };
+        let one_stretch = segment.len() <= stretch;
+        let kept = if one_stretch { 1 } else { block.panels.len() };
+        let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>());
+        let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
+        let mut start = segment.start;
+        while start < segment.end {
+            let end = segment.end.min(start.saturating_add(stretch));
+            run_stretch(
+                backend,
+                weights.view,
+                block.panels.clone(),
+                xt,
+                start..end,
+                &mut buffers,
+            );
+            let last = end == segment.end;
+            for (i, panel) in block.panels.clone().enumerate() {
+                let accs = (
+                    &buffers.acc[i * panel_acc..],
+                    &buffers.total[i * panel_acc..],
+                );
+                let sums = if one_stretch {
+                    &mut *sums
+                } else {
+                    &mut sums[i * panel_sums..]
+                };
+                let accumulate = start > segment.start;
+                call::column_finish::<X>(backend, accs, (sums, PANEL_ROWS), accumulate);
+                if !last {
+                    continue;
+                }
+                let row = panel * PANEL_ROWS;
+                let row_end = block.row_end.min(row + PANEL_ROWS);
+                for (token, sums) in block.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
+                    let at = At {
+                        segment: (index, count),
+                        token,
+                        row,
+                    };
+                    let out = y.row_mut(token, row..row_end);
+                    product.sink.emit(at, &sums[..row_end - row], out);
+                }
+            }
+            start = end;
+        }
+    }
+}
+
+struct Buffers<'a> {
+    tables: &'a mut [u8],
+    acc: &'a mut [u8],
+    total: &'a mut [u8],
+}
+
+/// Sums over `strips`, not empty, into the accumulators and totals.
+fn run_stretch<X: Element>(
+    backend: Backend,
+    view: PanelView<'_>,
+    panels: Range<usize>,
+    xt: &[X],
+    strips: Range<usize>,
+    buffers: &mut Buffers<'_>,
+) {
+    let kernel = X::column(backend);
+    let float = size_of::<X>() != 1;
+    for block in strips.clone().step_by(BLOCK_BYTES) {
+        let block_end = strips.end.min(block + BLOCK_BYTES);
+        for start in (block..block_end).step_by(kernel.chunk_bytes) {
+            let bytes = kernel.chunk_bytes.min(block_end - start);
+            call::column_build(
+                backend,
+                &xt[4 * start * kernel.lanes..],
+                bytes,
+                buffers.tables,
+            );
+            // An int8 accumulator keeps its low part over a fold.
+            let first = start == if float { block } else { strips.start };
+            let fold = match (start + bytes == block_end, block == strips.start) {
+                (false, _) => Fold::Keep,
+                (true, true) => Fold::Start,
+                (true, false) => Fold::Add,
+            };
+            let part = ColumnPart {
+                view,
+                panels: panels.clone(),
+                start,
+                bytes,
+            };
+            let accs = (&mut *buffers.acc, &mut *buffers.total);
+            call::column_run::<X>(backend, &part, buffers.tables, accs, (first, fold));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The product: plan, prepare, run.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`prepare`] | which tokens take which lanes; tables and transposed activations |
+//! | [`row`] | the loop over one tile with row lanes |
+//! | [`column`] | the loop over one tile with column lanes |
+//! | [`sink`] | what becomes of the sums: raw, scaled, biased |
+
+pub(crate) mod column;
+pub(crate) mod prepare;
+pub(crate) mod row;
+pub(crate) mod sink;
+
+use crate::kernels::call::{Element, PanelView};
+use crate::kernels::contract::PANEL_ROWS;
+use crate::kernels::tiles::{MAX_TILES, TileGrid};
+use crate::threads::Threads;
+use crate::view::MatMut;
+use crate::workspace::Slots;
+use core::ops::Range;
+use prepare::Prepared;
+use sink::Sink;
+
+/// Below this many MACs a product stays on the calling thread: about 15 us of
+/// work, what sharing it would have to win back.
+const SERIAL_MACS: usize = 1 << 21;
+
+/// Work items for each worker, so that one that starts late holds up little.
+const ITEMS_PER_WORKER: usize = 4;
+
+/// The weights of a product.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub(crate) view: PanelView<'a>,
+    /// M: rows that exist; the last panel may be partly padding.
+    pub(crate) rows: usize,
+    /// Bytes of one row: [`strips`] of K.
+    pub(crate) row_bytes: usize,
+    /// Bytes along K that share a scale; `row_bytes` or more for one segment.
+    pub(crate) group_bytes: usize,
+}
+
+impl Weights<'_> {
+    /// The ranges of strips that are summed by themselves, in order.
+    pub(crate) fn segments(self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        segments(self.row_bytes, self.group_bytes)
+    }
+}
+
+/// Strips that a row of `k` weights takes: at least one, so that K = 0 needs no
+/// case of its own (panels have one strip of zeros then).
+pub(crate) fn strips(k: usize) -> usize {
+    k.div_ceil(4).max(1)
+}
+
+/// Cuts `row_bytes` strips into segments of `group_bytes`; there is always one.
+pub(crate) fn segments(
+    row_bytes: usize,
+    group_bytes: usize,
+) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let count = row_bytes.div_ceil(group_bytes.max(1)).max(1);
+    (0..count).map(move |i| {
+        let start = i * group_bytes;
+        start..row_bytes.min(start.saturating_add(group_bytes))
+    })
+}
+
+/// Everything a work item reads.
+pub(crate) struct Product<'a, X: Element, S> {
+    pub(crate) weights: Weights<'a>,
+    pub(crate) prepared: &'a Prepared<X>,
+    pub(crate) sink: S,
+}
+
+/// Computes `y[n][m]` for all tokens and rows.
+pub(crate) fn run<X: Element, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    y: MatMut<'_, S::Out>,
+    threads: Threads,
+    slots: &mut Slots,
+) {
+    let prepared = product.prepared;
+    let macs = product
+        .weights
+        .rows
+        .saturating_mul(prepared.k())
+        .saturating_mul(y.rows());
+    let workers = if macs < SERIAL_MACS {
+        1
+    } else {
+        threads.workers()
+    };
+    slots.grow(workers);
+    let slots = &*slots;
+    let (by_column, by_row) = y.split_at_row(prepared.column_tokens());
+
+    let lanes = X::column(prepared.backend()).lanes;
+    let tile = column_tile([by_column.rows(), product.weights.rows], lanes, workers);
+    let grid = grid(by_column, tile);
+    threads.for_each(workers, grid.len(), |i| {
+        if let Some(mut tile) = grid.claim(i) {
+            slots.with(threads.worker(), |scratch| {
+                column::run_tile(product, &mut tile, scratch)
+            });
+        }
+    });
+
+    let tile = row_tile([by_row.rows(), product.weights.rows], workers);
+    let grid = self::grid(by_row, tile);
+    threads.for_each(workers, grid.len(), |i| {
+        if let Some(mut tile) = grid.claim(i) {
+            slots.with(threads.worker(), |scratch| {
+                row::run_tile(product, &mut tile, scratch)
+            });
+        }
+    });
+}
+
+fn grid<T>(y: MatMut<'_, T>, [mut tile_tokens, mut tile_rows]: [usize; 2]) -> TileGrid<'_, T> {
+    let (shape, stride) = ([y.rows(), y.cols()], y.stride());
+    while shape[0]
+        .div_ceil(tile_tokens)
+        .saturating_mul(shape[1].div_ceil(tile_rows))
+        > MAX_TILES
+    {
+        if shape[0] > tile_tokens {
+            tile_tokens = tile_tokens.saturating_mul(2);
+        } else {
+            tile_rows = tile_rows.saturating_mul(2);
+        }
+    }
+    TileGrid::new(y.into_data(), shape, stride, [tile_tokens, tile_rows])
+}
+
+/// Column lanes split tokens first: each token tile builds its tables once,
+/// and a split of the rows would build them again.
+fn column_tile([tokens, rows]: [usize; 2], lanes: usize, workers: usize) -> [usize; 2] {
+    let tiles = tokens.div_ceil(lanes);
+    if workers <= 1 || tiles == 0 {
+        return [tokens.max(1), rows.max(1)];
+    }
+    if tiles >= 2 * workers {
+        return [
+            tiles.div_ceil(ITEMS_PER_WORKER * workers).max(1) * lanes,
+            rows.max(1),
+        ];
+    }
+    let parts = (2 * workers).div_ceil(tiles);
+    [lanes, panel_rows(rows, parts)]
+}
+
+/// Row lanes split rows: the tables are shared by all.
+fn row_tile([tokens, rows]: [usize; 2], workers: usize) -> [usize; 2] {
+    let parts = if workers <= 1 {
+        1
+    } else {
+        ITEMS_PER_WORKER * workers
+    };
+    [tokens.max(1), panel_rows(rows, parts)]
+}
+
+/// Rows of each of `parts` parts, in multiples of 4 panels where that leaves
+/// enough parts.
+fn panel_rows(rows: usize, parts: usize) -> usize {
+    let panels = rows.div_ceil(PANEL_ROWS).div_ceil(parts).max(1);
+    let panels = if panels > 4 {
+        panels.next_multiple_of(4)
+    } else {
+        panels
+    };
+    panels * PANEL_ROWS
+}

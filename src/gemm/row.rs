@@ -1,0 +1,140 @@
+//! The loop over one output tile with row lanes.
+//!
+//! ```text
+//! for block of panels                  sums stay in L2
+//!   for segment, for chunk along K     the chunk's tables stay in L2
+//!     for group of panels              they stay in L1 / L2 ...
+//!       for group of tokens            ... while the tokens pass over them
+//!         sums[token][row] += kernel
+//!     emit the segment's sums
+//! ```
+//! With one token there is nothing to keep: panels stream by once, in one
+//! chunk as long as the kernel allows.
+
+use super::Product;
+use super::sink::{At, Sink};
+use crate::kernels::call::{self, Element, RowPart};
+use crate::kernels::contract::{BLOCK_BYTES, PANEL_ROWS, RowKernel};
+use crate::kernels::tiles::Tile;
+use crate::workspace::{Scratch, reserve};
+use core::mem::size_of;
+
+/// Bytes of tables, over all tokens, that one chunk along K may take.
+const TABLE_BUDGET: usize = 256 << 10;
+/// Bytes of sums that one block of panels may take.
+const SUMS_BUDGET: usize = 128 << 10;
+
+/// Computes one tile of `y`.
+pub(crate) fn run_tile<X: Element, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    y: &mut Tile<'_, S::Out>,
+    scratch: &mut Scratch,
+) {
+    let (weights, prepared) = (&product.weights, product.prepared);
+    let backend = prepared.backend();
+    let kernel = X::row(backend);
+    let (tokens, rows) = (y.rows(), y.cols());
+    let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
+    let chunk = chunk_units(kernel, tokens.len());
+    let block = (SUMS_BUDGET / (tokens.len() * PANEL_ROWS * size_of::<X::Acc>())).max(4) & !3;
+    let segments = weights.segments();
+    let count = segments.len();
+
+    for first_panel in panels.clone().step_by(block) {
+        let block_panels = block.min(panels.end - first_panel);
+        let sums_stride = block_panels * PANEL_ROWS;
+        let sums = reserve(
+            &mut scratch.sums,
+            tokens.len() * sums_stride * size_of::<X::Acc>(),
+        );
+        let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
+        let mut table_unit = 0;
+        for (index, segment) in weights.segments().enumerate() {
+            let first = segment.start / kernel.unit_bytes;
+            let units = segment.end.div_ceil(kernel.unit_bytes) - first;
+            for done in (0..units).step_by(chunk) {
+                let part = RowPart {
+                    view: weights.view,
+                    panel: first_panel,
+                    start: (first + done) * kernel.unit_bytes,
+                    units: chunk.min(units - done),
+                };
+                let tables =
+                    |token: usize| prepared.tables(tokens.start + token, table_unit + done);
+                let shape = [block_panels, tokens.len()];
+                run_chunk::<X>(backend, part, shape, tables, sums, done > 0);
+            }
+            table_unit += units;
+            let row = first_panel * PANEL_ROWS;
+            let end = rows.end.min(row + sums_stride);
+            for (t, sums) in sums.chunks(sums_stride).enumerate() {
+                let token = prepared.column_tokens() + tokens.start + t;
+                let at = At {
+                    segment: (index, count),
+                    token,
+                    row,
+                };
+                product.sink.emit(
+                    at,
+                    &sums[..end - row],
+                    y.row_mut(tokens.start + t, row..end),
+                );
+            }
+        }
+    }
+}
+
+/// Units along K between two passes over the panels.
+fn chunk_units<X, Acc>(kernel: &RowKernel<X, Acc>, tokens: usize) -> usize {
+    // Chunks end on a block boundary of the canonical order.
+    let block = BLOCK_BYTES / kernel.unit_bytes;
+    let wanted = if tokens == 1 {
+        usize::MAX
+    } else {
+        TABLE_BUDGET / (kernel.table_bytes * tokens)
+    };
+    let chunk = wanted.clamp(block, kernel.max_units.max(block));
+    chunk - chunk % block
+}
+
+/// One chunk along K: all panels of the block by all tokens, in kernel tiles.
+fn run_chunk<'t, X: Element>(
+    backend: crate::isa::Backend,
+    mut part: RowPart<'_>,
+    [panels, tokens]: [usize; 2],
+    tables: impl Fn(usize) -> (&'t [u8], usize),
+    sums: &mut [X::Acc],
+    accumulate: bool,
+) {
+    let shapes = X::row(backend).tiles;
+    let stride = panels * PANEL_ROWS;
+    let (first_panel, mut panel) = (part.panel, 0);
+    while panel < panels {
+        let fits = |width: usize| width <= panels - panel;
+        let width = shapes
+            .iter()
+            .map(|s| s.panels)
+            .filter(|&w| fits(w))
+            .max()
+            .unwrap_or(1);
+        part.panel = first_panel + panel;
+        let mut token = 0;
+        while token < tokens {
+            let tile = shapes
+                .iter()
+                .position(|s| s.panels == width && s.tokens <= tokens - token)
+                .expect("every width has a shape for one token");
+            let out = &mut sums[token * stride + panel * PANEL_ROWS..];
+            call::row_run::<X>(
+                backend,
+                tile,
+                &part,
+                tables(token),
+                (out, stride),
+                accumulate,
+            );
+            token += shapes[tile].tokens;
+        }
+        panel += width;
+    }
+}

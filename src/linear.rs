@@ -1,0 +1,398 @@
+//! Products of a packed matrix: the raw int8 GEMM, and the linear layer with
+//! scales and bias.
+
+use crate::activations::{self, Inner, PreparedActivations};
+use crate::element::Activation;
+use crate::gemm::sink::{Affine, Float, Raw, Sink, W1A8};
+use crate::gemm::{self, Product};
+use crate::isa::IsaError;
+use crate::kernels::call::Element;
+use crate::matrix::{MatrixError, Scales, TernaryMatrix};
+use crate::panels::{Panels, SliceError};
+use crate::quant::QuantError;
+use crate::scales::{Granularity, GroupSize};
+use crate::view::{MatMut, MatRef};
+use crate::workspace::Workspace;
+use core::ops::Range;
+
+/// Why a product could not be computed. The output is untouched then.
+#[non_exhaustive]
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum GemmError {
+    /// The activations are not as wide as the matrix.
+    #[error("activations of {cols} columns for a matrix of {expected} (K)")]
+    InputWidth {
+        /// Columns of the activations.
+        cols: usize,
+        /// K of the matrix.
+        expected: usize,
+    },
+    /// The output is not tokens by rows.
+    #[error(
+        "an output of {rows} x {cols}, expected {tokens} tokens (N) by {expected_cols} rows (M)"
+    )]
+    OutputShape {
+        /// Rows of the output.
+        rows: usize,
+        /// Columns of the output.
+        cols: usize,
+        /// N.
+        tokens: usize,
+        /// M.
+        expected_cols: usize,
+    },
+    /// The activations were prepared for other groups than the matrix has.
+    #[error("activations prepared for groups of {prepared:?}, the matrix has {matrix:?}")]
+    Group {
+        /// What they were prepared for.
+        prepared: Option<GroupSize>,
+        /// What the matrix has.
+        matrix: Option<GroupSize>,
+    },
+    /// The activations were prepared in the other element type.
+    #[error("activations prepared as {prepared}, expected {expected}")]
+    PreparedType {
+        /// Their type.
+        prepared: &'static str,
+        /// The type needed.
+        expected: &'static str,
+    },
+    /// The activations could not be quantised.
+    #[error(transparent)]
+    Quant(#[from] QuantError),
+    /// The instruction set asked for is not available.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+}
+
+fn check_shapes<T>(x: [usize; 2], panels: &Panels, y: &MatMut<'_, T>) -> Result<(), GemmError> {
+    let [tokens, cols] = x;
+    if cols != panels.cols() {
+        return Err(GemmError::InputWidth {
+            cols,
+            expected: panels.cols(),
+        });
+    }
+    if [y.rows(), y.cols()] != [tokens, panels.rows()] {
+        let (rows, cols) = (y.rows(), y.cols());
+        return Err(GemmError::OutputShape {
+            rows,
+            cols,
+            tokens,
+            expected_cols: panels.rows(),
+        });
+    }
+    Ok(())
+}
+
+fn multiply<X: Element, S: Sink<X>>(
+    panels: &Panels,
+    prepared: &gemm::prepare::Prepared<X>,
+    sink: S,
+    y: MatMut<'_, S::Out>,
+    ws: (crate::Threads, &mut crate::workspace::Slots),
+) {
+    let weights = panels.weights(prepared.group_bytes());
+    gemm::run(
+        &Product {
+            weights,
+            prepared,
+            sink,
+        },
+        y,
+        ws.0,
+        ws.1,
+    );
+}
+
+impl Panels {
+    /// The exact integer product `y[n][m] = sum_k w[m][k] * x[n][k]`, int8 in,
+    /// int32 out: `x` is `[N][K]`, `y` is `[N][M]`. Equal to the mathematical
+    /// sum for every input, on every instruction set and any number of threads.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the instruction set that was asked for is
+    /// not available.
+    pub fn gemm_i8(
+        &self,
+        x: MatRef<'_, i8>,
+        y: MatMut<'_, i32>,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_shapes([x.rows(), x.cols()], self, &y)?;
+        let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
+        ws.prepared_i8.build(x, usize::MAX, how, threads);
+        multiply(self, &ws.prepared_i8, Raw, y, (threads, &mut ws.slots));
+        Ok(())
+    }
+
+    /// As [`Panels::gemm_i8`], with activations prepared by
+    /// [`PreparedActivations::int8`] or [`PreparedActivations::quantize`]; their
+    /// scales are not applied.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the activations are f32 or prepared for
+    /// groups.
+    pub fn gemm_i8_prepared(
+        &self,
+        x: &PreparedActivations,
+        y: MatMut<'_, i32>,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_shapes([x.tokens(), x.cols()], self, &y)?;
+        check_group(x.group, None)?;
+        let Inner::I8(prepared, _) = &x.inner else {
+            return Err(GemmError::PreparedType {
+                prepared: "f32",
+                expected: "int8",
+            });
+        };
+        multiply(self, prepared, Raw, y, (ws.threads(), &mut ws.slots));
+        Ok(())
+    }
+}
+
+fn check_group(prepared: Option<GroupSize>, matrix: Option<GroupSize>) -> Result<(), GemmError> {
+    if prepared != matrix {
+        return Err(GemmError::Group { prepared, matrix });
+    }
+    Ok(())
+}
+
+/// A linear layer on packed ternary weights:
+/// `y[n][m] = scale[m] * sum_k w[m][k] * x[n][k] + bias[m]`, with scales per
+/// tensor, row or group along K.
+///
+/// ```
+/// use tritgemm::{Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
+/// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1, 1, 1], 2, 3, Scales::per_row(vec![0.5, 2.0]))?;
+/// let layer = Linear::new(&w)?.with_bias(vec![0.0, 1.0])?;
+/// let (mut y, mut ws) = ([0.0; 2], Workspace::new());
+/// let x = MatRef::new(&[1.0, 2.0, 3.0], 1, 3)?;
+/// layer.forward_f32(x, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
+/// assert_eq!(y, [-1.0, 13.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Linear {
+    panels: Panels,
+    scales: Scales,
+    bias: Option<Vec<f32>>,
+    /// `[groups][rows]`: as the epilogue reads them.
+    by_group: Vec<f32>,
+}
+
+impl Linear {
+    /// Packs a matrix, without bias.
+    ///
+    /// # Errors
+    /// If `TRITGEMM_ISA` names an unavailable instruction set.
+    pub fn new(matrix: &TernaryMatrix) -> Result<Self, IsaError> {
+        let scales = matrix.scales().clone();
+        Ok(Self::assemble(Panels::pack(matrix)?, scales, None))
+    }
+
+    /// From panels, their scales and an optional bias.
+    ///
+    /// # Errors
+    /// If the numbers of scales or of bias values do not fit the panels, or a
+    /// scale is not finite.
+    pub fn from_parts(
+        panels: Panels,
+        scales: Scales,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self, MatrixError> {
+        scales.check(panels.rows(), panels.cols())?;
+        let layer = Self::assemble(panels, scales, None);
+        match bias {
+            Some(bias) => layer.with_bias(bias),
+            None => Ok(layer),
+        }
+    }
+
+    fn assemble(panels: Panels, scales: Scales, bias: Option<Vec<f32>>) -> Self {
+        let (rows, groups) = (panels.rows(), scales.groups(panels.cols()));
+        let values = scales.values();
+        let by_group = match scales.granularity() {
+            Granularity::PerTensor => vec![values[0]; rows],
+            Granularity::PerRow => values.to_vec(),
+            // K = 0 has no group of its own, but one empty segment.
+            Granularity::PerGroup(_) if values.is_empty() => vec![0.0; rows * groups],
+            Granularity::PerGroup(_) => (0..groups * rows)
+                .map(|i| values[i % rows * groups + i / rows])
+                .collect(),
+        };
+        Self {
+            panels,
+            scales,
+            bias,
+            by_group,
+        }
+    }
+
+    /// Adds a bias, one value a row.
+    ///
+    /// # Errors
+    /// If there are more or fewer.
+    pub fn with_bias(mut self, bias: Vec<f32>) -> Result<Self, MatrixError> {
+        let (rows, len) = (self.panels.rows(), bias.len());
+        if len != rows {
+            return Err(MatrixError::BiasLength { rows, len });
+        }
+        self.bias = Some(bias);
+        Ok(self)
+    }
+
+    /// K, the inputs.
+    pub fn in_features(&self) -> usize {
+        self.panels.cols()
+    }
+
+    /// M, the outputs.
+    pub fn out_features(&self) -> usize {
+        self.panels.rows()
+    }
+
+    /// The packed weights.
+    pub fn panels(&self) -> &Panels {
+        &self.panels
+    }
+
+    /// The scales.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// The bias.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// The group size of the scales, if they are per group.
+    pub fn group(&self) -> Option<GroupSize> {
+        match self.scales.granularity() {
+            Granularity::PerGroup(size) => Some(size),
+            _ => None,
+        }
+    }
+
+    /// Rows `range` as a layer of its own, sharing the packed weights: see
+    /// [`Panels::slice_rows`].
+    ///
+    /// # Errors
+    /// If the range does not start at a multiple of 64, ends neither at one nor
+    /// at the last row, or leaves the matrix.
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Linear, SliceError> {
+        let panels = self.panels.slice_rows(range.clone())?;
+        let groups = self.scales.groups(self.in_features());
+        let scales = match self.scales.granularity() {
+            Granularity::PerTensor => self.scales.clone(),
+            Granularity::PerRow => Scales::per_row(self.scales.values()[range.clone()].to_vec()),
+            Granularity::PerGroup(size) => {
+                let row = |row: usize| (row * groups).min(self.scales.values().len());
+                let values = &self.scales.values()[row(range.start)..row(range.end)];
+                Scales::per_group(size, values.to_vec())
+            }
+        };
+        let bias = self.bias.as_ref().map(|bias| bias[range].to_vec());
+        Ok(Self::assemble(panels, scales, bias))
+    }
+
+    /// The W1.58A8 forward pass: quantises each token of `x` (`[N][K]`, f32,
+    /// f16 or bf16) to int8 by its absolute maximum, multiplies exactly, scales
+    /// and adds the bias into `y` (`[N][M]`). As in BitNet b1.58,
+    /// arXiv:2402.17764.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, an activation is NaN or infinite, or the
+    /// instruction set that was asked for is not available.
+    pub fn forward<T: Activation>(
+        &self,
+        x: MatRef<'_, T>,
+        y: MatMut<'_, f32>,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
+        let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
+        activations::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
+        let values = activations::dense(&ws.values, x.rows(), x.cols());
+        ws.prepared_i8
+            .build(values, activations::group_bytes(self.group()), how, threads);
+        let sink = W1A8 {
+            affine: self.affine(),
+            token_scales: &ws.token_scales,
+        };
+        multiply(
+            &self.panels,
+            &ws.prepared_i8,
+            sink,
+            y,
+            (threads, &mut ws.slots),
+        );
+        Ok(())
+    }
+
+    /// The f32 forward pass in the canonical order of summation: the same bits
+    /// on every instruction set, for any number of tokens at once and any
+    /// number of threads. A weight of 0 never touches its activation, so a NaN
+    /// there does not spread; a NaN in `y` is always `0x7fc00000`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the instruction set that was asked for is
+    /// not available.
+    pub fn forward_f32(
+        &self,
+        x: MatRef<'_, f32>,
+        y: MatMut<'_, f32>,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
+        let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
+        ws.prepared_f32
+            .build(x, activations::group_bytes(self.group()), how, threads);
+        let sink = Float(self.affine());
+        multiply(
+            &self.panels,
+            &ws.prepared_f32,
+            sink,
+            y,
+            (threads, &mut ws.slots),
+        );
+        Ok(())
+    }
+
+    /// The forward pass on prepared activations, by the path that they were
+    /// prepared for. They keep the backend they were prepared with.
+    ///
+    /// # Errors
+    /// If the shapes or the group sizes do not fit.
+    pub fn forward_prepared(
+        &self,
+        x: &PreparedActivations,
+        y: MatMut<'_, f32>,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_shapes([x.tokens(), x.cols()], &self.panels, &y)?;
+        check_group(x.group, self.group())?;
+        let how = (ws.threads(), &mut ws.slots);
+        match &x.inner {
+            Inner::I8(prepared, token_scales) => {
+                let sink = W1A8 {
+                    affine: self.affine(),
+                    token_scales,
+                };
+                multiply(&self.panels, prepared, sink, y, how);
+            }
+            Inner::F32(prepared) => multiply(&self.panels, prepared, Float(self.affine()), y, how),
+        }
+        Ok(())
+    }
+
+    fn affine(&self) -> Affine<'_> {
+        Affine {
+            rows: self.out_features(),
+            scales: &self.by_group,
+            bias: self.bias(),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Panels: the packed bytes transposed in strips of 64 rows, as kernels read
+//! them.
+
+use crate::gemm::{Weights, strips};
+use crate::isa::{Backend, IsaError};
+use crate::kernels::call::{self, PanelView};
+use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
+use crate::kernels::tiles::TileGrid;
+use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
+use crate::threads::Threads;
+use crate::workspace::{Lines, lines};
+use core::ops::Range;
+use std::sync::Arc;
+
+/// A ternary matrix in panels: `panel[p][strip][r]` is byte `strip` of row
+/// `64 p + r`. Rows are padded with zeros to 64, strips to a multiple of 3.
+///
+/// One layout serves every instruction set and every number of tokens, so a
+/// panel file can be mapped into memory and used anywhere. Cloning and slicing
+/// share the bytes.
+///
+/// The length of a row is padded to 12 weights only: a whole 240-weight block
+/// of the canonical order would cost 5 % more memory traffic at K = 4096.
+#[derive(Clone, Debug)]
+pub struct Panels {
+    bytes: PanelBytes,
+    /// First byte of the first panel.
+    offset: usize,
+    rows: usize,
+    cols: usize,
+}
+
+/// Where panels lie in memory. Made by `From` from what the caller has; any
+/// alignment works, 64 bytes is fastest.
+#[derive(Clone, Debug)]
+pub struct PanelBytes(Storage);
+
+#[derive(Clone, Debug)]
+enum Storage {
+    Lines(Arc<Lines>),
+    Vec(Arc<Vec<u8>>),
+    Slice(Arc<[u8]>),
+    Static(&'static [u8]),
+    #[cfg(feature = "mmap")]
+    Mapped(Arc<memmap2::Mmap>),
+}
+
+impl PanelBytes {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.0 {
+            Storage::Lines(bytes) => bytes,
+            Storage::Vec(bytes) => bytes,
+            Storage::Slice(bytes) => bytes,
+            Storage::Static(bytes) => bytes,
+            #[cfg(feature = "mmap")]
+            Storage::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for PanelBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Storage::Vec(Arc::new(bytes)))
+    }
+}
+
+impl From<Arc<[u8]>> for PanelBytes {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self(Storage::Slice(bytes))
+    }
+}
+
+impl From<&'static [u8]> for PanelBytes {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self(Storage::Static(bytes))
+    }
+}
+
+#[cfg(feature = "mmap")]
+impl From<memmap2::Mmap> for PanelBytes {
+    fn from(bytes: memmap2::Mmap) -> Self {
+        Self(Storage::Mapped(Arc::new(bytes)))
+    }
+}
+
+impl From<Lines> for PanelBytes {
+    fn from(bytes: Lines) -> Self {
+        Self(Storage::Lines(Arc::new(bytes)))
+    }
+}
+
+/// Why a range of rows cannot be sliced off.
+#[non_exhaustive]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SliceError {
+    /// The range does not start on a panel.
+    #[error("rows can be sliced at multiples of 64, not at {row}")]
+    Unaligned {
+        /// The row.
+        row: usize,
+    },
+    /// The range leaves the matrix or ends before it starts.
+    #[error("rows {}..{} of a matrix of {rows} rows", range.start, range.end)]
+    OutOfRange {
+        /// The range.
+        range: Range<usize>,
+        /// Rows of the matrix.
+        rows: usize,
+    },
+}
+
+/// Strips of a panel of `cols` columns.
+pub(crate) fn depth(cols: usize) -> usize {
+    strips(cols).next_multiple_of(DEPTH_MULTIPLE)
+}
+
+/// Bytes of the panels of a `rows x cols` matrix, if they can be addressed.
+pub(crate) fn panel_bytes(rows: usize, cols: usize) -> Option<usize> {
+    let bytes = rows
+        .div_ceil(PANEL_ROWS)
+        .checked_mul(depth(cols).checked_mul(PANEL_ROWS)?)?;
+    (bytes <= isize::MAX as usize).then_some(bytes)
+}
+
+impl Panels {
+    /// Lays a matrix out in panels, inside the caller's rayon pool if it is in
+    /// one. Runs near copy speed.
+    ///
+    /// # Errors
+    /// If `TRITGEMM_ISA` names an unavailable instruction set.
+    pub fn pack(matrix: &TernaryMatrix) -> Result<Self, IsaError> {
+        Ok(Self::pack_with(Backend::active()?, Threads::Rayon, matrix))
+    }
+
+    /// As [`Panels::pack`], with a backend and threads of choice.
+    pub fn pack_with(backend: Backend, threads: Threads, matrix: &TernaryMatrix) -> Self {
+        Self::pack_bytes(
+            backend,
+            threads,
+            matrix.packed(),
+            matrix.rows(),
+            matrix.cols(),
+        )
+    }
+
+    /// From packed bytes `[rows][ceil(cols / 4)]`, checked first.
+    ///
+    /// # Errors
+    /// If a code is 11, padding bits are not zero, a length does not fit the
+    /// shape, or `TRITGEMM_ISA` names an unavailable instruction set.
+    pub fn from_packed(packed: &[u8], rows: usize, cols: usize) -> Result<Self, MatrixError> {
+        check_cols(cols)?;
+        crate::codec::validate(packed, rows, cols)?;
+        let backend = Backend::active().map_err(crate::codec::CodecError::from)?;
+        Ok(Self::pack_bytes(
+            backend,
+            Threads::Rayon,
+            packed,
+            rows,
+            cols,
+        ))
+    }
+
+    fn pack_bytes(
+        backend: Backend,
+        threads: Threads,
+        packed: &[u8],
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        let len = panel_bytes(rows, cols).expect("as long as the packed bytes but for padding");
+        let (row_bytes, stride) = (cols.div_ceil(4), depth(cols) * PANEL_ROWS);
+        let mut bytes = lines();
+        bytes.resize(len, 0);
+        let panels = rows.div_ceil(PANEL_ROWS);
+        if row_bytes > 0 && panels > 0 {
+            let workers = if len < 1 << 20 { 1 } else { threads.workers() };
+            let per_item = panels.div_ceil(if workers > 1 { 8 * workers } else { 1 });
+            let grid = TileGrid::new(&mut bytes, [panels, stride], stride, [per_item, stride]);
+            threads.for_each(workers, grid.len(), |i| {
+                let Some(mut tile) = grid.claim(i) else {
+                    return;
+                };
+                for panel in tile.rows() {
+                    let first = panel * PANEL_ROWS * row_bytes;
+                    let last = packed.len().min(first + PANEL_ROWS * row_bytes);
+                    let rows = &packed[first..last];
+                    call::pack_panel(backend, rows, row_bytes, tile.row_mut(panel, 0..stride));
+                }
+            });
+        }
+        Self {
+            bytes: bytes.into(),
+            offset: 0,
+            rows,
+            cols,
+        }
+    }
+
+    /// Panels that lie `offset` bytes into `bytes`, already checked.
+    pub(crate) fn from_parts(bytes: PanelBytes, offset: usize, rows: usize, cols: usize) -> Self {
+        debug_assert!(
+            panel_bytes(rows, cols).is_some_and(|len| bytes.as_slice().len() - offset >= len)
+        );
+        Self {
+            bytes,
+            offset,
+            rows,
+            cols,
+        }
+    }
+
+    /// M, the number of rows (outputs).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// K, the number of columns (inputs).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The panels' bytes, `[ceil(rows / 64)][depth][64]`.
+    pub fn as_bytes(&self) -> &[u8] {
+        let len = panel_bytes(self.rows, self.cols).expect("checked when made");
+        &self.bytes.as_slice()[self.offset..][..len]
+    }
+
+    /// Rows `range`, without copying. The range starts at a multiple of 64 and
+    /// ends at one or at the last row: what a tensor-parallel shard needs.
+    ///
+    /// # Errors
+    /// If it does not, or leaves the matrix.
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Panels, SliceError> {
+        let rows = self.rows;
+        if range.start > range.end || range.end > rows {
+            return Err(SliceError::OutOfRange { range, rows });
+        }
+        let cut = |row: usize| row.is_multiple_of(PANEL_ROWS) || row == rows;
+        if let Some(row) = [range.start, range.end].into_iter().find(|&row| !cut(row)) {
+            return Err(SliceError::Unaligned { row });
+        }
+        let panel = range.start.div_ceil(PANEL_ROWS);
+        Ok(Panels {
+            bytes: self.bytes.clone(),
+            offset: self.offset + panel * PANEL_ROWS * depth(self.cols),
+            rows: range.len(),
+            cols: self.cols,
+        })
+    }
+
+    /// Back to packed rows, `[rows][ceil(cols / 4)]`.
+    pub fn to_packed(&self) -> Vec<u8> {
+        let (row_bytes, stride) = (self.cols.div_ceil(4), depth(self.cols) * PANEL_ROWS);
+        let mut packed = vec![0; self.rows * row_bytes];
+        if row_bytes == 0 {
+            return packed;
+        }
+        for (rows, panel) in packed
+            .chunks_mut(PANEL_ROWS * row_bytes)
+            .zip(self.as_bytes().chunks(stride))
+        {
+            for (r, row) in rows.chunks_mut(row_bytes).enumerate() {
+                for (byte, strip) in row.iter_mut().zip(panel.chunks(PANEL_ROWS)) {
+                    *byte = strip[r];
+                }
+            }
+        }
+        packed
+    }
+
+    /// What the kernels read.
+    pub(crate) fn weights(&self, group_bytes: usize) -> Weights<'_> {
+        Weights {
+            view: PanelView::new(self.as_bytes(), depth(self.cols)),
+            rows: self.rows,
+            row_bytes: strips(self.cols),
+            group_bytes,
+        }
+    }
+}

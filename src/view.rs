@@ -1,0 +1,227 @@
+//! Row-major matrix views with explicit strides, the edge of the API.
+
+/// Why a slice is not the matrix it was said to be.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The slice is shorter than the shape and stride need.
+    #[error(
+        "{rows} x {cols} elements at a stride of {stride} need {expected}, the slice has {len}"
+    )]
+    Length {
+        /// Rows of the view.
+        rows: usize,
+        /// Columns of the view.
+        cols: usize,
+        /// Elements from a row to the next.
+        stride: usize,
+        /// Elements that the slice has.
+        len: usize,
+        /// Elements that it needs.
+        expected: usize,
+    },
+    /// Rows would overlap.
+    #[error("a stride of {stride} is smaller than the {cols} columns of a row")]
+    Stride {
+        /// Columns of the view.
+        cols: usize,
+        /// Elements from a row to the next.
+        stride: usize,
+    },
+    /// The shape does not fit the address space.
+    #[error("{rows} x {cols} elements at a stride of {stride} do not fit the address space")]
+    TooLarge {
+        /// Rows of the view.
+        rows: usize,
+        /// Columns of the view.
+        cols: usize,
+        /// Elements from a row to the next.
+        stride: usize,
+    },
+}
+
+fn check(len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), ViewError> {
+    if stride < cols {
+        return Err(ViewError::Stride { cols, stride });
+    }
+    let expected = match rows.checked_sub(1) {
+        None => 0,
+        Some(last) => last
+            .checked_mul(stride)
+            .and_then(|start| start.checked_add(cols))
+            .ok_or(ViewError::TooLarge { rows, cols, stride })?,
+    };
+    if len < expected {
+        return Err(ViewError::Length {
+            rows,
+            cols,
+            stride,
+            len,
+            expected,
+        });
+    }
+    Ok(())
+}
+
+/// A borrowed row-major matrix: `rows` rows of `cols` elements, `stride` apart.
+///
+/// ```
+/// use tritgemm::MatRef;
+/// let data = [1, 2, 3, 0, 4, 5, 6, 0];
+/// let x = MatRef::with_stride(&data, 2, 3, 4)?;
+/// assert_eq!(x.row(1), [4, 5, 6]);
+/// # Ok::<(), tritgemm::ViewError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct MatRef<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a, T> MatRef<'a, T> {
+    /// A dense view: the stride is `cols`.
+    ///
+    /// # Errors
+    /// If `data` is shorter than `rows * cols`.
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, ViewError> {
+        Self::with_stride(data, rows, cols, cols)
+    }
+
+    /// A view whose rows start `stride` elements apart.
+    ///
+    /// # Errors
+    /// If `stride < cols` or `data` is too short.
+    pub fn with_stride(
+        data: &'a [T],
+        rows: usize,
+        cols: usize,
+        stride: usize,
+    ) -> Result<Self, ViewError> {
+        check(data.len(), rows, cols, stride)?;
+        Ok(Self {
+            data,
+            rows,
+            cols,
+            stride,
+        })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `row`, `cols` elements.
+    ///
+    /// # Panics
+    /// If `row` is not a row of the view.
+    pub fn row(&self, row: usize) -> &'a [T] {
+        assert!(row < self.rows, "row {row} of a view of {} rows", self.rows);
+        &self.data[row * self.stride..][..self.cols]
+    }
+}
+
+/// A mutably borrowed row-major matrix: `rows` rows of `cols` elements,
+/// `stride` apart. Elements between the rows are never touched.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a, T> MatMut<'a, T> {
+    /// A dense view: the stride is `cols`.
+    ///
+    /// # Errors
+    /// If `data` is shorter than `rows * cols`.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, ViewError> {
+        Self::with_stride(data, rows, cols, cols)
+    }
+
+    /// A view whose rows start `stride` elements apart.
+    ///
+    /// # Errors
+    /// If `stride < cols` or `data` is too short.
+    pub fn with_stride(
+        data: &'a mut [T],
+        rows: usize,
+        cols: usize,
+        stride: usize,
+    ) -> Result<Self, ViewError> {
+        check(data.len(), rows, cols, stride)?;
+        Ok(Self {
+            data,
+            rows,
+            cols,
+            stride,
+        })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from a row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `row`, `cols` elements.
+    ///
+    /// # Panics
+    /// If `row` is not a row of the view.
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row {row} of a view of {} rows", self.rows);
+        &mut self.data[row * self.stride..][..self.cols]
+    }
+
+    /// The rows before `row`, and the rest.
+    pub(crate) fn split_at_row(self, row: usize) -> (MatMut<'a, T>, MatMut<'a, T>) {
+        let Self {
+            data,
+            rows,
+            cols,
+            stride,
+        } = self;
+        let at = if row >= rows {
+            data.len()
+        } else {
+            row * stride
+        };
+        let (head, tail) = data.split_at_mut(at);
+        (
+            MatMut {
+                data: head,
+                rows: row.min(rows),
+                cols,
+                stride,
+            },
+            MatMut {
+                data: tail,
+                rows: rows.saturating_sub(row),
+                cols,
+                stride,
+            },
+        )
+    }
+
+    /// The slice itself.
+    pub(crate) fn into_data(self) -> &'a mut [T] {
+        self.data
+    }
+}

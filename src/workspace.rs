@@ -1,0 +1,183 @@
+//! How a product runs (backend, threads, lanes) and the memory it reuses.
+
+use crate::gemm::prepare::Prepared;
+use crate::isa::{Backend, IsaError};
+use crate::threads::Threads;
+use aligned_vec::{AVec, ConstAlign};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Memory aligned to cache lines.
+pub(crate) type Lines = AVec<u8, ConstAlign<64>>;
+
+/// Which loop order computes a product. Both give the same bits.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Lanes {
+    /// By the number of tokens, at the measured crossover of the backend.
+    #[default]
+    Auto,
+    /// Lanes are rows: made for few tokens.
+    Row,
+    /// Lanes are tokens: made for many.
+    Column,
+}
+
+/// How products run. Results never depend on it.
+///
+/// ```
+/// use tritgemm::{Backend, Options, Threads, Workspace};
+/// let serial = Options::new().threads(Threads::Serial).backend(Backend::scalar());
+/// let mut ws = Workspace::with_options(serial);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    backend: Option<Backend>,
+    threads: Threads,
+    lanes: Lanes,
+}
+
+impl Options {
+    /// The active backend, the caller's rayon pool, lanes by measurement.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses `backend` instead of [`Backend::active`].
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Where the work runs.
+    pub fn threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Forces a loop order, for measurements and tests.
+    pub fn lanes(mut self, lanes: Lanes) -> Self {
+        self.lanes = lanes;
+        self
+    }
+}
+
+/// Scratch memory that products reuse, and the [`Options`] they run with.
+///
+/// After the first product of a shape, further ones of the same or a smaller
+/// shape allocate nothing. One workspace serves one product at a time; threads
+/// that work on different products need one each.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    options: Options,
+    pub(crate) prepared_i8: Prepared<i8>,
+    pub(crate) prepared_f32: Prepared<f32>,
+    pub(crate) values: Vec<i8>,
+    pub(crate) token_scales: Vec<f32>,
+    pub(crate) slots: Slots,
+}
+
+impl Workspace {
+    /// A workspace with default [`Options`]; allocates nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A workspace that runs products with `options`.
+    pub fn with_options(options: Options) -> Self {
+        Self {
+            options,
+            ..Self::default()
+        }
+    }
+
+    /// The options.
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    /// Replaces the options; the memory stays.
+    pub fn set_options(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    pub(crate) fn backend(&self) -> Result<Backend, IsaError> {
+        self.options.backend.map_or_else(Backend::active, Ok)
+    }
+
+    pub(crate) fn threads(&self) -> Threads {
+        self.options.threads
+    }
+
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.options.lanes
+    }
+}
+
+/// One worker's buffers.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    pub(crate) tables: Lines,
+    pub(crate) acc: Lines,
+    pub(crate) total: Lines,
+    pub(crate) sums: Lines,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            tables: lines(),
+            acc: lines(),
+            total: lines(),
+            sums: lines(),
+        }
+    }
+}
+
+/// No memory yet.
+pub(crate) fn lines() -> Lines {
+    AVec::new(64)
+}
+
+/// Makes `buffer` at least `len` bytes long; what it held is lost or not.
+pub(crate) fn reserve(buffer: &mut Lines, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}
+
+/// One [`Scratch`] per worker.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Vec<Mutex<Scratch>>);
+
+impl Slots {
+    /// Has at least `workers` slots afterwards.
+    pub(crate) fn grow(&mut self, workers: usize) {
+        if self.0.len() < workers {
+            self.0.resize_with(workers, Mutex::default);
+        }
+    }
+
+    /// Runs `work` with a slot nobody else uses; `hint` is tried first. Should
+    /// there be more workers than slots, the surplus gets memory of its own.
+    pub(crate) fn with<R>(&self, hint: usize, work: impl FnOnce(&mut Scratch) -> R) -> R {
+        let slots = self
+            .0
+            .iter()
+            .cycle()
+            .skip(hint % self.0.len().max(1))
+            .take(self.0.len());
+        for slot in slots {
+            // Scratch has no invariant that a panic could have broken.
+            let free: Option<MutexGuard<'_, Scratch>> = match slot.try_lock() {
+                Ok(guard) => Some(guard),
+                Err(std::sync::TryLockError::Poisoned(e)) => Some(PoisonError::into_inner(e)),
+                Err(std::sync::TryLockError::WouldBlock) => None,
+            };
+            if let Some(mut scratch) = free {
+                return work(&mut scratch);
+            }
+        }
+        work(&mut Scratch::default())
+    }
+}
