@@ -50,11 +50,11 @@ where
         .fold(true, |a, b| a & b)
 }
 
-/// Calls `f(row)` for the rows of `values`, as [`all_rows`].
+/// Calls `f(row, values)` for the rows of `values`, as [`all_rows`].
 pub(crate) fn each_row_mut<B, F>(values: &mut [B], width: usize, f: F)
 where
     B: Send,
-    F: Fn(&mut [B]) + Send + Sync,
+    F: Fn(usize, &mut [B]) + Send + Sync,
 {
     if width == 0 {
         return;
@@ -62,10 +62,17 @@ where
     #[cfg(feature = "rayon")]
     if let Some(rows) = rows_per_task(values.len(), width) {
         use rayon::prelude::*;
-        values.par_chunks_mut(width).with_min_len(rows).for_each(f);
+        values
+            .par_chunks_mut(width)
+            .enumerate()
+            .with_min_len(rows)
+            .for_each(|(row, values)| f(row, values));
         return;
     }
-    values.chunks_mut(width).for_each(f);
+    values
+        .chunks_mut(width)
+        .enumerate()
+        .for_each(|(row, values)| f(row, values));
 }
 
 /// Rows that make a task, or `None` if all of them should stay on this thread.

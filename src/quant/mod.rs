@@ -27,6 +27,8 @@
 mod activations;
 mod weights;
 
+pub(crate) use weights::{first_non_finite, row_alpha};
+
 pub use activations::{
     MIN_ABSMAX, quantize_activations, quantize_activations_into, quantize_token,
 };
@@ -97,7 +99,7 @@ impl QuantError {
 }
 
 /// The number of values in a matrix, which `len` must be.
-fn check_matrix(
+pub(crate) fn check_matrix(
     argument: &'static str,
     len: usize,
     rows: usize,

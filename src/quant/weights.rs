@@ -219,7 +219,7 @@ pub fn sparsify_2_4(weights: &mut [f32], rows: usize, cols: usize) -> Result<(),
     if vector::largest_magnitude(weights) >= f32::INFINITY_BITS {
         return Err(first_non_finite(weights, cols));
     }
-    each_row_mut(weights, cols, vector::sparsify_2_4);
+    each_row_mut(weights, cols, |_, row| vector::sparsify_2_4(row));
     Ok(())
 }
 
@@ -241,12 +241,12 @@ pub fn sparsify_2_4(weights: &mut [f32], rows: usize, cols: usize) -> Result<(),
 /// ```
 pub fn sparsify_trits_2_4(trits: &mut [i8], rows: usize, cols: usize) -> Result<(), QuantError> {
     super::check_matrix("trits", trits.len(), rows, cols)?;
-    each_row_mut(trits, cols, vector::sparsify_2_4);
+    each_row_mut(trits, cols, |_, row| vector::sparsify_2_4(row));
     Ok(())
 }
 
 /// Alpha of some weights; `None` if one is not finite.
-fn row_alpha(weights: &[f32]) -> Option<f32> {
+pub(crate) fn row_alpha(weights: &[f32]) -> Option<f32> {
     let sum = vector::sum_of_magnitudes(weights);
     sum.is_finite().then(|| alpha(sum, weights.len()))
 }
@@ -265,7 +265,7 @@ fn scale_count(rows: usize, cols: usize, granularity: Granularity) -> Result<usi
 /// The error about the first weight that is not finite: only called when a
 /// vectorised pass has met one.
 #[cold]
-fn first_non_finite(weights: &[f32], cols: usize) -> QuantError {
+pub(crate) fn first_non_finite(weights: &[f32], cols: usize) -> QuantError {
     let mut values = weights.iter().copied().enumerate();
     let (at, value) = values
         .find(|(_, w)| !w.is_finite())
