@@ -242,11 +242,12 @@ pub struct Layout {
 
 impl Layout {
     /// Lays out `tensors`, as the safetensors crate does: wide types first, so
-    /// that all are aligned, then by name.
+    /// that all are aligned, then by name. `packed` lists the packed matrices,
+    /// if the file is one of ours.
     pub fn new(
         mut tensors: Vec<Planned>,
         metadata: &BTreeMap<String, String>,
-        packed: &BTreeMap<String, PackedInfo>,
+        packed: Option<&BTreeMap<String, PackedInfo>>,
     ) -> Result<Self> {
         tensors.sort_by(|a, b| {
             let width = b.dtype.bitsize().cmp(&a.dtype.bitsize());
@@ -257,8 +258,10 @@ impl Layout {
             bail!("two tensors of the output would be called `{}`", twice.name);
         }
         let mut metadata = metadata.clone();
-        metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
-        metadata.insert(TENSORS_KEY.to_owned(), serde_json::to_string(packed)?);
+        if let Some(packed) = packed {
+            metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
+            metadata.insert(TENSORS_KEY.to_owned(), serde_json::to_string(packed)?);
+        }
 
         let mut json = format!("{{\"__metadata__\":{}", serde_json::to_string(&metadata)?);
         let mut starts = Vec::with_capacity(tensors.len());

@@ -132,7 +132,7 @@ fn lay_out(source: &Source<'_>, chosen: &BTreeSet<&str>, args: &QuantizeArgs) ->
             shape: vec![rows, cols.div_ceil(4)],
         });
     }
-    Layout::new(planned, &source.metadata, &packed)
+    Layout::new(planned, &source.metadata, Some(&packed))
 }
 
 fn matrix_shape(tensor: &Tensor<'_>) -> Result<[usize; 2]> {
