@@ -23,6 +23,8 @@ mod workspace;
 
 pub use activation::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
+#[doc(hidden)]
+pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use panels::{PanelBytes, Panels, SliceError};
@@ -31,5 +33,3 @@ pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};
 pub use workspace::{Lanes, Options, Workspace};
-#[doc(hidden)]
-pub use isa::{TableRow, epilogues, kernel_table};
