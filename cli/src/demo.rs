@@ -86,7 +86,9 @@ pub fn run(args: &DemoArgs, out: &mut Out) -> Result<()> {
     out.line(
         "The packed file is about 16 times smaller than f32; every kernel gives the same bits;",
     )?;
-    out.line("and a token costs as many times less as the last column says. On your own files:")?;
+    out.line(
+        "and the last column says how many times faster than dense f32 that is. On your own files:",
+    )?;
     out.line("  tritgemm quantize MODEL.safetensors PACKED.safetensors --exclude '*embed*'")?;
     out.line("  tritgemm verify PACKED.safetensors")?;
     out.line("  tritgemm bench --help")?;

@@ -99,11 +99,16 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         );
     }
     out.line(format!(
-        "{}: codes, padding and shapes are right, and {} (int8, f32 and w1a8 activations; {} tokens; \
-         row and column lanes) equal the scalar path bit for bit.",
-        count(matrices, "matrix", "matrices"),
-        count(products, "product", "products"),
-        list(&args.tokens),
+        "{}: codes, padding and shapes are right.",
+        count(matrices, "matrix", "matrices")
+    ))?;
+    out.line(format!(
+        "{} equal the scalar path bit for bit: int8, f32 and w1a8 activations,",
+        count(products, "product", "products")
+    ))?;
+    out.line(format!(
+        "{} tokens, by row lanes and by column lanes.",
+        list(&args.tokens)
     ))
 }
 

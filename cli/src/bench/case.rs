@@ -78,6 +78,7 @@ impl Case {
         let mut random = SmallRng::seed_from_u64(1);
         let x: Vec<f32> = (0..n * k).map(|_| random.random_range(-1.0..1.0)).collect();
         let x_i8: Vec<i8> = (0..n * k).map(|_| random.random()).collect();
+        // The same values; that they are other tokens makes no difference to time.
         let x_dense = &x[..];
         let (x, x_i8) = (MatRef::new(&x, n, k)?, MatRef::new(&x_i8, n, k)?);
 
