@@ -65,10 +65,9 @@ pub fn table(headers: &[&str]) -> Table {
         .header_separator(rule)
         .row_separator(LineStyle::none());
     table.set_header(headers.iter().map(|h| h.trim_start_matches('<')));
-    for (i, header) in headers.iter().enumerate() {
-        if let Some(column) = table.column_mut(i)
-            && !header.starts_with('<')
-        {
+    for (header, column) in headers.iter().zip(table.column_iter_mut()) {
+        column.set_padding((0, 2));
+        if !header.starts_with('<') {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

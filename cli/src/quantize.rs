@@ -197,7 +197,7 @@ fn ternarise(tensor: &Tensor<'_>, args: &QuantizeArgs) -> Result<(TernaryMatrix,
     let granularity = args.granularity.granularity();
     let matrix = if args.sparsity_2_4 {
         let mut sparse = latent.clone();
-        quant::sparsify_2_4(&mut sparse, [rows, cols])?;
+        quant::sparsify_2_4(&mut sparse, rows, cols)?;
         TernaryMatrix::quantize(&sparse, rows, cols, granularity)?
     } else {
         TernaryMatrix::quantize(&latent, rows, cols, granularity)?

@@ -127,17 +127,17 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
         output::count(args.repeats.get(), "repeat", "repeats"),
     ))?;
     let mut table = output::table(&[
-        "<act",
-        "<kernel",
-        "M x K",
-        "N",
-        "<from",
-        "time",
-        "GMAC/s",
-        "weights GB/s",
-        "read GB/s",
-        "dense f32 GMAC/s",
-        "speed-up",
+        "<\nact",
+        "<\nkernel",
+        "\nM x K",
+        "\nN",
+        "<\nfrom",
+        "\ntime",
+        "\nGMAC/s",
+        "weights\nGB/s",
+        "read\nGB/s",
+        "dense f32\nGMAC/s",
+        "\nspeed-up",
     ]);
     for line in lines {
         table.add_row([
