@@ -39,38 +39,32 @@ pub fn run(args: &DemoArgs, out: &mut Out) -> Result<()> {
 
     heading("1. Pack", out)?;
     out.line(format!(
-        "{BLOCKS} transformer blocks of random f32 weights, {tensors} tensors, {}. `tritgemm quantize`",
+        "{BLOCKS} transformer blocks of random f32 weights: {tensors} tensors, {}.",
         output::bytes(bytes)
     ))?;
-    out.line("scales each row by its mean magnitude and rounds every weight to -1, 0 or +1.")?;
-    out.line(
-        "The relative error is that of the weights; networks trained this way do not have it.\n",
-    )?;
+    out.line("`tritgemm quantize` scales each row by its mean magnitude and rounds every")?;
+    out.line("weight to -1, 0 or +1. The relative error is what rounding does to weights that")?;
+    out.line("were not trained for it; those of a ternary network lose nothing.\n")?;
     command(
         &["quantize".into(), latent.into(), packed.clone().into()],
         out,
     )?;
 
     heading("2. Check", out)?;
-    out.line("`tritgemm verify` multiplies every matrix by random activations with every set of")?;
-    out.line(
-        "kernels that this CPU can run, and compares with plain scalar code. Not nearly: all",
-    )?;
-    out.line("bits must be equal, f32 sums included.\n")?;
+    out.line("`tritgemm verify` multiplies every matrix by random activations with every set")?;
+    out.line("of kernels that this CPU can run, and compares with plain scalar code. Not")?;
+    out.line("nearly: all bits must be equal, those of f32 sums included.\n")?;
     command(&["verify".into(), packed.into()], out)?;
 
     heading("3. Time", out)?;
     out.line(format!(
-        "`tritgemm bench` on one thread with the {} kernels. N = 1 is one token at a time, as in",
+        "`tritgemm bench` on one thread, with the {} kernels.",
         backend.name()
     ))?;
-    out.line(
-        "chat: all weights are read for a single product, so it should come near the speed of",
-    )?;
-    out.line(
-        "reading. N = 64 is many tokens at once, as when reading a prompt: there the additions",
-    )?;
-    out.line("count, and a dense f32 GEMM with its multiplications stands beside it.\n")?;
+    out.line("N = 1 is one token at a time, as in chat: all weights are read for one product,")?;
+    out.line("so what counts is how fast they are read. N = 64 is many tokens at once, as in")?;
+    out.line("reading a prompt: there the additions count. Beside both stands a dense f32")?;
+    out.line("GEMM with all its multiplications.\n")?;
     let bench = [
         "bench",
         "--shape",
@@ -83,12 +77,9 @@ pub fn run(args: &DemoArgs, out: &mut Out) -> Result<()> {
     command(&bench.map(OsString::from), out)?;
 
     heading("What it shows", out)?;
-    out.line(
-        "The packed file is about 16 times smaller than f32; every kernel gives the same bits;",
-    )?;
-    out.line(
-        "and the last column says how many times faster than dense f32 that is. On your own files:",
-    )?;
+    out.line("The packed file is about 16 times smaller than f32, every kernel gives the same")?;
+    out.line("bits, and `gain` says how many times as fast as dense f32 that is.")?;
+    out.line("On your own files:")?;
     out.line("  tritgemm quantize MODEL.safetensors PACKED.safetensors --exclude '*embed*'")?;
     out.line("  tritgemm verify PACKED.safetensors")?;
     out.line("  tritgemm bench --help")?;

@@ -2,7 +2,7 @@
 
 use crate::args::InfoArgs;
 use crate::cpu::{self, Cache};
-use crate::output::{self, Out, plain};
+use crate::output::{self, Col, Out, plain};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -106,31 +106,27 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
     let threads = info.threads.map_or(String::new(), |n| {
         format!(", {}", output::count(n, "thread", "threads"))
     });
-    out.line(format!("CPU       {cpu}{threads}"))?;
-    out.line(format!("Caches    {}", caches(&info.caches)))?;
     let having = |has: bool| {
-        let names: Vec<&str> = info
-            .features
-            .iter()
-            .filter(|f| *f.1 == has)
-            .map(|f| *f.0)
-            .collect();
-        if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(" ")
+        let names = info.features.iter().filter(|f| *f.1 == has).map(|f| *f.0);
+        match names.collect::<Vec<_>>().join(" ") {
+            none if none.is_empty() => "none".to_owned(),
+            names => names,
         }
     };
-    out.line(format!("Features  {}", having(true)))?;
-    out.line(format!("Missing   {}", having(false)))?;
     let pinned = info
         .isa_variable
         .as_deref()
         .map_or("not set".to_owned(), plain);
-    out.line(format!("{ISA_VARIABLE}  {pinned}"))?;
+    out.table(&output::pairs(&[
+        ("CPU", format!("{cpu}{threads}")),
+        ("Caches", caches(&info.caches)),
+        ("Features", having(true)),
+        ("Missing", having(false)),
+        (ISA_VARIABLE, pinned),
+    ]))?;
 
     out.line("\nKernel sets, best first")?;
-    let mut table = output::table(&["<set", "<instruction set", "<state"]);
+    let mut table = output::table(&[Col::Left("set"), Col::Left("ISA"), Col::Wrap("state")], 2);
     for backend in &info.backends {
         let active = info.active == Some(backend.name);
         table.add_row([
@@ -140,17 +136,17 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
         ]);
     }
     for missing in &info.unavailable {
-        table.add_row(["-", missing.isa, &missing.reason]);
+        table.add_row(["-", missing.isa, &output::breaks(&missing.reason, ' ')]);
     }
-    out.line(table)?;
+    out.table(&table)?;
 
     if info.active.is_some() {
         out.line("\nKernels that would run")?;
-        let mut table = output::table(&["<operation", "<kernel"]);
+        let mut table = output::table(&[Col::Left("operation"), Col::Left("kernel")], 2);
         for (operation, kernel) in &info.kernels {
             table.add_row([operation, kernel]);
         }
-        out.line(table)?;
+        out.table(&table)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::args::QuantizeArgs;
 use crate::atomic::AtomicFile;
 use crate::format::{Layout, PackedInfo, Planned, Source, Tensor, scales_name};
 use crate::mapped::Mapped;
-use crate::output::{self, Out, count, plain};
+use crate::output::{self, Col, Out, count, plain};
 use anyhow::{Context, Result, bail, ensure};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -284,8 +284,15 @@ fn print(
     if reports.is_empty() {
         out.line("No tensor to ternarise: all were copied.")?;
     } else {
-        let mut table =
-            output::table(&["<tensor", "<type", "shape", "zeros", "scales", "rel. error"]);
+        let columns = [
+            Col::Wrap("tensor"),
+            Col::Left("type"),
+            Col::Right("shape"),
+            Col::Right("zeros"),
+            Col::Right("scales"),
+            Col::Right("rel. error"),
+        ];
+        let mut table = output::table(&columns, 2);
         for r in reports {
             let [low, high] = r.scales;
             let scales = match (low > high, low == high) {
@@ -294,7 +301,7 @@ fn print(
                 _ => format!("{low:.4} to {high:.4}"),
             };
             table.add_row([
-                plain(&r.name),
+                output::breaks(&plain(&r.name), '.'),
                 r.dtype.to_string(),
                 format!("{} x {}", r.shape[0], r.shape[1]),
                 format!("{:.1} %", 100.0 * r.zeros),
@@ -302,7 +309,7 @@ fn print(
                 r.error.map_or("-".to_owned(), |e| format!("{e:.3}")),
             ]);
         }
-        out.line(table)?;
+        out.table(&table)?;
     }
     let copied = source.tensors.len() - reports.len();
     out.line(format!(

@@ -3,7 +3,7 @@
 use crate::args::{Act, VerifyArgs};
 use crate::format::{PackedInfo, Source};
 use crate::mapped::Mapped;
-use crate::output::{self, Out, count, plain};
+use crate::output::{self, Col, Out, count, plain};
 use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -33,14 +33,13 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         );
     }
     let backends: Vec<Backend> = Backend::available().collect();
-    let mut headers = vec![
-        "<matrix".to_owned(),
-        "shape".to_owned(),
-        "<scale per".to_owned(),
+    let mut columns = vec![
+        Col::Wrap("matrix"),
+        Col::Right("shape"),
+        Col::Left("scales"),
     ];
-    headers.extend(backends.iter().map(|b| format!("<{}", b.name())));
-    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-    let mut table = output::table(&headers);
+    columns.extend(backends.iter().map(|b| Col::Left(b.name())));
+    let mut table = output::table(&columns, 2);
 
     let matrices = source.packed.len();
     let bar = output::progress(
@@ -55,7 +54,7 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         let checked = check(&source, name, info, &backends, &args.tokens, seed)?;
         let [rows, cols] = info.shape;
         let mut cells = vec![
-            plain(name),
+            output::breaks(&plain(name), '.'),
             format!("{rows} x {cols}"),
             info.granularity.name().to_owned(),
         ];
@@ -83,7 +82,7 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
     bar.finish_and_clear();
 
     if matrices > 0 {
-        out.line(table)?;
+        out.table(&table)?;
     }
     for failure in failures.iter().take(SHOWN) {
         out.line(failure)?;

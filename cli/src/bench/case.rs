@@ -267,7 +267,7 @@ fn random_matrix(m: usize, k: usize, random: &mut SmallRng) -> Result<TernaryMat
     let mut packed: Vec<u8> = (0..m * per_row)
         .map(|_| legal[random.random_range(0..legal.len())])
         .collect();
-    if k % 4 != 0 {
+    if !k.is_multiple_of(4) {
         let used = 0xffu8 << (8 - 2 * (k % 4));
         for last in packed.iter_mut().skip(per_row - 1).step_by(per_row) {
             *last &= used;

@@ -15,7 +15,7 @@ mod read;
 
 use crate::args::{Act, BenchArgs, LaneChoice, Shape};
 use crate::cpu;
-use crate::output::{self, Out, plain};
+use crate::output::{self, Col, Out, plain};
 use anyhow::{Context, Result, anyhow};
 use case::{Case, Line};
 use std::num::NonZeroUsize;
@@ -126,23 +126,24 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
         output::count(args.threads.get(), "thread", "threads"),
         output::count(args.repeats.get(), "repeat", "repeats"),
     ))?;
-    let mut table = output::table(&[
-        "<\nact",
-        "<\nkernel",
-        "\nM x K",
-        "\nN",
-        "<\nfrom",
-        "\ntime",
-        "\nGMAC/s",
-        "weights\nGB/s",
-        "read\nGB/s",
-        "dense f32\nGMAC/s",
-        "\nspeed-up",
-    ]);
+    let columns = [
+        Col::Left("\nact"),
+        Col::Wrap("\nkernel"),
+        Col::Right("\nM x K"),
+        Col::Right("\nN"),
+        Col::Left("\nfrom"),
+        Col::Right("\ntime"),
+        Col::Right("\nGMAC/s"),
+        Col::Right("weight\nGB/s"),
+        Col::Right("read\nGB/s"),
+        Col::Right("dense\nGMAC/s"),
+        Col::Right("\ngain"),
+    ];
+    let mut table = output::table(&columns, 1);
     for line in lines {
         table.add_row([
             line.act.to_owned(),
-            line.kernel.clone(),
+            output::breaks(&line.kernel, '-'),
             format!("{}x{}", line.m, line.k),
             line.n.to_string(),
             line.residency.to_owned(),
@@ -154,11 +155,9 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
             format!("{}x", number(line.gmacs / line.dense_f32_gmacs)),
         ]);
     }
-    out.line(table)?;
-    out.line(
-        "weights: packed bytes a second; read: what this machine reads at most from the same place; \
-         speed-up: over the dense f32 GEMM.",
-    )
+    out.table(&table)?;
+    out.line("weight: packed bytes a second; read: what this machine reads from there;")?;
+    out.line("dense: the same product by a dense f32 GEMM; gain: times as fast as that.")
 }
 
 fn time(ns: f64) -> String {
