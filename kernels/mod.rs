@@ -9,11 +9,14 @@
 //! | [`column`] | the column-lane algorithm, one generic source for every ISA |
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |
+//! | `map` | panel files mapped into memory |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
 pub mod call;
 pub mod column;
 pub mod contract;
+#[cfg(feature = "mmap")]
+mod map;
 pub mod scalar;
 pub mod scale;
 pub mod table;

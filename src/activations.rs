@@ -210,6 +210,10 @@ pub(crate) fn quantize_into<T: Activation>(
     let (tokens, k) = (x.rows(), x.cols());
     values.resize(tokens * k, 0);
     scales.clear();
+    if k == 0 {
+        // Nothing to scale, for however many tokens.
+        return Ok(());
+    }
     for token in 0..tokens {
         let row = T::widen(x.row(token), buffer);
         let scale = quant::quantize_token(row, &mut values[token * k..][..k])
