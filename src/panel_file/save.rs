@@ -87,3 +87,29 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_alone() {
+        let dir = std::env::temp_dir().join(format!("tritgemm-save-{}", process::id()));
+        fs::create_dir(&dir).expect("a new directory");
+        let path = dir.join("file");
+        replace(&path, |mut file| file.write_all(b"old")).expect("written");
+        let error = replace(&path, |mut file| {
+            file.write_all(b"new")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        let names: Vec<_> = fs::read_dir(&dir).expect("the directory").collect();
+        let old = fs::read(&path).expect("the file");
+        fs::remove_dir_all(&dir).expect("removed");
+        assert_eq!(
+            error.expect_err("failed").kind(),
+            io::ErrorKind::StorageFull
+        );
+        assert_eq!((names.len(), old.as_slice()), (1, &b"old"[..]));
+    }
+}
