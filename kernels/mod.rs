@@ -10,6 +10,7 @@
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |
 //! | `map` | panel files mapped into memory |
+//! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
 pub mod call;
@@ -21,6 +22,7 @@ pub mod scalar;
 pub mod scale;
 pub mod table;
 pub mod tiles;
+pub mod vector;
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 pub mod aarch64;

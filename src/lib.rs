@@ -5,26 +5,30 @@
 #[path = "../kernels/mod.rs"]
 mod kernels;
 
-mod activations;
+mod activation;
 pub mod codec;
 mod gemm;
 mod isa;
 mod linear;
 mod matrix;
+pub mod nn;
 pub mod panel_file;
 mod panels;
+mod parallel;
+mod prepared;
 pub mod quant;
 mod scales;
 mod threads;
 mod view;
 mod workspace;
 
-pub use activations::{Activation, PrepareError, PreparedActivations};
+pub use activation::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
+pub use prepared::{PrepareError, PreparedActivations};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};
