@@ -4,6 +4,10 @@
 /// 15 us that entering a pool and waking a worker can cost.
 const MIN_VALUES: usize = 1 << 16;
 
+/// Most rows of no values for which a result of one value a row is allocated:
+/// no input vouches for their number.
+pub(crate) const MAX_EMPTY_ROWS: usize = 1 << 24;
+
 /// Calls `f(row, input_row, output_row, one)` for the rows of `input` and `output`,
 /// which are as wide as given, and the one value each row has in `ones`; in
 /// rayon's current pool if they are many. Returns whether every call did.

@@ -1,7 +1,7 @@
 //! Per-token int8 activations.
 
 use crate::Activation;
-use crate::parallel::all_rows;
+use crate::parallel::{MAX_EMPTY_ROWS, all_rows};
 
 pub use crate::kernels::vector::activations::MIN_ABSMAX;
 
@@ -115,6 +115,9 @@ pub fn quantize_activations<T: Activation>(
     [tokens, features]: [usize; 2],
 ) -> Result<(Vec<i8>, Vec<f32>), ActivationError> {
     check_activations("x", x.len(), [tokens, features])?;
+    if x.is_empty() && tokens > MAX_EMPTY_ROWS {
+        return Err(ActivationError::TooLarge { tokens, features });
+    }
     let mut q = vec![0; x.len()];
     let mut token_scales = vec![0.0; tokens];
     quantize_activations_into(x, [tokens, features], &mut q, &mut token_scales)?;
