@@ -436,8 +436,9 @@ pub unsafe fn finish_i8(call: &FinishCall<i32>) {
                 });
             }
         }
-        // Not dereferenced after the last token.
-        column = column.wrapping_add(call.out_stride);
+        // Not dereferenced after the last token. Opaque, or the compiler
+        // multiplies the stride to learn where the last token ends.
+        column = core::hint::black_box(column.wrapping_add(call.out_stride));
     }
 }
 
@@ -463,7 +464,8 @@ pub unsafe fn finish_f32(call: &FinishCall<f32>) {
                 });
             }
         }
-        // Not dereferenced after the last token.
-        column = column.wrapping_add(call.out_stride);
+        // Not dereferenced after the last token. Opaque, or the compiler
+        // multiplies the stride to learn where the last token ends.
+        column = core::hint::black_box(column.wrapping_add(call.out_stride));
     }
 }

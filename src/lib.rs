@@ -24,6 +24,8 @@ mod workspace;
 
 pub use activation::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
+#[doc(hidden)]
+pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use panel_file::{PanelFile, PanelFileError, Verify};

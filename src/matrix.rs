@@ -1,6 +1,6 @@
 //! Ternary matrices in the interchange encoding, with their scales.
 
-use crate::codec::{self, CodecError};
+use crate::codec::{self, CodecError, Mode};
 use crate::quant::{self, WeightError};
 use crate::scales::{Granularity, GroupSize};
 
@@ -181,7 +181,7 @@ impl TernaryMatrix {
         scales.check(rows, cols)?;
         codec::check_len("trits", trits.len(), rows, cols)?;
         let mut packed = vec![0; codec::packed_len(rows, cols)?];
-        codec::encode(trits, rows, cols, &mut packed)?;
+        codec::encode(trits, rows, cols, &mut packed, Mode::Strict)?;
         Ok(Self {
             rows,
             cols,
