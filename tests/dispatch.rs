@@ -279,7 +279,8 @@ fn child() {
 
 /// `[[1, 1], [1, 1]]`, packed by a backend that is named.
 fn panels() -> Panels {
-    let matrix = TernaryMatrix::from_trits(&[1; 4], 2, 2, Scales::per_tensor(1.0));
+    let packed = vec![0b0101_0000; 2];
+    let matrix = TernaryMatrix::from_packed(packed, 2, 2, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
     Panels::pack_with(Backend::scalar(), tritgemm::Threads::Serial, &matrix)
 }
