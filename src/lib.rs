@@ -5,8 +5,9 @@
 #[path = "../kernels/mod.rs"]
 mod kernels;
 
-mod activation;
+mod activations;
 pub mod codec;
+mod element;
 mod gemm;
 mod isa;
 mod linear;
@@ -15,14 +16,14 @@ pub mod nn;
 pub mod panel_file;
 mod panels;
 mod parallel;
-mod prepared;
 pub mod quant;
 mod scales;
 mod threads;
 mod view;
 mod workspace;
 
-pub use activation::Activation;
+pub use activations::{PrepareError, PreparedActivations};
+pub use element::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
 #[doc(hidden)]
 pub use isa::{TableRow, epilogues, kernel_table};
@@ -30,7 +31,6 @@ pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
-pub use prepared::{PrepareError, PreparedActivations};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};
