@@ -4,11 +4,15 @@
 //! `IsaError`, and what only a wrong `TRITGEMM_ISA` brings about, is in
 //! `dispatch.rs`; `PanelFileError` in `panel_file`.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod nothing;
 
 use common::{bits, view, view_mut, workspace};
 use std::error::Error;
-use tritgemm::quant::{ActivationError, WeightError};
+use tritgemm::codec::{self, CodecError, Mode};
+use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Options,
     Panels, PrepareError, PreparedActivations, Scales, SliceError, TernaryMatrix, ViewError,
@@ -220,9 +224,9 @@ fn activations_that_are_no_numbers() {
         let mut x = vec![1.0; 60];
         x[at] = value;
         let (token, index) = (2, at - 40);
-        let same = |error: &ActivationError| {
+        let same = |error: &QuantError| {
             assert_names(error, &[&token, &index, &value]);
-            matches!(error, ActivationError::NonFinite { token: 2, index: i, value: v }
+            matches!(error, QuantError::Activation { token: 2, index: i, value: v }
                 if *i == index && v.to_bits() == value.to_bits())
         };
         for way in common::ways() {
@@ -357,10 +361,81 @@ fn matrices() {
 
     let made = TernaryMatrix::quantize(&[1.0, f32::NAN], 2, 1, Granularity::PerRow);
     match made {
-        Err(MatrixError::Quant(error @ WeightError::NonFinite { row: 1, col: 0, .. })) => {
+        Err(MatrixError::Quant(error @ QuantError::Weight { row: 1, col: 0, .. })) => {
             assert_names(&error, &[&1, &0, &"NaN"]);
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// The encoding's errors, as matrices and panels hand them on.
+#[test]
+fn encodings() {
+    let one = || Scales::per_tensor(1.0);
+    let mut trits = vec![1i8; 35];
+    trits[4 * 7 + 6] = 2;
+    let error = CodecError::Trit {
+        row: 4,
+        col: 6,
+        value: 2,
+    };
+    assert_names(&error, &[&4, &6, &2]);
+    let made = TernaryMatrix::from_trits(&trits, 5, 7, one());
+    assert_eq!(made.err(), Some(MatrixError::Codec(error)));
+
+    let good = vec![0u8; 10];
+    let with = |at: usize, byte: u8| {
+        let mut packed = good.clone();
+        packed[at] = byte;
+        packed
+    };
+    let cases = [
+        (with(3, 0b00_11_00_00), CodecError::Code { row: 1, col: 5 }),
+        (with(9, 0b00_00_00_01), CodecError::Padding { row: 4 }),
+        (
+            good[1..].to_vec(),
+            CodecError::Length {
+                what: "packed",
+                len: 9,
+                expected: 10,
+            },
+        ),
+        (
+            vec![0; 11],
+            CodecError::Length {
+                what: "packed",
+                len: 11,
+                expected: 10,
+            },
+        ),
+    ];
+    for (packed, error) in cases {
+        match &error {
+            CodecError::Code { row, col } => assert_names(&error, &[row, col]),
+            CodecError::Length {
+                what,
+                len,
+                expected,
+            } => {
+                assert_names(&error, &[what, len, expected]);
+            }
+            _ => assert_names(&error, &[&4]),
+        }
+        let error = Some(MatrixError::Codec(error));
+        assert_eq!(Panels::from_packed(&packed, 5, 7).err(), error);
+        assert_eq!(TernaryMatrix::from_packed(packed, 5, 7, one()).err(), error);
+    }
+    for len in [0, 34, 36] {
+        let error = CodecError::Length {
+            what: "trits",
+            len,
+            expected: 35,
+        };
+        assert_names(&error, &[&"trits", &len, &35]);
+        let made = TernaryMatrix::from_trits(&vec![0; len], 5, 7, one());
+        assert_eq!(made.err(), Some(MatrixError::Codec(error)));
+        let made = TernaryMatrix::quantize(&vec![0.0; len], 5, 7, Granularity::PerRow);
+        assert_names(&made.expect_err("wrong length"), &[&"weights", &len, &35]);
     }
 }
 
@@ -400,177 +475,5 @@ fn slices() {
                 .out_features(),
             range.len()
         );
-    }
-}
-
-/// Shapes that have no elements and so no slice that could be too short: any
-/// number of rows must work, in no time and no memory.
-#[test]
-fn nothing_may_be_as_many_rows_as_it_likes() {
-    let one = || Scales::per_tensor(1.0);
-    let matrix = TernaryMatrix::from_trits(&[], HUGE, 0, one()).expect("nothing");
-    assert_eq!(
-        TernaryMatrix::from_packed(vec![], HUGE, 0, one()).as_ref(),
-        Ok(&matrix)
-    );
-    assert!(matrix.to_trits().is_empty() && matrix.to_f32().is_empty());
-    assert!(matrix.nonzero_mask().is_empty());
-    let tall = Linear::new(&matrix).expect("nothing");
-    assert!(tall.panels().as_bytes().is_empty() && tall.panels().to_packed().is_empty());
-    assert_eq!(
-        Panels::from_packed(&[], HUGE, 0).expect("nothing").rows(),
-        HUGE
-    );
-    let half = HUGE / 2 + 1;
-    assert_eq!(
-        tall.slice_rows(half..HUGE)
-            .expect("at a panel")
-            .out_features(),
-        half - 1
-    );
-    let grouped = Scales::per_group(GroupSize::G64, vec![]);
-    let grouped = TernaryMatrix::from_trits(&[], HUGE, 0, grouped).expect("nothing");
-    let grouped = Linear::new(&grouped).expect("nothing");
-
-    for way in common::ways() {
-        let ws = &mut workspace(way);
-        // No tokens for all those rows.
-        let (x, y) = (|| view::<f32>(&[], 0, 0), || MatMut::new(&mut [], 0, HUGE));
-        for layer in [&tall, &grouped] {
-            layer.forward(x(), y().expect("empty"), ws).expect("fits");
-            layer
-                .forward_f32(x(), y().expect("empty"), ws)
-                .expect("fits");
-        }
-        // As many tokens of nothing for no rows.
-        let none = layer(0, 0);
-        let tokens = || view::<f32>(&[], HUGE, 0);
-        let y = || view_mut::<f32>(&mut [], HUGE, 0);
-        none.forward(tokens(), y(), ws).expect("fits");
-        none.forward_f32(tokens(), y(), ws).expect("fits");
-        let panels = none.panels();
-        let y_i32 = view_mut::<i32>(&mut [], HUGE, 0);
-        panels.gemm_i8(view(&[], HUGE, 0), y_i32, ws).expect("fits");
-        for group in [None, Some(GroupSize::G256)] {
-            let x = PreparedActivations::float(tokens(), group, ws).expect("fits");
-            assert_eq!([x.tokens(), x.cols()], [HUGE, 0]);
-            let x = PreparedActivations::quantize(tokens(), group, ws).expect("fits");
-            assert_eq!([x.tokens(), x.cols()], [HUGE, 0]);
-        }
-        let x = PreparedActivations::quantize(tokens(), None, ws).expect("fits");
-        none.forward_prepared(&x, y(), ws).expect("fits");
-        let x = PreparedActivations::int8(view(&[], HUGE, 0), vec![], None, ws);
-        let error = PrepareError::TokenScales {
-            tokens: HUGE,
-            len: 0,
-        };
-        assert_eq!(x.err(), Some(error));
-    }
-}
-
-/// With K = 0 an output is its bias.
-#[test]
-fn sums_over_nothing_are_zero() {
-    let panels = layer(3, 0).panels().clone();
-    let scales = Scales::per_row(vec![-1.0, 0.0, 2.0]);
-    let plain = Linear::from_parts(panels, scales, None).expect("a layer");
-    let biased = plain
-        .clone()
-        .with_bias(vec![-0.0, f32::NAN, 2.5])
-        .expect("a bias");
-    for way in common::ways() {
-        let ws = &mut workspace(way);
-        let mut run = |layer: &Linear, path: usize| {
-            let mut y = [7.0; 6];
-            let (x, view) = (view::<f32>(&[], 2, 0), view_mut(&mut y, 2, 3));
-            match path {
-                0 => layer.forward(x, view, ws),
-                1 => layer.forward_f32(x, view, ws),
-                2 => {
-                    let x = PreparedActivations::quantize(x, None, ws).expect("prepared");
-                    layer.forward_prepared(&x, view, ws)
-                }
-                _ => {
-                    let x = PreparedActivations::float(x, None, ws).expect("prepared");
-                    layer.forward_prepared(&x, view, ws)
-                }
-            }
-            .expect("fits");
-            bits(&y)
-        };
-        for path in 0..4 {
-            assert_eq!(run(&plain, path), [0; 6], "{way:?}");
-            let wanted = [0, 0x7fc0_0000, 2.5f32.to_bits()].repeat(2);
-            assert_eq!(run(&biased, path), wanted, "{way:?}");
-        }
-        let mut y = [7; 6];
-        let y_view = view_mut(&mut y, 2, 3);
-        plain
-            .panels()
-            .gemm_i8(view(&[], 2, 0), y_view, ws)
-            .expect("fits");
-        assert_eq!(y, [0; 6], "{way:?}");
-    }
-}
-
-#[test]
-fn shapes_beyond_memory_are_errors() {
-    let one = || Scales::per_tensor(1.0);
-    for (rows, cols) in [
-        (HUGE, 1),
-        (HUGE, MAX_COLS),
-        (HUGE / 4, 5),
-        (1 << 60, 1 << 20),
-    ] {
-        let results = [
-            TernaryMatrix::from_trits(&[], rows, cols, one()).map(|_| ()),
-            TernaryMatrix::from_packed(vec![], rows, cols, one()).map(|_| ()),
-            TernaryMatrix::quantize(&[], rows, cols, Granularity::PerRow).map(|_| ()),
-            Panels::from_packed(&[], rows, cols).map(|_| ()),
-        ];
-        for result in results {
-            let error = result.expect_err("beyond memory");
-            assert_names(&error, &[&rows]);
-        }
-    }
-    // The scales of rows of nothing would need memory that nothing vouches for.
-    for rows in [HUGE, 1 << 60, 1 << 40] {
-        let too_large = WeightError::TooLarge { rows, cols: 0 };
-        let made = quant::absmean(&[], [rows, 0], Granularity::PerRow);
-        assert_eq!(made, Err(too_large.clone()));
-        let made = TernaryMatrix::quantize(&[], rows, 0, Granularity::PerRow);
-        assert_eq!(made.err(), Some(MatrixError::Quant(too_large)));
-        let made = TernaryMatrix::quantize(&[], rows, 0, Granularity::PerTensor);
-        assert_eq!(made.expect("one scale").rows(), rows);
-        let made = quant::quantize_activations::<f32>(&[], [rows, 0]);
-        let too_large = ActivationError::TooLarge {
-            tokens: rows,
-            features: 0,
-        };
-        assert_eq!(made, Err(too_large));
-    }
-}
-
-/// A stride that could overflow is never multiplied with more than it was
-/// checked for.
-#[test]
-fn one_row_of_any_stride() {
-    let layer = layer(65, 20);
-    for way in common::ways() {
-        let ws = &mut workspace(way);
-        let (x8, x) = ([1i8; 20], [1.0f32; 20]);
-        let (mut y32, mut y) = ([0; 65], [0.0; 65]);
-        let panels = layer.panels();
-        let wide = |x| MatRef::with_stride(x, 1, 20, HUGE).expect("one row");
-        let y_view = MatMut::with_stride(&mut y32, 1, 65, HUGE).expect("one row");
-        let x_view = MatRef::with_stride(&x8, 1, 20, HUGE).expect("one row");
-        panels.gemm_i8(x_view, y_view, ws).expect("fits");
-        assert_eq!(y32, [20; 65], "{way:?}");
-        let y_view = MatMut::with_stride(&mut y, 1, 65, HUGE).expect("one row");
-        layer.forward_f32(wide(&x), y_view, ws).expect("fits");
-        assert_eq!(y, [20.0; 65], "{way:?}");
-        let y_view = MatMut::with_stride(&mut y, 1, 65, HUGE).expect("one row");
-        layer.forward(wide(&x), y_view, ws).expect("fits");
-        assert!(y.iter().all(|v| (v - 20.0).abs() < 1e-4), "{way:?}: {y:?}");
     }
 }
