@@ -43,6 +43,7 @@ mod isa;
 mod linear;
 mod matrix;
 pub mod nn;
+pub mod panel_file;
 mod panels;
 mod parallel;
 pub mod quant;
@@ -58,6 +59,7 @@ pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pi
 pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
+pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
