@@ -150,6 +150,15 @@ impl PreparedActivations {
             Inner::F32(prepared) => prepared.k(),
         }
     }
+
+    /// Tokens that the column lanes multiply, the first ones; the row lanes
+    /// take the others. For reports: the results do not depend on it.
+    pub fn column_tokens(&self) -> usize {
+        match &self.inner {
+            Inner::I8(prepared, _) => prepared.column_tokens(),
+            Inner::F32(prepared) => prepared.column_tokens(),
+        }
+    }
 }
 
 /// Strips that share a scale; all of them without groups.
