@@ -14,11 +14,11 @@ mod pack;
 #[cfg(feature = "train")]
 pub use backward::BitLinearGrads;
 
-use crate::element::Activation;
+use crate::activation::Activation;
 use crate::isa::IsaError;
 use crate::linear::{GemmError, Linear};
 use crate::matrix::{MatrixError, TernaryMatrix};
-use crate::quant::QuantError;
+use crate::quant::WeightError;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 use pack::Packed;
@@ -73,7 +73,7 @@ pub enum BitLinearError {
     /// The latent weights cannot be quantised: a wrong length, or one is NaN or
     /// infinite.
     #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(#[from] WeightError),
     /// The shape is not one of a ternary matrix.
     #[error(transparent)]
     Matrix(#[from] MatrixError),
@@ -120,7 +120,7 @@ impl BitLinear {
     /// [`MAX_COLS`](crate::MAX_COLS).
     pub fn new(weight: Vec<f32>, rows: usize, cols: usize) -> Result<Self, BitLinearError> {
         crate::matrix::check_cols(cols)?;
-        crate::quant::check_matrix("weight", weight.len(), rows, cols)?;
+        crate::quant::check_weights("weight", weight.len(), [rows, cols])?;
         Ok(Self {
             weight,
             rows,
