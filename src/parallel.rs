@@ -1,9 +1,11 @@
 //! Rows in parallel, where that pays: inside the caller's rayon pool, never in
 //! one of ours.
 
+#[cfg(feature = "rayon")]
+use crate::threads::Threads;
+
 /// Values below which a task is not worth handing to another thread: about the
 /// 15 us that entering a pool and waking a worker can cost.
-#[cfg(feature = "rayon")]
 #[cfg(feature = "rayon")]
 const MIN_VALUES: usize = 1 << 16;
 
@@ -73,10 +75,9 @@ where
         .for_each(|(row, values)| f(row, values));
 }
 
-/// Rows that make a task, or `None` if all of them should stay on this thread:
-/// outside of a pool rayon would start one of its own.
+/// Rows that make a task, or `None` if all of them should stay on this thread.
 #[cfg(feature = "rayon")]
 fn rows_per_task(values: usize, width: usize) -> Option<usize> {
-    let pooled = rayon::current_thread_index().is_some();
-    (pooled && values >= 2 * MIN_VALUES).then(|| MIN_VALUES.div_ceil(width))
+    let parallel = values >= 2 * MIN_VALUES && Threads::Rayon.workers() > 1;
+    parallel.then(|| MIN_VALUES.div_ceil(width))
 }

@@ -2,7 +2,7 @@
 //! its gradients against a dense f64 oracle and finite differences.
 
 use tritgemm::nn::{BitLinear, BitLinearError};
-use tritgemm::quant::WeightError;
+use tritgemm::quant::QuantError;
 use tritgemm::{Backend, MatMut, MatRef, MatrixError, Options, Workspace};
 
 const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -145,7 +145,7 @@ fn the_int8_forward_pass_is_the_quantised_product() {
     layer
         .forward(x_view, y_view, &mut Workspace::new())
         .unwrap();
-    let (q, token_scales) = tritgemm::quant::quantize_activations(&x, [tokens, cols]).unwrap();
+    let (q, token_scales) = tritgemm::quant::quantize_activations(&x, tokens, cols).unwrap();
     let matrix = layer.ternary().unwrap();
     let (trits, alphas) = (matrix.to_trits(), matrix.scales().values());
     for (i, &y) in y.iter().enumerate() {
@@ -272,7 +272,7 @@ fn bad_input_is_named() {
     let mut layer = BitLinear::new(vec![0.5; 6], 2, 3).unwrap();
     layer.weight_mut()[4] = f32::INFINITY;
     let value = f32::INFINITY;
-    let expected = WeightError::NonFinite {
+    let expected = QuantError::Weight {
         row: 1,
         col: 1,
         value,
@@ -281,9 +281,9 @@ fn bad_input_is_named() {
     layer.weight_mut()[4] = 0.5;
     layer.prepare_for_inference().unwrap();
 
-    let expected = WeightError::Length {
+    let expected = QuantError::Length {
         argument: "weight",
-        found: 5,
+        len: 5,
         expected: 6,
     };
     assert_eq!(
@@ -300,7 +300,7 @@ fn bad_input_is_named() {
     assert_eq!(BitLinear::new(vec![], 0, cols).unwrap_err(), expected);
     assert!(matches!(
         BitLinear::kaiming_uniform(usize::MAX / 2, 3, 0).unwrap_err(),
-        BitLinearError::Quant(WeightError::TooLarge { .. })
+        BitLinearError::Quant(QuantError::TooLarge { .. })
     ));
     let (x, mut y) = ([0.0; 4], [0.0; 2]);
     let (x, y) = (

@@ -37,9 +37,9 @@ fn ulps(a: f32, b: f32) -> u32 {
 fn trits(case: &Case<'_>, alphas: &[f32]) -> Vec<i8> {
     let [rows, cols] = case.shape("weight");
     let weights = case.f32("weight");
-    let mut trits = ternarize(&weights, [rows, cols], Granularity::PerRow, alphas).unwrap();
+    let mut trits = ternarize(&weights, rows, cols, Granularity::PerRow, alphas).unwrap();
     if case.sparse() {
-        sparsify_trits_2_4(&mut trits, [rows, cols]).unwrap();
+        sparsify_trits_2_4(&mut trits, rows, cols).unwrap();
     }
     trits
 }
@@ -52,7 +52,7 @@ fn alpha_is_within_two_ulp() {
     for index in CASES {
         let case = golden.case(index);
         let [rows, cols] = case.shape("weight");
-        let ours = absmean(&case.f32("weight"), [rows, cols], Granularity::PerRow).unwrap();
+        let ours = absmean(&case.f32("weight"), rows, cols, Granularity::PerRow).unwrap();
         let theirs = case.f32("alpha");
         assert_eq!(ours.len(), theirs.len());
         for (row, (&ours, &theirs)) in ours.iter().zip(&theirs).enumerate() {
@@ -82,7 +82,7 @@ fn trits_are_exact() {
         let expected = case.i8("q");
         let weights = case.f32("weight");
         assert_eq!(trits(case, &case.f32("alpha")), expected, "case {index}");
-        let ours = absmean(&weights, [rows, cols], Granularity::PerRow).unwrap();
+        let ours = absmean(&weights, rows, cols, Granularity::PerRow).unwrap();
         for (i, (trit, expected)) in trits(case, &ours).into_iter().zip(expected).enumerate() {
             let (row, col) = (i / cols, i % cols);
             assert_eq!(
@@ -116,7 +116,7 @@ fn two_in_four_sparsity_is_exact() {
     each_case(|index, case| {
         let [rows, cols] = case.shape("sparse24_in");
         let mut weights = case.f32("sparse24_in");
-        sparsify_2_4(&mut weights, [rows, cols]).unwrap();
+        sparsify_2_4(&mut weights, rows, cols).unwrap();
         assert_eq!(
             bits(&weights),
             bits(&case.f32("sparse24_out")),

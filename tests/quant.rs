@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use tritgemm::quant::{
-    ActivationError, MIN_ABSMAX, MIN_ALPHA, WeightError, absmean, quantize_activations,
-    quantize_activations_row, sparsify_2_4, sparsify_trits_2_4, ternarize, ternarize_into,
+    MIN_ABSMAX, MIN_ALPHA, QuantError, absmean, quantize_activations, quantize_token, sparsify_2_4,
+    sparsify_trits_2_4, ternarize, ternarize_into,
 };
 use tritgemm::{Activation, Granularity, GroupSize};
 
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn tokens_quantise_as_defined(x in row()) {
         let mut q = vec![99; x.len()];
-        let scale = quantize_activations_row(&x, &mut q).unwrap();
+        let scale = quantize_token(&x, &mut q).unwrap();
         let (expected, expected_scale) = quantize_scalar(&x);
         prop_assert_eq!(q, expected);
         prop_assert_eq!(scale.to_bits(), expected_scale.to_bits());
@@ -140,9 +140,9 @@ proptest! {
             let mut wide = vec![0.0; x.len()];
             T::widen(x, &mut wide);
             let (mut q, mut expected) = (vec![99; x.len()], vec![99; x.len()]);
-            let scale = quantize_activations_row(x, &mut q);
+            let scale = quantize_token(x, &mut q);
             // The errors hold a NaN, which does not equal itself.
-            assert_eq!(format!("{scale:?}"), format!("{:?}", quantize_activations_row(&wide, &mut expected)));
+            assert_eq!(format!("{scale:?}"), format!("{:?}", quantize_token(&wide, &mut expected)));
             assert_eq!(q, expected);
         }
         let finite = |w: &u16, infinity: u16| if w & 0x7fff < infinity { *w } else { w & 0x83ff };
@@ -154,15 +154,15 @@ proptest! {
 
     #[test]
     fn alphas_are_means_as_defined((rows, cols, w) in matrix(), granularity in granularity()) {
-        let alphas = absmean(&w, [rows, cols], granularity).unwrap();
+        let alphas = absmean(&w, rows, cols, granularity).unwrap();
         prop_assert_eq!(bits(&alphas), bits(&absmean_scalar(&w, rows, cols, granularity)));
         prop_assert_eq!(Some(alphas.len()), granularity.scales(rows, cols));
     }
 
     #[test]
     fn trits_are_rounded_quotients((rows, cols, w) in matrix(), granularity in granularity()) {
-        let alphas = absmean(&w, [rows, cols], granularity).unwrap();
-        let trits = ternarize(&w, [rows, cols], granularity, &alphas).unwrap();
+        let alphas = absmean(&w, rows, cols, granularity).unwrap();
+        let trits = ternarize(&w, rows, cols, granularity, &alphas).unwrap();
         for (i, (&w, trit)) in w.iter().zip(trits).enumerate() {
             let alpha = alphas[alpha_index(i, cols, granularity)];
             prop_assert_eq!(trit, ternarize_scalar(w, alpha), "weight {} of alpha {}", w, alpha);
@@ -186,7 +186,7 @@ proptest! {
             .map(|b| f32::from_bits(b as u32))
             .flat_map(|w| [w, -w])
             .collect();
-        let trits = ternarize(&near, [1, near.len()], Granularity::PerTensor, &[alpha]).unwrap();
+        let trits = ternarize(&near, 1, near.len(), Granularity::PerTensor, &[alpha]).unwrap();
         for (&w, trit) in near.iter().zip(trits) {
             prop_assert_eq!(trit, ternarize_scalar(w, alpha), "weight {} of alpha {}", w, alpha);
         }
@@ -195,7 +195,7 @@ proptest! {
     #[test]
     fn two_in_four_stay((rows, cols, w) in matrix()) {
         let mut sparse = w.clone();
-        sparsify_2_4(&mut sparse, [rows, cols]).unwrap();
+        sparsify_2_4(&mut sparse, rows, cols).unwrap();
         let mut expected = w;
         expected.chunks_mut(cols.max(1)).for_each(|row| sparsify_scalar(row, f32::abs));
         prop_assert_eq!(bits(&sparse), bits(&expected));
@@ -206,7 +206,7 @@ proptest! {
         let rows = 3;
         let trits: Vec<i8> = words[..rows * cols].iter().map(|w| (w % 3) as i8 - 1).collect();
         let mut sparse = trits.clone();
-        sparsify_trits_2_4(&mut sparse, [rows, cols]).unwrap();
+        sparsify_trits_2_4(&mut sparse, rows, cols).unwrap();
         let mut expected = trits;
         expected.chunks_mut(cols.max(1)).for_each(|row| sparsify_scalar(row, |t| f32::from(t).abs()));
         prop_assert_eq!(sparse, expected);
@@ -223,18 +223,18 @@ proptest! {
         w[at] = bad;
         // A second one further on must not be the one that is named.
         *w.last_mut().unwrap() = if at + 1 == w.len() { bad } else { f32::NAN };
-        let named = |result: Result<(), WeightError>| match result {
-            Err(WeightError::NonFinite { row, col, value }) => {
+        let named = |result: Result<(), QuantError>| match result {
+            Err(QuantError::Weight { row, col, value }) => {
                 assert_eq!((row, col), (at / cols, at % cols));
                 assert_eq!(value.to_bits(), bad.to_bits());
             }
             other => panic!("expected the weight to be named, got {other:?}"),
         };
-        named(absmean(&w, [rows, cols], granularity).map(|_| ()));
+        named(absmean(&w, rows, cols, granularity).map(|_| ()));
         let alphas = vec![1.0; granularity.scales(rows, cols).unwrap()];
-        named(ternarize(&w, [rows, cols], granularity, &alphas).map(|_| ()));
+        named(ternarize(&w, rows, cols, granularity, &alphas).map(|_| ()));
         let before = bits(&w);
-        named(sparsify_2_4(&mut w, [rows, cols]));
+        named(sparsify_2_4(&mut w, rows, cols));
         prop_assert_eq!(bits(&w), before, "an error leaves the weights as they were");
     }
 
@@ -246,8 +246,8 @@ proptest! {
         let mut x = vec![1.0_f32; tokens * features];
         let at = at.index(x.len());
         x[at] = bad;
-        match quantize_activations(&x, [tokens, features]) {
-            Err(ActivationError::NonFinite { token, index, value }) => {
+        match quantize_activations(&x, tokens, features) {
+            Err(QuantError::Activation { token, index, value }) => {
                 prop_assert_eq!((token, index), (at / features, at % features));
                 prop_assert_eq!(value.to_bits(), bad.to_bits());
             }
@@ -255,7 +255,7 @@ proptest! {
         }
         let mut q = vec![77; features];
         let row = &x[at / features * features..][..features];
-        prop_assert!(quantize_activations_row(row, &mut q).is_err());
+        prop_assert!(quantize_token(row, &mut q).is_err());
         prop_assert!(q.iter().all(|&q| q == 77), "an error leaves q as it was");
     }
 }
@@ -263,9 +263,9 @@ proptest! {
 #[test]
 fn every_token_of_zeros_has_the_least_scale() {
     let mut q = [5; 33];
-    let scale = quantize_activations_row(&[0.0_f32; 33], &mut q).unwrap();
+    let scale = quantize_token(&[0.0_f32; 33], &mut q).unwrap();
     assert_eq!((q, scale), ([0; 33], MIN_ABSMAX / 127.0));
-    let (q, scales) = quantize_activations(&[0.0_f32; 0], [3, 0]).unwrap();
+    let (q, scales) = quantize_activations(&[0.0_f32; 0], 3, 0).unwrap();
     assert_eq!((q, scales), (vec![], vec![MIN_ABSMAX / 127.0; 3]));
 }
 
@@ -274,7 +274,7 @@ fn halves_round_to_even() {
     // absmax 127 makes the scale 1, so values are their own quotients.
     let x = [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -126.5, 127.0_f32];
     let mut q = [0; 9];
-    assert_eq!(quantize_activations_row(&x, &mut q).unwrap(), 1.0);
+    assert_eq!(quantize_token(&x, &mut q).unwrap(), 1.0);
     assert_eq!(q, [0, 2, 2, 0, -2, -2, 126, -126, 127]);
 }
 
@@ -282,7 +282,7 @@ fn halves_round_to_even() {
 fn no_value_leaves_int8_however_large_or_small() {
     for absmax in [f32::MAX, 1.0, 1e-5, 3.3e-7, f32::MIN_POSITIVE, 1e-45] {
         let mut q = [0; 2];
-        quantize_activations_row(&[absmax, -absmax], &mut q).unwrap();
+        quantize_token(&[absmax, -absmax], &mut q).unwrap();
         let expected = (absmax * (127.0 / absmax.max(1e-5))).round_ties_even();
         assert_eq!(q, [expected as i8, -(expected as i8)], "absmax {absmax}");
         assert!((0.0..=127.0).contains(&expected));
@@ -303,13 +303,13 @@ fn threads_change_nothing() {
     let run = || {
         let mut all = Vec::new();
         for granularity in [Granularity::PerTensor, Granularity::PerRow] {
-            let alphas = absmean(&w, [rows, cols], granularity).unwrap();
-            let trits = ternarize(&w, [rows, cols], granularity, &alphas).unwrap();
+            let alphas = absmean(&w, rows, cols, granularity).unwrap();
+            let trits = ternarize(&w, rows, cols, granularity, &alphas).unwrap();
             all.push((bits(&alphas), trits));
         }
         let mut sparse = w.clone();
-        sparsify_2_4(&mut sparse, [rows, cols]).unwrap();
-        let (q, scales) = quantize_activations(&w, [rows, cols]).unwrap();
+        sparsify_2_4(&mut sparse, rows, cols).unwrap();
+        let (q, scales) = quantize_activations(&w, rows, cols).unwrap();
         (all, bits(&sparse), q, bits(&scales))
     };
     let alone = run();
@@ -327,58 +327,59 @@ fn threads_change_nothing() {
 
 #[test]
 fn wrong_lengths_are_named() {
-    let weights = |result: Result<(), WeightError>, argument, found, expected| {
-        let error = WeightError::Length {
-            argument,
-            found,
-            expected,
-        };
-        assert_eq!(result, Err(error));
+    let length = |result: Result<(), QuantError>, expected: QuantError| {
+        assert_eq!(result.unwrap_err(), expected);
+    };
+    let error = |argument, len, expected| QuantError::Length {
+        argument,
+        len,
+        expected,
     };
     let per_row = Granularity::PerRow;
-    let error = absmean(&[0.0; 5], [2, 3], per_row).map(|_| ());
-    weights(error, "weights", 5, 6);
-    let error = ternarize(&[0.0; 6], [2, 3], per_row, &[1.0]).map(|_| ());
-    weights(error, "alphas", 1, 2);
-    let error = ternarize_into(&[0.0; 6], [2, 3], per_row, &[1.0; 2], &mut [0; 4]);
-    weights(error, "trits", 4, 6);
-    weights(sparsify_2_4(&mut [0.0; 3], [1, 4]), "weights", 3, 4);
-    weights(sparsify_trits_2_4(&mut [0; 3], [1, 4]), "trits", 3, 4);
-    let (rows, cols) = (usize::MAX, 2);
-    assert_eq!(
-        absmean(&[], [rows, cols], per_row),
-        Err(WeightError::TooLarge { rows, cols })
+    length(
+        absmean(&[0.0; 5], 2, 3, per_row).map(|_| ()),
+        error("weights", 5, 6),
     );
-
-    let activations = |result: Result<(), ActivationError>, argument, found, expected| {
-        let error = ActivationError::Length {
-            argument,
-            found,
-            expected,
-        };
-        assert_eq!(result, Err(error));
-    };
-    let error = quantize_activations_row(&[0.0_f32; 3], &mut [0; 2]).map(|_| ());
-    activations(error, "q", 2, 3);
-    let error = quantize_activations(&[0.0_f32; 3], [2, 2]).map(|_| ());
-    activations(error, "x", 3, 4);
+    length(
+        ternarize(&[0.0; 6], 2, 3, per_row, &[1.0]).map(|_| ()),
+        error("alphas", 1, 2),
+    );
+    let short = ternarize_into(&[0.0; 6], 2, 3, per_row, &[1.0; 2], &mut [0; 4]);
+    length(short, error("trits", 4, 6));
+    length(sparsify_2_4(&mut [0.0; 3], 1, 4), error("weights", 3, 4));
+    length(sparsify_trits_2_4(&mut [0; 3], 1, 4), error("trits", 3, 4));
+    length(
+        quantize_token(&[0.0_f32; 3], &mut [0; 2]).map(|_| ()),
+        error("q", 2, 3),
+    );
+    length(
+        quantize_activations(&[0.0_f32; 3], 2, 2).map(|_| ()),
+        error("x", 3, 4),
+    );
+    length(
+        absmean(&[], usize::MAX, 2, per_row).map(|_| ()),
+        QuantError::TooLarge {
+            rows: usize::MAX,
+            cols: 2,
+        },
+    );
 }
 
 #[test]
 fn an_alpha_must_be_a_divisor() {
     for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let error = ternarize(&[0.1; 4], [2, 2], Granularity::PerRow, &[1.0, bad]).unwrap_err();
+        let error = ternarize(&[0.1; 4], 2, 2, Granularity::PerRow, &[1.0, bad]).unwrap_err();
         match error {
-            WeightError::Alpha { index: 1, value } => assert_eq!(value.to_bits(), bad.to_bits()),
+            QuantError::Alpha { index: 1, value } => assert_eq!(value.to_bits(), bad.to_bits()),
             other => panic!("alpha {bad}: {other:?}"),
         }
     }
     assert_eq!(
-        absmean(&[0.0; 6], [2, 3], Granularity::PerRow).unwrap(),
+        absmean(&[0.0; 6], 2, 3, Granularity::PerRow).unwrap(),
         [MIN_ALPHA; 2]
     );
     assert_eq!(
-        absmean(&[], [2, 0], Granularity::PerRow).unwrap(),
+        absmean(&[], 2, 0, Granularity::PerRow).unwrap(),
         [MIN_ALPHA; 2]
     );
 }

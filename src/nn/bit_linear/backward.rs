@@ -11,7 +11,7 @@ use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::panels::{Panels, depth, panel_bytes};
 use crate::parallel::{all_rows, each_row_mut};
-use crate::quant::WeightError;
+use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Workspace, lines};
 
@@ -105,7 +105,7 @@ impl BitLinear {
         ws: &mut Workspace,
     ) -> Result<(), BitLinearError> {
         let (tokens, rows) = (grad_y.rows(), self.rows);
-        let len = tokens.checked_mul(rows).ok_or(WeightError::TooLarge {
+        let len = tokens.checked_mul(rows).ok_or(QuantError::TooLarge {
             rows: tokens,
             cols: rows,
         })?;
@@ -179,7 +179,7 @@ impl BitLinear {
 /// gradient.
 fn transposed(matrix: &TernaryMatrix) -> Result<Linear, BitLinearError> {
     let (rows, cols) = (matrix.cols(), matrix.rows());
-    let len = panel_bytes(rows, cols).ok_or(WeightError::TooLarge { rows, cols })?;
+    let len = panel_bytes(rows, cols).ok_or(QuantError::TooLarge { rows, cols })?;
     let row_bytes = matrix.cols().div_ceil(4);
     let mut panels = lines();
     panels.resize(len, 0);

@@ -3,7 +3,7 @@
 use super::{BitLinear, BitLinearError};
 use crate::kernels::vector::noise;
 use crate::parallel::each_row_mut;
-use crate::quant::WeightError;
+use crate::quant::QuantError;
 
 /// Weights that one task makes: a multiple of the noise's block.
 const CHUNK: usize = 64 * noise::BLOCK;
@@ -30,7 +30,7 @@ impl BitLinear {
         let len = rows
             .checked_mul(cols)
             .filter(|&len| len <= isize::MAX as usize / size_of::<f32>())
-            .ok_or(WeightError::TooLarge { rows, cols })?;
+            .ok_or(QuantError::TooLarge { rows, cols })?;
         let bound = 1.0 / (cols.max(1) as f32).sqrt();
         let mut weight = vec![0.0; len];
         each_row_mut(&mut weight, CHUNK, |chunk, values| {

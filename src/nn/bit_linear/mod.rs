@@ -14,11 +14,11 @@ mod pack;
 #[cfg(feature = "train")]
 pub use backward::BitLinearGrads;
 
-use crate::activation::Activation;
+use crate::element::Activation;
 use crate::isa::IsaError;
 use crate::linear::{GemmError, Linear};
 use crate::matrix::{MatrixError, TernaryMatrix};
-use crate::quant::WeightError;
+use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 use pack::Packed;
@@ -73,7 +73,7 @@ pub enum BitLinearError {
     /// The latent weights cannot be quantised: a wrong length, or one is NaN or
     /// infinite.
     #[error(transparent)]
-    Quant(#[from] WeightError),
+    Quant(#[from] QuantError),
     /// The shape is not one of a ternary matrix.
     #[error(transparent)]
     Matrix(#[from] MatrixError),
@@ -120,7 +120,7 @@ impl BitLinear {
     /// [`MAX_COLS`](crate::MAX_COLS).
     pub fn new(weight: Vec<f32>, rows: usize, cols: usize) -> Result<Self, BitLinearError> {
         crate::matrix::check_cols(cols)?;
-        crate::quant::check_weights("weight", weight.len(), [rows, cols])?;
+        crate::quant::check_matrix("weight", weight.len(), rows, cols)?;
         Ok(Self {
             weight,
             rows,
@@ -200,6 +200,13 @@ impl BitLinear {
             packed.bias_is_current = false;
         }
         self.bias.as_deref_mut()
+    }
+
+    /// The latent weights `[M][K]` and the bias `[M]`, to be changed together;
+    /// counts the version up as [`weight_mut`](Self::weight_mut) does.
+    pub fn parameters_mut(&mut self) -> (&mut [f32], Option<&mut [f32]>) {
+        self.version += 1;
+        (&mut self.weight, self.bias.as_deref_mut())
     }
 
     /// Packs the weights, unless they are packed already, and returns them as

@@ -8,7 +8,7 @@ use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::panels::Panels;
 use crate::parallel::all_rows;
-use crate::quant::{self, WeightError};
+use crate::quant::{self, QuantError};
 use crate::threads::Threads;
 
 /// The weights as they were at one version.
@@ -68,7 +68,7 @@ fn pack_rows(
     cols: usize,
     sparse: bool,
     backend: Backend,
-) -> Result<(Vec<u8>, Vec<f32>), WeightError> {
+) -> Result<(Vec<u8>, Vec<f32>), QuantError> {
     let row_bytes = cols.div_ceil(4);
     let mut packed = vec![0; rows * row_bytes];
     let mut alphas = vec![quant::MIN_ALPHA; rows];
