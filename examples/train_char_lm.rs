@@ -42,7 +42,7 @@ impl Arguments {
     fn parse() -> Result<Self> {
         let mut arguments = Self {
             text: None,
-            steps: 1500,
+            steps: 400,
             seed: 1,
             plot: PathBuf::from("target/train_char_lm.svg"),
         };
