@@ -181,6 +181,10 @@ pub(crate) fn quantize_into<T: Activation>(
     let (tokens, k) = (x.rows(), x.cols());
     values.resize(tokens * k, 0);
     scales.clear();
+    if k == 0 {
+        // Nothing to scale, for however many tokens.
+        return Ok(());
+    }
     for token in 0..tokens {
         let scale = quant::quantize_token(x.row(token), &mut values[token * k..][..k])
             .map_err(|e| e.of_token(token))?;
