@@ -169,6 +169,7 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
                     };
                     to.write_unaligned(sum);
                 }
+                // Opaque, or the compiler multiplies the stride to check aliasing.
                 out = core::hint::black_box(out.wrapping_add(call.out_stride));
             }
         }
@@ -202,6 +203,7 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
                     };
                     _mm256_storeu_ps(out, sum);
                 }
+                // Opaque, or the compiler multiplies the stride to check aliasing.
                 out = core::hint::black_box(out.wrapping_add(call.out_stride));
             }
         }

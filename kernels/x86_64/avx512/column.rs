@@ -146,22 +146,22 @@ kernel!(run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, QUADS>);
 unsafe fn finish_i8(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m512i>(), call.total.cast::<__m512i>());
     for first in (0..PANEL_ROWS).step_by(16) {
-        let mut rows = [[_mm512_setzero_si512(); 16]; 2];
-        for r in 0..16 {
+        let (mut head, mut tail) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
+        for (r, (head, tail)) in head.iter_mut().zip(&mut tail).enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
             let (low, high) = unsafe { (*acc.add(first + r), *total.add(first + r)) };
             let half = |low: __m256i, high: __m256i| {
                 let high = _mm512_slli_epi32(_mm512_cvtepi16_epi32(high), 8);
                 _mm512_add_epi32(high, _mm512_cvtepi16_epi32(low))
             };
-            rows[0][r] = half(_mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
-            rows[1][r] = half(
+            *head = half(_mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
+            *tail = half(
                 _mm512_extracti64x4_epi64::<1>(low),
                 _mm512_extracti64x4_epi64::<1>(high),
             );
         }
         let mut out = call.out.wrapping_add(first);
-        for rows in rows {
+        for rows in [head, tail] {
             for column in transpose(rows) {
                 // SAFETY: precondition 5: 64 elements for each of 32 tokens.
                 unsafe {
@@ -173,6 +173,7 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
                     };
                     to.write_unaligned(sum);
                 }
+                // Opaque, or the compiler multiplies the stride for an alias check.
                 out = core::hint::black_box(out.wrapping_add(call.out_stride));
             }
         }
@@ -205,6 +206,7 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
                 };
                 _mm512_storeu_ps(out, sum);
             }
+            // Opaque, or the compiler multiplies the stride for an alias check.
             out = core::hint::black_box(out.wrapping_add(call.out_stride));
         }
     }
