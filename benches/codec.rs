@@ -1,23 +1,28 @@
-//! Encoding, decoding and packing on every backend of this CPU, against a
-//! memcpy that reads and writes as many bytes together.
+//! Encoding, decoding and packing on one thread, against a memcpy that reads and
+//! writes as many bytes together: `pack/memory/avx2`.
 //!
 //! A group is one operation at one size: `L2` fits a core's second-level
 //! cache, `memory` no cache at all. Throughput counts bytes read plus bytes
 //! written, so a kernel's figure divided by the group's `memcpy` is the share
-//! of copy speed that it reaches.
+//! of copy speed that it reaches. `pack` is the kernel alone, `panels` is
+//! `Panels::pack`, which also allocates (and here frees): `to_vec` is a copy that
+//! does so too.
 
 #![allow(
     missing_docs,
     reason = "criterion_group! writes an undocumented function"
 )]
 
+mod common;
+
 use aligned_vec::AVec;
+use common::product::{self, Shape};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use std::cell::LazyCell;
 use std::hint::black_box;
-use std::time::Duration;
-use tritgemm::Backend;
 use tritgemm::codec::{self, Mode, row_bytes};
+use tritgemm::{Panels, Threads};
 
 /// Name, rows and columns of each size.
 const SIZES: &[(&str, usize, usize)] = &[("L2", 64, 2560), ("memory", 16384, 2560)];
@@ -25,11 +30,7 @@ const PANEL_ROWS: usize = 64;
 
 fn group<'c>(c: &'c mut Criterion, name: String, bytes: usize) -> BenchmarkGroup<'c, WallTime> {
     let mut group = c.benchmark_group(name);
-    group
-        .throughput(Throughput::Bytes(bytes as u64))
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(800));
+    group.throughput(Throughput::Bytes(bytes as u64));
     let source = vec![1_u8; bytes / 2];
     let mut copy = vec![0_u8; bytes / 2];
     group.bench_function("memcpy", |b| {
@@ -48,7 +49,7 @@ fn codec(c: &mut Criterion) {
 
         let mut g = group(c, format!("encode/{size}"), count + packed.len());
         let mut out = packed.clone();
-        for backend in Backend::available() {
+        for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
                 b.iter(|| codec::encode_with(backend, &trits, rows, cols, &mut out, Mode::Strict));
             });
@@ -57,7 +58,7 @@ fn codec(c: &mut Criterion) {
 
         let mut g = group(c, format!("decode/{size}"), count + packed.len());
         let mut out = vec![0_i8; count];
-        for backend in Backend::available() {
+        for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
                 b.iter(|| codec::decode_with(backend, &packed, rows, cols, &mut out, Mode::Strict));
             });
@@ -67,7 +68,7 @@ fn codec(c: &mut Criterion) {
         let mut g = group(c, format!("decode_f32/{size}"), 4 * count + packed.len());
         let scales = vec![0.5; rows];
         let mut out = vec![0.0_f32; count];
-        for backend in Backend::available() {
+        for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
                 b.iter(|| {
                     let mode = Mode::Strict;
@@ -85,7 +86,7 @@ fn codec(c: &mut Criterion) {
             packed.len() + panels * panel_bytes,
         );
         let mut out: AVec<u8> = AVec::from_iter(64, std::iter::repeat_n(0, panels * panel_bytes));
-        for backend in Backend::available() {
+        for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
                 b.iter(|| {
                     let strips = packed.chunks(PANEL_ROWS * bytes);
@@ -99,5 +100,28 @@ fn codec(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, codec);
+fn panels(c: &mut Criterion) {
+    for &(size, rows, cols) in SIZES {
+        let matrix = LazyCell::new(|| product::matrix(Shape::new(rows, cols)));
+        let bytes = rows * row_bytes(cols);
+        let mut g = group(c, format!("panels/{size}"), 2 * bytes);
+        let source = vec![1_u8; bytes];
+        g.bench_function("to_vec", |b| {
+            b.iter(|| black_box(&source).to_vec());
+        });
+        for backend in common::backends() {
+            g.bench_function(backend.name(), |b| {
+                let matrix = &*matrix;
+                b.iter(|| Panels::pack_with(backend, Threads::Serial, matrix));
+            });
+        }
+        g.finish();
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = common::criterion();
+    targets = codec, panels
+}
 criterion_main!(benches);

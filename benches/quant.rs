@@ -1,5 +1,13 @@
-//! The quantisers and RMSNorm, in GB/s of what they read.
+//! The quantisers and RMSNorm on one thread, in GB/s of what they read.
 
+#![allow(
+    missing_docs,
+    reason = "criterion_group! writes an undocumented function"
+)]
+
+mod common;
+
+use common::Profile;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use rand::rngs::StdRng;
@@ -18,7 +26,7 @@ fn values(count: usize) -> Vec<f32> {
 
 fn token<T: Activation>(c: &mut Criterion, name: &str, zero: T) {
     let mut group = c.benchmark_group("token");
-    for features in [1024, 4096, 16384] {
+    for &features in Profile::get().pick(&[4096][..], &[1024, 4096, 16384]) {
         let mut x = vec![zero; features];
         T::narrow(&values(features), &mut x);
         group.throughput(Throughput::Bytes(size_of_val(&x[..]) as u64));
@@ -72,5 +80,9 @@ fn weights(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, tokens, weights);
+criterion_group! {
+    name = benches;
+    config = common::criterion();
+    targets = tokens, weights
+}
 criterion_main!(benches);
