@@ -1,5 +1,10 @@
 //! The quantisers and RMSNorm, in GB/s of what they read.
 
+#![allow(
+    missing_docs,
+    reason = "criterion_group! writes an undocumented function"
+)]
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use rand::rngs::StdRng;
