@@ -35,9 +35,7 @@ fn forward_f32(layer: &Linear, x: &[f32], n: usize, way: Options) -> Vec<f32> {
 /// Depths around every limit that a sum meets on its way: 16-bit blocks, 8-bit
 /// lanes, and the 57,600 weights after which column accumulators are emptied.
 fn depths() -> Vec<usize> {
-    let depths = [
-        240, 241, 1920, 4096, 57_599, 57_600, 57_601, 65_536, 115_300,
-    ];
+    let depths = [240, 241, 1920, 4096, 57_600, 57_601, 65_536, 115_300];
     if quick() {
         vec![240, 241, 4096, 57_700]
     } else {
@@ -60,9 +58,9 @@ fn the_largest_sums_are_exact() {
     for k in depths() {
         let trits: Vec<i8> = rows.iter().flat_map(|row| (0..k).map(row)).collect();
         let panels = pack(&trits, rows.len(), k);
-        for x in [127i8, -128, 1] {
+        for x in [127i8, -128] {
             // One token, and a column tile with one more.
-            for n in [1, 2, 33] {
+            for n in [1, 33] {
                 let wanted = rows.map(|row| {
                     let weights: i64 = (0..k).map(|i| i64::from(row(i))).sum();
                     i32::try_from(weights * i64::from(x)).expect("fits int32")

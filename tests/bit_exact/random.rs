@@ -35,7 +35,7 @@ fn config(cases: u32) -> Config {
 }
 
 proptest! {
-    #![proptest_config(config(60))]
+    #![proptest_config(config(48))]
 
     #[test]
     fn products(shape in shape()) {
@@ -48,7 +48,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(60))]
+    #![proptest_config(config(24))]
 
     #[test]
     fn prepared_activations(shape in shape()) {

@@ -9,14 +9,14 @@ mod common;
 
 mod nothing;
 
-use common::{bits, view, view_mut, workspace};
+use common::{view, view_mut, workspace};
 use std::error::Error;
-use tritgemm::codec::{self, CodecError, Mode};
+use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Options,
     Panels, PrepareError, PreparedActivations, Scales, SliceError, TernaryMatrix, ViewError,
-    Workspace, quant,
+    Workspace,
 };
 
 const HUGE: usize = usize::MAX;

@@ -17,7 +17,7 @@ fn every_change_of_a_byte_is_found() {
             assert!(parse(&damaged).is_err(), "byte {at} ^ {flip:#x} in memory");
         }
         fs::write(&path, &damaged).expect("written");
-        let error = PanelFile::load(&path).err().expect("damaged");
+        let error = PanelFile::load(&path).expect_err("damaged");
         assert!(!matches!(error, PanelFileError::Io { .. }), "{error}");
         let unverified = PanelFile::from_bytes(damaged, Verify::Header);
         let in_panels = (128..128 + 192).contains(&at);
@@ -101,7 +101,7 @@ fn what_is_no_panel_file_is_called_so() {
         b"TRITPANK",
         b"X",
     ] {
-        let error = parse(bytes).err().expect("no panel file");
+        let error = parse(bytes).expect_err("no panel file");
         assert!(matches!(error, PanelFileError::NotPanelFile), "{error}");
         assert!(error.to_string().contains("TRITPANL"), "{error}");
     }

@@ -74,7 +74,7 @@ fn a_layer_comes_back_and_needs_scales() {
 
     let bare = PanelFile::new(case.layer.panels().clone(), None, None).expect("no scales");
     bare.save(&path).expect("saved");
-    let error = Linear::load(&path).err().expect("no scales");
+    let error = Linear::load(&path).expect_err("no scales");
     assert!(matches!(error, PanelFileError::NoScales), "{error}");
     assert!(error.to_string().contains("scales"), "{error}");
 }
