@@ -4,6 +4,11 @@
 //! `forward` changes a weight before each pass, so it packs all of them anew,
 //! as training does.
 
+#![allow(
+    missing_docs,
+    reason = "criterion_group! writes an undocumented function"
+)]
+
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -3,8 +3,9 @@
 //! ```text
 //! cargo run --release --features train --example train_char_lm -- [TEXT] [--steps N] [--seed N] [--plot FILE]
 //! ```
-//! Without TEXT it reads the one beside it. The loss curve goes to FILE, by
-//! default `target/train_char_lm.svg`.
+//! Without TEXT it reads the one beside it, 6 KB, which it learns by heart: the
+//! loss of the held-out tenth rises again after 300 steps or so. The loss curve
+//! goes to FILE, by default `target/train_char_lm.svg`.
 
 #[path = "char_lm/model.rs"]
 mod model;

@@ -28,8 +28,9 @@ pub fn transposed_product(
         return;
     }
     let parallelism = match threads.workers() {
-        1 => Parallelism::None,
-        workers => Parallelism::Rayon(workers),
+        #[cfg(feature = "rayon")]
+        workers if workers > 1 => Parallelism::Rayon(workers),
+        _ => Parallelism::None,
     };
     // Slices hold at most isize::MAX bytes, so no stride within them wraps.
     let [a_row, b_row, out_row] = [strides[0], strides[1], k].map(|stride| stride as isize);

@@ -67,8 +67,8 @@ pub static SCALAR: KernelSet = KernelSet {
             "column::finish_f32",
         ],
     },
-    crossover_i8: 16,
-    crossover_f32: 8,
+    crossover_i8: 2,
+    crossover_f32: 2,
 };
 
 #[inline(never)]
