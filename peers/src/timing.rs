@@ -1,0 +1,121 @@
+//! The interleaved clock: all contenders of a cell take turns, so that whatever
+//! the machine does meanwhile (frequency, a neighbour on the memory bus) falls
+//! on all of them alike.
+
+use crate::contender::Run;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Protocol {
+    pub repeats: usize,
+    /// A repeat runs as many calls as fit in this time, at least one.
+    pub repeat_time: Duration,
+}
+
+/// Seconds per call over the repeats of one contender.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sample {
+    pub median: f64,
+    pub min: f64,
+    /// Upper minus lower quartile, relative to the median: the run's own
+    /// statement of how much to believe it.
+    pub spread: f64,
+    pub calls_per_repeat: usize,
+    pub repeats: usize,
+}
+
+impl Sample {
+    fn new(mut seconds: Vec<f64>, calls_per_repeat: usize) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let repeats = seconds.len();
+        let at = |q: f64| seconds[((repeats - 1) as f64 * q).round() as usize];
+        let median = if repeats % 2 == 1 {
+            seconds[repeats / 2]
+        } else {
+            (seconds[repeats / 2 - 1] + seconds[repeats / 2]) / 2.0
+        };
+        Self {
+            median,
+            min: seconds[0],
+            spread: (at(0.75) - at(0.25)) / median,
+            calls_per_repeat,
+            repeats,
+        }
+    }
+}
+
+/// A call shorter than this runs once, untimed, at the start of each repeat, so
+/// that a hot contender finds its weights where it left them and not where the
+/// others pushed them. For longer calls that is lost in the call itself.
+const WARM_BELOW: f64 = 0.02;
+
+pub fn interleaved(runs: &mut [Box<dyn Run + '_>], protocol: Protocol) -> Vec<Sample> {
+    let calls: Vec<(usize, f64)> = runs
+        .iter_mut()
+        .map(|run| calls_per_repeat(run.as_mut(), protocol.repeat_time))
+        .collect();
+    let mut seconds = vec![Vec::with_capacity(protocol.repeats); runs.len()];
+    for repeat in 0..protocol.repeats {
+        for turn in 0..runs.len() {
+            // The order rotates: nobody always runs behind the same neighbour.
+            let i = (turn + repeat) % runs.len();
+            let (calls, estimate) = calls[i];
+            let run = runs[i].as_mut();
+            run.enter();
+            if estimate < WARM_BELOW {
+                run.run(1);
+            }
+            let start = Instant::now();
+            run.run(calls);
+            seconds[i].push(start.elapsed().as_secs_f64() / calls as f64);
+            run.leave();
+        }
+    }
+    seconds
+        .into_iter()
+        .zip(&calls)
+        .map(|(seconds, &(calls, _))| Sample::new(seconds, calls))
+        .collect()
+}
+
+/// Calls that fill a repeat, and the estimated seconds of one.
+fn calls_per_repeat(run: &mut dyn Run, repeat_time: Duration) -> (usize, f64) {
+    let target = repeat_time.as_secs_f64();
+    run.enter();
+    // The first call pays for page faults and lazy set-up.
+    let mut calls = 1;
+    let first = time(run, 1);
+    let estimate = if first > 4.0 * target {
+        first
+    } else {
+        loop {
+            let seconds = time(run, calls);
+            if seconds >= target / 4.0 {
+                break seconds / calls as f64;
+            }
+            calls *= 4;
+        }
+    };
+    run.leave();
+    (((target / estimate).ceil() as usize).max(1), estimate)
+}
+
+fn time(run: &mut dyn Run, calls: usize) -> f64 {
+    let start = Instant::now();
+    run.run(calls);
+    start.elapsed().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_and_spread_of_a_known_sample() {
+        let s = Sample::new(vec![5.0, 1.0, 3.0, 2.0, 4.0], 7);
+        assert_eq!((s.median, s.min, s.calls_per_repeat), (3.0, 1.0, 7));
+        assert!((s.spread - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(Sample::new(vec![1.0, 3.0], 1).median, 2.0);
+    }
+}
