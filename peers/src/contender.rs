@@ -4,10 +4,10 @@
 //! that is not the product itself done before the clock starts.
 
 use crate::problem::{Job, Residency, Weights};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Which arithmetic a contender does, hence which ceiling and peer it answers to.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
     /// int8 activations, exact int32 sums.
@@ -20,7 +20,7 @@ pub enum Path {
     Bytes,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Ours,
@@ -29,7 +29,7 @@ pub enum Role {
 }
 
 /// Names and classes of a contender.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Info {
     /// As in the table, the JSON and `--contenders`: `tritgemm-int8/avx2`.
     pub name: String,

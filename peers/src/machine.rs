@@ -1,24 +1,24 @@
 //! Which machine a run was made on; a figure without it says nothing.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     pub cpu: String,
-    pub arch: &'static str,
+    pub arch: String,
     pub cores: usize,
     pub caches: Vec<Cache>,
     pub kernel: String,
     pub memory_bytes: u64,
     /// CPU features that decide which kernels and ceilings run.
-    pub features: Vec<&'static str>,
+    pub features: Vec<String>,
     /// Set when the CPU flag says so: figures of a virtual machine depend on
     /// its host's other guests.
     pub virtual_machine: bool,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cache {
     pub level: u32,
     pub kind: String,
@@ -43,7 +43,7 @@ impl Machine {
         }
         Self {
             cpu,
-            arch: std::env::consts::ARCH,
+            arch: std::env::consts::ARCH.to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             caches: caches(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
@@ -123,7 +123,7 @@ fn memory_bytes() -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn features() -> Vec<&'static str> {
+fn features() -> Vec<String> {
     macro_rules! detect {
         ($($name:tt),*) => { [$(($name, is_x86_feature_detected!($name))),*] };
     }
@@ -131,11 +131,11 @@ fn features() -> Vec<&'static str> {
         "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi"
     )
     .into_iter()
-    .filter_map(|(name, present)| present.then_some(name))
+    .filter_map(|(name, present)| present.then(|| name.to_owned()))
     .collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn features() -> Vec<&'static str> {
+fn features() -> Vec<String> {
     Vec::new()
 }

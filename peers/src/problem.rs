@@ -3,7 +3,7 @@
 
 use aligned_vec::{AVec, ConstAlign};
 use anyhow::{Context, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use std::str::FromStr;
 pub type Lines<T = u8> = AVec<T, ConstAlign<64>>;
 
 /// A weight matrix's size: `rows` outputs (M), `cols` inputs (K).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Shape {
     pub rows: usize,
     pub cols: usize,
@@ -58,7 +58,7 @@ impl FromStr for Shape {
 }
 
 /// Where the weights are when a product starts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Residency {
     /// The same matrix call after call: in the smallest cache that holds it.
@@ -170,7 +170,7 @@ impl Job<'_> {
 }
 
 /// One point of the sweep.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Cell {
     pub shape: Shape,
     pub residency: Residency,

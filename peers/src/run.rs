@@ -2,12 +2,13 @@
 
 use crate::contender::{Family, Info, Loaded};
 use crate::problem::{Activations, Cell, Job, Residency, Shape, Weights};
+use crate::ratios::{Ratio, ratios};
 use crate::timing::{Protocol, Sample, interleaved};
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One contender in one cell.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measurement {
     #[serde(flatten)]
     pub info: Info,
@@ -17,9 +18,11 @@ pub struct Measurement {
     pub gmacs: f64,
     /// 1e9 bytes of weights read a second.
     pub gigabytes_per_second: f64,
+    /// Over the ceiling and the peer it answers to, in the same cell.
+    pub ratios: Vec<Ratio>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CellResult {
     #[serde(flatten)]
     pub cell: Cell,
@@ -119,7 +122,7 @@ fn run_cell(
         }
     }
     let samples = interleaved(&mut runs, protocol);
-    let measurements = infos
+    let measurements: Vec<Measurement> = infos
         .into_iter()
         .zip(&runs)
         .zip(samples)
@@ -128,10 +131,20 @@ fn run_cell(
             gigabytes_per_second: run.work().bytes / sample.median / 1e9,
             info,
             sample,
+            ratios: Vec::new(),
         })
         .collect();
-    Ok(CellResult {
+    let mut result = CellResult {
         cell: *cell,
         measurements,
-    })
+    };
+    let all: Vec<Vec<Ratio>> = result
+        .measurements
+        .iter()
+        .map(|m| ratios(m, &result))
+        .collect();
+    for (m, ratios) in result.measurements.iter_mut().zip(all) {
+        m.ratios = ratios;
+    }
+    Ok(result)
 }

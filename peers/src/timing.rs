@@ -3,7 +3,7 @@
 //! on all of them alike.
 
 use crate::contender::Run;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,7 @@ pub struct Protocol {
 }
 
 /// Seconds per call over the repeats of one contender.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Sample {
     pub median: f64,
     pub min: f64,

@@ -13,7 +13,7 @@ use crate::problem::{COLD_BYTES, Job, Lines, Residency, Weights};
 use aligned_vec::avec;
 use anyhow::Context;
 use rayon::ThreadPool;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,9 +35,9 @@ pub struct Reader {
 }
 
 /// Read speed of one level of the memory hierarchy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bandwidth {
-    pub level: &'static str,
+    pub level: String,
     /// Bytes read again and again by each thread.
     pub bytes_per_thread: usize,
     pub threads: usize,
@@ -47,14 +47,14 @@ pub struct Bandwidth {
 }
 
 /// Speed of one multiply-accumulate loop.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeakRate {
-    pub name: &'static str,
+    pub name: String,
     pub threads: usize,
     pub gmacs: f64,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ceilings {
     pub bandwidths: Vec<Bandwidth>,
     pub peaks: Vec<PeakRate>,
@@ -75,7 +75,7 @@ impl Ceilings {
                     pool.broadcast(|_| (peak.steps)(steps));
                 });
                 peaks.push(PeakRate {
-                    name: peak.name,
+                    name: peak.name.to_owned(),
                     threads,
                     gmacs: peak.macs_per_step * steps as f64 * threads as f64 / seconds / 1e9,
                 });
@@ -140,7 +140,7 @@ fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPoo
         .1;
     let passes = (128 << 20) / bytes + 1;
     Bandwidth {
-        level,
+        level: level.to_owned(),
         bytes_per_thread: bytes,
         threads,
         gigabytes_per_second: (bytes * passes * threads) as f64

@@ -4,14 +4,14 @@
 
 use super::ffi;
 use anyhow::ensure;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ffi::CStr;
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Build {
     pub version: String,
     /// CPU features that ggml was compiled for.
-    pub compiled_for: Vec<&'static str>,
+    pub compiled_for: Vec<String>,
     /// `vpmaddubsw` instructions found in the linked `ggml_vec_dot_tq2_0_q8_K`,
     /// by vector width.
     pub vpmaddubsw_ymm: usize,
@@ -32,7 +32,7 @@ impl Build {
             ];
             (version.to_string_lossy().into_owned(), flags)
         };
-        let compiled_for = flags.iter().filter(|f| f.1 != 0).map(|f| f.0).collect();
+        let compiled_for = flags.iter().filter(|f| f.1 != 0).map(|f| f.0.to_owned()).collect();
         let (vpmaddubsw_ymm, vpmaddubsw_zmm) = count_vpmaddubsw();
         let build = Self {
             version,
@@ -43,7 +43,7 @@ impl Build {
         if cfg!(target_arch = "x86_64") {
             for needed in ["AVX2", "FMA", "F16C"] {
                 ensure!(
-                    build.compiled_for.contains(&needed),
+                    build.compiled_for.iter().any(|f| f == needed),
                     "ggml was built without {needed}: build on the CPU that is measured, without \
                      GGML_NATIVE=OFF or SOURCE_DATE_EPOCH in the environment"
                 );
