@@ -1,1 +1,5 @@
 //! AVX2 kernels.
+
+pub mod column;
+pub mod row_f32;
+pub mod row_i8;

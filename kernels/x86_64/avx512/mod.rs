@@ -1,1 +1,6 @@
 //! AVX-512 kernels.
+
+pub mod column;
+pub mod row_f32;
+pub mod row_i8;
+pub mod row_i8_vbmi;

@@ -1,0 +1,203 @@
+//! Column lanes with 256-bit vectors: two vectors are one table entry, and
+//! share its index. The algorithm is in [`super::super::super::column`]; here
+//! are its look-up of indices and its transpositions.
+
+use super::super::super::column::{self, Expand, LANES_F32, LANES_I8};
+use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
+use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
+use core::arch::x86_64::*;
+use pulp::x86::V3;
+
+/// Strips per chunk: 5 tables of 5184 bytes leave room in a 32 KiB L1 cache
+/// for the accumulators that stream by.
+const CHUNK: usize = 5;
+
+/// The int8 kernel.
+pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
+    name: "avx2-i8-column",
+    lanes: LANES_I8,
+    entry_bytes: column::ENTRY,
+    chunk_bytes: CHUNK,
+    build: build_i8,
+    run: run_i8,
+    finish: finish_i8,
+    symbols: &[
+        "avx2::column::build_i8",
+        "avx2::column::run_i8",
+        "avx2::column::finish_i8",
+    ],
+};
+
+/// The f32 kernel.
+pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
+    name: "avx2-f32-column",
+    lanes: LANES_F32,
+    entry_bytes: column::ENTRY,
+    chunk_bytes: CHUNK,
+    build: build_f32,
+    run: run_f32,
+    finish: finish_f32,
+    symbols: &[
+        "avx2::column::build_f32",
+        "avx2::column::run_f32",
+        "avx2::column::finish_f32",
+    ],
+};
+
+/// Two nibble look-ups, widened and scaled to bytes.
+struct ByShuffle;
+
+impl Expand for ByShuffle {
+    #[inline(always)]
+    unsafe fn offsets(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+        // SAFETY: precondition 1 of the contract; 64 readable bytes.
+        unsafe { offsets_avx2(panel, offsets) }
+    }
+}
+
+/// # Safety
+/// `panel` has 64 readable bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn offsets_avx2(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+    let nibble = _mm256_set1_epi8(15);
+    // SAFETY: the tables have 16 bytes.
+    let table =
+        |t: &[u8; 16]| unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(t.as_ptr().cast())) };
+    let to = offsets.as_mut_ptr().cast::<__m256i>();
+    for half in 0..2 {
+        // SAFETY: the caller's word for 64 bytes.
+        let bytes = unsafe { panel.cast::<__m256i>().add(half).read_unaligned() };
+        let low = _mm256_and_si256(bytes, nibble);
+        let high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+        let index = _mm256_add_epi8(
+            _mm256_shuffle_epi8(table(&NIBBLE_INDEX), low),
+            _mm256_shuffle_epi8(table(&NIBBLE_INDEX_HIGH), high),
+        );
+        let wide = |quarter: __m128i| _mm256_slli_epi16(_mm256_cvtepu8_epi16(quarter), 6);
+        // SAFETY: `offsets` has 128 bytes.
+        unsafe {
+            let to = to.add(2 * half);
+            to.write_unaligned(wide(_mm256_castsi256_si128(index)));
+            to.add(1)
+                .write_unaligned(wide(_mm256_extracti128_si256::<1>(index)));
+        }
+    }
+}
+
+macro_rules! kernel {
+    ($name:ident($($arg:ident: $type:ty),*), $body:expr) => {
+        /// See [`ColumnKernel`].
+        ///
+        /// # Safety
+        /// Preconditions 1 to 8 of [`super::super::super::contract`], as far as
+        /// its field of [`ColumnKernel`] names them.
+        #[target_feature(enable = "sse3,ssse3,sse4.1,sse4.2,popcnt,avx,avx2,bmi1,bmi2,fma,lzcnt,fxsr")]
+        #[inline(never)]
+        unsafe fn $name($($arg: $type),*) {
+            // SAFETY: precondition 1 proves the token; the rest is handed on.
+            unsafe { $body(V3::new_unchecked(), $($arg),*) }
+        }
+    };
+}
+kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3>);
+kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3>);
+kernel!(run_i8(call: &ColumnCall), column::run_i8::<V3, ByShuffle, 2, CHUNK>);
+kernel!(run_f32(call: &ColumnCall), column::run_f32::<V3, ByShuffle, 2, CHUNK>);
+
+/// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 8 rows at a time.
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
+#[target_feature(enable = "avx2")]
+#[inline(never)]
+unsafe fn finish_i8(call: &FinishCall<i32>) {
+    let (acc, total) = (call.acc.cast::<__m128i>(), call.total.cast::<__m128i>());
+    for first in (0..PANEL_ROWS).step_by(8) {
+        let mut out = call.out.wrapping_add(first);
+        // Each quarter of an entry is 8 tokens.
+        for quarter in 0..4 {
+            let mut rows = [_mm256_setzero_si256(); 8];
+            for (r, row) in rows.iter_mut().enumerate() {
+                // SAFETY: precondition 6: 64 rows of four quarters.
+                let (low, high) = unsafe {
+                    let at = ((first + r) << 2) + quarter;
+                    (*acc.add(at), *total.add(at))
+                };
+                let high = _mm256_slli_epi32(_mm256_cvtepi16_epi32(high), 8);
+                *row = _mm256_add_epi32(high, _mm256_cvtepi16_epi32(low));
+            }
+            for column in transpose(rows) {
+                // SAFETY: precondition 5: 64 elements for each of 32 tokens.
+                unsafe {
+                    let to = out.cast::<__m256i>();
+                    let sum = if call.accumulate {
+                        _mm256_add_epi32(column, to.read_unaligned())
+                    } else {
+                        column
+                    };
+                    to.write_unaligned(sum);
+                }
+                out = out.wrapping_add(call.out_stride);
+            }
+        }
+    }
+}
+
+/// `out[t][r] (+)= total[r][t]`, 8 rows at a time.
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
+#[target_feature(enable = "avx2")]
+#[inline(never)]
+unsafe fn finish_f32(call: &FinishCall<f32>) {
+    let total = call.total.cast::<__m256i>();
+    for first in (0..PANEL_ROWS).step_by(8) {
+        let mut out = call.out.wrapping_add(first);
+        for half in 0..2 {
+            let mut rows = [_mm256_setzero_si256(); 8];
+            for (r, row) in rows.iter_mut().enumerate() {
+                // SAFETY: precondition 6: 64 rows of two halves.
+                *row = unsafe { *total.add(((first + r) << 1) + half) };
+            }
+            for column in transpose(rows) {
+                let column = _mm256_castsi256_ps(column);
+                // SAFETY: precondition 5: 64 elements for each of 16 tokens.
+                unsafe {
+                    let sum = if call.accumulate {
+                        _mm256_add_ps(column, _mm256_loadu_ps(out))
+                    } else {
+                        column
+                    };
+                    _mm256_storeu_ps(out, sum);
+                }
+                out = out.wrapping_add(call.out_stride);
+            }
+        }
+    }
+}
+
+/// Transposes 8 x 8 values of 32 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
+    // 4 x 4 inside the 128-bit lanes: t[4 i + j] lane L holds, of rows
+    // 4 i ..+ 4, column 4 L + j.
+    let mut t = rows;
+    for i in [0, 4] {
+        let a = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+        let b = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+        let c = _mm256_unpacklo_epi32(rows[i + 2], rows[i + 3]);
+        let d = _mm256_unpackhi_epi32(rows[i + 2], rows[i + 3]);
+        t[i] = _mm256_unpacklo_epi64(a, c);
+        t[i + 1] = _mm256_unpackhi_epi64(a, c);
+        t[i + 2] = _mm256_unpacklo_epi64(b, d);
+        t[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    let mut columns = t;
+    for j in 0..4 {
+        columns[j] = _mm256_permute2x128_si256::<0x20>(t[j], t[4 + j]);
+        columns[4 + j] = _mm256_permute2x128_si256::<0x31>(t[j], t[4 + j]);
+    }
+    columns
+}

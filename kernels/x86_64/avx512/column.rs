@@ -1,0 +1,205 @@
+//! Column lanes with 512-bit vectors: one vector is one table entry. The
+//! algorithm is in [`super::super::super::column`]; here are its look-up of
+//! indices and its transpositions.
+
+use super::super::super::column::{self, Expand, LANES_F32, LANES_I8};
+use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
+use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
+use core::arch::x86_64::*;
+use pulp::x86::V4;
+
+/// Strips per chunk: 5 tables of 5184 bytes leave room in a 32 KiB L1 cache
+/// for the accumulators that stream by.
+const CHUNK: usize = 5;
+
+/// The int8 kernel.
+pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
+    name: "avx512-i8-column",
+    lanes: LANES_I8,
+    entry_bytes: column::ENTRY,
+    chunk_bytes: CHUNK,
+    build: build_i8,
+    run: run_i8,
+    finish: finish_i8,
+    symbols: &[
+        "avx512::column::build_i8",
+        "avx512::column::run_i8",
+        "avx512::column::finish_i8",
+    ],
+};
+
+/// The f32 kernel.
+pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
+    name: "avx512-f32-column",
+    lanes: LANES_F32,
+    entry_bytes: column::ENTRY,
+    chunk_bytes: CHUNK,
+    build: build_f32,
+    run: run_f32,
+    finish: finish_f32,
+    symbols: &[
+        "avx512::column::build_f32",
+        "avx512::column::run_f32",
+        "avx512::column::finish_f32",
+    ],
+};
+
+/// Two nibble look-ups, widened and scaled to bytes.
+struct ByShuffle;
+
+impl Expand for ByShuffle {
+    #[inline(always)]
+    unsafe fn offsets(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+        // SAFETY: precondition 1 of the contract; 64 readable bytes.
+        unsafe { offsets_avx512(panel, offsets) }
+    }
+}
+
+/// # Safety
+/// `panel` has 64 readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn offsets_avx512(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+    // SAFETY: the caller's word; the tables have 16 bytes, `offsets` 128.
+    unsafe {
+        let nibble = _mm512_set1_epi8(15);
+        let table = |t: &[u8; 16]| _mm512_broadcast_i32x4(_mm_loadu_si128(t.as_ptr().cast()));
+        let bytes = _mm512_loadu_si512(panel.cast());
+        let low = _mm512_and_si512(bytes, nibble);
+        let high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
+        let index = _mm512_add_epi8(
+            _mm512_shuffle_epi8(table(&NIBBLE_INDEX), low),
+            _mm512_shuffle_epi8(table(&NIBBLE_INDEX_HIGH), high),
+        );
+        let to = offsets.as_mut_ptr().cast::<__m512i>();
+        let wide = |half: __m256i| _mm512_slli_epi16(_mm512_cvtepu8_epi16(half), 6);
+        to.write_unaligned(wide(_mm512_castsi512_si256(index)));
+        to.add(1)
+            .write_unaligned(wide(_mm512_extracti64x4_epi64::<1>(index)));
+    }
+}
+
+macro_rules! kernel {
+    ($name:ident($($arg:ident: $type:ty),*), $body:expr) => {
+        /// See [`ColumnKernel`].
+        ///
+        /// # Safety
+        /// Preconditions 1 to 8 of [`super::super::super::contract`], as far as
+        /// its field of [`ColumnKernel`] names them.
+        #[target_feature(enable = "sse3,ssse3,sse4.1,sse4.2,popcnt,avx,avx2,bmi1,bmi2,fma,lzcnt,fxsr,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+        #[inline(never)]
+        unsafe fn $name($($arg: $type),*) {
+            // SAFETY: precondition 1 proves the token; the rest is handed on.
+            unsafe { $body(V4::new_unchecked(), $($arg),*) }
+        }
+    };
+}
+kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V4>);
+kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V4>);
+kernel!(run_i8(call: &ColumnCall), column::run_i8::<V4, ByShuffle, 1, CHUNK>);
+kernel!(run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, CHUNK>);
+
+/// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 16 rows at a time.
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline(never)]
+unsafe fn finish_i8(call: &FinishCall<i32>) {
+    let (acc, total) = (call.acc.cast::<__m512i>(), call.total.cast::<__m512i>());
+    for first in (0..PANEL_ROWS).step_by(16) {
+        let mut rows = [[_mm512_setzero_si512(); 16]; 2];
+        for r in 0..16 {
+            // SAFETY: precondition 6: 64 rows of one vector.
+            let (low, high) = unsafe { (*acc.add(first + r), *total.add(first + r)) };
+            let half = |low: __m256i, high: __m256i| {
+                let high = _mm512_slli_epi32(_mm512_cvtepi16_epi32(high), 8);
+                _mm512_add_epi32(high, _mm512_cvtepi16_epi32(low))
+            };
+            rows[0][r] = half(_mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
+            rows[1][r] = half(
+                _mm512_extracti64x4_epi64::<1>(low),
+                _mm512_extracti64x4_epi64::<1>(high),
+            );
+        }
+        let mut out = call.out.wrapping_add(first);
+        for rows in rows {
+            for column in transpose(rows) {
+                // SAFETY: precondition 5: 64 elements for each of 32 tokens.
+                unsafe {
+                    let to = out.cast::<__m512i>();
+                    let sum = if call.accumulate {
+                        _mm512_add_epi32(column, to.read_unaligned())
+                    } else {
+                        column
+                    };
+                    to.write_unaligned(sum);
+                }
+                out = out.wrapping_add(call.out_stride);
+            }
+        }
+    }
+}
+
+/// `out[t][r] (+)= total[r][t]`, 16 rows at a time.
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline(never)]
+unsafe fn finish_f32(call: &FinishCall<f32>) {
+    let total = call.total.cast::<__m512i>();
+    for first in (0..PANEL_ROWS).step_by(16) {
+        let mut rows = [_mm512_setzero_si512(); 16];
+        for (r, row) in rows.iter_mut().enumerate() {
+            // SAFETY: precondition 6: 64 rows of one vector.
+            *row = unsafe { *total.add(first + r) };
+        }
+        let mut out = call.out.wrapping_add(first);
+        for column in transpose(rows) {
+            let column = _mm512_castsi512_ps(column);
+            // SAFETY: precondition 5: 64 elements for each of 16 tokens.
+            unsafe {
+                let sum = if call.accumulate {
+                    _mm512_add_ps(column, _mm512_loadu_ps(out))
+                } else {
+                    column
+                };
+                _mm512_storeu_ps(out, sum);
+            }
+            out = out.wrapping_add(call.out_stride);
+        }
+    }
+}
+
+/// Transposes 16 x 16 values of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // 4 x 4 inside the 128-bit lanes: t[4 i + j] lane L holds, of rows
+    // 4 i ..+ 4, column 4 L + j.
+    let mut t = rows;
+    for i in (0..16).step_by(4) {
+        let a = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        let b = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        let c = _mm512_unpacklo_epi32(rows[i + 2], rows[i + 3]);
+        let d = _mm512_unpackhi_epi32(rows[i + 2], rows[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c);
+        t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    // 4 x 4 lanes: column 4 L + j gathers lane L of t[j], t[4 + j], ...
+    let mut columns = t;
+    for j in 0..4 {
+        let a = _mm512_shuffle_i32x4::<0x44>(t[j], t[4 + j]);
+        let b = _mm512_shuffle_i32x4::<0xee>(t[j], t[4 + j]);
+        let c = _mm512_shuffle_i32x4::<0x44>(t[8 + j], t[12 + j]);
+        let d = _mm512_shuffle_i32x4::<0xee>(t[8 + j], t[12 + j]);
+        columns[j] = _mm512_shuffle_i32x4::<0x88>(a, c);
+        columns[4 + j] = _mm512_shuffle_i32x4::<0xdd>(a, c);
+        columns[8 + j] = _mm512_shuffle_i32x4::<0x88>(b, d);
+        columns[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b, d);
+    }
+    columns
+}
