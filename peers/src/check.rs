@@ -96,7 +96,10 @@ impl Reference {
                     let off = (f64::from(values[i]) - self.float[i]).abs();
                     // Negated, so that a NaN is an error too.
                     (!(off <= tolerance)).then(|| {
-                        format!("{} instead of {} (+-{tolerance:.1e})", values[i], self.float[i])
+                        format!(
+                            "{} instead of {} (+-{tolerance:.1e})",
+                            values[i], self.float[i]
+                        )
                     })
                 })
             }
@@ -146,6 +149,10 @@ mod tests {
             let error = reference.compare(&Output::Float(&wrong), Path::F32);
             assert!(error.unwrap_err().to_string().contains("output 1"));
         }
-        assert!(reference.compare(&Output::Float(&right[..1]), Path::F32).is_err());
+        assert!(
+            reference
+                .compare(&Output::Float(&right[..1]), Path::F32)
+                .is_err()
+        );
     }
 }

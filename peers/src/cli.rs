@@ -134,7 +134,11 @@ impl Cli {
     }
 
     pub fn wants(&self, info: &Info) -> bool {
-        self.contenders.is_empty() || self.contenders.iter().any(|c| info.name.contains(c.as_str()))
+        self.contenders.is_empty()
+            || self
+                .contenders
+                .iter()
+                .any(|c| info.name.contains(c.as_str()))
     }
 }
 

@@ -37,11 +37,14 @@ impl Family for DenseFamily {
         _wanted: &[usize],
     ) -> anyhow::Result<Box<dyn Loaded>> {
         let Shape { rows, cols } = weights.shape;
-        let value = |row: usize, col: usize| {
-            f32::from(weights.trits[row * cols + col]) * weights.scale
-        };
-        let by_row: Vec<f32> = (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
-        let by_col: Vec<f32> = (0..rows * cols).map(|i| value(i % rows, i / rows)).collect();
+        let value =
+            |row: usize, col: usize| f32::from(weights.trits[row * cols + col]) * weights.scale;
+        let by_row: Vec<f32> = (0..rows * cols)
+            .map(|i| value(i / cols, i % cols))
+            .collect();
+        let by_col: Vec<f32> = (0..rows * cols)
+            .map(|i| value(i % rows, i / rows))
+            .collect();
         let copies = residency.copies(rows * cols * size_of::<f32>());
         Ok(Box::new(LoadedDense {
             shape: weights.shape,
@@ -152,8 +155,11 @@ impl Run for DenseRun<'_> {
         self.pool.install(|| {
             for call in 0..calls {
                 let w = &store.copies[(first + call) % store.copies.len()];
-                let (w, w_row, w_col) =
-                    (w.as_ptr(), store.row_stride as isize, store.col_stride as isize);
+                let (w, w_row, w_col) = (
+                    w.as_ptr(),
+                    store.row_stride as isize,
+                    store.col_stride as isize,
+                );
                 let (x_row, y_row) = (cols as isize, rows as isize);
                 let y = y.as_mut_ptr();
                 // SAFETY: w holds rows x cols values by its strides, x holds
@@ -161,13 +167,47 @@ impl Run for DenseRun<'_> {
                 unsafe {
                     if weights_left {
                         gemm::gemm(
-                            rows, tokens, cols, y, y_row, 1, false, w, w_col, w_row, x.as_ptr(),
-                            x_row, 1, 0.0, 1.0, false, false, false, parallelism,
+                            rows,
+                            tokens,
+                            cols,
+                            y,
+                            y_row,
+                            1,
+                            false,
+                            w,
+                            w_col,
+                            w_row,
+                            x.as_ptr(),
+                            x_row,
+                            1,
+                            0.0,
+                            1.0,
+                            false,
+                            false,
+                            false,
+                            parallelism,
                         );
                     } else {
                         gemm::gemm(
-                            tokens, rows, cols, y, 1, y_row, false, x.as_ptr(), 1, x_row, w,
-                            w_row, w_col, 0.0, 1.0, false, false, false, parallelism,
+                            tokens,
+                            rows,
+                            cols,
+                            y,
+                            1,
+                            y_row,
+                            false,
+                            x.as_ptr(),
+                            1,
+                            x_row,
+                            w,
+                            w_row,
+                            w_col,
+                            0.0,
+                            1.0,
+                            false,
+                            false,
+                            false,
+                            parallelism,
                         );
                     }
                 }

@@ -46,8 +46,10 @@ impl Machine {
             arch: std::env::consts::ARCH.to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             caches: caches(),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
-                .map_or_else(|_| std::env::consts::OS.to_owned(), |s| format!("Linux {}", s.trim())),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(
+                |_| std::env::consts::OS.to_owned(),
+                |s| format!("Linux {}", s.trim()),
+            ),
             memory_bytes: memory_bytes(),
             features: features(),
             virtual_machine: field("flags")
@@ -95,8 +97,10 @@ fn caches() -> Vec<Cache> {
     let mut found = Vec::new();
     for index in 0..8 {
         let read = |name| {
-            fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{name}"))
-                .map(|s| s.trim().to_owned())
+            fs::read_to_string(format!(
+                "/sys/devices/system/cpu/cpu0/cache/index{index}/{name}"
+            ))
+            .map(|s| s.trim().to_owned())
         };
         let (Ok(level), Ok(kind), Ok(size)) = (read("level"), read("type"), read("size")) else {
             break;
@@ -128,7 +132,15 @@ fn features() -> Vec<String> {
         ($($name:tt),*) => { [$(($name, is_x86_feature_detected!($name))),*] };
     }
     detect!(
-        "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512vbmi"
+        "avx2",
+        "fma",
+        "f16c",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vnni",
+        "avx512vbmi"
     )
     .into_iter()
     .filter_map(|(name, present)| present.then(|| name.to_owned()))

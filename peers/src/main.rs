@@ -58,7 +58,11 @@ fn main() -> anyhow::Result<ExitCode> {
         plots::draw(&report, cli.plot_shape, dir)?;
     }
     let failed = report.bars.iter().any(|v| v.passes() == Some(false));
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn measure(cli: &cli::Cli, families: &[Box<dyn Family>], pools: &Pools) -> anyhow::Result<Report> {

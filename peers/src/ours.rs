@@ -30,8 +30,13 @@ pub fn backends() -> Vec<Backend> {
 
 pub fn matrix(weights: &Weights) -> anyhow::Result<TernaryMatrix> {
     let Shape { rows, cols } = weights.shape;
-    TernaryMatrix::from_trits(&weights.trits, rows, cols, Scales::per_tensor(weights.scale))
-        .with_context(|| format!("tritgemm refused a {} matrix", weights.shape))
+    TernaryMatrix::from_trits(
+        &weights.trits,
+        rows,
+        cols,
+        Scales::per_tensor(weights.scale),
+    )
+    .with_context(|| format!("tritgemm refused a {} matrix", weights.shape))
 }
 
 const PATHS: [Path; 3] = [Path::Int8, Path::W1a8, Path::F32];
@@ -97,7 +102,11 @@ impl Loaded for LoadedOurs {
     fn start<'a>(&'a self, index: usize, job: &Job<'a>) -> anyhow::Result<Box<dyn Run + 'a>> {
         let (path, backend) = self.kinds[index];
         let outputs = job.activations.tokens * job.weights.shape.rows;
-        let (exact, float) = if path == Path::Int8 { (outputs, 0) } else { (0, outputs) };
+        let (exact, float) = if path == Path::Int8 {
+            (outputs, 0)
+        } else {
+            (0, outputs)
+        };
         Ok(Box::new(OurRun {
             layers: &self.layers,
             path,

@@ -145,7 +145,10 @@ impl Activations {
     pub fn random(tokens: usize, cols: usize) -> Self {
         let mut rng = Rng::new((tokens * cols) as u64 ^ 0xAC71);
         let f32s: Vec<f32> = (0..tokens * cols).map(|_| rng.next_f32()).collect();
-        let int8 = f32s.iter().map(|x| (x * 128.0).round_ties_even() as i8).collect();
+        let int8 = f32s
+            .iter()
+            .map(|x| (x * 128.0).round_ties_even() as i8)
+            .collect();
         Self {
             tokens,
             cols,
@@ -161,12 +164,6 @@ pub struct Job<'a> {
     pub weights: &'a Weights,
     pub activations: &'a Activations,
     pub threads: usize,
-}
-
-impl Job<'_> {
-    pub fn macs(&self) -> f64 {
-        (self.weights.shape.weights() * self.activations.tokens) as f64
-    }
 }
 
 /// One point of the sweep.

@@ -56,7 +56,10 @@ impl Report {
 
     pub fn table(&self) -> String {
         let mut out = String::new();
-        for group in self.cells.chunk_by(|a, b| heading(&a.cell) == heading(&b.cell)) {
+        for group in self
+            .cells
+            .chunk_by(|a, b| heading(&a.cell) == heading(&b.cell))
+        {
             let _ = writeln!(out, "\n{}, GMAC/s by tokens (N)", heading(&group[0].cell));
             write_group(&mut out, group);
         }
@@ -70,12 +73,23 @@ impl Report {
             self.repeats,
             100.0 * self.typical_spread()
         );
-        if self.typical_spread() > 0.05 || self.load_before.is_some_and(|l| l > 0.5) {
+        let samples = || {
+            self.cells
+                .iter()
+                .flat_map(|c| &c.measurements)
+                .map(|m| &m.sample)
+        };
+        let repeats: usize = samples().map(|s| s.repeats).sum();
+        let disturbed =
+            samples().map(|s| s.disturbed).sum::<usize>() as f64 / repeats.max(1) as f64;
+        if disturbed > 0.01 || self.load_before.is_some_and(|l| l > 0.5) {
             let _ = writeln!(
                 out,
-                "NOTE: the machine was busy (load {:.2} before the run): repeat on a quiet one \
-                 before quoting anything.",
-                self.load_before.unwrap_or(f64::NAN)
+                "NOTE: the machine was busy (load {:.2} before the run; {:.0} % of the repeats \
+                 disturbed by other processes at every attempt): repeat on a quiet one before \
+                 quoting anything.",
+                self.load_before.unwrap_or(f64::NAN),
+                100.0 * disturbed
             );
         }
         out

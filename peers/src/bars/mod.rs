@@ -117,7 +117,12 @@ pub fn table(verdicts: &[Verdict]) -> String {
             v.note
         );
     }
-    let count = |word: &str| verdicts.iter().filter(|v| v.word().starts_with(word)).count();
+    let count = |word: &str| {
+        verdicts
+            .iter()
+            .filter(|v| v.word().starts_with(word))
+            .count()
+    };
     let _ = writeln!(
         out,
         "\n{} bars hold ({} reach their aim), {} fail, {} could not be measured here",

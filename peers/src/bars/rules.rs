@@ -74,7 +74,11 @@ pub fn rules(shapes: &[Shape]) -> Vec<Rule> {
                    (over, rivals): (&'static str, Vec<String>),
                    (bar, aim): (f64, Option<f64>),
                    cells: Vec<Cell>| {
-        let quantity = if over == "read bandwidth" { Quantity::Bytes } else { Quantity::Products };
+        let quantity = if over == "read bandwidth" {
+            Quantity::Bytes
+        } else {
+            Quantity::Products
+        };
         rules.push(Rule {
             case: case.to_owned(),
             subject,
@@ -93,30 +97,114 @@ pub fn rules(shapes: &[Shape]) -> Vec<Rule> {
     let dot = || ("vpdpbusd zmm peak", one("vpdpbusd-zmm"));
     let tq2 = || ("ggml TQ2_0 (faster form)", ggml());
 
-    add("int8 N=1 from memory", int8.clone(), read(), (0.9, Some(1.0)), vec![cold(1)]);
-    add("int8 N=1 from memory, 2 threads", int8.clone(), read(), (0.85, Some(1.0)), vec![cold(2)]);
-    add("int8 N=1 hot, 2560x2560", int8.clone(), tq2(), (2.5, Some(3.0)), vec![hot(SMALL, 1)]);
+    add(
+        "int8 N=1 from memory",
+        int8.clone(),
+        read(),
+        (0.9, Some(1.0)),
+        vec![cold(1)],
+    );
+    add(
+        "int8 N=1 from memory, 2 threads",
+        int8.clone(),
+        read(),
+        (0.85, Some(1.0)),
+        vec![cold(2)],
+    );
+    add(
+        "int8 N=1 hot, 2560x2560",
+        int8.clone(),
+        tq2(),
+        (2.5, Some(3.0)),
+        vec![hot(SMALL, 1)],
+    );
     for (tokens, bar, aim) in [(4, 0.45, 0.55), (8, 0.55, 0.75), (16, 0.7, 1.0)] {
         let case = format!("int8 N={tokens}, 4096x4096");
-        add(&case, int8.clone(), dot(), (bar, Some(aim)), vec![hot(SQUARE, tokens)]);
+        add(
+            &case,
+            int8.clone(),
+            dot(),
+            (bar, Some(aim)),
+            vec![hot(SQUARE, tokens)],
+        );
     }
     let at_32 = sweep(shapes, &[32]);
     let above = sweep(shapes, &MANY_TOKENS);
     let from_32 = sweep(shapes, &[32, 64, 128, 256, 512]);
-    add("int8 N=32, all shapes", int8.clone(), dot(), (0.85, Some(1.1)), at_32.clone());
-    add("int8 N=32, all shapes", int8.clone(), tq2(), (4.0, None), at_32);
-    add("int8 N=64..512, all shapes", int8.clone(), dot(), (1.0, Some(1.3)), above.clone());
-    add("int8 N=64..512, all shapes", int8, tq2(), (5.0, None), above);
+    add(
+        "int8 N=32, all shapes",
+        int8.clone(),
+        dot(),
+        (0.85, Some(1.1)),
+        at_32.clone(),
+    );
+    add(
+        "int8 N=32, all shapes",
+        int8.clone(),
+        tq2(),
+        (4.0, None),
+        at_32,
+    );
+    add(
+        "int8 N=64..512, all shapes",
+        int8.clone(),
+        dot(),
+        (1.0, Some(1.3)),
+        above.clone(),
+    );
+    add(
+        "int8 N=64..512, all shapes",
+        int8,
+        tq2(),
+        (5.0, None),
+        above,
+    );
     let fma = ("FMA zmm peak", one("fma-zmm"));
     let dense = ("gemm crate, dense f32", one(dense::NAME));
-    add("f32 N=32..512, all shapes", f32.clone(), fma, (1.5, Some(2.0)), from_32.clone());
-    add("f32 N=32..512, all shapes", f32.clone(), dense, (2.2, Some(3.0)), from_32.clone());
-    add("f32 N=1 from memory", f32, read(), (0.85, Some(1.0)), vec![cold(1)]);
+    add(
+        "f32 N=32..512, all shapes",
+        f32.clone(),
+        fma,
+        (1.5, Some(2.0)),
+        from_32.clone(),
+    );
+    add(
+        "f32 N=32..512, all shapes",
+        f32.clone(),
+        dense,
+        (2.2, Some(3.0)),
+        from_32.clone(),
+    );
+    add(
+        "f32 N=1 from memory",
+        f32,
+        read(),
+        (0.85, Some(1.0)),
+        vec![cold(1)],
+    );
     let (int8, f32) = (avx2(Path::Int8), avx2(Path::F32));
-    add("AVX2 int8 N=1 hot, 2560x2560", int8.clone(), tq2(), (1.3, Some(1.8)), vec![hot(SMALL, 1)]);
-    add("AVX2 int8 N=32..512, all shapes", int8, tq2(), (2.2, Some(3.0)), from_32.clone());
+    add(
+        "AVX2 int8 N=1 hot, 2560x2560",
+        int8.clone(),
+        tq2(),
+        (1.3, Some(1.8)),
+        vec![hot(SMALL, 1)],
+    );
+    add(
+        "AVX2 int8 N=32..512, all shapes",
+        int8,
+        tq2(),
+        (2.2, Some(3.0)),
+        from_32.clone(),
+    );
     let fma = ("FMA ymm peak", one("fma-ymm"));
-    add("AVX2 f32 N=32..512, all shapes", f32, fma, (1.1, Some(1.4)), from_32);
+    add(
+        "AVX2 f32 N=32..512, all shapes",
+        f32,
+        fma,
+        (1.1, Some(1.4)),
+        from_32,
+    );
     rules.push(Rule {
         case: "W1.58A8 forward, N=1 and 128, 4096x4096".to_owned(),
         subject: contender(Path::W1a8),

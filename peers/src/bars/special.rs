@@ -199,7 +199,13 @@ pub fn codec(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
             race(
                 context,
                 &mut || drop(black_box(black_box(packed).to_vec())),
-                &mut || drop(black_box(Panels::pack_with(backend, Threads::Serial, &matrix))),
+                &mut || {
+                    drop(black_box(Panels::pack_with(
+                        backend,
+                        Threads::Serial,
+                        &matrix,
+                    )))
+                },
             ),
         ),
     ];

@@ -10,13 +10,13 @@ use crate::contender::{Family, Info, Loaded, Output, Path, Role, Run, Work};
 use crate::machine::Machine;
 use crate::pools::{Pools, split};
 use crate::problem::{COLD_BYTES, Job, Lines, Residency, Weights};
+use crate::timing::undisturbed;
 use aligned_vec::avec;
 use anyhow::Context;
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A multiply-accumulate loop.
 #[derive(Clone, Copy)]
@@ -70,7 +70,8 @@ impl Ceilings {
                 bandwidths.push(bandwidth(level, bytes, threads, &pool));
             }
             for peak in loops::peaks() {
-                let steps = 20_000_000_000 / 64 / peak.macs_per_step as u64 / 8;
+                // A few milliseconds at any rate there is.
+                let steps = 1_000_000_000 / peak.macs_per_step as u64;
                 let seconds = median(7, || {
                     pool.broadcast(|_| (peak.steps)(steps));
                 });
@@ -151,13 +152,7 @@ fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPoo
 }
 
 fn median(repeats: usize, mut work: impl FnMut()) -> f64 {
-    let mut seconds: Vec<f64> = (0..repeats)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
+    let mut seconds: Vec<f64> = (0..repeats).map(|_| undisturbed(&mut work).0).collect();
     seconds.sort_by(f64::total_cmp);
     seconds[(repeats - 1) / 2]
 }
@@ -179,7 +174,11 @@ impl CeilingFamily {
         let mut infos: Vec<Info> = peaks
             .iter()
             .map(|p| {
-                let path = if p.name.starts_with("fma") { Path::F32 } else { Path::Int8 };
+                let path = if p.name.starts_with("fma") {
+                    Path::F32
+                } else {
+                    Path::Int8
+                };
                 Info::new(p.name, Role::Ceiling, path)
             })
             .collect();

@@ -49,12 +49,18 @@ pub fn peaks() -> Vec<Peak> {
         32 * MADDUBS_CHAINS,
         |n| unsafe { vpmaddubsw_ymm(n) },
     );
-    add(detected!("avx512f"), "fma-zmm", 16 * ZMM_CHAINS, |n| unsafe {
-        fma_zmm(n)
-    });
-    add(detected!("avx2", "fma"), "fma-ymm", 8 * YMM_CHAINS, |n| unsafe {
-        fma_ymm(n)
-    });
+    add(
+        detected!("avx512f"),
+        "fma-zmm",
+        16 * ZMM_CHAINS,
+        |n| unsafe { fma_zmm(n) },
+    );
+    add(
+        detected!("avx2", "fma"),
+        "fma-ymm",
+        8 * YMM_CHAINS,
+        |n| unsafe { fma_ymm(n) },
+    );
     peaks
 }
 

@@ -32,7 +32,11 @@ impl Build {
             ];
             (version.to_string_lossy().into_owned(), flags)
         };
-        let compiled_for = flags.iter().filter(|f| f.1 != 0).map(|f| f.0.to_owned()).collect();
+        let compiled_for = flags
+            .iter()
+            .filter(|f| f.1 != 0)
+            .map(|f| f.0.to_owned())
+            .collect();
         let (vpmaddubsw_ymm, vpmaddubsw_zmm) = count_vpmaddubsw();
         let build = Self {
             version,

@@ -19,16 +19,8 @@ pub struct Plan {
 }
 
 /// `n, s, bs, x, bx, y, by, nrc`, as ggml_vec_dot_t.
-pub type VecDot = unsafe extern "C" fn(
-    c_int,
-    *mut f32,
-    usize,
-    *const c_void,
-    usize,
-    *const c_void,
-    usize,
-    c_int,
-);
+pub type VecDot =
+    unsafe extern "C" fn(c_int, *mut f32, usize, *const c_void, usize, *const c_void, usize, c_int);
 
 #[repr(C)]
 pub struct TypeTraitsCpu {

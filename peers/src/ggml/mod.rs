@@ -86,7 +86,10 @@ impl Family for GgmlFamily {
                     ptr::null(),
                 )
             };
-            ensure!(written == row_bytes, "ggml quantised {written} bytes of a row of {row_bytes}");
+            ensure!(
+                written == row_bytes,
+                "ggml quantised {written} bytes of a row of {row_bytes}"
+            );
         }
         let copies = residency.copies(packed.len());
         Ok(Box::new(LoadedGgml {
@@ -226,7 +229,11 @@ impl Run for GgmlRun<'_> {
                 (*self.weights).data = copies[self.next].as_ptr().cast_mut().cast();
                 ffi::ggml_graph_compute(self.graph, &mut self.plan)
             };
-            assert_eq!(status, sys::ggml_status_GGML_STATUS_SUCCESS, "ggml_graph_compute");
+            assert_eq!(
+                status,
+                sys::ggml_status_GGML_STATUS_SUCCESS,
+                "ggml_graph_compute"
+            );
             self.next = (self.next + 1) % copies.len();
         }
     }

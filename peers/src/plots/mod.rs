@@ -11,13 +11,16 @@ use crate::run::CellResult;
 use crate::{dense, ggml, ours};
 use anyhow::{Context, anyhow, ensure};
 use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fs;
 use std::path::Path;
 
-const SIZE: (u32, u32) = (1120, 680);
-const LEGEND_WIDTH: u32 = 270;
+const SIZE: (u32, u32) = (1200, 680);
+const LEGEND_WIDTH: u32 = 262;
+/// Room at the chart's right for the names of the peaks.
+const PEAK_WIDTH: u32 = 112;
 const HEAD_HEIGHT: u32 = 66;
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const FAINT: RGBColor = RGBColor(0x66, 0x66, 0x66);
@@ -107,13 +110,10 @@ impl<'a> Subject<'a> {
         let mut peaks = Vec::new();
         for kinds in [
             [
-                ("raw vpdpbusd peak, zmm", "vpdpbusd-zmm"),
-                ("raw vpmaddubsw+vpmaddwd peak, ymm", "vpmaddubsw-ymm"),
+                ("vpdpbusd zmm", "vpdpbusd-zmm"),
+                ("vpmaddubsw ymm", "vpmaddubsw-ymm"),
             ],
-            [
-                ("raw f32 FMA peak, zmm", "fma-zmm"),
-                ("raw f32 FMA peak, ymm", "fma-ymm"),
-            ],
+            [("f32 FMA zmm", "fma-zmm"), ("f32 FMA ymm", "fma-ymm")],
         ] {
             let found = kinds
                 .into_iter()
@@ -150,16 +150,27 @@ impl<'a> Subject<'a> {
             shown.push("avx2");
         }
         for (backend, dashed) in shown.into_iter().zip([false, true]) {
-            for (what, path, color) in
-                [("int8", Arithmetic::Int8, blue), ("f32", Arithmetic::F32, green)]
-            {
+            for (what, path, color) in [
+                ("int8", Arithmetic::Int8, blue),
+                ("f32", Arithmetic::F32, green),
+            ] {
                 let name = ours::name(path, backend);
                 add(format!("tritgemm {what}, {backend}"), name, color, dashed);
             }
         }
         // The form without quantisation: the peer at its best.
-        add("ggml TQ2_0, AVX2".to_owned(), ggml::BARE.to_owned(), vermilion, false);
-        add("gemm crate, dense f32".to_owned(), dense::NAME.to_owned(), orange, false);
+        add(
+            "ggml TQ2_0, AVX2".to_owned(),
+            ggml::BARE.to_owned(),
+            vermilion,
+            false,
+        );
+        add(
+            "gemm crate, dense f32".to_owned(),
+            dense::NAME.to_owned(),
+            orange,
+            false,
+        );
         series
     }
 }
@@ -185,9 +196,11 @@ fn frame<'a>(
     remarks: &[String],
 ) -> anyhow::Result<Canvas<'a>> {
     let (head, body) = canvas.split_vertically(HEAD_HEIGHT);
-    head.draw_text(title, &text(22, INK), (24, 16)).map_err(drawing)?;
+    head.draw_text(title, &text(22, INK), (24, 16))
+        .map_err(drawing)?;
     let machine = subject.report.machine.summary();
-    head.draw_text(&machine, &text(13, FAINT), (24, 46)).map_err(drawing)?;
+    head.draw_text(&machine, &text(13, FAINT), (24, 46))
+        .map_err(drawing)?;
     let (chart, legend) = body.split_horizontally(SIZE.0 - LEGEND_WIDTH);
     let label = text(14, INK).pos(Pos::new(HPos::Left, VPos::Center));
     let mut y = 28;
@@ -196,7 +209,9 @@ fn frame<'a>(
         legend
             .draw(&Circle::new((24, y), 4, s.color.filled()))
             .map_err(drawing)?;
-        legend.draw_text(&s.label, &label, (50, y)).map_err(drawing)?;
+        legend
+            .draw_text(&s.label, &label, (50, y))
+            .map_err(drawing)?;
         y += 26;
     }
     let small = text(12, FAINT).pos(Pos::new(HPos::Left, VPos::Center));
@@ -220,7 +235,9 @@ fn line(
         let path = DashedPathElement::new([from, to], 6, 4, style);
         canvas.draw(&path).map_err(drawing)
     } else {
-        canvas.draw(&PathElement::new([from, to], style)).map_err(drawing)
+        canvas
+            .draw(&PathElement::new([from, to], style))
+            .map_err(drawing)
     }
 }
 

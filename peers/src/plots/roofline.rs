@@ -1,9 +1,12 @@
 //! The roofline: GMAC/s over the multiply-accumulates done for each byte of
 //! weights read. Slanted roofs are read bandwidths, flat ones multiplier peaks.
 
-use super::{Canvas, GRID, INK, ROOF, Series, Subject, drawing, frame, power_of_two, text};
+use super::{
+    Canvas, GRID, INK, PEAK_WIDTH, ROOF, Series, Subject, drawing, frame, power_of_two, text,
+};
 use crate::problem::Residency;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// (log2 MAC per byte, log2 GMAC/s) of a contender's cells.
 fn points(subject: &Subject<'_>, residency: Residency, series: &Series) -> Vec<(f64, f64)> {
@@ -54,6 +57,7 @@ pub fn draw(subject: &Subject<'_>, canvas: &Canvas<'_>) -> anyhow::Result<()> {
         ..bound(|p| p.1, highest, f64::max).ceil().max(highest + 0.6);
     let mut chart = ChartBuilder::on(&area)
         .margin(16)
+        .margin_right(PEAK_WIDTH)
         .x_label_area_size(48)
         .y_label_area_size(64)
         .build_cartesian_2d(x.clone(), y.clone())
@@ -74,7 +78,6 @@ pub fn draw(subject: &Subject<'_>, canvas: &Canvas<'_>) -> anyhow::Result<()> {
         .draw()
         .map_err(drawing)?;
 
-    let label = text(13, ROOF);
     for b in &subject.report.ceilings.bandwidths {
         if b.threads != subject.threads || b.level == "L1" {
             continue;
@@ -91,8 +94,19 @@ pub fn draw(subject: &Subject<'_>, canvas: &Canvas<'_>) -> anyhow::Result<()> {
             .draw_series(LineSeries::new(ends, ROOF.stroke_width(1)))
             .map_err(drawing)?;
         let name = format!("{} {:.0} GB/s", b.level, b.gigabytes_per_second);
-        // At the roof's lower end, beside the line.
-        let place = EmptyElement::at((from, roof + from)) + Text::new(name, (12, -14), label.clone());
+        // L2 and L3 may be close: L2's name stands above its roof, the others'
+        // below theirs.
+        let (part, label) = if b.level == "L2" {
+            (
+                0.55,
+                text(13, ROOF).pos(Pos::new(HPos::Right, VPos::Bottom)),
+            )
+        } else {
+            (0.3, text(13, ROOF).pos(Pos::new(HPos::Left, VPos::Top)))
+        };
+        let at = from + part * (to - from);
+        let shift = if b.level == "L2" { -6 } else { 8 };
+        let place = EmptyElement::at((at, roof + at)) + Text::new(name, (shift, 0), label);
         chart.draw_series([place]).map_err(drawing)?;
     }
     for (name, rate) in &peaks {
@@ -106,12 +120,9 @@ pub fn draw(subject: &Subject<'_>, canvas: &Canvas<'_>) -> anyhow::Result<()> {
         chart
             .draw_series(LineSeries::new(ends, ROOF.stroke_width(1)))
             .map_err(drawing)?;
-        let right = text(13, ROOF).pos(plotters::style::text_anchor::Pos::new(
-            plotters::style::text_anchor::HPos::Right,
-            plotters::style::text_anchor::VPos::Bottom,
-        ));
         let place = EmptyElement::at((x.end, height))
-            + Text::new(format!("{name} {rate:.0}"), (-4, -3), right);
+            + Text::new(*name, (6, -14), text(12, ROOF))
+            + Text::new(format!("peak {rate:.0}"), (6, 1), text(12, ROOF));
         chart.draw_series([place]).map_err(drawing)?;
     }
     for (s, (hot, cold)) in series.iter().zip(hot.into_iter().zip(cold)) {

@@ -1,6 +1,6 @@
 //! GMAC/s over the number of tokens, with the peaks of the multipliers.
 
-use super::{Canvas, GRID, INK, ROOF, Subject, drawing, frame, power_of_two, text};
+use super::{Canvas, GRID, INK, PEAK_WIDTH, ROOF, Subject, drawing, frame, power_of_two, text};
 use crate::problem::Residency;
 use plotters::prelude::*;
 
@@ -40,6 +40,7 @@ pub fn draw(subject: &Subject<'_>, canvas: &Canvas<'_>) -> anyhow::Result<()> {
         * 1.08;
     let mut chart = ChartBuilder::on(&area)
         .margin(16)
+        .margin_right(PEAK_WIDTH)
         .x_label_area_size(48)
         .y_label_area_size(64)
         .build_cartesian_2d(-0.15..last + 0.15, 0.0..top)
@@ -64,8 +65,9 @@ pub fn draw(subject: &Subject<'_>, canvas: &Canvas<'_>) -> anyhow::Result<()> {
         chart
             .draw_series(DashedLineSeries::new(ends, 3, 4, ROOF.stroke_width(1)))
             .map_err(drawing)?;
-        let place = EmptyElement::at((-0.1, rate))
-            + Text::new(format!("{label} {rate:.0}"), (0, -16), text(13, ROOF));
+        let place = EmptyElement::at((last + 0.15, rate))
+            + Text::new(label, (6, -14), text(12, ROOF))
+            + Text::new(format!("peak {rate:.0}"), (6, 1), text(12, ROOF));
         chart.draw_series([place]).map_err(drawing)?;
     }
     for (s, points) in series.iter().zip(lines) {
