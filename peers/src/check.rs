@@ -94,8 +94,7 @@ impl Reference {
                 let tolerance = self.tolerance(path);
                 all_equal(self.float.len(), values.len(), |i| {
                     let off = (f64::from(values[i]) - self.float[i]).abs();
-                    // Negated, so that a NaN is an error too.
-                    (!(off <= tolerance)).then(|| {
+                    (off.is_nan() || off > tolerance).then(|| {
                         format!(
                             "{} instead of {} (+-{tolerance:.1e})",
                             values[i], self.float[i]

@@ -143,7 +143,8 @@ fn features() -> Vec<String> {
         "avx512vbmi"
     )
     .into_iter()
-    .filter_map(|(name, present)| present.then(|| name.to_owned()))
+    .filter(|(_, present)| *present)
+    .map(|(name, _)| name.to_owned())
     .collect()
 }
 

@@ -54,7 +54,7 @@ impl Sample {
 /// for a core that another process had is taken again.
 const DISTURBED: f64 = 0.02;
 /// Attempts at a repeat; of those all disturbed, the least disturbed counts.
-const ATTEMPTS: usize = 6;
+const ATTEMPTS: usize = 4;
 
 /// Seconds that `work` takes, and whether other processes left it alone; tried
 /// again while they do not.

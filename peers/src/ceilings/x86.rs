@@ -20,51 +20,30 @@ macro_rules! detected {
 /// The multiply-accumulate ceilings that this CPU has.
 pub fn peaks() -> Vec<Peak> {
     let mut peaks = Vec::new();
-    let mut add = |present: bool, name, macs_per_step: usize, steps: fn(u64)| {
-        if present {
-            peaks.push(Peak {
-                name,
-                macs_per_step: macs_per_step as f64,
-                steps,
-            });
-        }
-    };
-    // SAFETY, each of these: `peaks` lists a loop only where every feature in
-    // its `target_feature` attribute was detected.
-    add(
-        detected!("avx512f", "avx512bw", "avx512vnni"),
-        "vpdpbusd-zmm",
-        64 * ZMM_CHAINS,
-        |n| unsafe { vpdpbusd_zmm(n) },
-    );
-    add(
-        detected!("avx512f", "avx512vl", "avx512vnni"),
-        "vpdpbusd-ymm",
-        32 * YMM_CHAINS,
-        |n| unsafe { vpdpbusd_ymm(n) },
-    );
-    add(
-        detected!("avx2"),
-        "vpmaddubsw-ymm",
-        32 * MADDUBS_CHAINS,
-        |n| unsafe { vpmaddubsw_ymm(n) },
-    );
-    add(
-        detected!("avx512f"),
-        "fma-zmm",
-        16 * ZMM_CHAINS,
-        |n| unsafe { fma_zmm(n) },
-    );
-    add(
-        detected!("avx2", "fma"),
-        "fma-ymm",
-        8 * YMM_CHAINS,
-        |n| unsafe { fma_ymm(n) },
-    );
+    macro_rules! add {
+        ($name:literal, $macs:expr, $steps:ident needs $($feature:tt),*) => {
+            if detected!($($feature),*) {
+                peaks.push(Peak {
+                    name: $name,
+                    macs_per_step: $macs as f64,
+                    steps: |n| {
+                        // SAFETY: the features of its `target_feature` attribute
+                        // are those that were just detected.
+                        unsafe { $steps(n) }
+                    },
+                });
+            }
+        };
+    }
+    add!("vpdpbusd-zmm", 64 * ZMM_CHAINS, vpdpbusd_zmm needs "avx512f", "avx512vnni");
+    add!("vpdpbusd-ymm", 32 * YMM_CHAINS, vpdpbusd_ymm needs "avx512f", "avx512vl", "avx512vnni");
+    add!("vpmaddubsw-ymm", 32 * MADDUBS_CHAINS, vpmaddubsw_ymm needs "avx2");
+    add!("fma-zmm", 16 * ZMM_CHAINS, fma_zmm needs "avx512f");
+    add!("fma-ymm", 8 * YMM_CHAINS, fma_ymm needs "avx2", "fma");
     peaks
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512vnni")]
 fn vpdpbusd_zmm(steps: u64) {
     let mut acc = [_mm512_setzero_si512(); ZMM_CHAINS];
     let x = _mm512_set1_epi8(3);
@@ -165,27 +144,24 @@ fn fma_ymm(steps: u64) {
 /// one is fastest differs by core and by cache level, so all are tried.
 pub fn readers() -> Vec<Reader> {
     let mut readers = Vec::new();
-    for ahead in [0, 512, 1024, 2048, 4096, 8192] {
-        let mut add = |name: &str, read: fn(&[u8], usize) -> u64| {
-            readers.push(Reader {
-                name: format!("{name} prefetch {ahead}"),
-                ahead,
-                read,
-            });
+    macro_rules! add {
+        ($read:ident $name:literal needs $feature:tt: $($streams:literal x $unroll:literal),*) => {
+            if detected!($feature) {
+                for ahead in [0, 512, 1024, 2048, 4096, 8192] {
+                    $(readers.push(Reader {
+                        name: format!("{} x{} prefetch {ahead}", $name, $streams),
+                        ahead,
+                        read: |bytes, ahead| {
+                            // SAFETY: the one feature it needs was just detected.
+                            unsafe { $read::<$streams, $unroll>(bytes, ahead) }
+                        },
+                    });)*
+                }
+            }
         };
-        if detected!("avx512f") {
-            // SAFETY, these three: AVX-512F was detected.
-            add("zmm x1", |b, p| unsafe { read_zmm::<1, 8>(b, p) });
-            add("zmm x2", |b, p| unsafe { read_zmm::<2, 4>(b, p) });
-            add("zmm x4", |b, p| unsafe { read_zmm::<4, 4>(b, p) });
-            add("zmm x8", |b, p| unsafe { read_zmm::<8, 2>(b, p) });
-        }
-        if detected!("avx2") {
-            // SAFETY, these three: AVX2 was detected.
-            add("ymm x1", |b, p| unsafe { read_ymm::<1, 8>(b, p) });
-            add("ymm x4", |b, p| unsafe { read_ymm::<4, 2>(b, p) });
-        }
     }
+    add!(read_zmm "zmm" needs "avx512f": 1 x 8, 2 x 4, 4 x 4, 8 x 2);
+    add!(read_ymm "ymm" needs "avx2": 1 x 8, 4 x 2);
     readers
 }
 
