@@ -9,6 +9,7 @@
 //! | [`column`] | the column-lane algorithm, one generic source for every ISA |
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |
+//! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
 pub mod call;
@@ -18,6 +19,7 @@ pub mod scalar;
 pub mod scale;
 pub mod table;
 pub mod tiles;
+pub mod vector;
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 pub mod aarch64;

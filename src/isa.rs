@@ -6,6 +6,7 @@
 //! chooses an ISA for the whole process; every operation also takes a backend
 //! of its own choice.
 
+use crate::kernels::contract::{ColumnKernel, RowKernel};
 use crate::kernels::table::{KernelSet, TABLE};
 use core::fmt;
 use core::str::FromStr;
@@ -287,4 +288,70 @@ pub fn cpu_features() -> Vec<(&'static str, bool)> {
         }
     }
     features
+}
+
+/// A row of the kernel table, whether or not this CPU can run it: for tests
+/// that read the code of every kernel in the build.
+#[doc(hidden)]
+#[non_exhaustive]
+pub struct TableRow {
+    /// As [`Backend::name`].
+    pub name: &'static str,
+    /// As [`Backend::isa`].
+    pub isa: Isa,
+    /// As [`Backend::kernels`].
+    pub kernels: [KernelInfo; 5],
+    /// Every function pointer that dispatch can call, with the kernel's name.
+    pub entries: Vec<(&'static str, *const ())>,
+}
+
+/// Every row of the kernel table.
+#[doc(hidden)]
+pub fn kernel_table() -> Vec<TableRow> {
+    fn row<X, Acc>(kernel: &RowKernel<X, Acc>) -> impl Iterator<Item = (&'static str, *const ())> {
+        let tiles = kernel.tiles.iter().map(|tile| tile.run as *const ());
+        let name = kernel.name;
+        std::iter::once(kernel.build as *const ())
+            .chain(tiles)
+            .map(move |entry| (name, entry))
+    }
+    fn column<X, Acc>(kernel: &ColumnKernel<X, Acc>) -> [(&'static str, *const ()); 3] {
+        [
+            (kernel.name, kernel.build as *const ()),
+            (kernel.name, kernel.run as *const ()),
+            (kernel.name, kernel.finish as *const ()),
+        ]
+    }
+    let describe = |&set: &&'static KernelSet| {
+        let codec = set.codec;
+        let mut entries = vec![
+            (codec.name, codec.encode as *const ()),
+            (codec.name, codec.decode_i8 as *const ()),
+            (codec.name, codec.decode_f32 as *const ()),
+            (codec.name, codec.pack_panel as *const ()),
+        ];
+        entries.extend(row(set.row_i8));
+        entries.extend(row(set.row_f32));
+        entries.extend(column(set.column_i8));
+        entries.extend(column(set.column_f32));
+        TableRow {
+            name: set.name,
+            isa: set.isa,
+            kernels: Backend { set }.kernels(),
+            entries,
+        }
+    };
+    TABLE.iter().map(describe).collect()
+}
+
+/// The epilogues, the functions that do multiply, with their names.
+#[doc(hidden)]
+pub fn epilogues() -> [(&'static str, *const ()); 4] {
+    use crate::kernels::scale;
+    [
+        ("scale_i32", scale::scale_i32 as *const ()),
+        ("scale_f32", scale::scale_f32 as *const ()),
+        ("fold_group_i32", scale::fold_group_i32 as *const ()),
+        ("fold_group_f32", scale::fold_group_f32 as *const ()),
+    ]
 }

@@ -1,14 +1,15 @@
 //! Products of a packed matrix: the raw int8 GEMM, and the linear layer with
 //! scales and bias.
 
-use crate::activations::{self, Activation, Inner, PreparedActivations};
+use crate::Activation;
 use crate::gemm::sink::{Affine, Float, Raw, Sink, W1A8};
 use crate::gemm::{self, Product};
 use crate::isa::IsaError;
 use crate::kernels::call::Element;
 use crate::matrix::{MatrixError, Scales, TernaryMatrix};
 use crate::panels::{Panels, SliceError};
-use crate::quant::QuantError;
+use crate::prepared::{self, Inner, PreparedActivations};
+use crate::quant::ActivationError;
 use crate::scales::{Granularity, GroupSize};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
@@ -58,7 +59,7 @@ pub enum GemmError {
     },
     /// The activations could not be quantised.
     #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(#[from] ActivationError),
     /// The instruction set asked for is not available.
     #[error(transparent)]
     Isa(#[from] IsaError),
@@ -313,10 +314,10 @@ impl Linear {
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
         let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
-        activations::quantize_into(x, &mut ws.values, &mut ws.token_scales, &mut ws.widened)?;
-        let values = activations::dense(&ws.values, x.rows(), x.cols());
+        prepared::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
+        let values = prepared::dense(&ws.values, x.rows(), x.cols());
         ws.prepared_i8
-            .build(values, activations::group_bytes(self.group()), how, threads);
+            .build(values, prepared::group_bytes(self.group()), how, threads);
         let sink = W1A8 {
             affine: self.affine(),
             token_scales: &ws.token_scales,
@@ -348,7 +349,7 @@ impl Linear {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
         let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
         ws.prepared_f32
-            .build(x, activations::group_bytes(self.group()), how, threads);
+            .build(x, prepared::group_bytes(self.group()), how, threads);
         let sink = Float(self.affine());
         multiply(
             &self.panels,

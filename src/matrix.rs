@@ -1,7 +1,7 @@
 //! Ternary matrices in the interchange encoding, with their scales.
 
-use crate::codec::{self, CodecError};
-use crate::quant::{self, QuantError};
+use crate::codec::{self, CodecError, Mode};
+use crate::quant::{self, WeightError};
 use crate::scales::{Granularity, GroupSize};
 
 /// Most weights in a row: with int8 activations the sum of more could leave
@@ -53,7 +53,7 @@ pub enum MatrixError {
     Codec(#[from] CodecError),
     /// The weights could not be quantised.
     #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(#[from] WeightError),
 }
 
 /// Scales of a ternary matrix: f32 values and what each covers.
@@ -181,7 +181,7 @@ impl TernaryMatrix {
         scales.check(rows, cols)?;
         codec::check_len("trits", trits.len(), rows, cols)?;
         let mut packed = vec![0; codec::packed_len(rows, cols)?];
-        codec::encode(trits, rows, cols, &mut packed)?;
+        codec::encode(trits, rows, cols, &mut packed, Mode::Strict)?;
         Ok(Self {
             rows,
             cols,
@@ -224,9 +224,8 @@ impl TernaryMatrix {
         granularity: Granularity,
     ) -> Result<Self, MatrixError> {
         check_cols(cols)?;
-        codec::check_len("weights", weights.len(), rows, cols)?;
-        let values = quant::absmean(weights, rows, cols, granularity)?;
-        let trits = quant::ternarize(weights, rows, cols, granularity, &values)?;
+        let values = quant::absmean(weights, [rows, cols], granularity)?;
+        let trits = quant::ternarize(weights, [rows, cols], granularity, &values)?;
         Self::from_trits(
             &trits,
             rows,

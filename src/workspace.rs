@@ -73,7 +73,6 @@ pub struct Workspace {
     pub(crate) prepared_f32: Prepared<f32>,
     pub(crate) values: Vec<i8>,
     pub(crate) token_scales: Vec<f32>,
-    pub(crate) widened: Vec<f32>,
     pub(crate) slots: Slots,
 }
 

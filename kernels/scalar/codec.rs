@@ -44,12 +44,15 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
     };
     let mut legal = true;
     for (byte, trits) in dst.iter_mut().zip(src.chunks(4)) {
-        *byte = 0;
-        for (j, &trit) in trits.iter().enumerate() {
+        // Each code pushes the ones before it up by two bits: a shift that
+        // depends on j becomes a multiplication where vectors cannot shift so.
+        let mut codes = 0;
+        for &trit in trits {
             let (code, ok) = encode_trit(trit);
-            *byte |= code << (6 - 2 * j);
+            codes = codes << 2 | code;
             legal &= ok;
         }
+        *byte = codes << (8 - 2 * trits.len());
     }
     legal
 }

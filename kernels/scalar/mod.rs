@@ -47,7 +47,7 @@ pub static SCALAR: KernelSet = KernelSet {
         name: "scalar-i8-column",
         lanes: 32,
         entry_bytes: 64,
-        chunk_bytes: 5,
+        chunk_bytes: 12,
         build: build_i8,
         run: column_i8,
         finish: column::finish_i8,
@@ -57,7 +57,7 @@ pub static SCALAR: KernelSet = KernelSet {
         name: "scalar-f32-column",
         lanes: 16,
         entry_bytes: 64,
-        chunk_bytes: 5,
+        chunk_bytes: 12,
         build: build_f32,
         run: column_f32,
         finish: column::finish_f32,
@@ -86,11 +86,11 @@ unsafe fn build_f32(xt: *const f32, bytes: usize, tables: *mut u8) {
 #[inline(never)]
 unsafe fn column_i8(call: &super::contract::ColumnCall) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::run_i8::<_, ByTable, 1, 5>(pulp::Scalar512b, call) }
+    unsafe { column::run_i8::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
 }
 
 #[inline(never)]
 unsafe fn column_f32(call: &super::contract::ColumnCall) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::run_f32::<_, ByTable, 1, 5>(pulp::Scalar512b, call) }
+    unsafe { column::run_f32::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
 }

@@ -2,22 +2,21 @@
 //! share its index. The algorithm is in [`super::super::super::column`]; here
 //! are its look-up of indices and its transpositions.
 
-use super::super::super::column::{self, Expand, LANES_F32, LANES_I8};
+use super::super::super::column::{self, Expand, LANES_F32, LANES_I8, Quad};
 use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
 use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use core::arch::x86_64::*;
 use pulp::x86::V3;
 
-/// Strips per chunk: 5 tables of 5184 bytes leave room in a 32 KiB L1 cache
-/// for the accumulators that stream by.
-const CHUNK: usize = 5;
+/// Quads of strips per chunk: as with AVX-512.
+const QUADS: usize = 3;
 
 /// The int8 kernel.
 pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     name: "avx2-i8-column",
     lanes: LANES_I8,
     entry_bytes: column::ENTRY,
-    chunk_bytes: CHUNK,
+    chunk_bytes: 4 * QUADS,
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
@@ -33,7 +32,7 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     name: "avx2-f32-column",
     lanes: LANES_F32,
     entry_bytes: column::ENTRY,
-    chunk_bytes: CHUNK,
+    chunk_bytes: 4 * QUADS,
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
@@ -48,40 +47,72 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
 struct ByShuffle;
 
 impl Expand for ByShuffle {
+    const LANES: usize = 2;
+
     #[inline(always)]
-    unsafe fn offsets(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
-        // SAFETY: precondition 1 of the contract; 64 readable bytes.
-        unsafe { offsets_avx2(panel, offsets) }
+    unsafe fn quad(panel: *const u8, quad: &mut Quad) {
+        // SAFETY: precondition 1 of the contract; 256 readable bytes.
+        unsafe { quad_avx2(panel, quad) }
+    }
+
+    #[inline(always)]
+    fn prefetch(panel: *const u8) {
+        // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.cast()) }
     }
 }
 
-/// # Safety
-/// `panel` has 64 readable bytes.
+/// Base-3 indices of half a strip.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn offsets_avx2(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+fn indices(bytes: __m256i) -> __m256i {
     let nibble = _mm256_set1_epi8(15);
     // SAFETY: the tables have 16 bytes.
     let table =
-        |t: &[u8; 16]| unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(t.as_ptr().cast())) };
-    let to = offsets.as_mut_ptr().cast::<__m256i>();
+        |t: &[u8; 16]| _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) });
+    let low = _mm256_and_si256(bytes, nibble);
+    let high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+    _mm256_add_epi8(
+        _mm256_shuffle_epi8(table(&NIBBLE_INDEX), low),
+        _mm256_shuffle_epi8(table(&NIBBLE_INDEX_HIGH), high),
+    )
+}
+
+/// # Safety
+/// `panel` has 256 readable bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn quad_avx2(panel: *const u8, quad: &mut Quad) {
+    let zero = _mm256_setzero_si256();
+    let mut to = quad.as_mut_ptr().cast::<__m256i>();
     for half in 0..2 {
-        // SAFETY: the caller's word for 64 bytes.
-        let bytes = unsafe { panel.cast::<__m256i>().add(half).read_unaligned() };
-        let low = _mm256_and_si256(bytes, nibble);
-        let high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
-        let index = _mm256_add_epi8(
-            _mm256_shuffle_epi8(table(&NIBBLE_INDEX), low),
-            _mm256_shuffle_epi8(table(&NIBBLE_INDEX_HIGH), high),
-        );
-        let wide = |quarter: __m128i| _mm256_slli_epi16(_mm256_cvtepu8_epi16(quarter), 6);
-        // SAFETY: `offsets` has 128 bytes.
-        unsafe {
-            let to = to.add(2 * half);
-            to.write_unaligned(wide(_mm256_castsi256_si128(index)));
-            to.add(1)
-                .write_unaligned(wide(_mm256_extracti128_si256::<1>(index)));
-        }
+        // SAFETY: the caller's word for four strips of two halves.
+        let index = unsafe {
+            let strips = panel.cast::<__m256i>().add(half);
+            [0, 2, 4, 6].map(|i| indices(strips.add(i).read_unaligned()))
+        };
+        let mut rows = |w: [__m256i; 4]| {
+            let w = w.map(|w| _mm256_slli_epi16(w, 6));
+            for (a, b) in [
+                (
+                    _mm256_unpacklo_epi16(w[0], w[1]),
+                    _mm256_unpacklo_epi16(w[2], w[3]),
+                ),
+                (
+                    _mm256_unpackhi_epi16(w[0], w[1]),
+                    _mm256_unpackhi_epi16(w[2], w[3]),
+                ),
+            ] {
+                // SAFETY: sixteen vectors of a quad, four in each of four calls.
+                unsafe {
+                    to.write(_mm256_unpacklo_epi32(a, b));
+                    to.add(1).write(_mm256_unpackhi_epi32(a, b));
+                    to = to.add(2);
+                }
+            }
+        };
+        rows(index.map(|i| _mm256_unpacklo_epi8(i, zero)));
+        rows(index.map(|i| _mm256_unpackhi_epi8(i, zero)));
     }
 }
 
@@ -102,8 +133,8 @@ macro_rules! kernel {
 }
 kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3>);
 kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3>);
-kernel!(run_i8(call: &ColumnCall), column::run_i8::<V3, ByShuffle, 2, CHUNK>);
-kernel!(run_f32(call: &ColumnCall), column::run_f32::<V3, ByShuffle, 2, CHUNK>);
+kernel!(run_i8(call: &ColumnCall), column::run_i8::<V3, ByShuffle, 2, QUADS>);
+kernel!(run_f32(call: &ColumnCall), column::run_f32::<V3, ByShuffle, 2, QUADS>);
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 8 rows at a time.
 ///
@@ -138,7 +169,7 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
                     };
                     to.write_unaligned(sum);
                 }
-                out = out.wrapping_add(call.out_stride);
+                out = core::hint::black_box(out.wrapping_add(call.out_stride));
             }
         }
     }
@@ -171,7 +202,7 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
                     };
                     _mm256_storeu_ps(out, sum);
                 }
-                out = out.wrapping_add(call.out_stride);
+                out = core::hint::black_box(out.wrapping_add(call.out_stride));
             }
         }
     }

@@ -105,7 +105,8 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
         let now = left.min(LOOKUPS_PER_FOLD / 2);
         for _ in 0..now {
             // SAFETY: precondition 4: 4 vectors of 16 bytes a unit, aligned.
-            let table = unsafe { *tables.cast::<[__m128i; 4]>() }.map(|t| _mm512_broadcast_i32x4(t));
+            let table =
+                unsafe { *tables.cast::<[__m128i; 4]>() }.map(|t| _mm512_broadcast_i32x4(t));
             for p in 0..P {
                 // SAFETY: precondition 2: one strip of 64 bytes a unit.
                 let bytes = unsafe {

@@ -8,7 +8,8 @@ use crate::ours;
 use crate::problem::{Activations, Job, Residency, Shape, Weights};
 use crate::timing::{Protocol, Sample, interleaved};
 use std::hint::black_box;
-use tritgemm::{Backend, Panels, Threads, codec};
+use tritgemm::codec::{self, Mode};
+use tritgemm::{Backend, Panels, Threads};
 
 const SHAPE: Shape = Shape::new(4096, 4096);
 
@@ -171,6 +172,7 @@ pub fn codec(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
     let Shape { rows, cols } = SHAPE;
     let (trits, packed) = (weights.trits.as_slice(), matrix.packed());
     let mut encoded = vec![0u8; packed.len()];
+    let mut decoded = vec![0i8; trits.len()];
     let source = vec![1u8; (trits.len() + packed.len()) / 2];
     let mut target = source.clone();
     let backend = Backend::best();
@@ -182,17 +184,18 @@ pub fn codec(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
         (
             "encode",
             race(context, &mut into, &mut || {
-                codec::encode(black_box(trits), rows, cols, &mut encoded).expect("valid trits");
+                codec::encode(black_box(trits), rows, cols, &mut encoded, Mode::Strict)
+                    .expect("valid trits");
                 black_box(&encoded);
             }),
         ),
         (
             "decode to i8",
-            race(
-                context,
-                &mut || drop(black_box(source.clone())),
-                &mut || drop(black_box(black_box(&matrix).to_trits())),
-            ),
+            race(context, &mut into, &mut || {
+                codec::decode(black_box(packed), rows, cols, &mut decoded, Mode::Strict)
+                    .expect("valid bytes");
+                black_box(&decoded);
+            }),
         ),
         (
             "pack panels from packed bytes",

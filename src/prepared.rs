@@ -1,49 +1,12 @@
-//! Activations: the element types a product takes, and preparing them once for
-//! several matrices.
+//! Activations prepared once for several matrices.
 
+use crate::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
-use crate::quant::{self, QuantError};
+use crate::quant::{self, ActivationError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
-use half::{bf16, f16};
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::f16 {}
-    impl Sealed for half::bf16 {}
-}
-
-/// A floating-point activation: `f32`, or `f16` and `bf16`, which convert to
-/// f32 on the way in.
-pub trait Activation: sealed::Sealed + Copy + Send + Sync {
-    /// The row as f32: itself, or converted into `buffer`.
-    #[doc(hidden)]
-    fn widen<'a>(row: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
-}
-
-impl Activation for f32 {
-    fn widen<'a>(row: &'a [f32], _: &'a mut Vec<f32>) -> &'a [f32] {
-        row
-    }
-}
-
-macro_rules! half_activation {
-    ($half:ty) => {
-        impl Activation for $half {
-            fn widen<'a>(row: &'a [$half], buffer: &'a mut Vec<f32>) -> &'a [f32] {
-                use half::slice::HalfFloatSliceExt;
-                buffer.resize(row.len(), 0.0);
-                row.convert_to_f32_slice(buffer);
-                buffer
-            }
-        }
-    };
-}
-half_activation!(f16);
-half_activation!(bf16);
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
 /// the same K: quantised values, scales, tables.
@@ -85,7 +48,7 @@ pub(crate) enum Inner {
 pub enum PrepareError {
     /// The activations could not be quantised.
     #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(#[from] ActivationError),
     /// The instruction set asked for is not available.
     #[error(transparent)]
     Isa(#[from] IsaError),
@@ -114,7 +77,7 @@ impl PreparedActivations {
     ) -> Result<Self, PrepareError> {
         let mut values = Vec::new();
         let mut scales = Vec::new();
-        quantize_into(x, &mut values, &mut scales, &mut ws.widened)?;
+        quantize_into(x, &mut values, &mut scales)?;
         let x = dense(&values, x.rows(), x.cols());
         Ok(Self::i8(x, scales, group, ws)?)
     }
@@ -205,16 +168,14 @@ pub(crate) fn quantize_into<T: Activation>(
     x: MatRef<'_, T>,
     values: &mut Vec<i8>,
     scales: &mut Vec<f32>,
-    buffer: &mut Vec<f32>,
-) -> Result<(), QuantError> {
+) -> Result<(), ActivationError> {
     let (tokens, k) = (x.rows(), x.cols());
     values.resize(tokens * k, 0);
     scales.clear();
     for token in 0..tokens {
-        let row = T::widen(x.row(token), buffer);
-        let scale = quant::quantize_token(row, &mut values[token * k..][..k])
-            .map_err(|e| e.of_token(token))?;
-        scales.push(scale);
+        let row = &mut values[token * k..][..k];
+        let scale = quant::quantize_activations_row(x.row(token), row);
+        scales.push(scale.map_err(|error| error.of_token(token))?);
     }
     Ok(())
 }

@@ -1,0 +1,98 @@
+//! Encoding, decoding and packing on every backend of this CPU, against a
+//! memcpy that reads and writes as many bytes together.
+//!
+//! A group is one operation at one size: `L2` fits a core's second-level
+//! cache, `memory` no cache at all. Throughput counts bytes read plus bytes
+//! written, so a kernel's figure divided by the group's `memcpy` is the share
+//! of copy speed that it reaches.
+
+use aligned_vec::AVec;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::time::Duration;
+use tritgemm::Backend;
+use tritgemm::codec::{self, Mode, row_bytes};
+
+/// Name, rows and columns of each size.
+const SIZES: &[(&str, usize, usize)] = &[("L2", 64, 2560), ("memory", 16384, 2560)];
+const PANEL_ROWS: usize = 64;
+
+fn group<'c>(c: &'c mut Criterion, name: String, bytes: usize) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = c.benchmark_group(name);
+    group
+        .throughput(Throughput::Bytes(bytes as u64))
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800));
+    let source = vec![1_u8; bytes / 2];
+    let mut copy = vec![0_u8; bytes / 2];
+    group.bench_function("memcpy", |b| {
+        b.iter(|| black_box(&mut copy).copy_from_slice(black_box(&source)));
+    });
+    group
+}
+
+fn codec(c: &mut Criterion) {
+    for &(size, rows, cols) in SIZES {
+        let count = rows * cols;
+        let bytes = row_bytes(cols);
+        let trits: Vec<i8> = (0..count).map(|i| (i * 7 / 5 % 3) as i8 - 1).collect();
+        let mut packed = vec![0_u8; rows * bytes];
+        codec::encode(&trits, rows, cols, &mut packed, Mode::Strict).expect("trits are legal");
+
+        let mut g = group(c, format!("encode/{size}"), count + packed.len());
+        let mut out = packed.clone();
+        for backend in Backend::available() {
+            g.bench_function(backend.name(), |b| {
+                b.iter(|| codec::encode_with(backend, &trits, rows, cols, &mut out, Mode::Strict));
+            });
+        }
+        g.finish();
+
+        let mut g = group(c, format!("decode/{size}"), count + packed.len());
+        let mut out = vec![0_i8; count];
+        for backend in Backend::available() {
+            g.bench_function(backend.name(), |b| {
+                b.iter(|| codec::decode_with(backend, &packed, rows, cols, &mut out, Mode::Strict));
+            });
+        }
+        g.finish();
+
+        let mut g = group(c, format!("decode_f32/{size}"), 4 * count + packed.len());
+        let scales = vec![0.5; rows];
+        let mut out = vec![0.0_f32; count];
+        for backend in Backend::available() {
+            g.bench_function(backend.name(), |b| {
+                b.iter(|| {
+                    let mode = Mode::Strict;
+                    codec::decode_f32_with(backend, &packed, rows, cols, &scales, &mut out, mode)
+                });
+            });
+        }
+        g.finish();
+
+        let panel_bytes = bytes.next_multiple_of(3) * PANEL_ROWS;
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let mut g = group(
+            c,
+            format!("pack/{size}"),
+            packed.len() + panels * panel_bytes,
+        );
+        let mut out: AVec<u8> = AVec::from_iter(64, std::iter::repeat_n(0, panels * panel_bytes));
+        for backend in Backend::available() {
+            g.bench_function(backend.name(), |b| {
+                b.iter(|| {
+                    let strips = packed.chunks(PANEL_ROWS * bytes);
+                    for (strip, panel) in strips.zip(out.chunks_exact_mut(panel_bytes)) {
+                        codec::pack_panel_with(backend, strip, bytes, panel);
+                    }
+                });
+            });
+        }
+        g.finish();
+    }
+}
+
+criterion_group!(benches, codec);
+criterion_main!(benches);

@@ -1,0 +1,241 @@
+//! Column lanes: the generic source on pulp's NEON token, four registers an
+//! entry, with the index arithmetic and the transposes of this ISA.
+//!
+//! # The idea
+//! [`super::super::column`] explains the algorithm. An entry of 64 bytes is
+//! four registers: 32 int8 tokens as 16-bit lanes or 16 f32 tokens. A row and a
+//! panel byte cost the load of an offset, one address, two `ldp` and four
+//! additions. What is written here is what the generic source leaves open:
+//!
+//! ```text
+//! expand:  64 bytes -> nibbles -> tbl + tbl -> base-3 index 0..81 -> ushll #6
+//!          16 rows: ushr, and, 2 tbl, add, 2 ushll
+//! finish:  acc[row][token] -> out[token][row], in squares of 4 rows x 4 tokens
+//! ```
+//!
+//! # Instructions for a byte of a row
+//! `ldrh`, `add`, 2 `ldp`, 4 `add`: 8 for 128 int8 MACs (0.0625 a MAC) or 64
+//! f32 MACs (0.125), plus per chunk 4 `ldp`/`stp` for the accumulators and
+//! 0.45 to expand each byte.
+//!
+//! Per MAC, as compiled by rustc 1.95, a chunk of five bytes with its
+//! accumulators, without expansion and tables; cycles are llvm-mca 19's models,
+//! all loads in L1 (`benches/neon_mca.sh`), not measurements:
+//!
+//! | loop | instructions | neoverse-n1 | neoverse-v1 | apple-m1 |
+//! |---|---|---|---|---|
+//! | `column_i8` | 0.091 | 0.033 | 0.016 | 0.019 |
+//! | `sdot`, 8 x 12 tile | 0.076 | 0.031 | 0.016 | 0.021 |
+//! | `column_f32` | 0.181 | 0.066 | 0.033 | 0.041 |
+//! | `fmla`, 8 x 12 tile | 0.302 | 0.126 | 0.063 | 0.084 |
+
+use super::super::column::{self, ENTRY, Expand, LANES_F32, LANES_I8};
+use super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
+use super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
+use super::{lanes_u8, step};
+use core::arch::aarch64::*;
+use pulp::aarch64::Neon;
+
+/// Panel bytes a chunk: tables of 5 x 5184 bytes beside accumulators in a
+/// 32 KiB L1.
+const CHUNK: usize = 5;
+/// Registers of an entry.
+const VECTORS: usize = ENTRY / 16;
+
+/// The NEON int8 column-lane kernel.
+pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
+    name: "neon-i8-column",
+    lanes: LANES_I8,
+    entry_bytes: ENTRY,
+    chunk_bytes: CHUNK,
+    build: build_i8,
+    run: column_i8,
+    finish: finish_i8,
+    symbols: &[
+        "aarch64::column::build_i8",
+        "aarch64::column::column_i8",
+        "aarch64::column::finish_i8",
+    ],
+};
+
+/// The NEON f32 column-lane kernel.
+pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
+    name: "neon-f32-column",
+    lanes: LANES_F32,
+    entry_bytes: ENTRY,
+    chunk_bytes: CHUNK,
+    build: build_f32,
+    run: column_f32,
+    finish: finish_f32,
+    symbols: &[
+        "aarch64::column::build_f32",
+        "aarch64::column::column_f32",
+        "aarch64::column::finish_f32",
+    ],
+};
+
+/// The expansion by two `tbl` look-ups a byte.
+struct ByNibbles;
+
+impl Expand for ByNibbles {
+    #[inline(always)]
+    unsafe fn offsets(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+        // SAFETY: precondition 1; the caller's word for 64 readable bytes.
+        unsafe { expand(panel, offsets) }
+    }
+}
+
+/// See [`Expand::offsets`].
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn expand(panel: *const u8, offsets: &mut [u16; PANEL_ROWS]) {
+    let (low, high) = (lanes_u8(NIBBLE_INDEX), lanes_u8(NIBBLE_INDEX_HIGH));
+    let mut codes = panel;
+    for part in offsets.chunks_exact_mut(16) {
+        // SAFETY: the caller's word: four registers of bytes; a part is two
+        // registers of offsets; at most one past the end.
+        unsafe {
+            let bytes = vld1q_u8(codes);
+            codes = codes.add(16);
+            let index = vaddq_u8(
+                vqtbl1q_u8(high, vshrq_n_u8::<4>(bytes)),
+                vqtbl1q_u8(low, vandq_u8(bytes, vdupq_n_u8(15))),
+            );
+            let part = part.as_mut_ptr();
+            vst1q_u16(part, vshll_n_u8::<6>(vget_low_u8(index)));
+            vst1q_u16(part.add(8), vshll_high_n_u8::<6>(index));
+        }
+    }
+}
+
+/// # Safety
+/// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn build_i8(xt: *const i8, bytes: usize, tables: *mut u8) {
+    // SAFETY: 1 proves the token; the others are handed on unchanged.
+    unsafe { column::build_i8(Neon::new_unchecked(), xt, bytes, tables) }
+}
+
+/// # Safety
+/// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn build_f32(xt: *const f32, bytes: usize, tables: *mut u8) {
+    // SAFETY: 1 proves the token; the others are handed on unchanged.
+    unsafe { column::build_f32(Neon::new_unchecked(), xt, bytes, tables) }
+}
+
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn column_i8(call: &ColumnCall) {
+    // SAFETY: 1 proves the token; the others are handed on unchanged.
+    unsafe { column::run_i8::<_, ByNibbles, VECTORS, CHUNK>(Neon::new_unchecked(), call) }
+}
+
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn column_f32(call: &ColumnCall) {
+    // SAFETY: 1 proves the token; the others are handed on unchanged.
+    unsafe { column::run_f32::<_, ByNibbles, VECTORS, CHUNK>(Neon::new_unchecked(), call) }
+}
+
+/// Transposes 4x4 words.
+#[inline]
+#[target_feature(enable = "neon")]
+fn transposed(rows: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
+    let [a, b, c, d] = rows;
+    let ab = [vtrn1q_u32(a, b), vtrn2q_u32(a, b)];
+    let cd = [vtrn1q_u32(c, d), vtrn2q_u32(c, d)];
+    let mut columns = rows;
+    for i in 0..2 {
+        let (ab, cd) = (vreinterpretq_u64_u32(ab[i]), vreinterpretq_u64_u32(cd[i]));
+        columns[i] = vreinterpretq_u32_u64(vtrn1q_u64(ab, cd));
+        columns[i + 2] = vreinterpretq_u32_u64(vtrn2q_u64(ab, cd));
+    }
+    columns
+}
+
+/// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`.
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn finish_i8(call: &FinishCall<i32>) {
+    let (mut acc, mut total) = (call.acc.cast::<i16>(), call.total.cast::<i16>());
+    let mut tokens = call.out;
+    for _ in 0..LANES_I8 / 4 {
+        let (mut low, mut high, mut column) = (acc, total, tokens);
+        for _ in 0..PANEL_ROWS / 4 {
+            let mut rows = [vdupq_n_u32(0); 4];
+            for row in &mut rows {
+                // SAFETY: precondition 6: four of a row's LANES_I8 tokens; at
+                // most one row past the end.
+                unsafe {
+                    let sum = vaddw_s16(vshll_n_s16::<8>(vld1_s16(high)), vld1_s16(low));
+                    *row = vreinterpretq_u32_s32(sum);
+                }
+                (low, high) = (low.wrapping_add(LANES_I8), high.wrapping_add(LANES_I8));
+            }
+            let mut out = column;
+            for token in transposed(rows) {
+                let mut sums = vreinterpretq_s32_u32(token);
+                // SAFETY: precondition 5: four of a token's 64 sums.
+                unsafe {
+                    if call.accumulate {
+                        sums = vaddq_s32(sums, vld1q_s32(out));
+                    }
+                    vst1q_s32(out, sums);
+                }
+                out = step(out, call.out_stride);
+            }
+            column = column.wrapping_add(4);
+        }
+        (acc, total) = (acc.wrapping_add(4), total.wrapping_add(4));
+        tokens = step(tokens, call.out_stride << 2);
+    }
+}
+
+/// `out[t][r] (+)= total[r][t]`.
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn finish_f32(call: &FinishCall<f32>) {
+    let (mut total, mut tokens) = (call.total.cast::<u32>(), call.out);
+    for _ in 0..LANES_F32 / 4 {
+        let (mut sum, mut column) = (total, tokens);
+        for _ in 0..PANEL_ROWS / 4 {
+            let mut rows = [vdupq_n_u32(0); 4];
+            for row in &mut rows {
+                // SAFETY: precondition 6: four of a row's LANES_F32 tokens.
+                *row = unsafe { vld1q_u32(sum) };
+                sum = sum.wrapping_add(LANES_F32);
+            }
+            let mut out = column;
+            for token in transposed(rows) {
+                let mut sums = vreinterpretq_f32_u32(token);
+                // SAFETY: precondition 5: four of a token's 64 sums.
+                unsafe {
+                    if call.accumulate {
+                        sums = vaddq_f32(vld1q_f32(out), sums);
+                    }
+                    vst1q_f32(out, sums);
+                }
+                out = step(out, call.out_stride);
+            }
+            column = column.wrapping_add(4);
+        }
+        total = total.wrapping_add(4);
+        tokens = step(tokens, call.out_stride << 2);
+    }
+}

@@ -1,0 +1,36 @@
+//! Per-token int8 quantisation: the largest magnitude, then one multiply and
+//! one rounding addition a value.
+
+use super::float::Float;
+use multiversion::multiversion;
+
+/// The least absmax that a token is scaled by.
+pub const MIN_ABSMAX: f32 = 1e-5;
+
+/// `1.5 * 2^23`: the floats next to it are the integers, so adding it rounds
+/// half to even, and the low byte of the sum is the integer. Exact for
+/// `|v| < 2^22`, and it needs no instruction that the baseline lacks.
+const ROUND: f32 = 12_582_912.0;
+
+/// Quantises a token and returns its absmax, or `None`, `q` untouched, if a
+/// value is not finite.
+///
+/// The clamp to [-128, 127] of the formula has nothing to do: `|x| <= absmax`,
+/// so `|x * s|` is at most 127 (1 + 2^-24)^2, which rounds to 127.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn quantize<T: Float>(x: &[T], q: &mut [i8]) -> Option<f32> {
+    let mut largest = T::Bits::default();
+    for &value in x {
+        largest = largest.max(value.magnitude());
+    }
+    // As integers, infinity and every NaN are larger than all finite values.
+    if largest.into() >= T::INFINITY_BITS {
+        return None;
+    }
+    let absmax = T::of_magnitude(largest);
+    let scale = 127.0 / absmax.max(MIN_ABSMAX);
+    for (q, &value) in q.iter_mut().zip(x) {
+        *q = (value.to_wide() * scale + ROUND).to_bits() as i8;
+    }
+    Some(absmax)
+}
