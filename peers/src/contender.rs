@@ -86,6 +86,8 @@ pub enum Output<'a> {
 pub trait Run {
     fn work(&self) -> Work;
 
+    fn threads(&self) -> usize;
+
     /// Called before each timed repeat, outside of it: wakes threads that
     /// `leave` put to sleep.
     fn enter(&mut self) {}

@@ -147,6 +147,10 @@ impl Run for DenseRun<'_> {
         }
     }
 
+    fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
     fn run(&mut self, calls: usize) {
         let Shape { rows, cols } = self.loaded.shape;
         let (store, tokens, first) = (self.store, self.tokens, self.next);

@@ -142,6 +142,10 @@ impl Run for OurRun<'_> {
         }
     }
 
+    fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
     fn run(&mut self, calls: usize) {
         let Self {
             layers,

@@ -154,6 +154,10 @@ impl<F: FnMut()> Run for Timed<F> {
         }
     }
 
+    fn threads(&self) -> usize {
+        1
+    }
+
     fn run(&mut self, calls: usize) {
         (0..calls).for_each(|_| (self.0)());
     }

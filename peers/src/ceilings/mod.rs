@@ -72,7 +72,7 @@ impl Ceilings {
             for peak in loops::peaks() {
                 // A few milliseconds at any rate there is.
                 let steps = 1_000_000_000 / peak.macs_per_step as u64;
-                let seconds = median(7, || {
+                let seconds = median(threads, 7, || {
                     pool.broadcast(|_| (peak.steps)(steps));
                 });
                 peaks.push(PeakRate {
@@ -121,7 +121,7 @@ fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPoo
     // Written by the thread that reads it, so that it lies on its NUMA node.
     let buffers: Vec<Lines> = pool.broadcast(|_| avec![[64]| 1u8; bytes]);
     let seconds = |reader: &Reader, repeats, passes, bytes: usize| {
-        median(repeats, || {
+        median(threads, repeats, || {
             pool.broadcast(|thread| {
                 let buffer = &buffers[thread.index()][..bytes];
                 for _ in 0..passes {
@@ -151,8 +151,10 @@ fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPoo
     }
 }
 
-fn median(repeats: usize, mut work: impl FnMut()) -> f64 {
-    let mut seconds: Vec<f64> = (0..repeats).map(|_| undisturbed(&mut work).0).collect();
+fn median(threads: usize, repeats: usize, mut work: impl FnMut()) -> f64 {
+    let mut seconds: Vec<f64> = (0..repeats)
+        .map(|_| undisturbed(threads, &mut work).0)
+        .collect();
     seconds.sort_by(f64::total_cmp);
     seconds[(repeats - 1) / 2]
 }
@@ -261,6 +263,10 @@ impl Run for PeakRun {
         }
     }
 
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
     fn run(&mut self, calls: usize) {
         self.pool
             .broadcast(|_| (self.peak.steps)(STEPS_PER_CALL * calls as u64));
@@ -287,7 +293,7 @@ impl ReadRun<'_> {
         let mut chosen = None;
         for reader in loops::readers() {
             self.reader = Some(reader.clone());
-            let seconds = median(3, || self.run(calls));
+            let seconds = median(self.threads, 3, || self.run(calls));
             if seconds < best {
                 best = seconds;
                 chosen = Some(reader);
@@ -304,6 +310,10 @@ impl Run for ReadRun<'_> {
             macs: 0.0,
             bytes: self.copies[0].len() as f64,
         }
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
     }
 
     fn run(&mut self, calls: usize) {

@@ -209,6 +209,10 @@ impl Run for GgmlRun<'_> {
         }
     }
 
+    fn threads(&self) -> usize {
+        self.plan.n_threads as usize
+    }
+
     fn enter(&mut self) {
         // SAFETY: the pool lives until `drop`.
         unsafe { ffi::ggml_threadpool_resume(self.pool.as_ptr()) };
