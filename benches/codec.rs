@@ -6,6 +6,11 @@
 //! written, so a kernel's figure divided by the group's `memcpy` is the share
 //! of copy speed that it reaches.
 
+#![allow(
+    missing_docs,
+    reason = "criterion_group! writes an undocumented function"
+)]
+
 use aligned_vec::AVec;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};

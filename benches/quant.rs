@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use std::hint::black_box;
 use tritgemm::nn::RmsNorm;
 use tritgemm::quant::{
-    absmean_into, quantize_activations_row, sparsify_2_4, sparsify_trits_2_4, ternarize_into,
+    absmean_into, quantize_token, sparsify_2_4, sparsify_trits_2_4, ternarize_into,
 };
 use tritgemm::{Activation, Granularity};
 
@@ -25,7 +25,7 @@ fn token<T: Activation>(c: &mut Criterion, name: &str, zero: T) {
         let mut q = vec![0; features];
         group.bench_function(
             BenchmarkId::new(format!("quantize-{name}"), features),
-            |b| b.iter(|| quantize_activations_row(black_box(&x), black_box(&mut q))),
+            |b| b.iter(|| quantize_token(black_box(&x), black_box(&mut q))),
         );
         let norm = RmsNorm::new(values(features)).expect("features > 0");
         let mut y = x.clone();
@@ -43,20 +43,21 @@ fn tokens(c: &mut Criterion) {
 }
 
 fn weights(c: &mut Criterion) {
-    let shape @ [rows, cols] = [1024, 4096];
+    let (rows, cols) = (1024, 4096);
     let mut w = values(rows * cols);
     let mut trits = vec![0_i8; w.len()];
     let mut alphas = vec![1.0; rows];
     let mut group = c.benchmark_group("weights");
     group.throughput(Throughput::Bytes(size_of_val(&w[..]) as u64));
     group.bench_function("absmean", |b| {
-        b.iter(|| absmean_into(black_box(&w), shape, Granularity::PerRow, &mut alphas))
+        b.iter(|| absmean_into(black_box(&w), rows, cols, Granularity::PerRow, &mut alphas))
     });
     group.bench_function("ternarize", |b| {
         b.iter(|| {
             ternarize_into(
                 black_box(&w),
-                shape,
+                rows,
+                cols,
                 Granularity::PerRow,
                 &alphas,
                 &mut trits,
@@ -64,10 +65,10 @@ fn weights(c: &mut Criterion) {
         })
     });
     group.bench_function("sparsify-2-4", |b| {
-        b.iter(|| sparsify_2_4(black_box(&mut w), shape))
+        b.iter(|| sparsify_2_4(black_box(&mut w), rows, cols))
     });
     group.bench_function("sparsify-trits-2-4", |b| {
-        b.iter(|| sparsify_trits_2_4(black_box(&mut trits), shape))
+        b.iter(|| sparsify_trits_2_4(black_box(&mut trits), rows, cols))
     });
 }
 

@@ -9,12 +9,15 @@
 //! | [`column`] | the column-lane algorithm, one generic source for every ISA |
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |
+//! | `dense` | the dense product of training, by the `gemm` crate |
 //! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
 pub mod call;
 pub mod column;
 pub mod contract;
+#[cfg(feature = "train")]
+pub mod dense;
 pub mod scalar;
 pub mod scale;
 pub mod table;

@@ -5,8 +5,9 @@
 #[path = "../kernels/mod.rs"]
 mod kernels;
 
-mod activation;
+mod activations;
 pub mod codec;
+mod element;
 mod gemm;
 mod isa;
 mod linear;
@@ -14,21 +15,20 @@ mod matrix;
 pub mod nn;
 mod panels;
 mod parallel;
-mod prepared;
 pub mod quant;
 mod scales;
 mod threads;
 mod view;
 mod workspace;
 
-pub use activation::Activation;
+pub use activations::{PrepareError, PreparedActivations};
+pub use element::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
 #[doc(hidden)]
 pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use panels::{PanelBytes, Panels, SliceError};
-pub use prepared::{PrepareError, PreparedActivations};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};

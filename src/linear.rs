@@ -1,15 +1,15 @@
 //! Products of a packed matrix: the raw int8 GEMM, and the linear layer with
 //! scales and bias.
 
-use crate::Activation;
+use crate::activations::{self, Inner, PreparedActivations};
+use crate::element::Activation;
 use crate::gemm::sink::{Affine, Float, Raw, Sink, W1A8};
 use crate::gemm::{self, Product};
 use crate::isa::IsaError;
 use crate::kernels::call::Element;
 use crate::matrix::{MatrixError, Scales, TernaryMatrix};
 use crate::panels::{Panels, SliceError};
-use crate::prepared::{self, Inner, PreparedActivations};
-use crate::quant::ActivationError;
+use crate::quant::QuantError;
 use crate::scales::{Granularity, GroupSize};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
@@ -59,7 +59,7 @@ pub enum GemmError {
     },
     /// The activations could not be quantised.
     #[error(transparent)]
-    Quant(#[from] ActivationError),
+    Quant(#[from] QuantError),
     /// The instruction set asked for is not available.
     #[error(transparent)]
     Isa(#[from] IsaError),
@@ -314,10 +314,10 @@ impl Linear {
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
         let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
-        prepared::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
-        let values = prepared::dense(&ws.values, x.rows(), x.cols());
+        activations::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
+        let values = activations::dense(&ws.values, x.rows(), x.cols());
         ws.prepared_i8
-            .build(values, prepared::group_bytes(self.group()), how, threads);
+            .build(values, activations::group_bytes(self.group()), how, threads);
         let sink = W1A8 {
             affine: self.affine(),
             token_scales: &ws.token_scales,
@@ -349,7 +349,7 @@ impl Linear {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
         let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
         ws.prepared_f32
-            .build(x, prepared::group_bytes(self.group()), how, threads);
+            .build(x, activations::group_bytes(self.group()), how, threads);
         let sink = Float(self.affine());
         multiply(
             &self.panels,

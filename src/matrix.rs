@@ -1,7 +1,7 @@
 //! Ternary matrices in the interchange encoding, with their scales.
 
 use crate::codec::{self, CodecError, Mode};
-use crate::quant::{self, WeightError};
+use crate::quant::{self, QuantError};
 use crate::scales::{Granularity, GroupSize};
 
 /// Most weights in a row: with int8 activations the sum of more could leave
@@ -53,7 +53,7 @@ pub enum MatrixError {
     Codec(#[from] CodecError),
     /// The weights could not be quantised.
     #[error(transparent)]
-    Quant(#[from] WeightError),
+    Quant(#[from] QuantError),
 }
 
 /// Scales of a ternary matrix: f32 values and what each covers.
@@ -224,8 +224,9 @@ impl TernaryMatrix {
         granularity: Granularity,
     ) -> Result<Self, MatrixError> {
         check_cols(cols)?;
-        let values = quant::absmean(weights, [rows, cols], granularity)?;
-        let trits = quant::ternarize(weights, [rows, cols], granularity, &values)?;
+        codec::check_len("weights", weights.len(), rows, cols)?;
+        let values = quant::absmean(weights, rows, cols, granularity)?;
+        let trits = quant::ternarize(weights, rows, cols, granularity, &values)?;
         Self::from_trits(
             &trits,
             rows,

@@ -1,12 +1,17 @@
-//! Rows in parallel, where that pays.
+//! Rows in parallel, where that pays: inside the caller's rayon pool, never in
+//! one of ours.
+
+#[cfg(feature = "rayon")]
+use crate::threads::Threads;
 
 /// Values below which a task is not worth handing to another thread: about the
 /// 15 us that entering a pool and waking a worker can cost.
+#[cfg(feature = "rayon")]
 const MIN_VALUES: usize = 1 << 16;
 
 /// Calls `f(row, input_row, output_row, one)` for the rows of `input` and `output`,
 /// which are as wide as given, and the one value each row has in `ones`; in
-/// rayon's current pool if they are many. Returns whether every call did.
+/// the caller's rayon pool if it is in one and they are many. Returns whether every call did.
 ///
 /// A width of zero means that there is nothing to do.
 pub(crate) fn all_rows<A, B, C, F>(
@@ -45,11 +50,11 @@ where
         .fold(true, |a, b| a & b)
 }
 
-/// Calls `f(row)` for the rows of `values`, as [`all_rows`].
+/// Calls `f(row, values)` for the rows of `values`, as [`all_rows`].
 pub(crate) fn each_row_mut<B, F>(values: &mut [B], width: usize, f: F)
 where
     B: Send,
-    F: Fn(&mut [B]) + Send + Sync,
+    F: Fn(usize, &mut [B]) + Send + Sync,
 {
     if width == 0 {
         return;
@@ -57,16 +62,22 @@ where
     #[cfg(feature = "rayon")]
     if let Some(rows) = rows_per_task(values.len(), width) {
         use rayon::prelude::*;
-        values.par_chunks_mut(width).with_min_len(rows).for_each(f);
+        values
+            .par_chunks_mut(width)
+            .enumerate()
+            .with_min_len(rows)
+            .for_each(|(row, values)| f(row, values));
         return;
     }
-    values.chunks_mut(width).for_each(f);
+    values
+        .chunks_mut(width)
+        .enumerate()
+        .for_each(|(row, values)| f(row, values));
 }
 
-/// Rows that make a task, or `None` if all of them should stay on this thread:
-/// outside of a pool rayon would start one of its own.
+/// Rows that make a task, or `None` if all of them should stay on this thread.
 #[cfg(feature = "rayon")]
 fn rows_per_task(values: usize, width: usize) -> Option<usize> {
-    let pooled = rayon::current_thread_index().is_some();
-    (pooled && values >= 2 * MIN_VALUES).then(|| MIN_VALUES.div_ceil(width))
+    let parallel = values >= 2 * MIN_VALUES && Threads::Rayon.workers() > 1;
+    parallel.then(|| MIN_VALUES.div_ceil(width))
 }

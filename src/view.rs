@@ -118,6 +118,17 @@ impl<'a, T> MatRef<'a, T> {
         self.cols
     }
 
+    /// Elements from a row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The slice itself.
+    #[cfg(feature = "train")]
+    pub(crate) fn data(&self) -> &'a [T] {
+        self.data
+    }
+
     /// Row `row`, `cols` elements.
     ///
     /// # Panics

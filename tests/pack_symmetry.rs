@@ -396,7 +396,7 @@ fn panels_are_the_transposed_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn random_shapes(rows in 0_usize..9, cols in 0_usize..1500, offset in 0_usize..64, seed in 1_u64..) {

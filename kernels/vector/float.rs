@@ -126,7 +126,8 @@ impl Float for f16 {
             .to_bits()
             .wrapping_sub(exponent(-1));
         let odd = magnitude >> 13 & 1;
-        let normal = magnitude.wrapping_sub((127 - 15) << 23) + 0x0fff + odd;
+        // Wraps where the result is not used.
+        let normal = magnitude.wrapping_sub(((127 - 15) << 23) - 0x0fff - odd);
         let narrowed = if magnitude > 0x7f80_0000 {
             0x7e00
         } else if magnitude >= exponent(16) {

@@ -1,5 +1,5 @@
 //! Helpers that the compiler vectorises: quantisers, straight-through
-//! estimator, RMSNorm. `multiversion` compiles each for several instruction
+//! estimator, RMSNorm, random numbers, what training needs. `multiversion` compiles each for several instruction
 //! sets and picks one on first use.
 //!
 //! Which one it picks never shows in a result. Elementwise code rounds every
@@ -13,8 +13,12 @@
 
 pub mod activations;
 pub mod float;
+pub mod noise;
 pub mod norm;
 pub mod ste;
+#[cfg(feature = "train")]
+pub mod training;
+pub mod transpose;
 pub mod weights;
 
 use float::Float;

@@ -16,7 +16,7 @@ fn round_clamped(w: f32) -> f32 {
 
 #[inline(always)]
 fn gate(w: f32, grad: f32) -> f32 {
-    if w.abs() <= 1.0 { grad } else { 0.0 }
+    if w.abs() < 1.0 { grad } else { 0.0 }
 }
 
 /// `out[k] = round(clamp(weights[k], -1, 1))`.
@@ -35,7 +35,7 @@ pub fn forward_in_place(weights: &mut [f32]) {
     }
 }
 
-/// `grad_in[k] = grad_out[k]` where `|weights[k]| <= 1`, else 0.
+/// `grad_in[k] = grad_out[k]` where `|weights[k]| < 1`, else 0.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn backward(weights: &[f32], grad_out: &[f32], grad_in: &mut [f32]) {
     for ((grad_in, &grad_out), &w) in grad_in.iter_mut().zip(grad_out).zip(weights) {

@@ -2,10 +2,15 @@
 //!
 //! | item | what it is |
 //! |---|---|
+//! | [`BitLinear`] | the trainable ternary layer |
 //! | [`ste`] | the straight-through estimator on slices |
 //! | [`RmsNorm`] | root mean square normalisation, forward and backward |
 
+mod bit_linear;
 mod rms_norm;
 pub mod ste;
 
+#[cfg(feature = "train")]
+pub use bit_linear::BitLinearGrads;
+pub use bit_linear::{BitLinear, BitLinearError};
 pub use rms_norm::{RmsNorm, RmsNormError};

@@ -136,7 +136,7 @@ impl RmsNorm {
     /// If `x` is not a whole number of tokens.
     pub fn forward_in_place<T: Activation>(&self, x: &mut [T]) -> Result<(), RmsNormError> {
         self.check_tokens("x", x.len())?;
-        crate::parallel::each_row_mut(x, self.features(), |x| {
+        crate::parallel::each_row_mut(x, self.features(), |_, x| {
             let inverse = InverseRms::new(self.inverse_rms(x));
             T::normalize_in_place(x, inverse, &self.gain);
         });

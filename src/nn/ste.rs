@@ -2,14 +2,15 @@
 //!
 //! Forward, weights become `round_half_even(clamp(w, -1, 1))`; backward, the
 //! rounding counts as the identity, so the gradient is the clamp's: it passes
-//! where `|w| <= 1` and is zero outside. Bengio, Léonard and Courville,
+//! where `|w| < 1` and is zero outside. At ±1 itself, where a clamp has no
+//! derivative, it is zero, as in the reference implementation. Bengio, Léonard and Courville,
 //! "Estimating or Propagating Gradients Through Stochastic Neurons"
 //! (<https://arxiv.org/abs/1308.3432>, section 5). Without the gate, weights
 //! beyond the clamp keep growing under gradients that change nothing.
 //!
 //! ```
 //! use tritgemm::nn::ste;
-//! let weights = [0.4, 0.6, -1.5, 0.5];
+//! let weights = [0.4, 0.6, -1.0, 0.5];
 //! let mut ternary = [0.0; 4];
 //! ste::forward(&weights, &mut ternary)?;
 //! assert_eq!(ternary, [0.0, 1.0, -1.0, 0.0]);
@@ -53,7 +54,7 @@ pub fn forward_in_place(weights: &mut [f32]) {
     vector::forward_in_place(weights);
 }
 
-/// `grad_in[i] = grad_out[i]` where `|weights[i]| <= 1`, else 0.
+/// `grad_in[i] = grad_out[i]` where `|weights[i]| < 1`, else 0.
 ///
 /// `weights` are those that went into [`forward`].
 ///
@@ -66,7 +67,7 @@ pub fn backward(weights: &[f32], grad_out: &[f32], grad_in: &mut [f32]) -> Resul
     Ok(())
 }
 
-/// [`backward`] in place: zeroes `grad[i]` where `|weights[i]| > 1`.
+/// [`backward`] in place: zeroes `grad[i]` where not `|weights[i]| < 1`.
 ///
 /// # Errors
 /// If the lengths differ.

@@ -1,57 +1,10 @@
 //! Per-token int8 activations.
 
+use super::QuantError;
 use crate::Activation;
 use crate::parallel::all_rows;
 
 pub use crate::kernels::vector::activations::MIN_ABSMAX;
-
-/// Why activations cannot be quantised.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub enum ActivationError {
-    /// A slice has the wrong length.
-    #[error("`{argument}` holds {found} values, expected {expected}")]
-    Length {
-        /// The argument.
-        argument: &'static str,
-        /// How many values it holds.
-        found: usize,
-        /// How many it should hold.
-        expected: usize,
-    },
-    /// `tokens * features` is more than a slice can hold.
-    #[error("[{tokens}, {features}] activations are more than memory can hold")]
-    TooLarge {
-        /// Number of tokens.
-        tokens: usize,
-        /// Values a token.
-        features: usize,
-    },
-    /// A value is NaN or infinite.
-    #[error("activation {index} of token {token} is {value}, expected a finite value")]
-    NonFinite {
-        /// Which token.
-        token: usize,
-        /// Which of its values.
-        index: usize,
-        /// The value.
-        value: f32,
-    },
-}
-
-impl ActivationError {
-    /// The same error about the only token of its call as one about `token`.
-    pub(crate) fn of_token(self, token: usize) -> Self {
-        match self {
-            Self::NonFinite { index, value, .. } => Self::NonFinite {
-                token,
-                index,
-                value,
-            },
-            other => other,
-        }
-    }
-}
 
 /// Quantises one token to int8 and returns the factor that restores it.
 ///
@@ -69,24 +22,15 @@ impl ActivationError {
 /// token 0); `q` is untouched then.
 ///
 /// ```
-/// use tritgemm::quant::quantize_activations_row;
+/// use tritgemm::quant::quantize_token;
 /// let mut q = [0; 4];
-/// let token_scale = quantize_activations_row(&[1.0_f32, -2.0, 0.5, 0.0], &mut q)?;
+/// let token_scale = quantize_token(&[1.0_f32, -2.0, 0.5, 0.0], &mut q)?;
 /// assert_eq!(q, [64, -127, 32, 0]); // 63.5 and 31.75
 /// assert_eq!(token_scale, 2.0 / 127.0);
-/// # Ok::<(), tritgemm::quant::ActivationError>(())
+/// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
-pub fn quantize_activations_row<T: Activation>(
-    x: &[T],
-    q: &mut [i8],
-) -> Result<f32, ActivationError> {
-    if q.len() != x.len() {
-        return Err(ActivationError::Length {
-            argument: "q",
-            found: q.len(),
-            expected: x.len(),
-        });
-    }
+pub fn quantize_token<T: Activation>(x: &[T], q: &mut [i8]) -> Result<f32, QuantError> {
+    super::check_length("q", q.len(), x.len())?;
     match T::quantize(x, q) {
         Some(absmax) => Ok(token_scale(absmax)),
         None => Err(first_non_finite(x, x.len())),
@@ -94,7 +38,7 @@ pub fn quantize_activations_row<T: Activation>(
 }
 
 /// Quantises `x` `[tokens, features]`, token by token as
-/// [`quantize_activations_row`] does, and returns the int8 values
+/// [`quantize_token`] does, and returns the int8 values
 /// `[tokens, features]` and the token scales `[tokens]`.
 ///
 /// # Errors
@@ -105,19 +49,20 @@ pub fn quantize_activations_row<T: Activation>(
 /// use half::f16;
 /// use tritgemm::quant::quantize_activations;
 /// let x = [1.0, -2.0, /* next token */ 0.0, 0.0].map(f16::from_f32);
-/// let (q, token_scales) = quantize_activations(&x, [2, 2])?;
+/// let (q, token_scales) = quantize_activations(&x, 2, 2)?;
 /// assert_eq!(q, [64, -127, 0, 0]);
 /// assert_eq!(token_scales, [2.0 / 127.0, 1e-5 / 127.0]);
-/// # Ok::<(), tritgemm::quant::ActivationError>(())
+/// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
 pub fn quantize_activations<T: Activation>(
     x: &[T],
-    [tokens, features]: [usize; 2],
-) -> Result<(Vec<i8>, Vec<f32>), ActivationError> {
-    check_activations("x", x.len(), [tokens, features])?;
+    tokens: usize,
+    features: usize,
+) -> Result<(Vec<i8>, Vec<f32>), QuantError> {
+    super::check_matrix("x", x.len(), tokens, features)?;
     let mut q = vec![0; x.len()];
     let mut token_scales = vec![0.0; tokens];
-    quantize_activations_into(x, [tokens, features], &mut q, &mut token_scales)?;
+    quantize_activations_into(x, tokens, features, &mut q, &mut token_scales)?;
     Ok((q, token_scales))
 }
 
@@ -130,13 +75,14 @@ pub fn quantize_activations<T: Activation>(
 /// unspecified.
 pub fn quantize_activations_into<T: Activation>(
     x: &[T],
-    [tokens, features]: [usize; 2],
+    tokens: usize,
+    features: usize,
     q: &mut [i8],
     token_scales: &mut [f32],
-) -> Result<(), ActivationError> {
-    let values = check_activations("x", x.len(), [tokens, features])?;
-    check_length("q", q.len(), values)?;
-    check_length("token_scales", token_scales.len(), tokens)?;
+) -> Result<(), QuantError> {
+    let values = super::check_matrix("x", x.len(), tokens, features)?;
+    super::check_length("q", q.len(), values)?;
+    super::check_length("token_scales", token_scales.len(), tokens)?;
     token_scales.fill(token_scale(0.0));
     let finite = all_rows(
         (x, features),
@@ -159,40 +105,13 @@ fn token_scale(absmax: f32) -> f32 {
     absmax.max(MIN_ABSMAX) / 127.0
 }
 
-fn check_activations(
-    argument: &'static str,
-    found: usize,
-    [tokens, features]: [usize; 2],
-) -> Result<usize, ActivationError> {
-    let expected = tokens
-        .checked_mul(features)
-        .ok_or(ActivationError::TooLarge { tokens, features })?;
-    check_length(argument, found, expected)?;
-    Ok(expected)
-}
-
-fn check_length(
-    argument: &'static str,
-    found: usize,
-    expected: usize,
-) -> Result<(), ActivationError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(ActivationError::Length {
-        argument,
-        found,
-        expected,
-    })
-}
-
 /// The error about the first value that is not finite: only called when a
 /// vectorised pass has met one.
 #[cold]
-fn first_non_finite<T: Activation>(x: &[T], features: usize) -> ActivationError {
+fn first_non_finite<T: Activation>(x: &[T], features: usize) -> QuantError {
     let mut wide = x.iter().map(|v| v.to_wide()).enumerate();
     let (at, value) = wide.find(|(_, v)| !v.is_finite()).unwrap_or((0, f32::NAN));
-    ActivationError::NonFinite {
+    QuantError::Activation {
         token: at / features,
         index: at % features,
         value,

@@ -1,5 +1,6 @@
 //! Latent weights to trits and their scales.
 
+use super::QuantError;
 use crate::kernels::vector::float::Float;
 use crate::kernels::vector::weights as vector;
 use crate::parallel::{all_rows, each_row_mut};
@@ -7,48 +8,6 @@ use crate::scales::Granularity;
 
 /// The least alpha, which a matrix of zeros has.
 pub const MIN_ALPHA: f32 = 1e-5;
-
-/// Why weights cannot be quantised.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub enum WeightError {
-    /// A slice has the wrong length.
-    #[error("`{argument}` holds {found} values, expected {expected}")]
-    Length {
-        /// The argument.
-        argument: &'static str,
-        /// How many values it holds.
-        found: usize,
-        /// How many it should hold.
-        expected: usize,
-    },
-    /// `rows * cols` is more than a slice can hold.
-    #[error("a [{rows}, {cols}] matrix is more than memory can hold")]
-    TooLarge {
-        /// Number of rows.
-        rows: usize,
-        /// Number of columns.
-        cols: usize,
-    },
-    /// A weight is NaN or infinite.
-    #[error("the weight in row {row}, column {col} is {value}, expected a finite value")]
-    NonFinite {
-        /// Its row.
-        row: usize,
-        /// Its column.
-        col: usize,
-        /// Its value.
-        value: f32,
-    },
-    /// An alpha cannot be divided by.
-    #[error("alpha {index} is {value}, expected a finite value above 0")]
-    Alpha {
-        /// Which alpha.
-        index: usize,
-        /// Its value.
-        value: f32,
-    },
-}
 
 /// The scales alpha of `weights` `[rows, cols]`: the mean magnitude of a whole
 /// tensor, of every row or of every group of a row, at least [`MIN_ALPHA`].
@@ -64,28 +23,29 @@ pub enum WeightError {
 /// (the error names the first).
 ///
 /// ```
-/// use tritgemm::quant::{WeightError, absmean};
+/// use tritgemm::quant::{QuantError, absmean};
 /// use tritgemm::{Granularity, GroupSize};
 ///
 /// let mut weights = vec![0.25; 2 * 100];
 /// weights[64..100].fill(-1.0);
-/// let alphas = absmean(&weights, [2, 100], Granularity::PerGroup(GroupSize::G64))?;
+/// let alphas = absmean(&weights, 2, 100, Granularity::PerGroup(GroupSize::G64))?;
 /// assert_eq!(alphas, [0.25, 1.0, 0.25, 0.25]);
 ///
 /// weights[103] = f32::NAN;
-/// let error = absmean(&weights, [2, 100], Granularity::PerTensor).unwrap_err();
-/// assert!(matches!(error, WeightError::NonFinite { row: 1, col: 3, .. }));
-/// # Ok::<(), WeightError>(())
+/// let error = absmean(&weights, 2, 100, Granularity::PerTensor).unwrap_err();
+/// assert!(matches!(error, QuantError::Weight { row: 1, col: 3, .. }));
+/// # Ok::<(), QuantError>(())
 /// ```
 pub fn absmean(
     weights: &[f32],
-    [rows, cols]: [usize; 2],
+    rows: usize,
+    cols: usize,
     granularity: Granularity,
-) -> Result<Vec<f32>, WeightError> {
-    check_weights("weights", weights.len(), [rows, cols])?;
-    let scales = scale_count([rows, cols], granularity)?;
+) -> Result<Vec<f32>, QuantError> {
+    super::check_matrix("weights", weights.len(), rows, cols)?;
+    let scales = scale_count(rows, cols, granularity)?;
     let mut alphas = vec![0.0; scales];
-    absmean_into(weights, [rows, cols], granularity, &mut alphas)?;
+    absmean_into(weights, rows, cols, granularity, &mut alphas)?;
     Ok(alphas)
 }
 
@@ -96,13 +56,14 @@ pub fn absmean(
 /// value, what `alphas` holds is unspecified.
 pub fn absmean_into(
     weights: &[f32],
-    [rows, cols]: [usize; 2],
+    rows: usize,
+    cols: usize,
     granularity: Granularity,
     alphas: &mut [f32],
-) -> Result<(), WeightError> {
-    check_weights("weights", weights.len(), [rows, cols])?;
-    let scales = scale_count([rows, cols], granularity)?;
-    check_length("alphas", alphas.len(), scales)?;
+) -> Result<(), QuantError> {
+    super::check_matrix("weights", weights.len(), rows, cols)?;
+    let scales = scale_count(rows, cols, granularity)?;
+    super::check_length("alphas", alphas.len(), scales)?;
     alphas.fill(MIN_ALPHA);
     let finite = match granularity {
         Granularity::PerTensor => {
@@ -162,19 +123,20 @@ pub fn absmean_into(
 /// use tritgemm::Granularity;
 /// use tritgemm::quant::ternarize;
 /// let weights = [0.2, 0.20001, -9.0, -0.1];
-/// let trits = ternarize(&weights, [1, 4], Granularity::PerTensor, &[0.4])?;
+/// let trits = ternarize(&weights, 1, 4, Granularity::PerTensor, &[0.4])?;
 /// assert_eq!(trits, [0, 1, -1, 0]);
-/// # Ok::<(), tritgemm::quant::WeightError>(())
+/// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
 pub fn ternarize(
     weights: &[f32],
-    [rows, cols]: [usize; 2],
+    rows: usize,
+    cols: usize,
     granularity: Granularity,
     alphas: &[f32],
-) -> Result<Vec<i8>, WeightError> {
-    check_weights("weights", weights.len(), [rows, cols])?;
+) -> Result<Vec<i8>, QuantError> {
+    super::check_matrix("weights", weights.len(), rows, cols)?;
     let mut trits = vec![0; weights.len()];
-    ternarize_into(weights, [rows, cols], granularity, alphas, &mut trits)?;
+    ternarize_into(weights, rows, cols, granularity, alphas, &mut trits)?;
     Ok(trits)
 }
 
@@ -185,21 +147,22 @@ pub fn ternarize(
 /// a weight, what `trits` holds is unspecified.
 pub fn ternarize_into(
     weights: &[f32],
-    [rows, cols]: [usize; 2],
+    rows: usize,
+    cols: usize,
     granularity: Granularity,
     alphas: &[f32],
     trits: &mut [i8],
-) -> Result<(), WeightError> {
-    let values = check_weights("weights", weights.len(), [rows, cols])?;
-    check_length("trits", trits.len(), values)?;
-    let scales = scale_count([rows, cols], granularity)?;
-    check_length("alphas", alphas.len(), scales)?;
+) -> Result<(), QuantError> {
+    let values = super::check_matrix("weights", weights.len(), rows, cols)?;
+    super::check_length("trits", trits.len(), values)?;
+    let scales = scale_count(rows, cols, granularity)?;
+    super::check_length("alphas", alphas.len(), scales)?;
     if let Some((index, &value)) = alphas
         .iter()
         .enumerate()
         .find(|(_, a)| !(a.is_finite() && **a > 0.0))
     {
-        return Err(WeightError::Alpha { index, value });
+        return Err(QuantError::Alpha { index, value });
     }
     let group = match granularity {
         Granularity::PerTensor | Granularity::PerRow => cols,
@@ -247,16 +210,16 @@ pub fn ternarize_into(
 /// ```
 /// use tritgemm::quant::sparsify_2_4;
 /// let mut weights = [0.1, -0.4, 0.3, 0.2, /* a group of three */ 0.5, 0.5, 0.5];
-/// sparsify_2_4(&mut weights, [1, 7])?;
+/// sparsify_2_4(&mut weights, 1, 7)?;
 /// assert_eq!(weights, [0.0, -0.4, 0.3, 0.0, 0.0, 0.5, 0.5]);
-/// # Ok::<(), tritgemm::quant::WeightError>(())
+/// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
-pub fn sparsify_2_4(weights: &mut [f32], [rows, cols]: [usize; 2]) -> Result<(), WeightError> {
-    check_weights("weights", weights.len(), [rows, cols])?;
+pub fn sparsify_2_4(weights: &mut [f32], rows: usize, cols: usize) -> Result<(), QuantError> {
+    super::check_matrix("weights", weights.len(), rows, cols)?;
     if vector::largest_magnitude(weights) >= f32::INFINITY_BITS {
         return Err(first_non_finite(weights, cols));
     }
-    each_row_mut(weights, cols, vector::sparsify_2_4);
+    each_row_mut(weights, cols, |_, row| vector::sparsify_2_4(row));
     Ok(())
 }
 
@@ -272,18 +235,18 @@ pub fn sparsify_2_4(weights: &mut [f32], [rows, cols]: [usize; 2]) -> Result<(),
 /// ```
 /// use tritgemm::quant::sparsify_trits_2_4;
 /// let mut trits = [-1, 1, 1, 0];
-/// sparsify_trits_2_4(&mut trits, [1, 4])?;
+/// sparsify_trits_2_4(&mut trits, 1, 4)?;
 /// assert_eq!(trits, [0, 1, 1, 0]);
-/// # Ok::<(), tritgemm::quant::WeightError>(())
+/// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
-pub fn sparsify_trits_2_4(trits: &mut [i8], [rows, cols]: [usize; 2]) -> Result<(), WeightError> {
-    check_weights("trits", trits.len(), [rows, cols])?;
-    each_row_mut(trits, cols, vector::sparsify_2_4);
+pub fn sparsify_trits_2_4(trits: &mut [i8], rows: usize, cols: usize) -> Result<(), QuantError> {
+    super::check_matrix("trits", trits.len(), rows, cols)?;
+    each_row_mut(trits, cols, |_, row| vector::sparsify_2_4(row));
     Ok(())
 }
 
 /// Alpha of some weights; `None` if one is not finite.
-fn row_alpha(weights: &[f32]) -> Option<f32> {
+pub(crate) fn row_alpha(weights: &[f32]) -> Option<f32> {
     let sum = vector::sum_of_magnitudes(weights);
     sum.is_finite().then(|| alpha(sum, weights.len()))
 }
@@ -293,44 +256,21 @@ fn alpha(sum: f64, count: usize) -> f32 {
     ((sum / count.max(1) as f64) as f32).max(MIN_ALPHA)
 }
 
-fn scale_count([rows, cols]: [usize; 2], granularity: Granularity) -> Result<usize, WeightError> {
+fn scale_count(rows: usize, cols: usize, granularity: Granularity) -> Result<usize, QuantError> {
     granularity
         .scales(rows, cols)
-        .ok_or(WeightError::TooLarge { rows, cols })
-}
-
-fn check_weights(
-    argument: &'static str,
-    found: usize,
-    [rows, cols]: [usize; 2],
-) -> Result<usize, WeightError> {
-    let expected = rows
-        .checked_mul(cols)
-        .ok_or(WeightError::TooLarge { rows, cols })?;
-    check_length(argument, found, expected)?;
-    Ok(expected)
-}
-
-fn check_length(argument: &'static str, found: usize, expected: usize) -> Result<(), WeightError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(WeightError::Length {
-        argument,
-        found,
-        expected,
-    })
+        .ok_or(QuantError::TooLarge { rows, cols })
 }
 
 /// The error about the first weight that is not finite: only called when a
 /// vectorised pass has met one.
 #[cold]
-fn first_non_finite(weights: &[f32], cols: usize) -> WeightError {
+pub(crate) fn first_non_finite(weights: &[f32], cols: usize) -> QuantError {
     let mut values = weights.iter().copied().enumerate();
     let (at, value) = values
         .find(|(_, w)| !w.is_finite())
         .unwrap_or((0, f32::NAN));
-    WeightError::NonFinite {
+    QuantError::Weight {
         row: at / cols,
         col: at % cols,
         value,

@@ -1,9 +1,9 @@
-//! Activations prepared once for several matrices.
+//! Preparing activations once for several matrices.
 
-use crate::Activation;
+use crate::element::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
-use crate::quant::{self, ActivationError};
+use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
@@ -48,7 +48,7 @@ pub(crate) enum Inner {
 pub enum PrepareError {
     /// The activations could not be quantised.
     #[error(transparent)]
-    Quant(#[from] ActivationError),
+    Quant(#[from] QuantError),
     /// The instruction set asked for is not available.
     #[error(transparent)]
     Isa(#[from] IsaError),
@@ -168,14 +168,14 @@ pub(crate) fn quantize_into<T: Activation>(
     x: MatRef<'_, T>,
     values: &mut Vec<i8>,
     scales: &mut Vec<f32>,
-) -> Result<(), ActivationError> {
+) -> Result<(), QuantError> {
     let (tokens, k) = (x.rows(), x.cols());
     values.resize(tokens * k, 0);
     scales.clear();
     for token in 0..tokens {
-        let row = &mut values[token * k..][..k];
-        let scale = quant::quantize_activations_row(x.row(token), row);
-        scales.push(scale.map_err(|error| error.of_token(token))?);
+        let scale = quant::quantize_token(x.row(token), &mut values[token * k..][..k])
+            .map_err(|e| e.of_token(token))?;
+        scales.push(scale);
     }
     Ok(())
 }

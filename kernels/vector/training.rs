@@ -1,0 +1,44 @@
+//! The elementwise and columnwise parts of a backward pass.
+
+use multiversion::multiversion;
+
+/// `out[m] = grad[m] * alphas[m]`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn scale_gradient(grad: &[f32], alphas: &[f32], out: &mut [f32]) {
+    for ((out, &grad), &alpha) in out.iter_mut().zip(grad).zip(alphas) {
+        *out = grad * alpha;
+    }
+}
+
+/// Zeroes `grad[k]` where not `|weights[k]| < alpha`, and where `trits`, if
+/// given, are 0.
+///
+/// `|w| < alpha` is `|w / alpha| < 1`: the float next below alpha is so far
+/// from it that its quotient cannot round to 1.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn gate_gradient(weights: &[f32], alpha: f32, trits: Option<&[i8]>, grad: &mut [f32]) {
+    match trits {
+        None => {
+            for (grad, &w) in grad.iter_mut().zip(weights) {
+                *grad = if w.abs() < alpha { *grad } else { 0.0 };
+            }
+        }
+        Some(trits) => {
+            for ((grad, &w), &trit) in grad.iter_mut().zip(weights).zip(trits) {
+                *grad = if w.abs() < alpha && trit != 0 {
+                    *grad
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}
+
+/// `sums[m] += values[m]`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn add_to_sums(values: &[f32], sums: &mut [f64]) {
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum += f64::from(value);
+    }
+}

@@ -1,0 +1,72 @@
+//! Weights from a seed: initialisation and perturbation.
+
+use super::{BitLinear, BitLinearError};
+use crate::kernels::vector::noise;
+use crate::parallel::each_row_mut;
+use crate::quant::QuantError;
+
+/// Weights that one task makes: a multiple of the noise's block.
+const CHUNK: usize = 64 * noise::BLOCK;
+
+impl BitLinear {
+    /// A layer of `in_features` (K) inputs and `out_features` (M) outputs with
+    /// Kaiming-uniform weights, `a = sqrt(5)` as PyTorch's `Linear` has them:
+    /// uniform in `[-b, b)` with
+    /// `b = sqrt(2 / (1 + a^2)) * sqrt(3 / K) = 1 / sqrt(K)`.
+    ///
+    /// He et al., "Delving Deep into Rectifiers"
+    /// (<https://arxiv.org/abs/1502.01852>). The weights depend on the seed and
+    /// the shape alone.
+    ///
+    /// # Errors
+    /// If the shape is more than memory can hold, or `in_features` is larger
+    /// than [`MAX_COLS`](crate::MAX_COLS).
+    pub fn kaiming_uniform(
+        in_features: usize,
+        out_features: usize,
+        seed: u64,
+    ) -> Result<Self, BitLinearError> {
+        let (rows, cols) = (out_features, in_features);
+        let len = rows
+            .checked_mul(cols)
+            .filter(|&len| len <= isize::MAX as usize / size_of::<f32>())
+            .ok_or(QuantError::TooLarge { rows, cols })?;
+        let bound = 1.0 / (cols.max(1) as f32).sqrt();
+        let mut weight = vec![0.0; len];
+        each_row_mut(&mut weight, CHUNK, |chunk, values| {
+            noise::fill_uniform(values, seed, (chunk * CHUNK) as u64, bound);
+        });
+        Self::new(weight, rows, cols)
+    }
+
+    /// Adds `scale * z` to the latent weights, z standard normal and determined
+    /// by `seed` and the weight's position alone: any number of threads gives
+    /// the same z, and so does every further call.
+    ///
+    /// This is the step of MeZO (Malladi et al., "Fine-Tuning Language Models
+    /// with Just Forward Passes", <https://arxiv.org/abs/2305.17333>,
+    /// algorithm 1), which needs no memory for z: `+eps`, a loss, `-2 eps`, a
+    /// loss, `+eps` again, and then `-rate * (l1 - l2) / (2 eps)`. What the three
+    /// steps leave behind is their rounding, at most
+    /// `2^-24 * (3 |w| + 4 |eps z|)` a weight, not a drift of eps.
+    ///
+    /// ```
+    /// use tritgemm::nn::BitLinear;
+    /// # let loss = |layer: &BitLinear| layer.weight()[0];
+    /// let (seed, eps, rate) = (42, 1e-3, 1e-2);
+    /// let mut layer = BitLinear::kaiming_uniform(16, 4, 1)?;
+    /// layer.perturb(seed, eps);
+    /// let up = loss(&layer);
+    /// layer.perturb(seed, -2.0 * eps);
+    /// let down = loss(&layer);
+    /// layer.perturb(seed, eps);
+    /// layer.perturb(seed, -rate * (up - down) / (2.0 * eps));
+    /// # Ok::<(), tritgemm::nn::BitLinearError>(())
+    /// ```
+    pub fn perturb(&mut self, seed: u64, scale: f32) {
+        each_row_mut(self.weight_mut(), CHUNK, |chunk, values| {
+            let block = (chunk * CHUNK / noise::BLOCK) as u64;
+            noise::add_normal(values, seed, block, scale);
+        });
+    }
+}
