@@ -34,6 +34,48 @@ pub struct Reader {
     pub read: fn(&[u8], usize) -> u64,
 }
 
+/// A reading loop and the size of the pieces it is given one after the other:
+/// its streams then lie close together, which spares the TLB and the DRAM pages.
+#[derive(Clone)]
+struct Way {
+    reader: Reader,
+    block: usize,
+}
+
+impl Way {
+    /// All ways to read `len` bytes.
+    fn all(len: usize) -> Vec<Self> {
+        let blocks = [len, 4 << 20, 1 << 20, 256 << 10];
+        blocks
+            .into_iter()
+            .enumerate()
+            .filter(|&(i, block)| i == 0 || 2 * block <= len)
+            .flat_map(|(_, block)| {
+                let way = move |reader| Way { reader, block };
+                loops::readers().into_iter().map(way)
+            })
+            .collect()
+    }
+
+    fn name(&self, len: usize) -> String {
+        if self.block < len {
+            format!(
+                "{} in blocks of {}",
+                self.reader.name,
+                crate::machine::bytes(self.block)
+            )
+        } else {
+            self.reader.name.clone()
+        }
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        for block in bytes.chunks(self.block) {
+            black_box((self.reader.read)(black_box(block), self.reader.ahead));
+        }
+    }
+}
+
 /// Read speed of one level of the memory hierarchy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bandwidth {
@@ -113,29 +155,28 @@ fn levels(machine: &Machine, threads: usize) -> Vec<(&'static str, usize)> {
             levels.push(("L3", (4 * l2).min(l3 / 2 / threads)));
         }
     }
-    levels.push(("memory", 2 * COLD_BYTES / threads));
+    levels.push(("memory", COLD_BYTES / threads));
     levels
 }
 
 fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPool) -> Bandwidth {
     // Written by the thread that reads it, so that it lies on its NUMA node.
     let buffers: Vec<Lines> = pool.broadcast(|_| avec![[64]| 1u8; bytes]);
-    let seconds = |reader: &Reader, repeats, passes, bytes: usize| {
+    let seconds = |way: &Way, repeats, passes, bytes: usize| {
         median(threads, repeats, || {
             pool.broadcast(|thread| {
                 let buffer = &buffers[thread.index()][..bytes];
                 for _ in 0..passes {
-                    black_box((reader.read)(black_box(buffer), reader.ahead));
+                    way.read(buffer);
                 }
             });
         })
     };
     // To choose the loop, a part that is still far larger than any cache does.
-    let trial = bytes.min(256 << 20);
-    let readers = loops::readers();
-    let best = readers
-        .iter()
-        .map(|reader| (seconds(reader, 2, (16 << 20) / bytes + 1, trial), reader))
+    let trial = bytes.min(192 << 20);
+    let best = &Way::all(bytes)
+        .into_iter()
+        .map(|way| (seconds(&way, 2, (16 << 20) / bytes + 1, trial), way))
         .min_by(|a, b| f64::total_cmp(&a.0, &b.0))
         .expect("every architecture has a reader")
         .1;
@@ -147,7 +188,7 @@ fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPoo
         gigabytes_per_second: (bytes * passes * threads) as f64
             / seconds(best, 7, passes, bytes)
             / 1e9,
-        best: best.name.clone(),
+        best: best.name(bytes),
     }
 }
 
@@ -236,12 +277,12 @@ impl Loaded for LoadedCeilings {
         }
         let mut run = ReadRun {
             copies: &self.copies,
-            reader: None,
+            way: None,
             pool,
             threads: job.threads,
             next: 0,
         };
-        run.choose_reader().context("no reading loop")?;
+        run.choose_way().context("no reading loop")?;
         Ok(Box::new(run))
     }
 }
@@ -279,28 +320,28 @@ impl Run for PeakRun {
 
 struct ReadRun<'a> {
     copies: &'a [Lines],
-    reader: Option<Reader>,
+    way: Option<Way>,
     pool: Arc<ThreadPool>,
     threads: usize,
     next: usize,
 }
 
 impl ReadRun<'_> {
-    /// The fastest loop for these bytes where they lie.
-    fn choose_reader(&mut self) -> Option<()> {
+    /// The fastest way for these bytes where they lie.
+    fn choose_way(&mut self) -> Option<()> {
         let calls = (16 << 20) / self.copies[0].len() + 1;
         let mut best = f64::INFINITY;
         let mut chosen = None;
-        for reader in loops::readers() {
-            self.reader = Some(reader.clone());
+        for way in Way::all(self.copies[0].len()) {
+            self.way = Some(way.clone());
             let seconds = median(self.threads, 3, || self.run(calls));
             if seconds < best {
                 best = seconds;
-                chosen = Some(reader);
+                chosen = Some(way);
             }
         }
-        self.reader = chosen;
-        self.reader.is_some().then_some(())
+        self.way = chosen;
+        self.way.is_some().then_some(())
     }
 }
 
@@ -317,7 +358,7 @@ impl Run for ReadRun<'_> {
     }
 
     fn run(&mut self, calls: usize) {
-        let reader = self.reader.as_ref().expect("chosen before the first run");
+        let way = self.way.as_ref().expect("chosen before the first run");
         let (copies, threads, first) = (self.copies, self.threads, self.next);
         // Each thread reads its share of every copy and waits for nobody
         // meanwhile: a ceiling has no synchronisation to pay for.
@@ -325,7 +366,7 @@ impl Run for ReadRun<'_> {
             for call in 0..calls {
                 let copy = &copies[(first + call) % copies.len()];
                 let share = split(copy.len(), 64, threads, thread.index());
-                black_box((reader.read)(black_box(&copy[share]), reader.ahead));
+                way.read(&copy[share]);
             }
         });
         self.next = (first + calls) % copies.len();
