@@ -10,6 +10,7 @@
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |
 //! | `dense` | the dense product of training, by the `gemm` crate |
+//! | `map` | panel files mapped into memory |
 //! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
@@ -18,6 +19,8 @@ pub mod column;
 pub mod contract;
 #[cfg(feature = "train")]
 pub mod dense;
+#[cfg(feature = "mmap")]
+mod map;
 pub mod scalar;
 pub mod scale;
 pub mod table;

@@ -150,6 +150,15 @@ impl PreparedActivations {
             Inner::F32(prepared) => prepared.k(),
         }
     }
+
+    /// Tokens that the column lanes multiply, the first ones; the row lanes
+    /// take the others. For reports: the results do not depend on it.
+    pub fn column_tokens(&self) -> usize {
+        match &self.inner {
+            Inner::I8(prepared, _) => prepared.column_tokens(),
+            Inner::F32(prepared) => prepared.column_tokens(),
+        }
+    }
 }
 
 /// Strips that share a scale; all of them without groups.
@@ -172,6 +181,10 @@ pub(crate) fn quantize_into<T: Activation>(
     let (tokens, k) = (x.rows(), x.cols());
     values.resize(tokens * k, 0);
     scales.clear();
+    if k == 0 {
+        // Nothing to scale, for however many tokens.
+        return Ok(());
+    }
     for token in 0..tokens {
         let scale = quant::quantize_token(x.row(token), &mut values[token * k..][..k])
             .map_err(|e| e.of_token(token))?;

@@ -1,4 +1,34 @@
-//! CPU kernels for ternary neural networks.
+//! CPU kernels for ternary neural networks: 2-bit packed weights -1, 0, +1, and
+//! matrix products by additions and subtractions only, the same bits on every
+//! instruction set.
+//!
+//! | to | use |
+//! |---|---|
+//! | encode and decode the 2-bit format | [`codec`] |
+//! | quantise weights or activations | [`quant`], [`TernaryMatrix::quantize`] |
+//! | hold a matrix and its scales | [`TernaryMatrix`], [`Scales`] |
+//! | lay it out for the kernels, save, map, shard | [`Panels`] |
+//! | multiply | [`Panels::gemm_i8`], [`Linear`] |
+//! | share activations among matrices | [`PreparedActivations`] |
+//! | reuse memory, choose threads and kernels | [`Workspace`], [`Options`] |
+//! | ask for or pin an instruction set | [`Backend`], [`Isa`], [`pin`] |
+//! | train and infer | [`nn`] |
+//!
+//! ```
+//! use tritgemm::{Granularity, Linear, MatMut, MatRef, TernaryMatrix, Workspace};
+//!
+//! let weights = [0.9, -0.1, 0.5, -0.8, 0.2, 0.7, -0.6, 0.1]; // [M = 2, K = 4]
+//! let matrix = TernaryMatrix::quantize(&weights, 2, 4, Granularity::PerRow)?;
+//! let layer = Linear::new(&matrix)?;
+//! let (x, mut y, mut ws) = ([1.0, 2.0, 3.0, 4.0], [0.0; 2], Workspace::new());
+//! layer.forward_f32(MatRef::new(&x, 1, 4)?, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
+//! assert_eq!(y, [0.575 * (1.0 + 3.0 - 4.0), 0.4 * (2.0 - 3.0)]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Cargo features: `rayon` (default) shares products among the threads of the
+//! rayon pool that the caller is in; `mmap` (default) maps panel files into
+//! memory; `train` adds the backward pass of [`nn::BitLinear`].
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
@@ -13,6 +43,7 @@ mod isa;
 mod linear;
 mod matrix;
 pub mod nn;
+pub mod panel_file;
 mod panels;
 mod parallel;
 pub mod quant;
@@ -28,8 +59,14 @@ pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pi
 pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
+pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};
 pub use workspace::{Lanes, Options, Workspace};
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -178,7 +178,7 @@ pub struct Linear {
     panels: Panels,
     scales: Scales,
     bias: Option<Vec<f32>>,
-    /// `[groups][rows]`: as the epilogue reads them.
+    /// `[groups][rows]`: as the epilogue reads them. Empty where K = 0.
     by_group: Vec<f32>,
 }
 
@@ -214,10 +214,10 @@ impl Linear {
         let (rows, groups) = (panels.rows(), scales.groups(panels.cols()));
         let values = scales.values();
         let by_group = match scales.granularity() {
+            // Nothing to scale, for however many rows.
+            _ if panels.cols() == 0 => Vec::new(),
             Granularity::PerTensor => vec![values[0]; rows],
             Granularity::PerRow => values.to_vec(),
-            // K = 0 has no group of its own, but one empty segment.
-            Granularity::PerGroup(_) if values.is_empty() => vec![0.0; rows * groups],
             Granularity::PerGroup(_) => (0..groups * rows)
                 .map(|i| values[i % rows * groups + i / rows])
                 .collect(),

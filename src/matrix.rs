@@ -103,7 +103,7 @@ impl Scales {
     /// Scales along K of one row.
     pub(crate) fn groups(&self, cols: usize) -> usize {
         match self.granularity {
-            Granularity::PerGroup(size) => size.groups(cols).max(1),
+            Granularity::PerGroup(size) => size.groups(cols),
             _ => 1,
         }
     }

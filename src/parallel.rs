@@ -9,6 +9,10 @@ use crate::threads::Threads;
 #[cfg(feature = "rayon")]
 const MIN_VALUES: usize = 1 << 16;
 
+/// Most rows of no values for which a result of one value a row is allocated:
+/// no input vouches for their number.
+pub(crate) const MAX_EMPTY_ROWS: usize = 1 << 24;
+
 /// Calls `f(row, input_row, output_row, one)` for the rows of `input` and `output`,
 /// which are as wide as given, and the one value each row has in `ones`; in
 /// the caller's rayon pool if it is in one and they are many. Returns whether every call did.

@@ -63,9 +63,12 @@ impl Options {
 
 /// Scratch memory that products reuse, and the [`Options`] they run with.
 ///
-/// After the first product of a shape, further ones of the same or a smaller
-/// shape allocate nothing. One workspace serves one product at a time; threads
-/// that work on different products need one each.
+/// After the first product of a shape, further ones of that shape allocate
+/// nothing, nor do smaller ones that take the same [`Lanes`]. In a pool, each
+/// worker's scratch is allocated when it first takes a share of a product.
+///
+/// One workspace serves one product at a time; threads that work on different
+/// products need one each.
 #[derive(Debug, Default)]
 pub struct Workspace {
     options: Options,

@@ -8,9 +8,11 @@
 mod golden;
 
 use golden::{CASES, Case, Golden};
-use tritgemm::nn::{RmsNorm, ste};
+#[cfg(feature = "train")]
+use tritgemm::nn::BitLinearGrads;
+use tritgemm::nn::{BitLinear, RmsNorm, ste};
 use tritgemm::quant::{absmean, sparsify_2_4, sparsify_trits_2_4, ternarize};
-use tritgemm::{Granularity, Scales, TernaryMatrix};
+use tritgemm::{Granularity, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
 
 /// Half an ulp of 1: the most that one f32 operation is wrong by, relatively.
 const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -176,5 +178,213 @@ fn rms_norm_is_within_its_bound() {
                 "case {index} value {i}: {ours} against the reference's {theirs}"
             );
         }
+    });
+}
+
+/// The layer of a case, with alphas of our own.
+fn layer(case: &Case<'_>) -> BitLinear {
+    let [rows, cols] = case.shape("weight");
+    let layer = BitLinear::new(case.f32("weight"), rows, cols)
+        .unwrap()
+        .with_2_4_sparsity(case.sparse());
+    if case.has("bias") {
+        layer.with_bias(case.f32("bias")).unwrap()
+    } else {
+        layer
+    }
+}
+
+/// Most roundings that one term of a sum of `terms` meets in the canonical
+/// order: two in its byte, 60 in its block, one for each block.
+fn canonical_depth(terms: usize) -> f64 {
+    (2 + 60.min(terms.div_ceil(4)) + terms.div_ceil(240)) as f64
+}
+
+/// What `roundings` roundings in a row amount to, relatively.
+fn gamma(roundings: f64) -> f64 {
+    roundings * U / (1.0 - roundings * U)
+}
+
+/// A value, what f32 may be off by in our order and in any order, and how much
+/// our alphas move it: all from exact sums.
+struct Bounded {
+    exact: f64,
+    ours: f64,
+    any: f64,
+    moved: f64,
+}
+
+fn assert_bounded(what: &str, ours: f32, theirs: f32, bound: &Bounded) {
+    let (ours, theirs) = (f64::from(ours), f64::from(theirs));
+    assert!(
+        (ours - bound.exact).abs() <= bound.ours + bound.moved,
+        "{what}: {ours}, exactly {}, bound {}",
+        bound.exact,
+        bound.ours + bound.moved
+    );
+    assert!(
+        (ours - theirs).abs() <= bound.ours + bound.moved + bound.any,
+        "{what}: {ours} against the reference's {theirs}"
+    );
+}
+
+/// `y = alpha * sum_k q x + bias`. Ours rounds the sum in canonical order, the
+/// product with alpha and the sum with the bias; the reference K products with
+/// `alpha * q` (a float itself), K - 1 additions in some order and the bias.
+#[test]
+fn forward_passes_are_within_their_bound() {
+    each_case(|index, case| {
+        let [rows, cols] = case.shape("weight");
+        let [tokens, _] = case.shape("x");
+        let (x, q) = (case.f32("x"), case.i8("q"));
+        let mut layer = layer(case);
+        let ours_alpha = layer.ternary().unwrap().scales().values().to_vec();
+        let alpha = case.f32("alpha");
+        let bias = if case.has("bias") {
+            case.f32("bias")
+        } else {
+            vec![0.0; rows]
+        };
+        let mut y = vec![f32::NAN; tokens * rows];
+        let mut ws = Workspace::new();
+        let (x_view, y_view) = (
+            MatRef::new(&x, tokens, cols).unwrap(),
+            MatMut::new(&mut y, tokens, rows).unwrap(),
+        );
+        layer.forward_f32(x_view, y_view, &mut ws).unwrap();
+
+        let (train_y, infer_y) = (case.f32("train_y"), case.f32("infer_y"));
+        let exact = case.f64("infer_y_f64");
+        for (i, &y) in y.iter().enumerate() {
+            let (token, row) = (i / rows, i % rows);
+            let terms = x[token * cols..]
+                .iter()
+                .zip(&q[row * cols..(row + 1) * cols]);
+            let size: f64 = terms
+                .map(|(&x, &q)| (f64::from(x) * f64::from(q)).abs())
+                .sum();
+            let alpha = f64::from(alpha[row]);
+            let bias = f64::from(bias[row]).abs();
+            let bound = Bounded {
+                exact: exact[i],
+                ours: gamma(canonical_depth(cols) + 2.0) * (alpha * size + bias),
+                any: gamma(cols as f64 + 1.0) * (alpha * size + bias),
+                moved: (f64::from(ours_alpha[row]) - alpha).abs() * size * (1.0 + 1e-6),
+            };
+            let what = format!("case {index} token {token} row {row}");
+            assert_bounded(&format!("{what}, training"), y, train_y[i], &bound);
+            assert_bounded(&format!("{what}, inference"), y, infer_y[i], &bound);
+        }
+
+        // Frozen, the layer gives the same bits.
+        let frozen = layer.prepare_for_inference().unwrap().clone();
+        let mut again = vec![f32::NAN; tokens * rows];
+        let y_view = MatMut::new(&mut again, tokens, rows).unwrap();
+        frozen.forward_f32(x_view, y_view, &mut ws).unwrap();
+        assert_eq!(bits(&again), bits(&y), "case {index}");
+    });
+}
+
+/// `grad_x = sum_m grad_y alpha q` (ours rounds the product with alpha, then
+/// sums in canonical order over M; the reference rounds M products and sums),
+/// `grad_w = sum_n grad_y x` where the gate is open (N products, fused or not,
+/// and sums; the reference also multiplies by alpha and divides by it again).
+#[cfg(feature = "train")]
+#[test]
+fn gradients_are_within_their_bounds_and_gates_exact() {
+    each_case(|index, case| {
+        let [rows, cols] = case.shape("weight");
+        let [tokens, _] = case.shape("x");
+        let (x, grad_y, q) = (case.f32("x"), case.f32("grad_y"), case.i8("q"));
+        let mut layer = layer(case);
+        let ours_alpha = layer.ternary().unwrap().scales().values().to_vec();
+        let alpha = case.f32("alpha");
+        let mut grad_x = vec![f32::NAN; tokens * cols];
+        let mut grad_w = vec![f32::NAN; rows * cols];
+        let mut grad_bias = vec![f32::NAN; rows];
+        let grads = BitLinearGrads {
+            x: Some(MatMut::new(&mut grad_x, tokens, cols).unwrap()),
+            weight: Some(&mut grad_w),
+            bias: Some(&mut grad_bias),
+        };
+        let (x_view, grad_view) = (
+            MatRef::new(&x, tokens, cols).unwrap(),
+            MatRef::new(&grad_y, tokens, rows).unwrap(),
+        );
+        layer
+            .backward(x_view, grad_view, grads, &mut Workspace::new())
+            .unwrap();
+
+        let theirs = case.f32("grad_x");
+        for (i, &ours) in grad_x.iter().enumerate() {
+            let (token, col) = (i / cols, i % cols);
+            let (mut exact, mut size, mut moved) = (0.0, 0.0, 0.0);
+            for m in 0..rows {
+                let g = f64::from(grad_y[token * rows + m]) * f64::from(q[m * cols + col]);
+                exact += g * f64::from(alpha[m]);
+                size += (g * f64::from(alpha[m])).abs();
+                moved += (g * (f64::from(ours_alpha[m]) - f64::from(alpha[m]))).abs();
+            }
+            let bound = Bounded {
+                exact,
+                ours: gamma(canonical_depth(rows) + 1.0) * size,
+                any: gamma(rows as f64 + 1.0) * size,
+                moved: moved * (1.0 + 1e-6),
+            };
+            let what = format!("case {index} grad_x of token {token} column {col}");
+            assert_bounded(&what, ours, theirs[i], &bound);
+        }
+
+        let (weights, theirs) = (case.f32("weight"), case.f32("grad_w"));
+        let mut gated = 0;
+        for (i, &ours) in grad_w.iter().enumerate() {
+            let (row, col) = (i / cols, i % cols);
+            let what = format!("case {index} grad_w of row {row} column {col}");
+            let open = (weights[i] / alpha[row]).abs() < 1.0 && !(case.sparse() && q[i] == 0);
+            if !open {
+                assert_eq!((ours, theirs[i]), (0.0, 0.0), "{what} is gated");
+                gated += 1;
+                continue;
+            }
+            let term = |n: usize| f64::from(grad_y[n * rows + row]) * f64::from(x[n * cols + col]);
+            let exact: f64 = (0..tokens).map(term).sum();
+            let size: f64 = (0..tokens).map(|n| term(n).abs()).sum();
+            let bound = Bounded {
+                exact,
+                ours: gamma(tokens as f64) * size,
+                any: gamma(tokens as f64 + 2.0) * size,
+                moved: 0.0,
+            };
+            assert_bounded(&what, ours, theirs[i], &bound);
+        }
+        assert!(
+            gated > 0 && gated < grad_w.len(),
+            "case {index} tests both sides of the gate"
+        );
+
+        for (row, &ours) in grad_bias.iter().enumerate() {
+            let exact: f64 = (0..tokens).map(|n| f64::from(grad_y[n * rows + row])).sum();
+            assert_eq!(ours, exact as f32, "case {index} grad_bias of row {row}");
+        }
+    });
+}
+
+/// The mask and the bytes as the layer makes them, from its own alphas.
+#[test]
+fn the_layers_packed_bytes_and_mask_are_exact() {
+    each_case(|index, case| {
+        let mut layer = layer(case);
+        assert_eq!(
+            layer.ternary().unwrap().packed(),
+            case.u8("packed"),
+            "case {index}"
+        );
+        let mask: Vec<u8> = layer
+            .nonzero_mask()
+            .unwrap()
+            .into_iter()
+            .map(u8::from)
+            .collect();
+        assert_eq!(mask, case.u8("mask"), "case {index}");
     });
 }

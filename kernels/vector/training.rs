@@ -42,3 +42,23 @@ pub fn add_to_sums(values: &[f32], sums: &mut [f64]) {
         *sum += f64::from(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_is_that_of_the_rounded_quotient() {
+        for mantissa in (0..1_u32 << 23).step_by(4099).chain([0, 1, (1 << 23) - 1]) {
+            for exponent in [0x0080_0000, 0x3780_0000, 0x3f80_0000, 0x7f00_0000] {
+                let alpha = f32::from_bits(exponent | mantissa);
+                for w in [alpha.next_down(), alpha, alpha.next_up()] {
+                    let expected = if (w / alpha).abs() < 1.0 { 5.0 } else { 0.0 };
+                    let mut grad = [5.0, 5.0];
+                    gate_gradient(&[w, -w], alpha, None, &mut grad);
+                    assert_eq!(grad, [expected; 2], "weight {w} of alpha {alpha}");
+                }
+            }
+        }
+    }
+}

@@ -39,11 +39,11 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
     ),
     codec: &avx512::codec::CODEC,
     row_i8: &avx512::row_i8_vbmi::ROW_I8,
-    row_f32: &avx512::row_f32::ROW_F32,
+    row_f32: &avx512::row_f32::ROW_F32_VBMI,
     column_i8: &avx512::column::COLUMN_I8,
     column_f32: &avx512::column::COLUMN_F32,
-    crossover_i8: 9,
-    crossover_f32: 5,
+    crossover_i8: 23,
+    crossover_f32: 10,
 };
 
 /// AVX-512 without VBMI.
@@ -59,8 +59,8 @@ pub static AVX512: KernelSet = KernelSet {
     row_f32: &avx512::row_f32::ROW_F32,
     column_i8: &avx512::column::COLUMN_I8,
     column_f32: &avx512::column::COLUMN_F32,
-    crossover_i8: 9,
-    crossover_f32: 5,
+    crossover_i8: 17,
+    crossover_f32: 7,
 };
 
 /// AVX2.
@@ -76,6 +76,6 @@ pub static AVX2: KernelSet = KernelSet {
     row_f32: &avx2::row_f32::ROW_F32,
     column_i8: &avx2::column::COLUMN_I8,
     column_f32: &avx2::column::COLUMN_F32,
-    crossover_i8: 9,
+    crossover_i8: 16,
     crossover_f32: 5,
 };

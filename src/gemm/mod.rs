@@ -48,10 +48,9 @@ impl Weights<'_> {
     }
 }
 
-/// Strips that a row of `k` weights takes: at least one, so that K = 0 needs no
-/// case of its own (panels have one strip of zeros then).
+/// Strips that a row of `k` weights takes.
 pub(crate) fn strips(k: usize) -> usize {
-    k.div_ceil(4).max(1)
+    k.div_ceil(4)
 }
 
 /// Cuts `row_bytes` strips into segments of `group_bytes`; there is always one.
@@ -81,6 +80,9 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
     slots: &mut Slots,
 ) {
     let prepared = product.prepared;
+    if prepared.k() == 0 {
+        return empty(&product.sink, y);
+    }
     let macs = product
         .weights
         .rows
@@ -115,6 +117,16 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
             });
         }
     });
+}
+
+/// A product with K = 0. No kernel runs: there are no panels then, and a matrix
+/// or activations of any number of rows take no memory.
+fn empty<X: Element, S: Sink<X>>(sink: &S, mut y: MatMut<'_, S::Out>) {
+    if y.cols() > 0 {
+        for token in 0..y.rows() {
+            sink.empty(y.row_mut(token));
+        }
+    }
 }
 
 fn grid<T>(y: MatMut<'_, T>, [mut tile_tokens, mut tile_rows]: [usize; 2]) -> TileGrid<'_, T> {

@@ -116,6 +116,9 @@ impl<X: Element> Prepared<X> {
         self.k = x.cols();
         self.group_bytes = group_bytes;
         self.column_tokens = column_tokens::<X>(backend, lanes, x.rows());
+        if x.cols() == 0 {
+            return;
+        }
         self.transpose(x, threads);
         self.build_tables(x, threads);
     }

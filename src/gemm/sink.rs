@@ -20,6 +20,9 @@ pub(crate) trait Sink<X: Element>: Sync + Send {
     type Out: Send;
     /// Takes the sums of one token and segment; `out` is theirs.
     fn emit(&self, at: At, sums: &[X::Acc], out: &mut [Self::Out]);
+    /// Writes a whole row of sums over nothing (K = 0): +0 whatever the scale,
+    /// and the bias.
+    fn empty(&self, out: &mut [Self::Out]);
 }
 
 /// Exact int32 sums.
@@ -29,6 +32,9 @@ impl Sink<i8> for Raw {
     type Out = i32;
     fn emit(&self, _: At, sums: &[i32], out: &mut [i32]) {
         out.copy_from_slice(sums);
+    }
+    fn empty(&self, out: &mut [i32]) {
+        out.fill(0);
     }
 }
 
@@ -71,6 +77,11 @@ impl<'a> Affine<'a> {
             scale::add_bias(self.bias(at, out.len()), out);
         }
     }
+
+    fn empty(&self, out: &mut [f32]) {
+        out.fill(0.0);
+        scale::add_bias(self.bias, out);
+    }
 }
 
 /// The W1.58A8 output: sum times the row's and the token's scale, plus bias.
@@ -90,6 +101,9 @@ impl Sink<i8> for W1A8<'_> {
             |scales, out| scale::fold_group_i32(sums, scales, token_scale, out),
         );
     }
+    fn empty(&self, out: &mut [f32]) {
+        self.affine.empty(out);
+    }
 }
 
 /// The f32 output: sum times the row's scale, plus bias.
@@ -104,5 +118,8 @@ impl Sink<f32> for Float<'_> {
             |scales, bias, out| scale::scale_f32(sums, scales, bias, out),
             |scales, out| scale::fold_group_f32(sums, scales, out),
         );
+    }
+    fn empty(&self, out: &mut [f32]) {
+        self.0.empty(out);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::QuantError;
 use crate::Activation;
-use crate::parallel::all_rows;
+use crate::parallel::{MAX_EMPTY_ROWS, all_rows};
 
 pub use crate::kernels::vector::activations::MIN_ABSMAX;
 
@@ -60,6 +60,10 @@ pub fn quantize_activations<T: Activation>(
     features: usize,
 ) -> Result<(Vec<i8>, Vec<f32>), QuantError> {
     super::check_matrix("x", x.len(), tokens, features)?;
+    if x.is_empty() && tokens > MAX_EMPTY_ROWS {
+        let (rows, cols) = (tokens, features);
+        return Err(QuantError::TooLarge { rows, cols });
+    }
     let mut q = vec![0; x.len()];
     let mut token_scales = vec![0.0; tokens];
     quantize_activations_into(x, tokens, features, &mut q, &mut token_scales)?;

@@ -3,7 +3,7 @@
 use super::QuantError;
 use crate::kernels::vector::float::Float;
 use crate::kernels::vector::weights as vector;
-use crate::parallel::{all_rows, each_row_mut};
+use crate::parallel::{MAX_EMPTY_ROWS, all_rows, each_row_mut};
 use crate::scales::Granularity;
 
 /// The least alpha, which a matrix of zeros has.
@@ -44,6 +44,9 @@ pub fn absmean(
 ) -> Result<Vec<f32>, QuantError> {
     super::check_matrix("weights", weights.len(), rows, cols)?;
     let scales = scale_count(rows, cols, granularity)?;
+    if weights.is_empty() && scales > MAX_EMPTY_ROWS {
+        return Err(QuantError::TooLarge { rows, cols });
+    }
     let mut alphas = vec![0.0; scales];
     absmean_into(weights, rows, cols, granularity, &mut alphas)?;
     Ok(alphas)
@@ -65,6 +68,9 @@ pub fn absmean_into(
     let scales = scale_count(rows, cols, granularity)?;
     super::check_length("alphas", alphas.len(), scales)?;
     alphas.fill(MIN_ALPHA);
+    if weights.is_empty() {
+        return Ok(());
+    }
     let finite = match granularity {
         Granularity::PerTensor => {
             // Row sums in parallel, then added in order of rows.

@@ -61,7 +61,6 @@ impl Case<'_> {
         words.iter().copied().map(f32::from_le_bytes).collect()
     }
 
-    #[allow(dead_code, reason = "not every test binary reads f64")]
     pub fn f64(&self, name: &str) -> Vec<f64> {
         let raw = self.raw(name, Dtype::F64);
         let (words, rest) = raw.as_chunks();

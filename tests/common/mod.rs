@@ -61,7 +61,7 @@ impl Rng {
 
     /// `0..n`.
     pub fn below(&mut self, n: usize) -> usize {
-        ((self.bits() >> 32) * n as u64 >> 32) as usize
+        (((self.bits() >> 32) * n as u64) >> 32) as usize
     }
 
     pub fn trit(&mut self) -> i8 {

@@ -351,6 +351,9 @@ pub unsafe fn pack_panel(
     while at < bytes {
         let cols = (bytes - at).min(BLOCK);
         let mut row = src.wrapping_add(at);
+        // The 64 rows that follow are the next panel's; read in order, they are
+        // in L2 when their columns are wanted 64 rows at a time.
+        let mut next = src.wrapping_add((stride + at) << 6);
         for line in &mut stage.0[..rows] {
             // SAFETY: the row has `cols` bytes from `at` on, a line of the stage
             // 64 aligned ones; a prefetch never faults.
@@ -359,7 +362,8 @@ pub unsafe fn pack_panel(
                     for o in (0..BLOCK).step_by(64) {
                         let a = _mm256_loadu_si256(row.add(o).cast());
                         let b = _mm256_loadu_si256(row.add(o + 32).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(4 * BLOCK + o).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        next = next.wrapping_add(64);
                         _mm256_store_si256(line.as_mut_ptr().add(o).cast(), a);
                         _mm256_store_si256(line.as_mut_ptr().add(o + 32).cast(), b);
                     }

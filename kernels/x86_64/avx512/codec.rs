@@ -313,6 +313,9 @@ pub unsafe fn pack_panel(
         let cols = (bytes - at).min(BLOCK);
         let mask = first(cols);
         let mut row = src.wrapping_add(at);
+        // The 64 rows that follow are the next panel's; read in order, they are
+        // in L2 when their columns are wanted 64 rows at a time.
+        let mut next = src.wrapping_add((stride + at) << 6);
         for line in stage.0.iter_mut().take(rows) {
             // SAFETY: the mask admits only the row's bytes `at .. at + cols`; a
             // line of the stage has 64 aligned bytes; a prefetch never faults.
@@ -320,11 +323,12 @@ pub unsafe fn pack_panel(
                 let low = _mm256_maskz_loadu_epi8(mask as u32, row.cast());
                 let high =
                     _mm256_maskz_loadu_epi8((mask >> 32) as u32, row.wrapping_add(32).cast());
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(4 * BLOCK).cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 _mm256_store_si256(line.as_mut_ptr().cast(), low);
                 _mm256_store_si256(line.as_mut_ptr().add(32).cast(), high);
             }
             row = row.wrapping_add(stride);
+            next = next.wrapping_add(64);
         }
         for c in (0..cols).step_by(16) {
             for half in [0, 32] {

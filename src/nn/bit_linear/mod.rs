@@ -202,6 +202,13 @@ impl BitLinear {
         self.bias.as_deref_mut()
     }
 
+    /// The latent weights `[M][K]` and the bias `[M]`, to be changed together;
+    /// counts the version up as [`weight_mut`](Self::weight_mut) does.
+    pub fn parameters_mut(&mut self) -> (&mut [f32], Option<&mut [f32]>) {
+        self.version += 1;
+        (&mut self.weight, self.bias.as_deref_mut())
+    }
+
     /// Packs the weights, unless they are packed already, and returns them as
     /// the layer that inference runs on. It can be cloned off: clones share the
     /// packed weights.

@@ -1,0 +1,162 @@
+//! A file that appears whole or not at all.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once, PoisonError};
+use tempfile::NamedTempFile;
+
+/// The temporary file to remove if a signal ends the process.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// A file being written under a temporary name beside its final one. Dropping
+/// it without [`AtomicFile::commit`] removes it; so do Ctrl-C and SIGTERM.
+pub struct AtomicFile {
+    /// `None` once it has its final name.
+    temp: Option<NamedTempFile>,
+    path: PathBuf,
+    overwrite: bool,
+}
+
+impl AtomicFile {
+    /// Starts a file that will be `path`. An existing one is an error unless
+    /// `overwrite`.
+    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
+        // A link stays a link: what it points to is replaced.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        match fs::symlink_metadata(&path) {
+            Ok(kind) if kind.is_dir() => bail!("is a directory, expected a file"),
+            Ok(kind) if kind.is_symlink() => bail!("is a link that leads nowhere"),
+            Ok(kind) => {
+                ensure!(kind.is_file(), "exists and is not a regular file");
+                ensure!(overwrite, "exists already; --force replaces it");
+            }
+            Err(_) => ensure!(path.file_name().is_some(), "is not a file name"),
+        }
+        remove_on_signals();
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".tritgemm-").suffix(".part");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As any new file; the umask takes its share.
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let temp = builder
+            .tempfile_in(directory(&path))
+            .map_err(without_path)
+            .with_context(|| format!("cannot create a file in `{}`", directory(&path).display()))?;
+        *unfinished = Some(temp.path().to_owned());
+        Ok(Self {
+            temp: Some(temp),
+            path,
+            overwrite,
+        })
+    }
+
+    /// Writes `bytes` at `offset`.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let file = self.temp.as_mut().expect("not committed yet").as_file_mut();
+        file.seek(SeekFrom::Start(offset))
+            .and_then(|_| file.write_all(bytes))
+            .context("cannot write")
+    }
+
+    /// Flushes to the disk and gives the file its name.
+    pub fn commit(mut self) -> Result<()> {
+        let temp = self.temp.take().expect("committed once");
+        let named = match temp.as_file().sync_all() {
+            Err(e) => Err(e),
+            Ok(()) if self.overwrite => temp.persist(&self.path).map_err(|e| e.error),
+            Ok(()) => temp.persist_noclobber(&self.path).map_err(|e| e.error),
+        };
+        named.map_err(without_path).context("cannot write")?;
+        // The name itself must last, too. Not every file system can promise.
+        #[cfg(unix)]
+        let _ = File::open(directory(&self.path)).and_then(|dir| dir.sync_all());
+        Ok(())
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        self.temp = None;
+        *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// tempfile's errors name the random file name, which helps nobody.
+fn without_path(e: io::Error) -> io::Error {
+    match e.get_ref().and_then(std::error::Error::source) {
+        Some(source) => io::Error::new(e.kind(), source.to_string()),
+        None => e,
+    }
+}
+
+fn remove_on_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Without a handler a signal leaves the temporary file, no more.
+        let _ = ctrlc::try_set_handler(|| {
+            let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(path) = unfinished.as_ref() {
+                let _ = fs::remove_file(path);
+            }
+            // The lock is held to the end, so that no new file appears. 130 is
+            // what shells give a process that Ctrl-C ended.
+            std::process::exit(130);
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn dropped_leaves_nothing_and_committed_leaves_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut file = AtomicFile::create(&path, false).unwrap();
+        file.write_at(3, b"def").unwrap();
+        assert_eq!(names(dir.path()).len(), 1);
+        drop(file);
+        assert!(names(dir.path()).is_empty());
+
+        let mut file = AtomicFile::create(&path, false).unwrap();
+        file.write_at(3, b"def").unwrap();
+        file.write_at(0, b"abc").unwrap();
+        file.commit().unwrap();
+        assert_eq!(names(dir.path()), ["out"]);
+        assert_eq!(fs::read(&path).unwrap(), b"abcdef");
+    }
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let file = AtomicFile::create(&path, false).unwrap();
+        fs::write(&path, b"theirs").unwrap();
+        assert!(file.commit().is_err());
+        assert_eq!(names(dir.path()), ["out"]);
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+}

@@ -1,0 +1,61 @@
+//! `tritgemm`: quantise, verify and measure ternary weights from a shell.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`quantize`] | a safetensors file to one with packed ternary matrices |
+//! | [`verify`] | every kernel against the scalar path on a file's matrices |
+//! | [`info`] | what this CPU has and which kernels would run |
+//! | [`bench`] | speeds, beside the memory's and a dense GEMM's |
+//! | [`demo`] | all of it on weights made for the occasion |
+//! | [`format`] | how packed matrices lie in a safetensors file |
+#![deny(unsafe_code)]
+
+mod args;
+mod atomic;
+mod bench;
+mod cpu;
+mod demo;
+mod format;
+mod info;
+#[allow(unsafe_code)] // One call: mapping the input file.
+mod mapped;
+mod output;
+mod quantize;
+mod verify;
+
+use anyhow::Context;
+use args::{Cli, Command};
+use clap::Parser;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = output::Out::stdout();
+    let done = match &cli.command {
+        Command::Quantize(args) => quantize::run(args, &mut out),
+        Command::Verify(args) => verify::run(args, &mut out),
+        Command::Info(args) => info::run(args, &mut out),
+        Command::Bench(args) => bench::run(args, &mut out),
+        Command::Demo(args) => demo::run(args, &mut out),
+    };
+    match done.and_then(|()| out.finish()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", output::one_line(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `work` in a rayon pool of `threads`, or else of one thread a core: the
+/// library uses the pool that it is called in.
+fn in_pool<R: Send>(
+    threads: Option<NonZeroUsize>,
+    work: impl FnOnce() -> R + Send,
+) -> anyhow::Result<R> {
+    let threads = threads.map_or(0, NonZeroUsize::get);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    Ok(pool.context("cannot start threads")?.install(work))
+}

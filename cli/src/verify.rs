@@ -1,0 +1,284 @@
+//! `tritgemm verify`: every kernel on a file's matrices against the scalar path.
+
+use crate::args::{Act, VerifyArgs};
+use crate::format::{PackedInfo, Source};
+use crate::mapped::Mapped;
+use crate::output::{self, Col, Out, count, plain};
+use anyhow::{Context, Result, bail};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tritgemm::{
+    Backend, Lanes, Linear, MatMut, MatRef, Options, Panels, TernaryMatrix, Threads, Workspace,
+};
+
+/// Both loop orders, whichever the library would choose.
+const LANES: [(Lanes, &str); 2] = [(Lanes::Row, "row"), (Lanes::Column, "column")];
+
+/// Differences that are spelled out; more than these tell nothing new.
+const SHOWN: usize = 20;
+
+/// Runs the command.
+pub fn run(args: &VerifyArgs, out: &mut Out) -> Result<()> {
+    crate::in_pool(args.threads, || verify(args, out))?
+}
+
+fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
+    let in_file = || format!("`{}`", args.file.display());
+    let mapped = Mapped::open(&args.file).with_context(in_file)?;
+    let source = Source::parse(&mapped).with_context(in_file)?;
+    if !source.ours {
+        bail!(
+            "{}: no packed matrices in it; `tritgemm quantize` makes them",
+            in_file()
+        );
+    }
+    let backends: Vec<Backend> = Backend::available().collect();
+    let mut columns = vec![
+        Col::Wrap("matrix"),
+        Col::Right("shape"),
+        Col::Left("scales"),
+    ];
+    columns.extend(backends.iter().map(|b| Col::Left(b.name())));
+    let mut table = output::table(&columns, 2);
+
+    let matrices = source.packed.len();
+    let bar = output::progress(
+        matrices as u64,
+        "{bar:30} {pos} of {len} matrices, {eta} left  {wide_msg}",
+    );
+    let mut failures = Vec::new();
+    let (mut failed, mut products) = (0, 0);
+    for (i, (name, info)) in source.packed.iter().enumerate() {
+        bar.set_message(plain(name));
+        let seed = args.seed.wrapping_add(i as u64);
+        let checked = check(&source, name, info, &backends, &args.tokens, seed)?;
+        let [rows, cols] = info.shape;
+        let mut cells = vec![
+            output::breaks(&plain(name), '.'),
+            format!("{rows} x {cols}"),
+            info.granularity.name().to_owned(),
+        ];
+        match checked {
+            Ok(checked) => {
+                products += checked.products;
+                cells.extend(checked.verdicts.iter().map(|v| v.to_string()));
+                failed += usize::from(!checked.differences.is_empty());
+                let text = |d: String| format!("`{}`: {d}", plain(name));
+                failures.extend(checked.differences.into_iter().map(text));
+            }
+            Err(error) => {
+                failed += 1;
+                cells.extend(backends.iter().map(|_| "invalid".to_owned()));
+                failures.push(format!(
+                    "`{}`: {}",
+                    plain(name),
+                    output::one_line(&format!("{error:#}"))
+                ));
+            }
+        }
+        table.add_row(cells);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    if matrices > 0 {
+        out.table(&table)?;
+    }
+    for failure in failures.iter().take(SHOWN) {
+        out.line(failure)?;
+    }
+    if failures.len() > SHOWN {
+        out.line(format!("... and {} more", failures.len() - SHOWN))?;
+    }
+    if failed > 0 {
+        bail!(
+            "{}: {failed} of {} failed",
+            in_file(),
+            count(matrices, "matrix", "matrices")
+        );
+    }
+    out.line(format!(
+        "{}: codes, padding and shapes are right.",
+        count(matrices, "matrix", "matrices")
+    ))?;
+    out.line(format!(
+        "{} equal the scalar path bit for bit: int8, f32 and w1a8 activations,",
+        count(products, "product", "products")
+    ))?;
+    out.line(format!(
+        "{} tokens, by row lanes and by column lanes.",
+        list(&args.tokens)
+    ))
+}
+
+/// `1, 5 and 33`.
+fn list(tokens: &[usize]) -> String {
+    let words: Vec<String> = tokens.iter().map(usize::to_string).collect();
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => words.concat(),
+    }
+}
+
+/// What came of one matrix.
+struct Checked {
+    /// One a backend.
+    verdicts: Vec<&'static str>,
+    differences: Vec<String>,
+    products: usize,
+}
+
+/// Checks one matrix. The outer error ends the run; the inner one is the
+/// matrix's own.
+fn check(
+    source: &Source<'_>,
+    name: &str,
+    info: &PackedInfo,
+    backends: &[Backend],
+    tokens: &[usize],
+    seed: u64,
+) -> Result<Result<Checked>> {
+    let matrix = match source.matrix(name, info) {
+        Ok(matrix) => matrix,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut checked = Checked {
+        verdicts: vec!["equal"; backends.len()],
+        differences: Vec::new(),
+        products: 0,
+    };
+    if matrix.rows() == 0 || matrix.cols() == 0 {
+        // Sound, but with nothing to multiply; and a shape without weights may
+        // claim any size on its other side.
+        checked.verdicts.fill("empty");
+        return Ok(Ok(checked));
+    }
+    compare(&matrix, backends, tokens, seed, &mut checked)
+        .with_context(|| format!("matrix `{name}`"))?;
+    Ok(Ok(checked))
+}
+
+fn compare(
+    matrix: &TernaryMatrix,
+    backends: &[Backend],
+    tokens: &[usize],
+    seed: u64,
+    checked: &mut Checked,
+) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let scalar = layer(matrix, Backend::scalar())?;
+    let layers: Vec<Linear> = backends
+        .iter()
+        .map(|&b| layer(matrix, b))
+        .collect::<Result<_>>()?;
+    for (i, (layer, backend)) in layers.iter().zip(backends).enumerate() {
+        if layer.panels().as_bytes() != scalar.panels().as_bytes() {
+            checked.verdicts[i] = "DIFFERS";
+            checked
+                .differences
+                .push(format!("{} packs other panels", backend.name()));
+        }
+    }
+    for &n in tokens {
+        let x = Inputs::random(n, matrix.cols(), &mut random)?;
+        for act in Act::ALL {
+            let want = product(&scalar, act, &x, (Backend::scalar(), Lanes::Row))?;
+            for (i, (layer, &backend)) in layers.iter().zip(backends).enumerate() {
+                for (lanes, lanes_name) in LANES {
+                    let got = product(layer, act, &x, (backend, lanes))?;
+                    checked.products += 1;
+                    if let Some(at) = first_difference(&got, &want) {
+                        checked.verdicts[i] = "DIFFERS";
+                        let (token, row) = (at / matrix.rows(), at % matrix.rows());
+                        checked.differences.push(format!(
+                            "{} {} {lanes_name} lanes, {n} tokens: token {token}, row {row} is {:#010x}, \
+                             the scalar path has {:#010x}",
+                            backend.name(), act.name(), got[at], want[at],
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn layer(matrix: &TernaryMatrix, backend: Backend) -> Result<Linear> {
+    let panels = Panels::pack_with(backend, Threads::Rayon, matrix);
+    Ok(Linear::from_parts(panels, matrix.scales().clone(), None)?)
+}
+
+fn first_difference(got: &[u32], want: &[u32]) -> Option<usize> {
+    got.iter().zip(want).position(|(got, want)| got != want)
+}
+
+/// Random activations of every kind, `[n][k]`.
+struct Inputs {
+    n: usize,
+    k: usize,
+    i8: Vec<i8>,
+    f32: Vec<f32>,
+}
+
+impl Inputs {
+    fn random(n: usize, k: usize, random: &mut StdRng) -> Result<Self> {
+        let len = n
+            .checked_mul(k)
+            .filter(|&len| len <= isize::MAX as usize / 4);
+        let len = len.with_context(|| format!("{n} tokens of {k} activations are too many"))?;
+        Ok(Self {
+            n,
+            k,
+            i8: (0..len).map(|_| random.random()).collect(),
+            // Magnitudes over some powers of two, so that roundings differ if
+            // the order of additions does.
+            f32: (0..len)
+                .map(|_| random.random_range(-1.0f32..1.0) * 2f32.powi(random.random_range(-6..6)))
+                .collect(),
+        })
+    }
+}
+
+/// The bits of one product.
+fn product(
+    layer: &Linear,
+    act: Act,
+    x: &Inputs,
+    (backend, lanes): (Backend, Lanes),
+) -> Result<Vec<u32>> {
+    let (n, k, m) = (x.n, x.k, layer.out_features());
+    let mut ws = Workspace::with_options(Options::new().backend(backend).lanes(lanes));
+    let len = n.checked_mul(m).context("too many tokens")?;
+    if act == Act::I8 {
+        let mut y = vec![0i32; len];
+        let (x, y_view) = (MatRef::new(&x.i8, n, k)?, MatMut::new(&mut y, n, m)?);
+        layer.panels().gemm_i8(x, y_view, &mut ws)?;
+        return Ok(y.into_iter().map(|y| y as u32).collect());
+    }
+    let mut y = vec![0f32; len];
+    let (x, y_view) = (MatRef::new(&x.f32, n, k)?, MatMut::new(&mut y, n, m)?);
+    match act {
+        Act::W1a8 => layer.forward(x, y_view, &mut ws)?,
+        _ => layer.forward_f32(x, y_view, &mut ws)?,
+    }
+    Ok(y.into_iter().map(f32::to_bits).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_found_by_bits() {
+        assert_eq!(first_difference(&[1, 2, 3], &[1, 2, 3]), None);
+        assert_eq!(first_difference(&[1, 7, 3], &[1, 2, 4]), Some(1));
+        let zeros = [0f32.to_bits(), (-0f32).to_bits()];
+        assert_eq!(first_difference(&zeros[..1], &zeros[1..]), Some(0));
+    }
+
+    #[test]
+    fn lists_read_as_sentences() {
+        assert_eq!(list(&[1]), "1");
+        assert_eq!(list(&[1, 5, 33]), "1, 5 and 33");
+    }
+}

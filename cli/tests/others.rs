@@ -1,0 +1,275 @@
+//! `info`, `bench`, `demo`, and what all commands have in common.
+
+mod common;
+
+use common::{Dir, matrix, tritgemm};
+use predicates::prelude::*;
+use serde_json::Value;
+use std::process::Stdio;
+
+#[test]
+fn info_tells_what_the_library_tells() {
+    let output = tritgemm().args(["info", "--json"]).output().unwrap();
+    assert!(output.status.success());
+    let info: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(info["active"], tritgemm::Backend::best().name());
+    let names: Vec<&str> = info["backends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["name"].as_str().unwrap())
+        .collect();
+    let want: Vec<&str> = tritgemm::Backend::available().map(|b| b.name()).collect();
+    assert_eq!(names, want);
+    for kernel in tritgemm::Backend::best().kernels() {
+        assert_eq!(info["kernels"][kernel.operation], kernel.name);
+    }
+    for (feature, has) in tritgemm::cpu_features() {
+        assert_eq!(info["features"][feature], has);
+    }
+    tritgemm()
+        .arg("info")
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("scalar"));
+}
+
+#[test]
+fn the_isa_variable_is_obeyed_and_a_wrong_one_is_an_error() {
+    tritgemm()
+        .env("TRITGEMM_ISA", "scalar")
+        .args(["info", "--json"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains(r#""active":"scalar""#));
+    tritgemm()
+        .env("TRITGEMM_ISA", "mmx")
+        .arg("info")
+        .assert()
+        .code(1)
+        .stdout(predicate::str::contains("scalar"))
+        .stderr(predicate::str::contains(
+            "TRITGEMM_ISA: unknown instruction set `mmx`",
+        ));
+}
+
+#[test]
+fn bench_lines_have_exactly_the_fields_promised() {
+    const FIELDS: [&str; 13] = [
+        "isa",
+        "act",
+        "kernel",
+        "m",
+        "k",
+        "n",
+        "threads",
+        "residency",
+        "ns",
+        "gmacs",
+        "weight_gbs",
+        "read_gbs",
+        "dense_f32_gmacs",
+    ];
+    let output = tritgemm()
+        .args([
+            "bench", "--json", "--shape", "64x96", "--shape", "65x13", "--tokens", "1,9",
+        ])
+        .args(["--repeats", "1", "--threads", "2"])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(lines.lines().count(), 2 * 2 * 3);
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let mut names: Vec<&str> = line
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut want = FIELDS;
+        names.sort_unstable();
+        want.sort_unstable();
+        assert_eq!(names, want);
+        for number in ["ns", "gmacs", "weight_gbs", "read_gbs", "dense_f32_gmacs"] {
+            assert!(line[number].as_f64().unwrap() > 0.0, "{number} in {line}");
+        }
+        assert_eq!(
+            (&line["threads"], &line["residency"]),
+            (&2.into(), &"hot".into())
+        );
+        assert_eq!(line["isa"], tritgemm::Backend::best().isa().name());
+        let kernel = line["kernel"].as_str().unwrap();
+        let element = if line["act"] == "f32" { "f32-" } else { "i8-" };
+        assert!(kernel.contains(element), "{kernel}");
+    }
+}
+
+#[test]
+fn bench_prints_a_table_for_each_isa_asked_for() {
+    tritgemm()
+        .args([
+            "bench",
+            "--shape",
+            "64x64",
+            "--tokens",
+            "1",
+            "--act",
+            "i8",
+            "--repeats",
+            "1",
+        ])
+        .args(["--isa", "scalar", "--lanes", "column"])
+        .assert()
+        .success()
+        .stdout(
+            predicate::str::contains("scalar-i8-column").and(predicate::str::contains("64x64")),
+        );
+}
+
+#[test]
+fn bench_refuses_what_it_cannot_do() {
+    let cold = ["bench", "--shape", "4x4", "--residency", "cold"];
+    tritgemm()
+        .args(cold)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("too few to be cold"));
+    let large = ["bench", "--shape", "9000000000x9000000"];
+    tritgemm()
+        .args(large)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("memory"));
+    let large = [
+        "bench",
+        "--shape",
+        "18446744073709551615x18446744073709551615",
+    ];
+    tritgemm()
+        .args(large)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("memory"));
+    let unknown = ["bench", "--backend", "sse9"];
+    tritgemm()
+        .args(unknown)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("no kernel set `sse9`"));
+    let foreign = if cfg!(target_arch = "x86_64") {
+        "neon"
+    } else {
+        "avx2"
+    };
+    tritgemm()
+        .args(["bench", "--isa", foreign])
+        .assert()
+        .code(1);
+}
+
+#[test]
+fn usage_errors_have_their_own_exit_code() {
+    for args in [
+        &[][..],
+        &["frobnicate"],
+        &["quantize", "only-one"],
+        &["quantize", "a", "b", "--granularity", "column"],
+        &["bench", "--shape", "12"],
+        &["bench", "--shape", "0x3"],
+        &["bench", "--tokens", "0"],
+        &["bench", "--threads", "0"],
+        &["bench", "--isa", "mmx"],
+        &["verify", "f", "--tokens", "x"],
+    ] {
+        tritgemm().args(args).assert().code(2).stdout("");
+    }
+    for args in [
+        &["--help"][..],
+        &["quantize", "--help"],
+        &["bench", "--help"],
+        &["--version"],
+    ] {
+        tritgemm().args(args).assert().success().stderr("");
+    }
+    tritgemm()
+        .args(["quantize", "--help"])
+        .assert()
+        .stdout(predicate::str::contains("tritgemm.tensors"));
+}
+
+#[test]
+fn demo_runs_without_any_file() {
+    tritgemm()
+        .arg("demo")
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("12 tensors ternarised, 2 copied"))
+        .stdout(predicate::str::contains("bit for bit"));
+}
+
+/// `tritgemm ... | head` is no failure.
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
+        .args(["bench", "--help"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
+        .args(["info", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+/// Ctrl-C in the middle of a long run leaves no temporary file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_leaves_no_temporary_file() {
+    let dir = Dir::new();
+    let names: Vec<String> = (0..40).map(|i| format!("w{i}")).collect();
+    let tensors: Vec<_> = names
+        .iter()
+        .map(|n| (n.as_str(), matrix(512, 1024)))
+        .collect();
+    let input = dir.write("in", &tensors, &[]);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
+        .arg("quantize")
+        .args([&input, &dir.path("out")])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while dir.names().len() < 2 {
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+    let kill = format!("kill -INT {}", child.id());
+    std::process::Command::new("sh")
+        .args(["-c", &kill])
+        .status()
+        .unwrap();
+    let status = child.wait().unwrap();
+    let names = dir.names();
+    // It may have been quicker than the signal.
+    match status.code() {
+        Some(130) => assert_eq!(names, ["in"]),
+        Some(0) => assert_eq!(names, ["in", "out"]),
+        other => panic!("exit code {other:?}"),
+    }
+}

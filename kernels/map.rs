@@ -1,0 +1,27 @@
+//! Panel files mapped into memory. Unsafe for another reason than the kernels:
+//! no function here can keep other processes from changing the file.
+
+use crate::panel_file::{self, PanelFile, PanelFileError, Verify};
+use std::fs::File;
+use std::path::Path;
+
+impl PanelFile {
+    /// Maps the file at `path` into memory: the panels are read from the disk
+    /// when they are first used, and shared with every process that maps them.
+    ///
+    /// # Safety
+    /// For as long as the panels or a slice of them live, nobody may change or
+    /// truncate the file. Replacing it by [`PanelFile::save`] is fine: that
+    /// writes another file.
+    ///
+    /// # Errors
+    /// If the file cannot be mapped, is no panel file, or is damaged.
+    pub unsafe fn map(path: impl AsRef<Path>, verify: Verify) -> Result<Self, PanelFileError> {
+        let path = path.as_ref();
+        let io = |e| panel_file::at(path, e);
+        let file = File::open(path).map_err(io)?;
+        // SAFETY: the caller's word that the file does not change.
+        let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+        Self::from_bytes(bytes, verify)
+    }
+}

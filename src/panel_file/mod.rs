@@ -1,0 +1,431 @@
+//! Panel files: packed weights as the kernels read them, with their scales and
+//! bias, versioned and checksummed.
+//!
+//! A file is read or mapped on any CPU without repacking. All numbers are
+//! little-endian; the sections follow each other without gaps.
+//!
+//! | at | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | the letters `TRITPANL` |
+//! | 8 | 4 | version: 1 |
+//! | 12 | 4 | length of the header: 128 |
+//! | 16 | 8 | rows (M) |
+//! | 24 | 8 | columns (K), at most [`MAX_COLS`](crate::MAX_COLS) |
+//! | 32 | 8 | depth: strips of a panel, `ceil(K / 4)` rounded up to a multiple of 3 |
+//! | 40 | 4 | what a scale covers: 0 no scales, 1 the tensor, 2 a row, 64, 128 or 256 a group |
+//! | 44 | 4 | flags: bit 0, there is a bias |
+//! | 48 | 8 | offset of the panels: 128 |
+//! | 56 | 8 | offset of the scales |
+//! | 64 | 8 | number of scales |
+//! | 72 | 8 | offset of the bias |
+//! | 80 | 8 | number of bias values: rows or 0 |
+//! | 88 | 8 | length of the file |
+//! | 96 | 12 | CRC-32 of the panels, of the scales and of the bias |
+//! | 108 | 16 | zeros |
+//! | 124 | 4 | CRC-32 of the 124 bytes before |
+//! | 128 | | panels `[ceil(rows / 64)][depth][64]`: see [`Panels`] |
+//! | | | scales, f32: see [`Scales`] |
+//! | | | bias, f32 |
+//!
+//! The CRC is that of zip and Ethernet; it catches every change of a single
+//! byte. Whatever follows from the shape is stored all the same, computed
+//! again when read, and a difference is an error.
+
+mod header;
+mod save;
+
+use crate::Linear;
+use crate::matrix::{MatrixError, Scales};
+use crate::panels::{PanelBytes, Panels};
+use crate::scales::Granularity;
+use crate::workspace::lines;
+use core::mem::size_of;
+use header::{HEADER, Layout, check_magic};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Panels with their scales and bias, as a file holds them.
+///
+/// ```
+/// use tritgemm::{Linear, PanelFile, Scales, TernaryMatrix, Verify};
+/// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1], 2, 2, Scales::per_tensor(0.5))?;
+/// let file = PanelFile::from(&Linear::new(&w)?);
+/// let mut bytes = Vec::new();
+/// file.write_to(&mut bytes)?;
+/// let layer = Linear::try_from(PanelFile::from_bytes(bytes, Verify::Full)?)?;
+/// assert_eq!(layer.panels().to_packed(), w.packed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PanelFile {
+    panels: Panels,
+    scales: Option<Scales>,
+    bias: Option<Vec<f32>>,
+}
+
+/// How much of a panel file is checked against its checksums.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Verify {
+    /// Everything; reads every byte once.
+    #[default]
+    Full,
+    /// All but the panels: the header, scales and bias. Opening a large mapped
+    /// file then takes no time; damaged panels give wrong products, but no
+    /// undefined behaviour.
+    Header,
+}
+
+/// Why a panel file could not be read or written.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum PanelFileError {
+    /// The operating system's error.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// It starts with other letters.
+    #[error("not a panel file: it does not start with `TRITPANL`")]
+    NotPanelFile,
+    /// It has a format this crate does not know.
+    #[error("panel file of version {found}, supported is {supported}")]
+    Version {
+        /// The file's version.
+        found: u32,
+        /// The version that can be read.
+        supported: u32,
+    },
+    /// The header is damaged.
+    #[error("header checksum {stored:08x} is stored, {computed:08x} computed")]
+    HeaderChecksum {
+        /// As the file says.
+        stored: u32,
+        /// As the bytes are.
+        computed: u32,
+    },
+    /// The file was cut, or has bytes after its end.
+    #[error("panel file of {len} bytes, expected {expected}")]
+    Length {
+        /// Bytes there are. Where the source has no length of its own and goes
+        /// on too long, one more than expected.
+        len: u64,
+        /// Bytes that its header asks for.
+        expected: u64,
+    },
+    /// A section is damaged.
+    #[error("checksum of the {section}: {stored:08x} is stored, {computed:08x} computed")]
+    Checksum {
+        /// `panels`, `scales` or `bias`.
+        section: &'static str,
+        /// As the header says.
+        stored: u32,
+        /// As the bytes are.
+        computed: u32,
+    },
+    /// A header field contradicts the shape.
+    #[error("header field `{name}` is {found}, expected {expected}")]
+    Field {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        found: u64,
+        /// What it must be for this shape.
+        expected: u64,
+    },
+    /// No such granularity.
+    #[error(
+        "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
+    )]
+    Granularity {
+        /// Its value.
+        found: u32,
+    },
+    /// The shape does not fit the address space.
+    #[error("panels of {rows} x {cols} weights do not fit the address space")]
+    TooLarge {
+        /// Rows as the header says.
+        rows: u64,
+        /// Columns as the header says.
+        cols: u64,
+    },
+    /// A layer needs scales and the file has none.
+    #[error("the panel file holds no scales, which a layer needs")]
+    NoScales,
+    /// The scales or the bias cannot belong to the matrix.
+    #[error(transparent)]
+    Matrix(#[from] MatrixError),
+}
+
+impl PanelFile {
+    /// Panels, with scales and a bias if there are any.
+    ///
+    /// # Errors
+    /// If the numbers of scales or of bias values do not fit the panels, or a
+    /// scale is not finite.
+    pub fn new(
+        panels: Panels,
+        scales: Option<Scales>,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self, MatrixError> {
+        let (rows, cols) = (panels.rows(), panels.cols());
+        if let Some(scales) = &scales {
+            scales.check(rows, cols)?;
+        }
+        if let Some(len) = bias.as_ref().map(Vec::len).filter(|&len| len != rows) {
+            return Err(MatrixError::BiasLength { rows, len });
+        }
+        Ok(Self {
+            panels,
+            scales,
+            bias,
+        })
+    }
+
+    /// The packed weights.
+    pub fn panels(&self) -> &Panels {
+        &self.panels
+    }
+
+    /// The scales, if the file has any.
+    pub fn scales(&self) -> Option<&Scales> {
+        self.scales.as_ref()
+    }
+
+    /// The bias, if the file has one.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// Panels, scales and bias.
+    pub fn into_parts(self) -> (Panels, Option<Scales>, Option<Vec<f32>>) {
+        (self.panels, self.scales, self.bias)
+    }
+
+    /// Writes the file's bytes.
+    ///
+    /// # Errors
+    /// If `out` gives one.
+    pub fn write_to(&self, mut out: impl Write) -> io::Result<()> {
+        let shape = [self.panels.rows(), self.panels.cols()];
+        let granularity = self.scales.as_ref().map(Scales::granularity);
+        // Everything is in memory already, less the header.
+        let layout = Layout::of(shape, granularity, self.bias.is_some())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let sections = [
+            Cow::Borrowed(self.panels.as_bytes()),
+            floats_to_bytes(self.scales.as_ref().map_or(&[], Scales::values)),
+            floats_to_bytes(self.bias.as_deref().unwrap_or(&[])),
+        ];
+        let crcs = [&sections[0], &sections[1], &sections[2]].map(|s| crc32fast::hash(s));
+        out.write_all(&layout.header(crcs))?;
+        for section in &sections {
+            out.write_all(section)?;
+        }
+        out.flush()
+    }
+
+    /// Writes the file at `path`, atomically: whoever opens `path` sees the old
+    /// file or the whole new one, also after a crash, and what was mapped stays
+    /// as it was.
+    ///
+    /// # Errors
+    /// If the file cannot be written; what was at `path` is untouched then and
+    /// nothing else is left behind.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
+        let path = path.as_ref();
+        save::replace(path, |file| self.write_to(file)).map_err(|e| at(path, e))
+    }
+
+    /// Reads the file at `path` and checks all of it. The panels are read into
+    /// aligned memory.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no panel file, or is damaged.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, PanelFileError> {
+        let path = path.as_ref();
+        let mut file = File::open(path).map_err(|e| at(path, e))?;
+        let known = file.metadata().map_err(|e| at(path, e))?;
+        let known = if known.is_file() { known.len() } else { 0 };
+
+        let mut start = Vec::with_capacity(HEADER);
+        let mut head = (&mut file).take(HEADER as u64);
+        head.read_to_end(&mut start).map_err(|e| at(path, e))?;
+        let (layout, crcs) = parse(&start)?;
+        let mut done = HEADER;
+        let mut section = |len: usize| -> Result<_, PanelFileError> {
+            let mut bytes = lines();
+            // A header may lie, so memory follows what the file really has.
+            let believed = usize::try_from(known).unwrap_or(usize::MAX);
+            bytes.reserve_exact(len.min(believed));
+            while bytes.len() < len {
+                let filled = bytes.len();
+                let step = (len - filled).min(filled.clamp(1 << 20, 1 << 26));
+                bytes.resize(filled + step, 0);
+                let mut part = &mut bytes[filled..];
+                while !part.is_empty() {
+                    let read = match file.read(part) {
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                        read => read.map_err(|e| at(path, e))?,
+                    };
+                    if read == 0 {
+                        return Err(PanelFileError::Length {
+                            len: done as u64,
+                            expected: layout.file_len() as u64,
+                        });
+                    }
+                    done += read;
+                    part = &mut part[read..];
+                }
+            }
+            Ok(bytes)
+        };
+        let panels = section(layout.panels.len())?;
+        let scales = section(layout.scales.len())?;
+        let bias = section(layout.bias.len())?;
+        let mut after = Vec::new();
+        let more = file.take(1).read_to_end(&mut after);
+        if more.map_err(|e| at(path, e))? > 0 {
+            let expected = layout.file_len() as u64;
+            return Err(PanelFileError::Length {
+                len: known.max(expected + 1),
+                expected,
+            });
+        }
+        check("panels", crcs[0], &panels)?;
+        check("scales", crcs[1], &scales)?;
+        check("bias", crcs[2], &bias)?;
+        let panels = Panels::from_parts(panels.into(), 0, layout.rows, layout.cols);
+        Self::assemble(&layout, panels, &scales, &bias)
+    }
+
+    /// A panel file that is in memory already: the panels are used where they
+    /// are.
+    ///
+    /// # Errors
+    /// If it is no panel file, or is damaged.
+    pub fn from_bytes(
+        bytes: impl Into<PanelBytes>,
+        verify: Verify,
+    ) -> Result<Self, PanelFileError> {
+        let bytes = bytes.into();
+        let all = bytes.as_slice();
+        let (layout, crcs) = parse(&all[..all.len().min(HEADER)])?;
+        if all.len() != layout.file_len() {
+            return Err(PanelFileError::Length {
+                len: all.len() as u64,
+                expected: layout.file_len() as u64,
+            });
+        }
+        let (scales, bias) = (&all[layout.scales.clone()], &all[layout.bias.clone()]);
+        if verify == Verify::Full {
+            check("panels", crcs[0], &all[layout.panels.clone()])?;
+        }
+        check("scales", crcs[1], scales)?;
+        check("bias", crcs[2], bias)?;
+        let start = layout.panels.start;
+        let panels = Panels::from_parts(bytes.clone(), start, layout.rows, layout.cols);
+        Self::assemble(&layout, panels, scales, bias)
+    }
+
+    fn assemble(
+        layout: &Layout,
+        panels: Panels,
+        scales: &[u8],
+        bias: &[u8],
+    ) -> Result<Self, PanelFileError> {
+        let values = floats_from_bytes(scales);
+        let scales = layout.granularity.map(|granularity| match granularity {
+            Granularity::PerTensor => Scales::per_tensor(values[0]),
+            Granularity::PerRow => Scales::per_row(values),
+            Granularity::PerGroup(size) => Scales::per_group(size, values),
+        });
+        let bias = layout.has_bias.then(|| floats_from_bytes(bias));
+        Ok(Self::new(panels, scales, bias)?)
+    }
+}
+
+/// A header from what there is of it.
+fn parse(start: &[u8]) -> Result<(Layout, [u32; 3]), PanelFileError> {
+    check_magic(start)?;
+    let header = start.try_into().map_err(|_| PanelFileError::Length {
+        len: start.len() as u64,
+        expected: HEADER as u64,
+    })?;
+    Layout::parse(header)
+}
+
+fn check(section: &'static str, stored: u32, bytes: &[u8]) -> Result<(), PanelFileError> {
+    let computed = crc32fast::hash(bytes);
+    if computed != stored {
+        return Err(PanelFileError::Checksum {
+            section,
+            stored,
+            computed,
+        });
+    }
+    Ok(())
+}
+
+pub(crate) fn at(path: &Path, source: io::Error) -> PanelFileError {
+    let path = path.to_owned();
+    PanelFileError::Io { path, source }
+}
+
+fn floats_to_bytes(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        Cow::Borrowed(bytemuck::cast_slice(values))
+    } else {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+}
+
+fn floats_from_bytes(bytes: &[u8]) -> Vec<f32> {
+    let (floats, _) = bytes.as_chunks::<{ size_of::<f32>() }>();
+    floats.iter().map(|&b| f32::from_le_bytes(b)).collect()
+}
+
+impl From<&Linear> for PanelFile {
+    /// Shares the panels.
+    fn from(layer: &Linear) -> Self {
+        Self {
+            panels: layer.panels().clone(),
+            scales: Some(layer.scales().clone()),
+            bias: layer.bias().map(<[f32]>::to_vec),
+        }
+    }
+}
+
+impl TryFrom<PanelFile> for Linear {
+    type Error = PanelFileError;
+
+    /// Fails where the file has no scales.
+    fn try_from(file: PanelFile) -> Result<Self, PanelFileError> {
+        let scales = file.scales.ok_or(PanelFileError::NoScales)?;
+        Ok(Linear::from_parts(file.panels, scales, file.bias)?)
+    }
+}
+
+impl Linear {
+    /// Writes the layer as a panel file: see [`PanelFile::save`].
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
+        PanelFile::from(self).save(path)
+    }
+
+    /// Reads a layer from a panel file: see [`PanelFile::load`].
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no panel file, is damaged or has no
+    /// scales.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, PanelFileError> {
+        Self::try_from(PanelFile::load(path)?)
+    }
+}

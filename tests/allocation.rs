@@ -1,0 +1,246 @@
+//! The hot path allocates nothing: with a workspace that has seen the shape, a
+//! product takes no memory, on the calling thread and in a pool.
+
+mod common;
+
+use common::case::{Case, Shape, Values};
+use common::{LANES, backends, quick, workspace};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tritgemm::{Lanes, MatMut, Options, PreparedActivations, Threads, Workspace};
+
+thread_local! {
+    /// Where this thread's allocations are counted, if they are. Tests run side
+    /// by side, so each counts those of its own threads.
+    static COUNTER: Cell<Option<&'static AtomicUsize>> = const { Cell::new(None) };
+}
+
+struct Counting;
+
+fn count() {
+    // No allocation of a thread on its way out matters here.
+    let counter = COUNTER.try_with(Cell::get).ok().flatten();
+    if let Some(counter) = counter {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is handed on to `System` unchanged; counting neither
+// allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's layout, as it is.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's layout, as it is.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's block, layout and size, as they are.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's block and layout, as they are.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A counter that this thread counts in from now on.
+fn counter() -> &'static AtomicUsize {
+    let counter = Box::leak(Box::new(AtomicUsize::new(0)));
+    COUNTER.set(Some(counter));
+    counter
+}
+
+/// Allocations while `run` runs.
+fn during(counter: &AtomicUsize, run: impl FnOnce()) -> usize {
+    let before = counter.load(Ordering::SeqCst);
+    run();
+    counter.load(Ordering::SeqCst) - before
+}
+
+fn case(m: usize, k: usize, n: usize, granularity: usize) -> Case {
+    Case::new(Shape {
+        m,
+        k,
+        n,
+        gaps: [0, 0],
+        granularity,
+        bias: true,
+        values: Values::Unit,
+        seed: 1,
+    })
+}
+
+/// Every product once, into outputs that are there already.
+struct Products<'a> {
+    case: &'a Case,
+    half: Vec<half::f16>,
+    prepared: PreparedActivations,
+    integers: Vec<i32>,
+    floats: Vec<f32>,
+}
+
+const NAMES: [&str; 5] = [
+    "gemm_i8",
+    "forward",
+    "forward f16",
+    "forward_f32",
+    "forward_prepared",
+];
+
+impl<'a> Products<'a> {
+    fn new(case: &'a Case, ws: &mut Workspace) -> Self {
+        let Shape { m, k, n, .. } = case.shape;
+        let x = common::view(&case.x_f32, n, k);
+        Self {
+            case,
+            half: case.x_f32.iter().map(|&v| half::f16::from_f32(v)).collect(),
+            prepared: PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite"),
+            integers: vec![0; n * m],
+            floats: vec![0.0; n * m],
+        }
+    }
+
+    fn run(&mut self, which: usize, ws: &mut Workspace) {
+        let Shape { m, k, n, .. } = self.case.shape;
+        let layer = &self.case.layer;
+        let x = common::view(&self.case.x_f32, n, k);
+        let y = MatMut::new(&mut self.floats, n, m).expect("large enough");
+        match which {
+            0 => {
+                let x = common::view(&self.case.x_i8, n, k);
+                let y = MatMut::new(&mut self.integers, n, m).expect("large enough");
+                layer.panels().gemm_i8(x, y, ws)
+            }
+            1 => layer.forward(x, y, ws),
+            2 => layer.forward(common::view(&self.half, n, k), y, ws),
+            3 => layer.forward_f32(x, y, ws),
+            _ => layer.forward_prepared(&self.prepared, y, ws),
+        }
+        .expect("fits");
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let counter = counter();
+    assert_eq!(
+        during(counter, || drop(std::hint::black_box(vec![1u8; 100]))),
+        1
+    );
+    assert_eq!(during(counter, || ()), 0);
+}
+
+/// The second product of a shape, and smaller ones after it: at once where they
+/// take the same lanes, else from their own second time on.
+#[test]
+fn serial_products_allocate_only_the_first_time() {
+    let counter = counter();
+    for granularity in [2, 128] {
+        let large = case(321, 500, 40, granularity);
+        let smaller = [(65, 500, 40), (321, 77, 39), (1, 1, 1), (0, 500, 40)];
+        let smaller = smaller.map(|(m, k, n)| case(m, k, n, granularity));
+        for backend in backends() {
+            for lanes in LANES {
+                let options = Options::new().backend(backend).lanes(lanes);
+                let options = options.threads(Threads::Serial);
+                for which in 0..NAMES.len() {
+                    second_run(counter, which, options, &large, &smaller);
+                }
+            }
+        }
+    }
+}
+
+fn second_run(
+    counter: &AtomicUsize,
+    which: usize,
+    options: Options,
+    large: &Case,
+    smaller: &[Case],
+) {
+    let what = format!("{} {options:?}", NAMES[which]);
+    let mut products = Products::new(large, &mut workspace(options));
+    let ws = &mut workspace(options);
+    let first = during(counter, || products.run(which, ws));
+    assert!(first > 0, "scratch comes from somewhere: {what}");
+    assert_eq!(
+        during(counter, || products.run(which, ws)),
+        0,
+        "again: {what}"
+    );
+    for small in smaller {
+        let mut products = Products::new(small, &mut workspace(options));
+        if options == options.lanes(Lanes::Auto) {
+            products.run(which, ws);
+        }
+        let after = during(counter, || products.run(which, ws));
+        assert_eq!(after, 0, "{:?} after it: {what}", small.shape);
+    }
+}
+
+/// A workspace that has run every product runs any of them without allocating.
+#[test]
+fn one_workspace_serves_all_products() {
+    let case = case(321, 500, 40, 64);
+    let counter = counter();
+    for lanes in LANES {
+        let ws = &mut workspace(Options::new().lanes(lanes).threads(Threads::Serial));
+        let mut products = Products::new(&case, ws);
+        (0..NAMES.len()).for_each(|which| products.run(which, ws));
+        for (which, name) in NAMES.iter().enumerate() {
+            let again = during(counter, || products.run(which, ws));
+            assert_eq!(again, 0, "{name}, {lanes:?}");
+        }
+    }
+}
+
+/// In a pool each worker's scratch comes when it first takes a share, which may
+/// be any time; then it is there for good. rayon itself, of the size these
+/// products need it, allocates nothing for them; what a worker's queue and
+/// epoch take once is in the bound.
+#[cfg(feature = "rayon")]
+#[test]
+fn pools_allocate_a_bounded_number_of_times() {
+    let sizes = [(4097, 720, 1), (640, 500, 7), (320, 500, 130)];
+    let (warm, runs) = if quick() { (1, 2) } else { (1, 20) };
+    let counter = counter();
+    for threads in [2, 8] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .start_handler(move |_| COUNTER.set(Some(counter)))
+            .build()
+            .expect("a thread pool");
+        for (m, k, n) in sizes {
+            assert!(m * k * n >= 1 << 21, "too small to go parallel");
+            let case = case(m, k, n, 2);
+            for lanes in LANES {
+                let ws = &mut workspace(Options::new().lanes(lanes));
+                let mut products = Products::new(&case, ws);
+                for (which, name) in NAMES.iter().enumerate() {
+                    let later = pool.install(|| {
+                        (0..warm).for_each(|_| products.run(which, ws));
+                        during(counter, || (0..runs).for_each(|_| products.run(which, ws)))
+                    });
+                    // Four buffers, each of which may grow from a tile at the
+                    // edge to a whole one, and twice that for rayon.
+                    let bound = 3 * 4 * threads;
+                    let what = format!("{name}, {m} x {k} x {n}, {lanes:?}, {threads} threads");
+                    assert!(later <= bound, "{later} allocations in {runs} runs: {what}");
+                }
+            }
+        }
+    }
+}

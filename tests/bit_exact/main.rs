@@ -1,0 +1,19 @@
+//! Every backend gives the bits that the definition asks for.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | [`grid`] | edge shapes: every tile and block constant, one less, one more |
+//! | [`random`] | random shapes, strides, scales, values; every entry point |
+//! | [`extremes`] | long K, largest sums, NaN, infinities, zeros, illegal codes |
+//! | [`algebra`] | what must follow without knowing any result |
+//! | [`threads`] | any number of threads |
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod algebra;
+mod extremes;
+mod grid;
+mod random;
+#[cfg(feature = "rayon")]
+mod threads;

@@ -1,0 +1,622 @@
+//! `BitLinear`: its cache, its seeds, its errors and, with the feature `train`,
+//! its gradients against a dense f64 oracle and finite differences.
+
+use tritgemm::nn::{BitLinear, BitLinearError};
+use tritgemm::quant::QuantError;
+use tritgemm::{Backend, MatMut, MatRef, MatrixError, Options, Workspace};
+
+const U: f64 = f32::EPSILON as f64 / 2.0;
+
+/// Uniform in [-1, 1), from a counter.
+fn uniform(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as i32 as f32 / 2.0_f32.powi(31)
+    })
+    .take(count)
+    .collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn forward(layer: &mut BitLinear, x: &[f32], ws: &mut Workspace) -> Vec<f32> {
+    let tokens = x.len() / layer.in_features().max(1);
+    let mut y = vec![f32::NAN; tokens * layer.out_features()];
+    let x = MatRef::new(x, tokens, layer.in_features()).unwrap();
+    let y_view = MatMut::new(&mut y, tokens, layer.out_features()).unwrap();
+    layer.forward_f32(x, y_view, ws).unwrap();
+    y
+}
+
+/// Where the packed weights lie, to see whether they were made anew.
+fn panels(layer: &BitLinear) -> Option<*const u8> {
+    layer
+        .packed()
+        .map(|linear| linear.panels().as_bytes().as_ptr())
+}
+
+#[test]
+fn weights_are_packed_once_and_again_after_each_access() {
+    let mut layer = BitLinear::kaiming_uniform(130, 70, 3).unwrap();
+    let (x, mut ws) = (uniform(130, 1), Workspace::new());
+    assert!(
+        layer.packed().is_none(),
+        "nothing is packed before it is needed"
+    );
+    let first = forward(&mut layer, &x, &mut ws);
+    let packed = panels(&layer);
+    assert!(packed.is_some());
+    forward(&mut layer, &x, &mut ws);
+    layer.prepare_for_inference().unwrap();
+    layer.nonzero_mask().unwrap();
+    assert_eq!(panels(&layer), packed, "unchanged weights stay packed");
+
+    let version = layer.version();
+    layer.weight_mut()[0] = 9.0;
+    assert_eq!(layer.version(), version + 1);
+    assert!(layer.packed().is_none(), "what is packed is out of date");
+    let second = forward(&mut layer, &x, &mut ws);
+    assert_ne!(first[0], second[0]);
+    assert_eq!(first[1..], second[1..], "other rows do not see it");
+    assert!(panels(&layer).is_some());
+
+    layer.invalidate();
+    assert!(layer.packed().is_none());
+    assert_eq!(forward(&mut layer, &x, &mut ws), second);
+}
+
+#[test]
+fn a_frozen_layer_outlives_the_training_of_its_origin() {
+    let mut layer = BitLinear::kaiming_uniform(64, 64, 3).unwrap();
+    let (x, mut ws) = (uniform(64, 1), Workspace::new());
+    let before = forward(&mut layer, &x, &mut ws);
+    let frozen = layer.prepare_for_inference().unwrap().clone();
+    layer.weight_mut().fill(1.0);
+    assert_ne!(forward(&mut layer, &x, &mut ws), before);
+    let mut y = vec![0.0; 64];
+    let (x, y_view) = (
+        MatRef::new(&x, 1, 64).unwrap(),
+        MatMut::new(&mut y, 1, 64).unwrap(),
+    );
+    frozen.forward_f32(x, y_view, &mut ws).unwrap();
+    assert_eq!(bits(&y), bits(&before));
+}
+
+#[test]
+fn a_changed_bias_counts_and_packs_nothing() {
+    let layer = BitLinear::kaiming_uniform(8, 3, 3).unwrap();
+    let mut layer = layer.with_bias(vec![0.0; 3]).unwrap();
+    let (x, mut ws) = (uniform(8, 1), Workspace::new());
+    let without = forward(&mut layer, &x, &mut ws);
+    let packed = panels(&layer);
+    layer.bias_mut().unwrap().copy_from_slice(&[1.0, -2.0, 0.5]);
+    assert!(layer.packed().is_none(), "its bias is out of date");
+    let with = forward(&mut layer, &x, &mut ws);
+    for ((with, without), bias) in with.iter().zip(without).zip([1.0, -2.0, 0.5]) {
+        assert_eq!(*with, without + bias);
+    }
+    assert_eq!(panels(&layer), packed, "the weights were not packed again");
+}
+
+#[test]
+fn every_backend_and_number_of_tokens_gives_the_same_bits() {
+    let (tokens, rows, cols) = (37, 130, 243);
+    let x = uniform(tokens * cols, 5);
+    let mut layer = BitLinear::kaiming_uniform(cols, rows, 11).unwrap();
+    let all = forward(&mut layer, &x, &mut Workspace::new());
+    for backend in Backend::available() {
+        let mut ws = Workspace::with_options(Options::new().backend(backend));
+        assert_eq!(
+            bits(&forward(&mut layer, &x, &mut ws)),
+            bits(&all),
+            "{backend:?}"
+        );
+        let mut one_by_one = Vec::new();
+        for x in x.chunks(cols) {
+            one_by_one.extend(forward(&mut layer, x, &mut ws));
+        }
+        assert_eq!(
+            bits(&one_by_one),
+            bits(&all),
+            "{backend:?}, one token at a time"
+        );
+    }
+}
+
+/// The W1.58A8 path: an exact integer sum, converted, times alpha times the
+/// token's scale, plus the bias: four roundings.
+#[test]
+fn the_int8_forward_pass_is_the_quantised_product() {
+    let (tokens, rows, cols) = (5, 70, 333);
+    let x = uniform(tokens * cols, 2);
+    let bias = uniform(rows, 3);
+    let layer = BitLinear::kaiming_uniform(cols, rows, 4).unwrap();
+    let mut layer = layer.with_bias(bias.clone()).unwrap();
+    let mut y = vec![f32::NAN; tokens * rows];
+    let (x_view, y_view) = (
+        MatRef::new(&x, tokens, cols).unwrap(),
+        MatMut::new(&mut y, tokens, rows).unwrap(),
+    );
+    layer
+        .forward(x_view, y_view, &mut Workspace::new())
+        .unwrap();
+    let (q, token_scales) = tritgemm::quant::quantize_activations(&x, tokens, cols).unwrap();
+    let matrix = layer.ternary().unwrap();
+    let (trits, alphas) = (matrix.to_trits(), matrix.scales().values());
+    for (i, &y) in y.iter().enumerate() {
+        let (token, row) = (i / rows, i % rows);
+        let sum: i32 = (0..cols)
+            .map(|k| i32::from(trits[row * cols + k]) * i32::from(q[token * cols + k]))
+            .sum();
+        let product = f64::from(sum) * f64::from(alphas[row]) * f64::from(token_scales[token]);
+        let exact = product + f64::from(bias[row]);
+        let bound = 4.01 * U * (product.abs() + f64::from(bias[row]).abs());
+        assert!(
+            (f64::from(y) - exact).abs() <= bound,
+            "token {token} row {row}: {y} against {exact}"
+        );
+    }
+}
+
+#[test]
+fn two_in_four_layers_have_at_most_two_in_four() {
+    let layer = BitLinear::kaiming_uniform(103, 9, 4).unwrap();
+    let dense = layer.clone().nonzero_mask().unwrap();
+    let mut layer = layer.with_2_4_sparsity(true);
+    let sparse = layer.nonzero_mask().unwrap();
+    for (dense, sparse) in dense.chunks(103).zip(sparse.chunks(103)) {
+        for (dense, sparse) in dense.chunks(4).zip(sparse.chunks(4)) {
+            let count = |mask: &[bool]| mask.iter().filter(|&&m| m).count();
+            assert_eq!(count(sparse), count(dense).min(2));
+        }
+    }
+}
+
+#[test]
+fn initial_weights_are_uniform_and_depend_on_the_seed_alone() {
+    let (rows, cols) = (300, 500);
+    let alone = BitLinear::kaiming_uniform(cols, rows, 7).unwrap();
+    let bound = 1.0 / f64::from(cols as u32).sqrt();
+    let count = (rows * cols) as f64;
+    let moment = |p: i32| {
+        alone
+            .weight()
+            .iter()
+            .map(|&w| f64::from(w).powi(p))
+            .sum::<f64>()
+            / count
+    };
+    assert!(
+        alone
+            .weight()
+            .iter()
+            .all(|w| f64::from(w.abs()) <= bound * (1.0 + U))
+    );
+    // Five standard deviations of the sample moments of a uniform value.
+    assert!(moment(1).abs() < 5.0 * bound / (3.0 * count).sqrt());
+    let second = bound * bound / 3.0;
+    assert!((moment(2) - second).abs() < 5.0 * second * (0.8 / count).sqrt());
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(3)
+        .build()
+        .unwrap();
+    let pooled = pool.install(|| BitLinear::kaiming_uniform(cols, rows, 7).unwrap());
+    assert_eq!(bits(alone.weight()), bits(pooled.weight()));
+    let other = BitLinear::kaiming_uniform(cols, rows, 8).unwrap();
+    let equal = alone
+        .weight()
+        .iter()
+        .zip(other.weight())
+        .filter(|(a, b)| a == b)
+        .count();
+    assert!(equal < 10, "{equal} weights of two seeds are equal");
+}
+
+/// MeZO's three steps: the weights come back but for rounding, and each step
+/// invalidates what is packed.
+#[test]
+fn perturbation_restores_the_weights() {
+    let (rows, cols, eps) = (200, 700, 1e-3_f32);
+    let mut layer = BitLinear::kaiming_uniform(cols, rows, 1).unwrap();
+    let before = layer.weight().to_vec();
+    layer.prepare_for_inference().unwrap();
+    let mut noise = BitLinear::new(vec![0.0; rows * cols], rows, cols).unwrap();
+    noise.perturb(42, 1.0);
+
+    layer.perturb(42, eps);
+    assert!(
+        layer.packed().is_none(),
+        "perturbed weights must be packed anew"
+    );
+    for ((&w, &before), &z) in layer.weight().iter().zip(&before).zip(noise.weight()) {
+        assert_eq!(w, before + eps * z);
+    }
+    let up = layer.nonzero_mask().unwrap();
+    layer.perturb(42, -2.0 * eps);
+    assert!(layer.packed().is_none());
+    let down = layer.nonzero_mask().unwrap();
+    assert_ne!(up, down, "both directions are different layers");
+    layer.perturb(42, eps);
+    assert!(layer.packed().is_none());
+    for ((&w, &before), &z) in layer.weight().iter().zip(&before).zip(noise.weight()) {
+        let bound = U * (3.0 * f64::from(before.abs()) + 4.0 * f64::from((eps * z).abs()));
+        let off = (f64::from(w) - f64::from(before)).abs();
+        assert!(off <= bound, "{before} came back as {w}");
+    }
+}
+
+#[test]
+fn perturbation_is_the_same_for_any_number_of_threads() {
+    let perturbed = || {
+        let mut layer = BitLinear::kaiming_uniform(1001, 400, 1).unwrap();
+        layer.perturb(3, 0.5);
+        bits(layer.weight())
+    };
+    let alone = perturbed();
+    for threads in [1, 2, 5] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        assert!(pool.install(perturbed) == alone, "{threads} threads");
+    }
+}
+
+#[test]
+fn bad_input_is_named() {
+    let mut layer = BitLinear::new(vec![0.5; 6], 2, 3).unwrap();
+    layer.weight_mut()[4] = f32::INFINITY;
+    let value = f32::INFINITY;
+    let expected = QuantError::Weight {
+        row: 1,
+        col: 1,
+        value,
+    };
+    assert_eq!(layer.prepare_for_inference().unwrap_err(), expected.into());
+    layer.weight_mut()[4] = 0.5;
+    layer.prepare_for_inference().unwrap();
+
+    let expected = QuantError::Length {
+        argument: "weight",
+        len: 5,
+        expected: 6,
+    };
+    assert_eq!(
+        BitLinear::new(vec![0.5; 5], 2, 3).unwrap_err(),
+        expected.into()
+    );
+    let expected = MatrixError::BiasLength { rows: 2, len: 3 };
+    assert_eq!(
+        layer.clone().with_bias(vec![0.0; 3]).unwrap_err(),
+        expected.into()
+    );
+    let cols = tritgemm::MAX_COLS + 1;
+    let expected = BitLinearError::from(MatrixError::TooManyColumns { cols });
+    assert_eq!(BitLinear::new(vec![], 0, cols).unwrap_err(), expected);
+    assert!(matches!(
+        BitLinear::kaiming_uniform(usize::MAX / 2, 3, 0).unwrap_err(),
+        BitLinearError::Quant(QuantError::TooLarge { .. })
+    ));
+    let (x, mut y) = ([0.0; 4], [0.0; 2]);
+    let (x, y) = (
+        MatRef::new(&x, 1, 4).unwrap(),
+        MatMut::new(&mut y, 1, 2).unwrap(),
+    );
+    let error = layer.forward_f32(x, y, &mut Workspace::new()).unwrap_err();
+    assert!(matches!(error, BitLinearError::Gemm(_)), "{error}");
+}
+
+#[cfg(feature = "train")]
+mod backward {
+    use super::*;
+    use tritgemm::nn::BitLinearGrads;
+
+    struct Grads {
+        x: Vec<f32>,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+    }
+
+    fn backward(layer: &mut BitLinear, x: &[f32], grad_y: &[f32], tokens: usize) -> Grads {
+        let (rows, cols) = (layer.out_features(), layer.in_features());
+        let mut grads = Grads {
+            x: vec![f32::NAN; tokens * cols],
+            weight: vec![f32::NAN; rows * cols],
+            bias: vec![f32::NAN; rows],
+        };
+        let into = BitLinearGrads {
+            x: Some(MatMut::new(&mut grads.x, tokens, cols).unwrap()),
+            weight: Some(&mut grads.weight),
+            bias: Some(&mut grads.bias),
+        };
+        let x = MatRef::new(x, tokens, cols).unwrap();
+        let grad_y = MatRef::new(grad_y, tokens, rows).unwrap();
+        layer
+            .backward(x, grad_y, into, &mut Workspace::new())
+            .unwrap();
+        grads
+    }
+
+    /// Roundings one term meets in the canonical order (see `tests/golden.rs`).
+    fn canonical_depth(terms: usize) -> f64 {
+        (2 + 60.min(terms.div_ceil(4)) + terms.div_ceil(240)) as f64
+    }
+
+    #[test]
+    fn gradients_are_those_of_a_dense_f64_oracle() {
+        let shapes = [
+            (1, 1, 1),
+            (3, 5, 4),
+            (7, 64, 64),
+            (4, 65, 257),
+            (33, 130, 66),
+            (2, 300, 3),
+            (40, 12, 1000),
+            (0, 5, 7),
+            (3, 0, 7),
+            (3, 5, 0),
+        ];
+        for (case, (tokens, rows, cols)) in shapes.into_iter().enumerate() {
+            for sparse in [false, true] {
+                let seed = case as u32 * 10;
+                let weights = uniform(rows * cols, seed + 1);
+                let (x, grad_y) = (
+                    uniform(tokens * cols, seed + 2),
+                    uniform(tokens * rows, seed + 3),
+                );
+                let layer = BitLinear::new(weights.clone(), rows, cols).unwrap();
+                let mut layer = layer.with_2_4_sparsity(sparse);
+                let matrix = layer.ternary().unwrap().clone();
+                let (trits, alphas) = (matrix.to_trits(), matrix.scales().values());
+                let grads = backward(&mut layer, &x, &grad_y, tokens);
+                let what = format!("[{tokens}, {rows}, {cols}] sparse {sparse}");
+                for (i, &ours) in grads.x.iter().enumerate() {
+                    let (token, col) = (i / cols, i % cols);
+                    let terms = (0..rows).map(|m| {
+                        f64::from(grad_y[token * rows + m])
+                            * f64::from(alphas[m])
+                            * f64::from(trits[m * cols + col])
+                    });
+                    let exact: f64 = terms.clone().sum();
+                    let bound =
+                        1.01 * U * (canonical_depth(rows) + 1.0) * terms.map(f64::abs).sum::<f64>();
+                    assert!(
+                        (f64::from(ours) - exact).abs() <= bound,
+                        "{what} grad_x {i}: {ours}, {exact}"
+                    );
+                }
+                for (i, &ours) in grads.weight.iter().enumerate() {
+                    let (row, col) = (i / cols, i % cols);
+                    if (weights[i] / alphas[row]).abs() >= 1.0 || sparse && trits[i] == 0 {
+                        assert_eq!(ours, 0.0, "{what} grad_weight {i} is gated");
+                        continue;
+                    }
+                    let terms = (0..tokens)
+                        .map(|n| f64::from(grad_y[n * rows + row]) * f64::from(x[n * cols + col]));
+                    let exact: f64 = terms.clone().sum();
+                    let bound = 1.01 * U * tokens as f64 * terms.map(f64::abs).sum::<f64>();
+                    assert!(
+                        (f64::from(ours) - exact).abs() <= bound,
+                        "{what} grad_weight {i}: {ours}, {exact}"
+                    );
+                }
+                for (row, &ours) in grads.bias.iter().enumerate() {
+                    let exact: f64 = (0..tokens).map(|n| f64::from(grad_y[n * rows + row])).sum();
+                    assert_eq!(ours, exact as f32, "{what} grad_bias {row}");
+                }
+            }
+        }
+    }
+
+    /// The loss `sum c y` is linear in x, so a central difference over a large
+    /// step has no error but rounding: that of y, over the step.
+    #[test]
+    fn the_input_gradient_is_a_finite_difference_of_the_layer() {
+        let (tokens, rows, cols, step) = (2, 70, 41, 0.5_f32);
+        let mut x = uniform(tokens * cols, 1);
+        // Multiples of 2^-10, so that adding the step is exact.
+        x.iter_mut()
+            .for_each(|x| *x = (*x * 1024.0).round() / 1024.0);
+        let c = uniform(tokens * rows, 2);
+        let mut layer = BitLinear::kaiming_uniform(cols, rows, 3).unwrap();
+        let grads = backward(&mut layer, &x, &c, tokens);
+        let alphas = layer.ternary().unwrap().scales().values().to_vec();
+        let mut ws = Workspace::new();
+        let mut loss = |x: &[f32]| -> f64 {
+            let y = forward(&mut layer, x, &mut ws);
+            y.iter()
+                .zip(&c)
+                .map(|(&y, &c)| f64::from(y) * f64::from(c))
+                .sum()
+        };
+        for i in 0..x.len() {
+            let token = i / cols;
+            let mut moved = x.clone();
+            moved[i] = x[i] + step;
+            let up = loss(&moved);
+            moved[i] = x[i] - step;
+            let down = loss(&moved);
+            let difference = (up - down) / (2.0 * f64::from(step));
+            // |y| <= alpha * sum |x|; both losses sum rounded y.
+            let sum_x: f64 = x[token * cols..][..cols]
+                .iter()
+                .map(|x| f64::from(x.abs()))
+                .sum::<f64>()
+                + 0.5;
+            let size: f64 = (0..rows)
+                .map(|m| f64::from(c[token * rows + m]).abs() * f64::from(alphas[m]))
+                .sum();
+            let bound = U * (canonical_depth(cols) + 1.0) * size * sum_x / f64::from(step)
+                + U * (canonical_depth(rows) + 1.0) * size;
+            let ours = f64::from(grads.x[i]);
+            assert!(
+                (ours - difference).abs() <= 1.01 * bound,
+                "{i}: {ours} against {difference}"
+            );
+        }
+    }
+
+    /// What the straight-through gradient differentiates is the layer with its
+    /// rounding left out: `alpha clamp(w / alpha, -1, 1)`, alpha held. That is
+    /// piecewise linear, so away from its kinks differences in f64 are exact.
+    #[test]
+    fn the_weight_gradient_is_a_finite_difference_of_the_smooth_part() {
+        let (tokens, rows, cols, step) = (6, 9, 23, 1e-4);
+        let weights = uniform(rows * cols, 7);
+        let (x, c) = (uniform(tokens * cols, 8), uniform(tokens * rows, 9));
+        let mut layer = BitLinear::new(weights.clone(), rows, cols).unwrap();
+        let alphas = layer.ternary().unwrap().scales().values().to_vec();
+        let grads = backward(&mut layer, &x, &c, tokens);
+        let loss_of = |row: usize, col: usize, w: f64| -> f64 {
+            let alpha = f64::from(alphas[row]);
+            let effective = alpha * (w / alpha).clamp(-1.0, 1.0);
+            (0..tokens)
+                .map(|n| f64::from(c[n * rows + row]) * f64::from(x[n * cols + col]) * effective)
+                .sum()
+        };
+        let (mut open, mut gated) = (0, 0);
+        for (i, &w) in weights.iter().enumerate() {
+            let (row, col) = (i / cols, i % cols);
+            let w = f64::from(w);
+            if (w.abs() - f64::from(alphas[row])).abs() < 2.0 * step {
+                continue;
+            }
+            let difference =
+                (loss_of(row, col, w + step) - loss_of(row, col, w - step)) / (2.0 * step);
+            let size: f64 = (0..tokens)
+                .map(|n| (f64::from(c[n * rows + row]) * f64::from(x[n * cols + col])).abs())
+                .sum();
+            let bound = 1.01 * U * tokens as f64 * size + 1e-15 / step;
+            let ours = f64::from(grads.weight[i]);
+            assert!(
+                (ours - difference).abs() <= bound,
+                "{i}: {ours} against {difference}"
+            );
+            if difference == 0.0 {
+                gated += 1
+            } else {
+                open += 1
+            }
+        }
+        assert!(
+            open > 50 && gated > 50,
+            "{open} open and {gated} gated weights were compared"
+        );
+    }
+
+    #[test]
+    fn the_transposed_panels_follow_the_weights() {
+        let (tokens, rows, cols) = (3, 66, 130);
+        let (x, c) = (uniform(tokens * cols, 1), uniform(tokens * rows, 2));
+        let mut layer = BitLinear::kaiming_uniform(cols, rows, 3).unwrap();
+        let first = backward(&mut layer, &x, &c, tokens);
+        layer.weight_mut().reverse();
+        let second = backward(&mut layer, &x, &c, tokens);
+        assert_ne!(first.x, second.x);
+        let mut fresh = BitLinear::new(layer.weight().to_vec(), rows, cols).unwrap();
+        let expected = backward(&mut fresh, &x, &c, tokens);
+        assert_eq!(bits(&second.x), bits(&expected.x));
+    }
+
+    #[test]
+    fn strided_inputs_and_threads_change_no_input_gradient() {
+        let (tokens, rows, cols, stride) = (19, 200, 300, 310);
+        let (x, c) = (uniform(tokens * cols, 1), uniform(tokens * rows, 2));
+        let mut layer = BitLinear::kaiming_uniform(cols, rows, 3).unwrap();
+        let dense = backward(&mut layer, &x, &c, tokens);
+        let spread = |values: &[f32], width: usize| -> Vec<f32> {
+            let mut out = vec![f32::NAN; tokens * stride];
+            for (out, values) in out.chunks_mut(stride).zip(values.chunks(width)) {
+                out[..width].copy_from_slice(values);
+            }
+            out
+        };
+        let (x, c) = (spread(&x, cols), spread(&c, rows));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(3)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let (mut grad_x, mut weight) = (vec![7.0; tokens * stride], vec![0.0; rows * cols]);
+            let grads = BitLinearGrads {
+                x: Some(MatMut::with_stride(&mut grad_x, tokens, cols, stride).unwrap()),
+                weight: Some(&mut weight),
+                bias: None,
+            };
+            let x = MatRef::with_stride(&x, tokens, cols, stride).unwrap();
+            let c = MatRef::with_stride(&c, tokens, rows, stride).unwrap();
+            layer.backward(x, c, grads, &mut Workspace::new()).unwrap();
+            for (strided, dense) in grad_x.chunks(stride).zip(dense.x.chunks(cols)) {
+                assert_eq!(bits(&strided[..cols]), bits(dense));
+                assert!(
+                    strided[cols..].iter().all(|&v| v == 7.0),
+                    "between rows nothing is written"
+                );
+            }
+            for (ours, dense) in weight.iter().zip(&dense.weight) {
+                assert!((ours - dense).abs() <= 1e-5, "{ours} against {dense}");
+                assert_eq!(*ours == 0.0, *dense == 0.0);
+            }
+        });
+    }
+
+    #[test]
+    fn wrong_shapes_are_named() {
+        let mut layer = BitLinear::kaiming_uniform(4, 3, 1).unwrap();
+        let (x, c) = (vec![0.0; 8], vec![0.0; 6]);
+        let mut try_with = |x: [usize; 2], c_shape: [usize; 2], weight: usize, bias: usize| {
+            let (mut weight, mut bias) = (vec![0.0; weight], vec![0.0; bias]);
+            let grads = BitLinearGrads {
+                x: None,
+                weight: Some(&mut weight),
+                bias: Some(&mut bias),
+            };
+            let data = vec![0.0; 64];
+            let x = MatRef::new(&data, x[0], x[1]).unwrap();
+            let c = MatRef::new(&data, c_shape[0], c_shape[1]).unwrap();
+            layer
+                .backward(x, c, grads, &mut Workspace::new())
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(try_with([2, 4], [2, 3], 12, 3), Ok(()));
+        let named = [
+            (
+                try_with([2, 4], [2, 5], 12, 3),
+                "`grad_y` is 2 x 5, expected 2 x 3",
+            ),
+            (
+                try_with([3, 4], [2, 3], 12, 3),
+                "`x` is 3 x 4, expected 2 x 4",
+            ),
+            (
+                try_with([2, 4], [2, 3], 11, 3),
+                "`grads.weight` holds 11 values, expected 12",
+            ),
+            (
+                try_with([2, 4], [2, 3], 12, 2),
+                "`grads.bias` holds 2 values, expected 3",
+            ),
+        ];
+        for (result, message) in named {
+            assert_eq!(result, Err(message.to_owned()));
+        }
+        let mut grad_x = vec![0.0; 8];
+        let grads = BitLinearGrads {
+            x: Some(MatMut::new(&mut grad_x, 4, 2).unwrap()),
+            ..Default::default()
+        };
+        let (x, c) = (
+            MatRef::new(&x, 2, 4).unwrap(),
+            MatRef::new(&c, 2, 3).unwrap(),
+        );
+        let error = layer
+            .backward(x, c, grads, &mut Workspace::new())
+            .unwrap_err();
+        assert_eq!(error.to_string(), "`grads.x` is 4 x 2, expected 2 x 4");
+    }
+}

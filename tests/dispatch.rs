@@ -1,0 +1,353 @@
+//! Which kernels run: detection, `TRITGEMM_ISA`, pinning, and that no result
+//! depends on it.
+
+mod common;
+
+use common::case::{Case, Shape, Values};
+use common::{backends, bits, workspace};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tritgemm::{
+    Backend, GemmError, ISA_VARIABLE, Isa, IsaError, Options, Panels, PrepareError,
+    PreparedActivations, Scales, TernaryMatrix, cpu_features, pin,
+};
+
+/// Pinning is for the whole process, so its tests take turns.
+fn pinning() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn case() -> Case {
+    Case::new(Shape {
+        m: 130,
+        k: 500,
+        n: 21,
+        gaps: [0, 0],
+        granularity: 2,
+        bias: true,
+        values: Values::Wide,
+        seed: 11,
+    })
+}
+
+/// What the products of the active backend give, in one number.
+fn digest() -> u64 {
+    let (case, ws) = (case(), &mut workspace(Options::new()));
+    let integers = case.gemm_i8(ws).into_iter().map(|v| v as u32);
+    let floats = case.forward_f32(ws).into_iter().chain(case.forward(ws));
+    integers.chain(floats).fold(0, |digest: u64, v| {
+        (digest.rotate_left(5) ^ u64::from(v)).wrapping_mul(0x517c_c1b7_2722_0a95)
+    })
+}
+
+fn unavailable() -> impl Iterator<Item = (Isa, IsaError)> {
+    let all = Isa::ALL.iter().copied();
+    all.filter_map(|isa| Backend::for_isa(isa).err().map(|e| (isa, e)))
+}
+
+#[test]
+fn names_parse_and_others_do_not() {
+    for &isa in Isa::ALL {
+        assert_eq!(isa.name().parse(), Ok(isa));
+        assert_eq!(isa.to_string(), isa.name());
+    }
+    for name in [
+        "",
+        "AVX2",
+        "avx-512",
+        "avx512 ",
+        "avx512-vbmi",
+        "sse2",
+        "native",
+    ] {
+        let error = name.parse::<Isa>().expect_err(name);
+        let unknown = IsaError::Unknown { name: name.into() };
+        assert_eq!(error, unknown);
+        let text = error.to_string();
+        assert!(text.contains(&format!("`{name}`")), "{text}");
+        for isa in Isa::ALL {
+            assert!(text.contains(isa.name()), "{text}");
+        }
+    }
+}
+
+#[test]
+fn available_backends_are_in_order_and_have_their_features() {
+    let backends = backends();
+    let known = ["avx512-vbmi", "avx512", "avx2", "neon", "scalar"];
+    let ranks: Vec<_> = backends
+        .iter()
+        .map(|b| {
+            known
+                .iter()
+                .position(|k| *k == b.name())
+                .expect("a known level")
+        })
+        .collect();
+    assert!(ranks.is_sorted_by(|a, b| a < b), "{backends:?}");
+    assert_eq!(backends.first(), Some(&Backend::best()));
+    assert_eq!(backends.last(), Some(&Backend::scalar()));
+    assert_eq!(Backend::scalar().features().count(), 0);
+
+    let features = cpu_features();
+    for backend in backends {
+        for feature in backend.features() {
+            assert!(
+                features.contains(&(feature, true)),
+                "{backend:?}: {feature}"
+            );
+        }
+        assert!(backend.name().starts_with(backend.isa().name()));
+        let operations = ["codec", "i8-row", "i8-column", "f32-row", "f32-column"];
+        assert_eq!(backend.kernels().map(|k| k.operation), operations);
+        for kernel in backend.kernels() {
+            assert!(kernel.name.ends_with(kernel.operation), "{kernel:?}");
+            assert!(!kernel.symbols.is_empty(), "{kernel:?}");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn detection_agrees_with_the_standard_library() {
+    let has = |name: &str| Backend::available().any(|b| b.name() == name);
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl");
+    let vbmi = avx512 && is_x86_feature_detected!("avx512vbmi");
+    assert_eq!(
+        [has("avx2"), has("avx512"), has("avx512-vbmi")],
+        [avx2, avx512, vbmi]
+    );
+}
+
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+#[test]
+fn neon_is_always_there() {
+    assert_eq!(Backend::best().isa(), Isa::Neon);
+}
+
+#[test]
+fn asking_for_what_is_not_there_names_what_is_missing() {
+    let mut count = 0;
+    for (isa, error) in unavailable() {
+        let text = error.to_string();
+        assert!(text.contains(isa.name()), "{text}");
+        match &error {
+            IsaError::NotBuilt { .. } => {
+                assert!(text.contains(std::env::consts::ARCH), "{text}");
+            }
+            IsaError::MissingFeatures { missing, .. } => {
+                assert!(!missing.is_empty(), "{text}");
+                for feature in missing {
+                    assert!(text.contains(feature), "{text}");
+                    assert!(cpu_features().contains(&(feature, false)), "{text}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        count += 1;
+    }
+    // Another architecture's ISA is missing everywhere.
+    assert!(count >= 1);
+    let foreign = if cfg!(target_arch = "x86_64") {
+        Isa::Neon
+    } else {
+        Isa::Avx2
+    };
+    assert_eq!(
+        Backend::for_isa(foreign),
+        Err(IsaError::NotBuilt { isa: foreign })
+    );
+}
+
+#[test]
+fn pins_hold_until_they_are_released() {
+    let _turn = pinning();
+    let before = Backend::active().expect("the default");
+    for backend in backends() {
+        pin(Some(backend.isa())).expect("available");
+        let active = Backend::active().expect("pinned");
+        assert_eq!(Some(active), Backend::for_isa(backend.isa()).ok());
+        for (isa, error) in unavailable() {
+            assert_eq!(pin(Some(isa)), Err(error));
+            assert_eq!(
+                Backend::active(),
+                Ok(active),
+                "a failed pin changes nothing"
+            );
+        }
+    }
+    pin(None).expect("released");
+    assert_eq!(Backend::active(), Ok(before));
+}
+
+#[test]
+fn results_are_the_same_under_every_pin() {
+    let _turn = pinning();
+    pin(Some(Isa::Scalar)).expect("available");
+    let wanted = digest();
+    for backend in backends() {
+        pin(Some(backend.isa())).expect("available");
+        assert_eq!(digest(), wanted, "pinned to {backend:?}");
+    }
+    pin(None).expect("released");
+    assert_eq!(digest(), wanted, "not pinned");
+}
+
+/// Panels, prepared activations and products may come from different backends.
+#[test]
+fn backends_mix() {
+    let case = case();
+    let Shape { m, k, n, .. } = case.shape;
+    let matrix = TernaryMatrix::from_trits(&case.trits, m, k, Scales::per_tensor(1.0));
+    let matrix = matrix.expect("a matrix");
+    let wanted = case.gemm_i8(&mut workspace(Options::new().backend(Backend::scalar())));
+    for packer in backends() {
+        let panels = Panels::pack_with(packer, tritgemm::Threads::Serial, &matrix);
+        assert_eq!(
+            panels.as_bytes(),
+            case.layer.panels().as_bytes(),
+            "{packer:?}"
+        );
+        for preparer in backends() {
+            let ws = &mut workspace(Options::new().backend(preparer));
+            let x = common::view(&case.x_i8, n, k);
+            let x = PreparedActivations::int8(x, vec![1.0; n], None, ws).expect("prepared");
+            for backend in backends() {
+                let ws = &mut workspace(Options::new().backend(backend));
+                let mut y = vec![0; n * m];
+                let view = common::view_mut(&mut y, n, m);
+                panels.gemm_i8_prepared(&x, view, ws).expect("fits");
+                assert_eq!(y, wanted, "{packer:?}, {preparer:?}, {backend:?}");
+            }
+        }
+    }
+}
+
+/// Runs [`child`] in a process of its own, where `TRITGEMM_ISA` is `isa`.
+fn child_with(isa: &str) -> (String, Output) {
+    let test = std::env::current_exe().expect("this test's path");
+    // Under an emulator the child needs it too.
+    let prefix = format!("CARGO_TARGET_{}_", std::env::consts::ARCH.to_uppercase());
+    let runner = std::env::vars()
+        .find(|(name, _)| name.starts_with(&prefix) && name.ends_with("_RUNNER"))
+        .map(|(_, runner)| runner)
+        .unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let mut command = match words.next() {
+        Some(first) => {
+            let mut command = Command::new(first);
+            command.args(words).arg(test);
+            command
+        }
+        None => Command::new(test),
+    };
+    command.args(["--ignored", "--exact", "child", "--nocapture"]);
+    let output = command
+        .env(ISA_VARIABLE, isa)
+        .output()
+        .expect("the child ran");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{isa}: {text}\n{output:?}");
+    (text, output)
+}
+
+#[test]
+#[ignore = "run by the tests of TRITGEMM_ISA, with the variable set"]
+fn child() {
+    match Backend::active() {
+        Ok(active) => {
+            println!("active={} digest={:x}", active.name(), digest());
+            // A pin beats the variable.
+            pin(Some(Isa::Scalar)).expect("available");
+            assert_eq!(Backend::active(), Ok(Backend::scalar()));
+        }
+        Err(error) => {
+            println!("error={error}");
+            every_operation_refuses(&error);
+            let scalar = &mut workspace(Options::new().backend(Backend::scalar()));
+            let (panels, mut y) = (panels(), [0; 2]);
+            let (x, y) = (common::view(&[1, 2], 1, 2), common::view_mut(&mut y, 1, 2));
+            panels.gemm_i8(x, y, scalar).expect("a backend of its own");
+        }
+    }
+}
+
+/// `[[1, 1], [1, 1]]`, packed by a backend that is named.
+fn panels() -> Panels {
+    let packed = vec![0b0101_0000; 2];
+    let matrix = TernaryMatrix::from_packed(packed, 2, 2, Scales::per_tensor(1.0));
+    let matrix = matrix.expect("a matrix");
+    Panels::pack_with(Backend::scalar(), tritgemm::Threads::Serial, &matrix)
+}
+
+/// With the variable wrong, whatever would use the default backend says so and
+/// leaves its output alone.
+fn every_operation_refuses(error: &IsaError) {
+    let ws = &mut workspace(Options::new());
+    let panels = panels();
+    let layer = tritgemm::Linear::from_parts(panels.clone(), Scales::per_tensor(1.0), None);
+    let layer = layer.expect("a layer");
+    let mut integers = [7; 2];
+    let mut floats = [7.0; 2];
+    let x = common::view(&[1.0f32, 2.0], 1, 2);
+    let refused = [
+        panels.gemm_i8(
+            common::view(&[1, 2], 1, 2),
+            common::view_mut(&mut integers, 1, 2),
+            ws,
+        ),
+        layer.forward(x, common::view_mut(&mut floats, 1, 2), ws),
+        layer.forward_f32(x, common::view_mut(&mut floats, 1, 2), ws),
+    ];
+    for result in refused {
+        assert_eq!(result, Err(GemmError::Isa(error.clone())));
+    }
+    assert_eq!((integers, bits(&floats)), ([7; 2], bits(&[7.0; 2])));
+    let refused = [
+        PreparedActivations::float(x, None, ws),
+        PreparedActivations::quantize(x, None, ws),
+        PreparedActivations::int8(common::view(&[1, 2], 1, 2), vec![1.0], None, ws),
+    ];
+    for result in refused {
+        assert_eq!(result.err(), Some(PrepareError::Isa(error.clone())));
+    }
+    let matrix = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(1.0));
+    let matrix = matrix.expect("a matrix");
+    assert_eq!(Panels::pack(&matrix).err().as_ref(), Some(error));
+    assert_eq!(tritgemm::Linear::new(&matrix).err().as_ref(), Some(error));
+    assert!(Panels::from_packed(&[0], 1, 1).is_err());
+}
+
+#[test]
+fn the_variable_chooses() {
+    let wanted = format!("digest={:x}", digest());
+    for backend in backends() {
+        let best = Backend::for_isa(backend.isa()).expect("available");
+        let (text, _) = child_with(backend.isa().name());
+        assert!(text.contains(&format!("active={} ", best.name())), "{text}");
+        assert!(text.contains(&wanted), "{text}, expected {wanted}");
+    }
+    let (text, _) = child_with("");
+    assert!(
+        text.contains(&format!("active={} ", Backend::best().name())),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_variable_may_be_wrong() {
+    let (text, _) = child_with("sse9");
+    let unknown = IsaError::Unknown {
+        name: "sse9".into(),
+    };
+    assert!(text.contains(&format!("error={unknown}")), "{text}");
+    for (isa, error) in unavailable() {
+        let (text, _) = child_with(isa.name());
+        assert!(text.contains(&format!("error={error}")), "{text}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Degenerate and impossible shapes: no elements, any number of rows, strides
+//! that overflow, matrices that no memory holds.
+
+use crate::common::{self, bits, view, view_mut, workspace};
+use crate::{HUGE, assert_names, layer};
+use tritgemm::codec::{self, Mode};
+use tritgemm::quant::{self, QuantError};
+use tritgemm::{
+    Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Panels, PrepareError,
+    PreparedActivations, Scales, TernaryMatrix,
+};
+
+/// Shapes that have no elements and so no slice that could be too short: any
+/// number of rows must work, in no time and no memory.
+#[test]
+fn nothing_may_be_as_many_rows_as_it_likes() {
+    let one = || Scales::per_tensor(1.0);
+    let matrix = TernaryMatrix::from_trits(&[], HUGE, 0, one()).expect("nothing");
+    assert_eq!(
+        TernaryMatrix::from_packed(vec![], HUGE, 0, one()).as_ref(),
+        Ok(&matrix)
+    );
+    assert!(matrix.to_trits().is_empty() && matrix.to_f32().is_empty());
+    assert!(matrix.nonzero_mask().is_empty());
+    let tall = Linear::new(&matrix).expect("nothing");
+    assert!(tall.panels().as_bytes().is_empty() && tall.panels().to_packed().is_empty());
+    assert_eq!(
+        Panels::from_packed(&[], HUGE, 0).expect("nothing").rows(),
+        HUGE
+    );
+    let half = HUGE / 2 + 1;
+    assert_eq!(
+        tall.slice_rows(half..HUGE)
+            .expect("at a panel")
+            .out_features(),
+        half - 1
+    );
+    let grouped = Scales::per_group(GroupSize::G64, vec![]);
+    let grouped = TernaryMatrix::from_trits(&[], HUGE, 0, grouped).expect("nothing");
+    let grouped = Linear::new(&grouped).expect("nothing");
+
+    for way in common::ways() {
+        let ws = &mut workspace(way);
+        // No tokens for all those rows.
+        let (x, y) = (|| view::<f32>(&[], 0, 0), || MatMut::new(&mut [], 0, HUGE));
+        for layer in [&tall, &grouped] {
+            layer.forward(x(), y().expect("empty"), ws).expect("fits");
+            layer
+                .forward_f32(x(), y().expect("empty"), ws)
+                .expect("fits");
+        }
+        // As many tokens of nothing for no rows.
+        let none = layer(0, 0);
+        let tokens = || view::<f32>(&[], HUGE, 0);
+        let y = || view_mut::<f32>(&mut [], HUGE, 0);
+        none.forward(tokens(), y(), ws).expect("fits");
+        none.forward_f32(tokens(), y(), ws).expect("fits");
+        let panels = none.panels();
+        let y_i32 = view_mut::<i32>(&mut [], HUGE, 0);
+        panels.gemm_i8(view(&[], HUGE, 0), y_i32, ws).expect("fits");
+        for group in [None, Some(GroupSize::G256)] {
+            let x = PreparedActivations::float(tokens(), group, ws).expect("fits");
+            assert_eq!([x.tokens(), x.cols()], [HUGE, 0]);
+            let x = PreparedActivations::quantize(tokens(), group, ws).expect("fits");
+            assert_eq!([x.tokens(), x.cols()], [HUGE, 0]);
+        }
+        let x = PreparedActivations::quantize(tokens(), None, ws).expect("fits");
+        none.forward_prepared(&x, y(), ws).expect("fits");
+        let x = PreparedActivations::int8(view(&[], HUGE, 0), vec![], None, ws);
+        let error = PrepareError::TokenScales {
+            tokens: HUGE,
+            len: 0,
+        };
+        assert_eq!(x.err(), Some(error));
+    }
+}
+
+/// The codec, for as many rows of nothing.
+#[test]
+fn nothing_encodes_to_nothing() {
+    for mode in [Mode::Strict, Mode::Lenient] {
+        assert_eq!(codec::encode(&[], HUGE, 0, &mut [], mode), Ok(()));
+        assert_eq!(codec::decode(&[], HUGE, 0, &mut [], mode), Ok(()));
+    }
+}
+
+/// With K = 0 an output is its bias.
+#[test]
+fn sums_over_nothing_are_zero() {
+    let panels = layer(3, 0).panels().clone();
+    let scales = Scales::per_row(vec![-1.0, 0.0, 2.0]);
+    let plain = Linear::from_parts(panels, scales, None).expect("a layer");
+    let biased = plain
+        .clone()
+        .with_bias(vec![-0.0, f32::NAN, 2.5])
+        .expect("a bias");
+    for way in common::ways() {
+        let ws = &mut workspace(way);
+        let mut run = |layer: &Linear, path: usize| {
+            let mut y = [7.0; 6];
+            let (x, view) = (view::<f32>(&[], 2, 0), view_mut(&mut y, 2, 3));
+            match path {
+                0 => layer.forward(x, view, ws),
+                1 => layer.forward_f32(x, view, ws),
+                2 => {
+                    let x = PreparedActivations::quantize(x, None, ws).expect("prepared");
+                    layer.forward_prepared(&x, view, ws)
+                }
+                _ => {
+                    let x = PreparedActivations::float(x, None, ws).expect("prepared");
+                    layer.forward_prepared(&x, view, ws)
+                }
+            }
+            .expect("fits");
+            bits(&y)
+        };
+        for path in 0..4 {
+            assert_eq!(run(&plain, path), [0; 6], "{way:?}");
+            let wanted = [0, 0x7fc0_0000, 2.5f32.to_bits()].repeat(2);
+            assert_eq!(run(&biased, path), wanted, "{way:?}");
+        }
+        let mut y = [7; 6];
+        let y_view = view_mut(&mut y, 2, 3);
+        plain
+            .panels()
+            .gemm_i8(view(&[], 2, 0), y_view, ws)
+            .expect("fits");
+        assert_eq!(y, [0; 6], "{way:?}");
+    }
+}
+
+#[test]
+fn shapes_beyond_memory_are_errors() {
+    let one = || Scales::per_tensor(1.0);
+    for (rows, cols) in [
+        (HUGE, 1),
+        (HUGE, MAX_COLS),
+        (HUGE / 4, 5),
+        (1 << 60, 1 << 20),
+    ] {
+        let results = [
+            TernaryMatrix::from_trits(&[], rows, cols, one()).map(|_| ()),
+            TernaryMatrix::from_packed(vec![], rows, cols, one()).map(|_| ()),
+            TernaryMatrix::quantize(&[], rows, cols, Granularity::PerRow).map(|_| ()),
+            Panels::from_packed(&[], rows, cols).map(|_| ()),
+        ];
+        for result in results {
+            let error = result.expect_err("beyond memory");
+            assert_names(&error, &[&rows]);
+        }
+    }
+    // The scales of rows of nothing would need memory that nothing vouches for.
+    for rows in [HUGE, 1 << 60, 1 << 40] {
+        let too_large = QuantError::TooLarge { rows, cols: 0 };
+        let made = quant::absmean(&[], rows, 0, Granularity::PerRow);
+        assert_eq!(made, Err(too_large.clone()));
+        let made = TernaryMatrix::quantize(&[], rows, 0, Granularity::PerRow);
+        assert_eq!(made.err(), Some(MatrixError::Quant(too_large.clone())));
+        let made = TernaryMatrix::quantize(&[], rows, 0, Granularity::PerTensor);
+        assert_eq!(made.expect("one scale").rows(), rows);
+        let made = quant::quantize_activations::<f32>(&[], rows, 0);
+        assert_eq!(made, Err(too_large));
+    }
+}
+
+/// A stride that could overflow is never multiplied with more than it was
+/// checked for.
+#[test]
+fn one_row_of_any_stride() {
+    let layer = layer(65, 20);
+    for way in common::ways() {
+        let ws = &mut workspace(way);
+        let (x8, x) = ([1i8; 20], [1.0f32; 20]);
+        let (mut y32, mut y) = ([0; 65], [0.0; 65]);
+        let panels = layer.panels();
+        let wide = |x| MatRef::with_stride(x, 1, 20, HUGE).expect("one row");
+        let y_view = MatMut::with_stride(&mut y32, 1, 65, HUGE).expect("one row");
+        let x_view = MatRef::with_stride(&x8, 1, 20, HUGE).expect("one row");
+        panels.gemm_i8(x_view, y_view, ws).expect("fits");
+        assert_eq!(y32, [20; 65], "{way:?}");
+        let y_view = MatMut::with_stride(&mut y, 1, 65, HUGE).expect("one row");
+        layer.forward_f32(wide(&x), y_view, ws).expect("fits");
+        assert_eq!(y, [20.0; 65], "{way:?}");
+        let y_view = MatMut::with_stride(&mut y, 1, 65, HUGE).expect("one row");
+        layer.forward(wide(&x), y_view, ws).expect("fits");
+        assert!(y.iter().all(|v| (v - 20.0).abs() < 1e-4), "{way:?}: {y:?}");
+    }
+}
