@@ -85,7 +85,13 @@ fn the_largest_sums_are_exact() {
 fn partial_sums_may_swing() {
     let k = 57_600 + 480;
     for half in [8, 40, 80, 120, 240, 28_800] {
-        let sign = |i: usize| if (i / half).is_multiple_of(2) { 1i8 } else { -1 };
+        let sign = |i: usize| {
+            if (i / half).is_multiple_of(2) {
+                1i8
+            } else {
+                -1
+            }
+        };
         let trits: Vec<i8> = (0..k).map(sign).chain((0..k).map(|i| -sign(i))).collect();
         let panels = pack(&trits, 2, k);
         for x in [127i8, -128] {
