@@ -3,7 +3,7 @@
 use crate::{Dir, assert_same, bytes, case};
 use std::fs;
 use std::path::Path;
-use tritgemm::{Linear, PanelFile, PanelFileError, Verify};
+use tritgemm::{Linear, PanelFile, PanelFileError};
 
 #[test]
 fn saving_leaves_one_file_and_replaces_what_was_there() {
@@ -90,5 +90,5 @@ fn a_missing_file_is_named() {
     check(Linear::load(&path).expect_err("missing"));
     #[cfg(feature = "mmap")]
     // SAFETY: there is no file.
-    check(unsafe { PanelFile::map(&path, Verify::Full) }.expect_err("missing"));
+    check(unsafe { PanelFile::map(&path, tritgemm::Verify::Full) }.expect_err("missing"));
 }

@@ -1,0 +1,173 @@
+//! The command line, and the sweep it asks for.
+
+use crate::contender::Info;
+use crate::problem::{Cell, Residency, Shape};
+use crate::timing::Protocol;
+use clap::Parser;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// tritgemm against its peers and the machine's ceilings, in one interleaved run.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub struct Cli {
+    /// Weight matrices, ROWSxCOLS (M x K), COLS a multiple of 256
+    /// [default: 2560x2560,4096x4096; with --full or --bars six shapes]
+    #[arg(long, value_delimiter = ',')]
+    pub shapes: Vec<Shape>,
+
+    /// Tokens (N)
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
+          value_parser = positive)]
+    pub tokens: Vec<usize>,
+
+    /// Only contenders whose name contains one of these (see --list)
+    #[arg(long, value_delimiter = ',')]
+    pub contenders: Vec<String>,
+
+    /// Thread counts
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2], value_parser = positive)]
+    pub threads: Vec<usize>,
+
+    /// Timed repeats of each contender in each cell, interleaved
+    /// [default: 7; with --full 11]
+    #[arg(long, value_parser = positive)]
+    pub repeats: Option<usize>,
+
+    /// The default: two shapes, under five minutes
+    #[arg(long, conflicts_with = "full")]
+    pub quick: bool,
+
+    /// All six shapes and more repeats; may take half an hour
+    #[arg(long)]
+    pub full: bool,
+
+    /// Skip the cold runs (N = 1 over more than 512 MB of weights)
+    #[arg(long)]
+    pub no_cold: bool,
+
+    /// Instead of the sweep, check every bar of the project's performance goals;
+    /// exits with status 1 if one fails
+    #[arg(long)]
+    pub bars: bool,
+
+    /// Write everything measured to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write roofline.svg and tokens.svg to this folder
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+
+    /// Redraw the plots from a JSON file of an earlier run, measuring nothing
+    #[arg(long, value_name = "FILE", requires = "plots")]
+    pub replot: Option<PathBuf>,
+
+    /// The shape that the plots show
+    #[arg(long, default_value = "4096x4096")]
+    pub plot_shape: Shape,
+
+    /// List the contenders that this machine can run
+    #[arg(long)]
+    pub list: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
+/// The shapes of BitNet b1.58 2B4T and of 8B-class models.
+const ALL_SHAPES: [Shape; 6] = [
+    Shape::new(2560, 2560),
+    Shape::new(6912, 2560),
+    Shape::new(2560, 6912),
+    Shape::new(4096, 4096),
+    Shape::new(14336, 4096),
+    Shape::new(4096, 14336),
+];
+
+const QUICK_SHAPES: [Shape; 2] = [Shape::new(2560, 2560), Shape::new(4096, 4096)];
+
+impl Cli {
+    pub fn shapes(&self) -> Vec<Shape> {
+        if !self.shapes.is_empty() {
+            self.shapes.clone()
+        } else if self.full || self.bars {
+            ALL_SHAPES.to_vec()
+        } else {
+            QUICK_SHAPES.to_vec()
+        }
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        Protocol {
+            repeats: self.repeats.unwrap_or(if self.full { 11 } else { 7 }),
+            repeat_time: Duration::from_millis(10),
+        }
+    }
+
+    pub fn cells(&self) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for shape in self.shapes() {
+            for &threads in &self.threads {
+                for &tokens in &self.tokens {
+                    let mut add = |residency| {
+                        cells.push(Cell {
+                            shape,
+                            residency,
+                            threads,
+                            tokens,
+                        });
+                    };
+                    add(Residency::Hot);
+                    if tokens == 1 && !self.no_cold {
+                        add(Residency::Cold);
+                    }
+                }
+            }
+        }
+        cells
+    }
+
+    pub fn wants(&self, info: &Info) -> bool {
+        self.contenders.is_empty()
+            || self
+                .contenders
+                .iter()
+                .any(|c| info.name.contains(c.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_single_tokens_run_cold() {
+        let cli = Cli::parse_from(["peers", "--shapes", "64x256", "--tokens", "1,4"]);
+        let cold: Vec<Cell> = cli
+            .cells()
+            .into_iter()
+            .filter(|c| c.residency == Residency::Cold)
+            .collect();
+        assert_eq!(cold.len(), cli.threads.len());
+        assert!(cold.iter().all(|c| c.tokens == 1));
+    }
+
+    #[test]
+    fn shapes_that_ggml_cannot_hold_are_refused() {
+        for bad in ["64", "0x256", "64x100", "64x256x2", "ax256"] {
+            assert!(bad.parse::<Shape>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Who answers to whom: each of our contenders against the ceiling and the peer
+//! of its own arithmetic.
+
+use crate::ceilings::READ;
+use crate::contender::{Info, Path, Role};
+use crate::run::{CellResult, Measurement};
+use crate::{dense, ggml, ours};
+use serde::{Deserialize, Serialize};
+
+/// Our speed over a rival's; where several rivals are named, over the fastest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ratio {
+    pub over: String,
+    pub value: f64,
+}
+
+/// All ratios of a measurement that its cell has the rivals for.
+pub fn ratios(m: &Measurement, cell: &CellResult) -> Vec<Ratio> {
+    if m.info.role != Role::Ours {
+        return Vec::new();
+    }
+    let mut ratios: Vec<Ratio> = rivals(&m.info)
+        .into_iter()
+        .filter_map(|(over, names)| {
+            let rival = fastest(cell, &names)?;
+            Some(Ratio {
+                over: over.to_owned(),
+                value: m.gmacs / rival,
+            })
+        })
+        .collect();
+    // With more than one token the weights' bandwidth is no longer what limits.
+    if cell.cell.tokens == 1
+        && let Some(read) = cell.find(READ)
+    {
+        ratios.push(Ratio {
+            over: READ.to_owned(),
+            value: m.gigabytes_per_second / read.gigabytes_per_second,
+        });
+    }
+    ratios
+}
+
+fn fastest(cell: &CellResult, names: &[String]) -> Option<f64> {
+    names
+        .iter()
+        .filter_map(|name| cell.gmacs(name))
+        .max_by(f64::total_cmp)
+}
+
+fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
+    let backend = info.name.split_once('/').map_or("", |(_, backend)| backend);
+    let avx2 = backend == "avx2";
+    let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
+    match info.path {
+        Path::Int8 if avx2 => vec![
+            ("vpmaddubsw-ymm", names(&["vpmaddubsw-ymm"])),
+            ("ggml", names(&[ggml::FULL, ggml::BARE])),
+        ],
+        Path::Int8 => vec![
+            ("vpdpbusd-zmm", names(&["vpdpbusd-zmm"])),
+            ("ggml", names(&[ggml::FULL, ggml::BARE])),
+        ],
+        Path::W1a8 => vec![
+            ("ggml", names(&[ggml::FULL])),
+            ("raw int8", vec![ours::name(Path::Int8, backend)]),
+        ],
+        Path::F32 => vec![
+            if avx2 {
+                ("fma-ymm", names(&["fma-ymm"]))
+            } else {
+                ("fma-zmm", names(&["fma-zmm"]))
+            },
+            ("gemm", names(&[dense::NAME])),
+        ],
+        Path::Bytes => Vec::new(),
+    }
+}
