@@ -8,25 +8,25 @@
 //! additions. What is written here is what the generic source leaves open:
 //!
 //! ```text
-//! expand:  64 bytes -> nibbles -> tbl + tbl -> base-3 index 0..81 -> ushll #6
-//!          16 rows: ushr, and, 2 tbl, add, 2 ushll
+//! expand:  4 strips of 16 bytes -> nibbles -> tbl + tbl -> index 0..81 -> ushll #6
+//!          16 rows: per strip ushr, and, 2 tbl, add, 2 ushll; then 2 st4
 //! finish:  acc[row][token] -> out[token][row], in squares of 4 rows x 4 tokens
 //! ```
 //!
 //! # Instructions for a byte of a row
-//! `ldrh`, `add`, 2 `ldp`, 4 `add`: 8 for 128 int8 MACs (0.0625 a MAC) or 64
-//! f32 MACs (0.125), plus per chunk 4 `ldp`/`stp` for the accumulators and
-//! 0.45 to expand each byte.
+//! An offset out of its word (1 or 2), an address, 2 `ldp`, 4 `add`: for 128
+//! int8 MACs or 64 f32 MACs; plus per chunk of 12 bytes 4 `ldp`/`stp` for the
+//! accumulators, and 0.5 to expand each byte.
 //!
-//! Per MAC, as compiled by rustc 1.95, a chunk of five bytes with its
-//! accumulators, without expansion and tables; cycles are llvm-mca 19's models,
+//! Per MAC, as compiled by rustc 1.95, the 24 look-ups of a pair of rows,
+//! without accumulators, expansion and tables; cycles are llvm-mca 19's models,
 //! all loads in L1 (`benches/neon_mca.sh`), not measurements:
 //!
 //! | loop | instructions | neoverse-n1 | neoverse-v1 | apple-m1 |
 //! |---|---|---|---|---|
-//! | `column_i8` | 0.091 | 0.033 | 0.016 | 0.019 |
+//! | `column_i8` | 0.060 | 0.018 | 0.012 | 0.013 |
 //! | `sdot`, 8 x 12 tile | 0.076 | 0.031 | 0.016 | 0.021 |
-//! | `column_f32` | 0.181 | 0.066 | 0.033 | 0.041 |
+//! | `column_f32` | 0.121 | 0.034 | 0.024 | 0.031 |
 //! | `fmla`, 8 x 12 tile | 0.302 | 0.126 | 0.063 | 0.084 |
 
 use super::super::column::{self, ENTRY, Expand, LANES_F32, LANES_I8, Quad};
