@@ -10,6 +10,15 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
     check_kernel_table(Path::new("kernels"));
+    // Which folder of kernels the target has, decided once: `cfg(kernels = "...")`.
+    println!("cargo::rustc-check-cfg=cfg(kernels, values(\"x86_64\", \"aarch64\"))");
+    let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
+    match (target("ARCH").as_str(), target("ENDIAN").as_str()) {
+        ("x86_64", _) => println!("cargo::rustc-cfg=kernels=\"x86_64\""),
+        // The lanes of a NEON vector are numbered the other way on big-endian.
+        ("aarch64", "little") => println!("cargo::rustc-cfg=kernels=\"aarch64\""),
+        _ => {}
+    }
     let out = Path::new(&env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("tables.rs");
     fs::write(&out, tables()).unwrap_or_else(|e| panic!("writing {}: {e}", out.display()));
 }

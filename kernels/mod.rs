@@ -27,9 +27,9 @@ pub mod table;
 pub mod tiles;
 pub mod vector;
 
-#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+#[cfg(kernels = "aarch64")]
 pub mod aarch64;
-#[cfg(target_arch = "x86_64")]
+#[cfg(kernels = "x86_64")]
 pub mod x86_64;
 
 /// Tables that `build.rs` generates and the scalar reference verifies.

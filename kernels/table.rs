@@ -41,13 +41,13 @@ pub struct Feature {
 /// Every kernel set compiled into this build, best first; the scalar reference
 /// is last and always available.
 pub static TABLE: &[&KernelSet] = &[
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(kernels = "x86_64")]
     &super::x86_64::AVX512_VBMI,
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(kernels = "x86_64")]
     &super::x86_64::AVX512,
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(kernels = "x86_64")]
     &super::x86_64::AVX2,
-    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    #[cfg(kernels = "aarch64")]
     &super::aarch64::NEON,
     &super::scalar::SCALAR,
 ];

@@ -136,3 +136,33 @@ pub unsafe fn pack_panel(
         row_start = row_start.wrapping_add(stride);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::generated::*;
+
+    /// Every generated table against the encoding's own words.
+    #[test]
+    fn generated_tables_state_the_encoding() {
+        for byte in 0..=255u8 {
+            let mut index = 0;
+            for j in 0..4 {
+                let code = (byte >> (6 - 2 * j)) & 0b11;
+                let trit = match code {
+                    0b01 => 1,
+                    0b10 => -1,
+                    _ => 0,
+                };
+                assert_eq!(DECODE[byte as usize][j], trit);
+                assert_eq!(CODE_LEGAL[byte as usize] >> j & 1 == 1, code != 0b11);
+                index = 3 * index + i32::from(trit).rem_euclid(3);
+            }
+            assert_eq!(i32::from(BYTE_INDEX[byte as usize]), index);
+            let (high, low) = ((byte >> 4) as usize, (byte & 15) as usize);
+            assert_eq!(
+                BYTE_INDEX[byte as usize],
+                NIBBLE_INDEX_HIGH[high] + NIBBLE_INDEX[low]
+            );
+        }
+    }
+}
