@@ -42,7 +42,7 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
     row_f32: &avx512::row_f32::ROW_F32_VBMI,
     column_i8: &avx512::column::COLUMN_I8,
     column_f32: &avx512::column::COLUMN_F32,
-    crossover_i8: 21,
+    crossover_i8: 18,
     crossover_f32: 10,
 };
 

@@ -20,7 +20,7 @@ use crate::workspace::{Scratch, reserve};
 use core::mem::size_of;
 
 /// Bytes of tables, over all tokens, that one chunk along K may take.
-const TABLE_BUDGET: usize = 256 << 10;
+const TABLE_BUDGET: usize = 512 << 10;
 /// Bytes of sums that one block of panels may take.
 const SUMS_BUDGET: usize = 128 << 10;
 

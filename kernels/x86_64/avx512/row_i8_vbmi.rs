@@ -34,8 +34,11 @@ const TABLE_BYTES: usize = 8 * 64;
 const UNIT_WEIGHTS: usize = 12;
 /// Units that 16-bit lanes hold: `4 * 512 * 31 = 63488`.
 const STRETCH: usize = 512;
-/// Bytes ahead of the loads that panels are prefetched.
-const PREFETCH: usize = 3072;
+/// Bytes ahead of the loads that panels are prefetched into L1: more would wait
+/// in the few buffers that L1 has for misses, which the tables need as well.
+const PREFETCH_L1: usize = 768;
+/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+const PREFETCH_L2: usize = 6144;
 
 /// The kernel.
 pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
@@ -259,9 +262,12 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
                 // SAFETY: precondition 2: three strips of 64 bytes a unit.
                 let bytes = unsafe {
                     let strip = panels[p];
-                    _mm_prefetch::<_MM_HINT_T0>(strip.wrapping_add(PREFETCH).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(strip.wrapping_add(PREFETCH + 64).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(strip.wrapping_add(PREFETCH + 128).cast());
+                    for line in 0..3 {
+                        let near = strip.wrapping_add(PREFETCH_L1 + 64 * line);
+                        let far = strip.wrapping_add(PREFETCH_L2 + 64 * line);
+                        _mm_prefetch::<_MM_HINT_T0>(near.cast());
+                        _mm_prefetch::<_MM_HINT_T1>(far.cast());
+                    }
                     [
                         _mm512_loadu_si512(strip.cast()),
                         _mm512_loadu_si512(strip.add(PANEL_ROWS).cast()),
