@@ -146,14 +146,14 @@ mod tests {
     fn generated_tables_state_the_encoding() {
         for byte in 0..=255u8 {
             let mut index = 0;
-            for j in 0..4 {
+            for (j, &decoded) in DECODE[byte as usize].iter().enumerate() {
                 let code = (byte >> (6 - 2 * j)) & 0b11;
-                let trit = match code {
+                let trit: i8 = match code {
                     0b01 => 1,
                     0b10 => -1,
                     _ => 0,
                 };
-                assert_eq!(DECODE[byte as usize][j], trit);
+                assert_eq!(decoded, trit);
                 assert_eq!(CODE_LEGAL[byte as usize] >> j & 1 == 1, code != 0b11);
                 index = 3 * index + i32::from(trit).rem_euclid(3);
             }
