@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! for chunk of G bytes along K:
-//!     T[b][i] = the 81 signed sums of the chunk's b-th group      (L1 cache)
+//!     T[b][i] = the 81 signed sums of the chunk's b-th group      (L1 and L2)
 //!     for panel, for row r:
 //!         acc = A[r]                                               (L2 cache)
 //!         for b in 0..G:  acc += T[b][index(panel[b][r])]          (load-add)

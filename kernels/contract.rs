@@ -156,7 +156,7 @@ pub struct FinishCall<Acc> {
 }
 
 /// A column-lane kernel: lanes are tokens, tables of signed-sum vectors sit in
-/// the L1 cache and each panel byte costs one load-add.
+/// the cache and each panel byte costs one load-add.
 pub struct ColumnKernel<X: 'static, Acc: 'static> {
     /// `{isa}-{activation}-column`.
     pub name: &'static str,

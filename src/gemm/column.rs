@@ -4,7 +4,7 @@
 //! for token tile                       32 int8 or 16 f32 tokens
 //!   for block of panels                accumulators and totals stay in L2
 //!     for segment
-//!       for chunk of strips            its tables stay in L1
+//!       for chunk of strips            its tables stay in L1 and L2
 //!         build the tables
 //!         acc[row] += table entries    for all panels of the block
 //!       finish, emit the segment's sums
