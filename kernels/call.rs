@@ -12,12 +12,22 @@ use bytemuck::Pod;
 use core::mem::size_of;
 use core::ops::Range;
 
+/// Where a row-lane kernel is to expect its weights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Source {
+    /// In the cache.
+    #[default]
+    Cache,
+    /// In memory.
+    Memory,
+}
+
 /// An activation type that kernels exist for: `i8` or `f32`.
 pub trait Element: Pod + Send + Sync {
     /// What its products are summed in.
     type Acc: Pod + Send + Sync;
-    /// The row-lane kernel of a backend.
-    fn row(backend: Backend) -> &'static RowKernel<Self, Self::Acc>;
+    /// The row-lane kernel of a backend for weights from `source`.
+    fn row(backend: Backend, source: Source) -> &'static RowKernel<Self, Self::Acc>;
     /// The column-lane kernel of a backend.
     fn column(backend: Backend) -> &'static ColumnKernel<Self, Self::Acc>;
     /// From how many tokens a backend prefers the column lanes.
@@ -26,8 +36,11 @@ pub trait Element: Pod + Send + Sync {
 
 impl Element for i8 {
     type Acc = i32;
-    fn row(backend: Backend) -> &'static RowKernel<i8, i32> {
-        backend.set().row_i8
+    fn row(backend: Backend, source: Source) -> &'static RowKernel<i8, i32> {
+        match source {
+            Source::Cache => backend.set().row_i8,
+            Source::Memory => backend.set().streamed_i8,
+        }
     }
     fn column(backend: Backend) -> &'static ColumnKernel<i8, i32> {
         backend.set().column_i8
@@ -39,7 +52,7 @@ impl Element for i8 {
 
 impl Element for f32 {
     type Acc = f32;
-    fn row(backend: Backend) -> &'static RowKernel<f32, f32> {
+    fn row(backend: Backend, _: Source) -> &'static RowKernel<f32, f32> {
         backend.set().row_f32
     }
     fn column(backend: Backend) -> &'static ColumnKernel<f32, f32> {
@@ -118,8 +131,13 @@ fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
 }
 
 /// Builds the row-lane tables of one token.
-pub fn row_build<X: Element>(backend: Backend, x: &[X], units: usize, tables: &mut [u8]) {
-    let kernel = X::row(backend);
+pub fn row_build<X: Element>(
+    (backend, source): (Backend, Source),
+    x: &[X],
+    units: usize,
+    tables: &mut [u8],
+) {
+    let kernel = X::row(backend, source);
     assert!(reach(2, units, 0).is_some() && x.len() / 4 / kernel.unit_bytes >= units);
     assert!(
         tables.len() / kernel.table_bytes >= units,
@@ -149,14 +167,14 @@ pub struct RowPart<'a> {
 /// the tables and sums of successive tokens `table_stride` bytes and
 /// `out_stride` elements apart.
 pub fn row_run<X: Element>(
-    backend: Backend,
+    (backend, source): (Backend, Source),
     tile: usize,
     part: &RowPart<'_>,
     (tables, table_stride): (&[u8], usize),
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
-    let kernel = X::row(backend);
+    let kernel = X::row(backend, source);
     let tile = &kernel.tiles[tile];
     assert!(
         part.units <= kernel.max_units,

@@ -18,6 +18,9 @@ pub struct KernelSet {
     pub codec: &'static CodecKernel,
     /// int8, few tokens.
     pub row_i8: &'static RowKernel<i8, i32>,
+    /// int8, one token, weights out of memory: another set's `row_i8`, if that
+    /// is faster then.
+    pub streamed_i8: &'static RowKernel<i8, i32>,
     /// f32, few tokens.
     pub row_f32: &'static RowKernel<f32, f32>,
     /// int8, many tokens.

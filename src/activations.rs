@@ -118,7 +118,7 @@ impl PreparedActivations {
         ws: &mut Workspace,
     ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<f32>>::default();
-        let how = (ws.backend()?, ws.lanes());
+        let how = ws.how(None)?;
         prepared.build(x, group_bytes(group), how, &ws.team())?;
         Ok(Self {
             group,
@@ -133,7 +133,7 @@ impl PreparedActivations {
         ws: &mut Workspace,
     ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<i8>>::default();
-        let how = (ws.backend()?, ws.lanes());
+        let how = ws.how(None)?;
         prepared.build(x, group_bytes(group), how, &ws.team())?;
         Ok(Self {
             group,

@@ -37,6 +37,7 @@
 mod kernels;
 
 mod activations;
+mod cache;
 pub mod codec;
 mod element;
 mod gemm;
@@ -55,6 +56,7 @@ mod view;
 mod workspace;
 
 pub use activations::{PrepareError, PreparedActivations};
+pub use cache::CacheSizes;
 pub use element::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
 #[doc(hidden)]
@@ -67,7 +69,7 @@ pub use parallel_for::{Incomplete, MAX_WORKERS, ParallelFor};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};
-pub use workspace::{Lanes, Options, Workspace};
+pub use workspace::{Lanes, Options, Residency, Workspace};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

@@ -1,6 +1,7 @@
 //! How a product runs (backend, threads, lanes) and the memory it reuses.
 
-use crate::gemm::prepare::Prepared;
+use crate::cache::CacheSizes;
+use crate::gemm::prepare::{How, Prepared};
 use crate::isa::{Backend, IsaError};
 use crate::parallel_for::{ParallelFor, Team};
 use crate::threads::Threads;
@@ -24,6 +25,25 @@ pub enum Lanes {
     Column,
 }
 
+/// Where the weights of a product come from. For a single int8 token some CPUs
+/// have two kernels: one that is the fastest on weights in the cache, and one
+/// whose smaller tables leave more of the cache's ports to weights that stream
+/// from memory. Both give the same bits.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Residency {
+    /// By the size of the matrix: more than an eighth of the last-level cache
+    /// is taken to come from memory, and so is any matrix that multiplies
+    /// [`PreparedActivations`](crate::PreparedActivations), which are made
+    /// before it is known.
+    #[default]
+    Auto,
+    /// The weights are in the cache: a small model, or one matrix again and again.
+    Cache,
+    /// The weights are not in the cache: a model larger than it.
+    Memory,
+}
+
 /// How products run. Results never depend on it.
 ///
 /// ```
@@ -36,6 +56,7 @@ pub struct Options {
     backend: Option<Backend>,
     threads: Threads,
     lanes: Lanes,
+    residency: Residency,
 }
 
 impl Options {
@@ -53,6 +74,12 @@ impl Options {
     /// Where the work runs.
     pub fn threads(mut self, threads: Threads) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Says where the weights come from.
+    pub fn residency(mut self, residency: Residency) -> Self {
+        self.residency = residency;
         self
     }
 
@@ -135,8 +162,18 @@ impl Workspace {
         }
     }
 
-    pub(crate) fn lanes(&self) -> Lanes {
-        self.options.lanes
+    /// How to prepare activations for panels of `bytes` bytes, if they are known.
+    pub(crate) fn how(&self, bytes: Option<usize>) -> Result<How, IsaError> {
+        let streamed = match self.options.residency {
+            Residency::Auto => bytes.is_none_or(|b| b >= CacheSizes::detect().streamed_from()),
+            Residency::Cache => false,
+            Residency::Memory => true,
+        };
+        Ok(How {
+            backend: self.backend()?,
+            lanes: self.options.lanes,
+            streamed,
+        })
     }
 }
 

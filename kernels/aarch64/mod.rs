@@ -24,6 +24,7 @@ pub static NEON: KernelSet = KernelSet {
     features: &[],
     codec: &codec::CODEC,
     row_i8: &row_i8::ROW_I8,
+    streamed_i8: &row_i8::ROW_I8,
     row_f32: &row_f32::ROW_F32,
     column_i8: &column::COLUMN_I8,
     column_f32: &column::COLUMN_F32,

@@ -11,25 +11,29 @@ use super::contract::{ColumnKernel, RowKernel, RowTile};
 use super::table::KernelSet;
 use crate::isa::Isa;
 
+/// int8, few tokens.
+static ROW_I8: RowKernel<i8, i32> = RowKernel {
+    name: "scalar-i8-row",
+    unit_bytes: 1,
+    table_bytes: 4,
+    max_units: usize::MAX / 64,
+    build: row::copy_i8,
+    tiles: &[RowTile {
+        panels: 1,
+        tokens: 1,
+        run: row::row_i8,
+    }],
+    symbols: &["scalar::row::row_i8"],
+};
+
 /// The reference kernels, available on every CPU.
 pub static SCALAR: KernelSet = KernelSet {
     name: "scalar",
     isa: Isa::Scalar,
     features: &[],
     codec: &codec::CODEC,
-    row_i8: &RowKernel {
-        name: "scalar-i8-row",
-        unit_bytes: 1,
-        table_bytes: 4,
-        max_units: usize::MAX / 64,
-        build: row::copy_i8,
-        tiles: &[RowTile {
-            panels: 1,
-            tokens: 1,
-            run: row::row_i8,
-        }],
-        symbols: &["scalar::row::row_i8"],
-    },
+    row_i8: &ROW_I8,
+    streamed_i8: &ROW_I8,
     row_f32: &RowKernel {
         name: "scalar-f32-row",
         unit_bytes: 1,

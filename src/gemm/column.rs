@@ -12,6 +12,7 @@
 
 use super::Product;
 use super::sink::{At, Sink};
+use crate::cache::CacheSizes;
 use crate::isa::Backend;
 use crate::kernels::call::{self, ColumnPart, Element, PanelView};
 use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_BLOCKS, Fold, PANEL_ROWS};
@@ -20,8 +21,11 @@ use crate::workspace::{Scratch, reserve};
 use core::mem::size_of;
 use core::ops::Range;
 
-/// Bytes of accumulators and totals that one block of panels may take.
-const ACC_BUDGET: usize = 512 << 10;
+/// Bytes of accumulators and totals that one block of panels may take: half of
+/// L2, beside a chunk's tables.
+fn acc_budget() -> usize {
+    CacheSizes::detect().l2 / 2
+}
 
 /// Computes one tile of `y`.
 pub(crate) fn run_tile<X: Element, S: Sink<X>>(
@@ -35,7 +39,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let block = balanced(
         panels.len(),
-        ACC_BUDGET / (2 * PANEL_ROWS * kernel.entry_bytes),
+        acc_budget() / (2 * PANEL_ROWS * kernel.entry_bytes),
     );
     let tokens = y.rows();
     for first_token in tokens.clone().step_by(kernel.lanes) {

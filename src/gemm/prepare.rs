@@ -2,12 +2,21 @@
 
 use super::{segments, strips};
 use crate::isa::Backend;
-use crate::kernels::call::{self, Element};
+use crate::kernels::call::{self, Element, Source};
 use crate::kernels::tiles::TileGrid;
 use crate::parallel_for::{Incomplete, Team};
 use crate::view::MatRef;
 use crate::workspace::{Lanes, Lines, lines, reserve};
 use core::ops::Range;
+
+/// What activations are prepared for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    pub(crate) backend: Backend,
+    pub(crate) lanes: Lanes,
+    /// The weights come from memory.
+    pub(crate) streamed: bool,
+}
 
 /// Prepared activations of one element type, in memory that is reused.
 ///
@@ -16,6 +25,7 @@ use core::ops::Range;
 #[derive(Debug)]
 pub(crate) struct Prepared<X: Element> {
     backend: Backend,
+    source: Source,
     tokens: usize,
     k: usize,
     group_bytes: usize,
@@ -30,6 +40,7 @@ impl<X: Element> Default for Prepared<X> {
     fn default() -> Self {
         Self {
             backend: Backend::scalar(),
+            source: Source::Cache,
             tokens: 0,
             k: 0,
             group_bytes: usize::MAX,
@@ -62,6 +73,11 @@ fn column_tokens<X: Element>(backend: Backend, lanes: Lanes, tokens: usize) -> u
 impl<X: Element> Prepared<X> {
     pub(crate) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Which of the backend's row-lane kernels the tables are for.
+    pub(crate) fn source(&self) -> Source {
+        self.source
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -98,7 +114,8 @@ impl<X: Element> Prepared<X> {
     /// Row-lane tables from unit `unit` of token `token` on (counted from the
     /// first token after the column tokens), and the bytes between tokens.
     pub(crate) fn tables(&self, token: usize, unit: usize) -> (&[u8], usize) {
-        let start = token * self.table_stride + unit * X::row(self.backend).table_bytes;
+        let start =
+            token * self.table_stride + unit * X::row(self.backend, self.source).table_bytes;
         (&self.tables[start..], self.table_stride)
     }
 
@@ -109,14 +126,21 @@ impl<X: Element> Prepared<X> {
         &mut self,
         x: MatRef<'_, X>,
         group_bytes: usize,
-        (backend, lanes): (Backend, Lanes),
+        how: How,
         team: &Team,
     ) -> Result<(), Incomplete> {
-        self.backend = backend;
+        self.backend = how.backend;
         self.tokens = x.rows();
         self.k = x.cols();
         self.group_bytes = group_bytes;
-        self.column_tokens = column_tokens::<X>(backend, lanes, x.rows());
+        self.column_tokens = column_tokens::<X>(how.backend, how.lanes, x.rows());
+        // The second token finds the weights in the cache.
+        let streamed = how.streamed && x.rows() - self.column_tokens == 1;
+        self.source = if streamed {
+            Source::Memory
+        } else {
+            Source::Cache
+        };
         if x.cols() == 0 {
             return Ok(());
         }
@@ -154,7 +178,8 @@ impl<X: Element> Prepared<X> {
     }
 
     fn build_tables(&mut self, x: MatRef<'_, X>) {
-        let (backend, kernel) = (self.backend, X::row(self.backend));
+        let which = (self.backend, self.source);
+        let kernel = X::row(which.0, which.1);
         let strips = self.strips();
         let unit_bytes = kernel.unit_bytes;
         let units_of = |start: usize, end: usize| end.div_ceil(unit_bytes) - start / unit_bytes;
@@ -177,7 +202,7 @@ impl<X: Element> Prepared<X> {
                 self.row[from - start..to - start].copy_from_slice(&x[from..to]);
                 let at = token * self.table_stride + first_unit * kernel.table_bytes;
                 let tables = &mut self.tables[at..];
-                call::row_build(backend, &self.row, units, tables);
+                call::row_build(which, &self.row, units, tables);
                 first_unit += units;
             }
         }

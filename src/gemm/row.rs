@@ -13,16 +13,24 @@
 
 use super::Product;
 use super::sink::{At, Sink};
-use crate::kernels::call::{self, Element, RowPart};
+use crate::cache::CacheSizes;
+use crate::isa::Backend;
+use crate::kernels::call::{self, Element, RowPart, Source};
 use crate::kernels::contract::{BLOCK_BYTES, PANEL_ROWS, RowKernel};
 use crate::kernels::tiles::Tile;
 use crate::workspace::{Scratch, reserve};
 use core::mem::size_of;
 
-/// Bytes of tables, over all tokens, that one chunk along K may take.
-const TABLE_BUDGET: usize = 512 << 10;
+/// Bytes of tables, over all tokens, that one chunk along K may take: half of
+/// L2, beside the panels that pass through it.
+fn table_budget() -> usize {
+    CacheSizes::detect().l2 / 2
+}
+
 /// Bytes of sums that one block of panels may take.
-const SUMS_BUDGET: usize = 128 << 10;
+fn sums_budget() -> usize {
+    CacheSizes::detect().l2 / 8
+}
 
 /// Computes one tile of `y`.
 pub(crate) fn run_tile<X: Element, S: Sink<X>>(
@@ -31,12 +39,12 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     scratch: &mut Scratch,
 ) {
     let (weights, prepared) = (&product.weights, product.prepared);
-    let backend = prepared.backend();
-    let kernel = X::row(backend);
+    let which = (prepared.backend(), prepared.source());
+    let kernel = X::row(which.0, which.1);
     let (tokens, rows) = (y.rows(), y.cols());
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let chunk = chunk_units(kernel, tokens.len());
-    let block = (SUMS_BUDGET / (tokens.len() * PANEL_ROWS * size_of::<X::Acc>())).max(4) & !3;
+    let block = (sums_budget() / (tokens.len() * PANEL_ROWS * size_of::<X::Acc>())).max(4) & !3;
     let segments = weights.segments();
     let count = segments.len();
 
@@ -63,7 +71,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 let tables =
                     |token: usize| prepared.tables(tokens.start + token, table_unit + done);
                 let shape = [block_panels, tokens.len()];
-                run_chunk::<X>(backend, part, shape, tables, sums, done > 0);
+                run_chunk::<X>(which, part, shape, tables, sums, done > 0);
             }
             table_unit += units;
             let row = first_panel * PANEL_ROWS;
@@ -92,7 +100,7 @@ fn chunk_units<X, Acc>(kernel: &RowKernel<X, Acc>, tokens: usize) -> usize {
     let wanted = if tokens == 1 {
         usize::MAX
     } else {
-        TABLE_BUDGET / (kernel.table_bytes * tokens)
+        table_budget() / (kernel.table_bytes * tokens)
     };
     let chunk = wanted.clamp(block, kernel.max_units.max(block));
     chunk - chunk % block
@@ -100,14 +108,14 @@ fn chunk_units<X, Acc>(kernel: &RowKernel<X, Acc>, tokens: usize) -> usize {
 
 /// One chunk along K: all panels of the block by all tokens, in kernel tiles.
 fn run_chunk<'t, X: Element>(
-    backend: crate::isa::Backend,
+    which: (Backend, Source),
     mut part: RowPart<'_>,
     [panels, tokens]: [usize; 2],
     tables: impl Fn(usize) -> (&'t [u8], usize),
     sums: &mut [X::Acc],
     accumulate: bool,
 ) {
-    let shapes = X::row(backend).tiles;
+    let shapes = X::row(which.0, which.1).tiles;
     let stride = panels * PANEL_ROWS;
     let (first_panel, mut panel) = (part.panel, 0);
     while panel < panels {
@@ -127,14 +135,7 @@ fn run_chunk<'t, X: Element>(
                 .position(|s| s.panels == width && s.tokens <= tokens - token)
                 .expect("every width has a shape for one token");
             let out = &mut sums[token * stride + panel * PANEL_ROWS..];
-            call::row_run::<X>(
-                backend,
-                tile,
-                &part,
-                tables(token),
-                (out, stride),
-                accumulate,
-            );
+            call::row_run::<X>(which, tile, &part, tables(token), (out, stride), accumulate);
             token += shapes[tile].tokens;
         }
         panel += width;

@@ -3,6 +3,7 @@
 //! | module | what it shows |
 //! |---|---|
 //! | [`grid`] | edge shapes: every tile and block constant, one less, one more |
+//! | [`residency`] | weights said to come from cache or memory |
 //! | [`random`] | random shapes, strides, scales, values; every entry point |
 //! | [`extremes`] | long K, largest sums, NaN, infinities, zeros, illegal codes |
 //! | [`algebra`] | what must follow without knowing any result |
@@ -15,5 +16,6 @@ mod algebra;
 mod extremes;
 mod grid;
 mod random;
+mod residency;
 #[cfg(feature = "rayon")]
 mod threads;
