@@ -6,8 +6,8 @@ use crate::guarded::{Guarded, Place};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use tritgemm::{
-    Activation, GroupSize, Linear, MatMut, MatRef, Options, PanelFile, PreparedActivations,
-    Threads, Verify, Workspace,
+    Activation, GroupSize, Linear, MatMut, MatRef, Options, Panels, PreparedActivations, Threads,
+    Workspace,
 };
 
 /// Rows of a matrix in guarded memory, `gap` values between them.
@@ -65,16 +65,11 @@ struct Beside<'a> {
 }
 
 impl<'a> Beside<'a> {
-    /// The panels as a file without scales has them: nothing follows them, so
-    /// their end meets the guard; before them is the file's header.
     fn new(case: &'a Case, place: Place) -> Self {
-        let panels = case.layer.panels().clone();
-        let mut bytes = Vec::new();
-        let file = PanelFile::new(panels, None, None).expect("panels");
-        file.write_to(&mut bytes).expect("written");
-        let bytes = Guarded::new(&bytes, place.of_operand(2)).leak();
-        let file = PanelFile::from_bytes(bytes, Verify::Full).expect("read");
-        let (panels, ..) = file.into_parts();
+        let panels = case.layer.panels();
+        let (rows, cols) = (panels.rows(), panels.cols());
+        let bytes = Guarded::new(panels.as_bytes(), place.of_operand(2)).leak();
+        let panels = Panels::from_bytes(bytes, rows, cols).expect("panels");
         let bias = case.layer.bias().map(<[f32]>::to_vec);
         let layer = Linear::from_parts(panels, case.scales.clone(), bias).expect("a layer");
         Self { case, layer, place }
