@@ -1,11 +1,13 @@
-//! Products: both lanes, both activation types, groups, threads.
+//! Products: both lanes, both activation types, groups.
 
-use crate::common::case::{Case, Shape, Values};
+use crate::backends::runs;
+use crate::common::case::{Case, Shape, Values, assert_same};
 use crate::common::{backends, workspace};
 use tritgemm::{Lanes, Options, Threads};
 
-fn case([m, k, n]: [usize; 3], granularity: usize) -> Case {
-    Case::new(Shape {
+/// One product by every backend; the lanes and the type choose its kernel.
+fn check([m, k, n]: [usize; 3], granularity: usize, lanes: Lanes, types: &[&str]) {
+    let case = Case::new(Shape {
         m,
         k,
         n,
@@ -14,50 +16,79 @@ fn case([m, k, n]: [usize; 3], granularity: usize) -> Case {
         bias: true,
         values: Values::Unit,
         seed: (m + k + n) as u64,
-    })
-}
-
-fn check(shape: [usize; 3], granularity: usize, lanes: Lanes) {
-    let case = case(shape, granularity);
+    });
     let expected = case.expected();
+    let lane = if lanes == Lanes::Row { "row" } else { "column" };
     for backend in backends() {
         let way = Options::new().backend(backend).lanes(lanes);
-        case.check(way.threads(Threads::Serial), &expected);
+        let ws = &mut workspace(way.threads(Threads::Serial));
+        let what = format!("{:?} {way:?}", case.shape);
+        if types.contains(&"i8") && runs(backend, &format!("i8-{lane}")) {
+            assert_same("gemm_i8", &what, &case.gemm_i8(ws), &expected.integers);
+            if lanes == Lanes::Row {
+                let wanted = expected.quantized.as_ref().expect("finite");
+                assert_same("forward", &what, &case.forward(ws), wanted);
+            }
+        }
+        if types.contains(&"f32") && runs(backend, &format!("f32-{lane}")) {
+            assert_same("forward_f32", &what, &case.forward_f32(ws), &expected.float);
+        }
     }
 }
 
-/// One panel and a part of one; one unit, and a block of 240 and a tail.
+/// One unit; one panel and a part of one; a block of 240 and a tail.
 #[test]
-fn row_lanes() {
-    check([1, 1, 1], 1, Lanes::Row);
-    check([66, 13, 2], 2, Lanes::Row);
-    check([3, 250, 1], 2, Lanes::Row);
+fn i8_row() {
+    check([1, 1, 1], 1, Lanes::Row, &["i8"]);
+    check([66, 13, 2], 2, Lanes::Row, &["i8"]);
+    check([3, 250, 1], 2, Lanes::Row, &["i8"]);
 }
 
-/// The widest tiles: several panels, several tokens.
+#[test]
+fn f32_row() {
+    check([1, 1, 1], 1, Lanes::Row, &["f32"]);
+    check([66, 13, 2], 2, Lanes::Row, &["f32"]);
+    check([3, 250, 1], 2, Lanes::Row, &["f32"]);
+}
+
+/// The widest tiles: four panels and one more.
 #[test]
 fn row_tiles() {
-    check([64 * 4 + 1, 12, 5], 1, Lanes::Row);
+    check([64 * 4 + 1, 5, 2], 1, Lanes::Row, &["i8", "f32"]);
 }
 
 #[test]
-fn row_lanes_by_group() {
-    check([2, 130, 2], 64, Lanes::Row);
+fn i8_column() {
+    check([66, 5, 2], 2, Lanes::Column, &["i8"]);
 }
 
 #[test]
-fn column_lanes() {
-    check([2, 5, 3], 2, Lanes::Column);
-    check([66, 50, 2], 2, Lanes::Column);
+fn f32_column() {
+    check([66, 5, 2], 2, Lanes::Column, &["f32"]);
+}
+
+/// A whole chunk of 12 bytes and one more.
+#[test]
+#[cfg_attr(
+    miri,
+    ignore = "tables of 13 bytes take minutes; natively the other suites have them"
+)]
+fn column_chunks() {
+    check([1, 49, 1], 2, Lanes::Column, &["i8", "f32"]);
+}
+
+/// A segment for each group: units that straddle two, scales folded in.
+#[test]
+fn groups() {
+    check([2, 70, 1], 64, Lanes::Row, &["i8", "f32"]);
 }
 
 /// Two blocks of the canonical order, a partial chunk, a fold.
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "tables of 61 bytes take minutes; natively the other suites fold"
+)]
 fn column_folds() {
-    check([1, 250, 1], 2, Lanes::Column);
-}
-
-#[test]
-fn column_lanes_by_group() {
-    check([2, 130, 1], 64, Lanes::Column);
+    check([1, 244, 1], 2, Lanes::Column, &["i8", "f32"]);
 }
