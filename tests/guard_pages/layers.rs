@@ -138,8 +138,13 @@ mod training {
         [y, grad_x, grad_weight, grad_bias].map(|out| bits(&out.take(&([m, k, n], place))))
     }
 
+    /// Not under an emulator: qemu's `vmaskmovps`, which the `gemm` crate loads
+    /// its tails with, touches the lanes that are masked out. CPUs do not.
     #[test]
     fn gradients_of_a_layer() {
+        if quick() {
+            return;
+        }
         let sizes = [1, 2, 3, 5, 15, 17, 33, 64, 66];
         for (i, &m) in sizes.iter().enumerate() {
             for (j, &k) in sizes.iter().enumerate() {

@@ -3,13 +3,20 @@
 use crate::common::backends;
 use tritgemm::Backend;
 
-/// Kernels with an instruction that miri does not know. All of them run beside
-/// guard pages (`tests/guard_pages/`) and under AddressSanitizer
-/// (`.ci/sanitize asan`) on a CPU that has the instructions; what they share
-/// with other kernels is interpreted there.
+/// Kernels with an instruction that miri does not know (it ends the run with
+/// "can't call foreign function `llvm.x86.avx512...`"). They run beside guard
+/// pages (`tests/guard_pages/`) and under AddressSanitizer (`.ci/sanitize
+/// asan`) on a CPU that has the instructions.
 ///
-/// | kernel | instruction | intrinsic |
+/// | kernel | intrinsic | interpreted elsewhere |
 /// |---|---|---|
+/// | `avx512-f32-row` | `_mm512_permutexvar_ps` | the scalar and AVX2 f32 rows |
+/// | `avx512-codec`, `decode_f32` alone | `_mm512_permutevar_ps` | scalar and AVX2 |
+///
+/// The build for miri has no VBMI, so the kernels of `avx512-vbmi` that are not
+/// those of `avx512` (`_mm512_permutexvar_epi8`,
+/// `_mm512_multishift_epi64_epi8`) do not run there at all. Nor does training,
+/// whose dense product asks the CPU for its caches (`cpuid`).
 const UNSUPPORTED: &[&str] = &["avx512-f32-row", "avx512-codec: decode_f32"];
 
 /// Whether the kernel of `operation` (`i8-row`, `codec` and so on) can be run
