@@ -183,10 +183,10 @@ unsafe fn build<S: Simd, V: Lanes<S>>(
                     let high = V::add(simd, t0, t1);
                     for low in low {
                         // SAFETY: 81 entries a group, precondition 4.
-                        unsafe {
-                            entry.write(V::add(simd, high, low));
-                            entry = entry.add(vectors);
-                        }
+                        unsafe { entry.write(V::add(simd, high, low)) };
+                        // Wrapping: after the last entry it may be v vectors
+                        // beyond one past the end of the tables.
+                        entry = entry.wrapping_add(vectors);
                     }
                 }
             }

@@ -36,3 +36,8 @@ pub mod x86_64;
 pub mod generated {
     include!(concat!(env!("OUT_DIR"), "/tables.rs"));
 }
+
+// With the other tests that place memory beside guard pages.
+#[cfg(all(test, not(miri)))]
+#[path = "../tests/guard_pages/kernels.rs"]
+mod guard_pages;

@@ -6,13 +6,13 @@
 //! | [`residency`] | weights said to come from cache or memory |
 //! | [`random`] | random shapes, strides, scales, values; every entry point |
 //! | [`extremes`] | long K, largest sums, NaN, infinities, zeros, illegal codes |
-//! | [`algebra`] | what must follow without knowing any result |
 //! | [`threads`] | any number of threads |
+//!
+//! What must follow without knowing any result is in `tests/properties/`.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod algebra;
 mod extremes;
 mod grid;
 mod random;

@@ -66,14 +66,6 @@ proptest! {
             halves(&case, way);
         }
     }
-
-    #[test]
-    fn slices_of_rows(shape in shape()) {
-        let case = Case::new(shape);
-        for way in ways() {
-            slices(&case, way);
-        }
-    }
 }
 
 fn prepared(case: &Case, way: Options) {
@@ -155,44 +147,4 @@ fn halves(case: &Case, way: Options) {
         .forward(view(&xb16, n, k), view_mut(&mut got, n, m), ws)
         .expect("fits");
     assert_same("bf16", &what, &bits(&got), &bits(&wanted));
-}
-
-/// A slice of the rows computes those outputs.
-fn slices(case: &Case, way: Options) {
-    let ws = &mut workspace(way);
-    let Shape { m, k, n, .. } = case.shape;
-    let whole = case.forward_f32(ws);
-    let whole_i8 = case.gemm_i8(ws);
-    for start in (0..=m).step_by(64) {
-        for end in (start..m).step_by(64).chain([m]) {
-            let what = format!("rows {start}..{end} of {:?} {way:?}", case.shape);
-            let layer = case.layer.slice_rows(start..end).expect("at panels");
-            let rows = end - start;
-            let columns = |whole: &[u32]| -> Vec<u32> {
-                (0..n)
-                    .flat_map(|t| whole[t * m + start..t * m + end].to_vec())
-                    .collect()
-            };
-            let mut y = vec![0.0; n * rows];
-            let x = view(&case.x_f32, n, k);
-            layer
-                .forward_f32(x, view_mut(&mut y, n, rows), ws)
-                .expect("fits");
-            assert_same("forward_f32", &what, &bits(&y), &columns(&whole));
-
-            let mut y = vec![0; n * rows];
-            let x = view(&case.x_i8, n, k);
-            layer
-                .panels()
-                .gemm_i8(x, view_mut(&mut y, n, rows), ws)
-                .expect("fits");
-            let unsigned = |y: &[i32]| -> Vec<u32> { y.iter().map(|&v| v as u32).collect() };
-            assert_same(
-                "gemm_i8",
-                &what,
-                &unsigned(&y),
-                &columns(&unsigned(&whole_i8)),
-            );
-        }
-    }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod case;
+pub mod child;
 pub mod oracle;
 
 use std::env;

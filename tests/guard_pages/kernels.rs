@@ -1,0 +1,309 @@
+//! Every kernel of the table beside guard pages: a part of the crate's unit
+//! tests, because only the crate can call kernels.
+//!
+//! Panels, tables, accumulators, totals, sums and transposed activations each
+//! end at a page that nobody may touch, or start after one, at every alignment
+//! that the contract allows them. Sums are compared with the scalar reference
+//! in ordinary memory. Encoding and packing, whose slices are the caller's, are
+//! placed by `tests/guard_pages/codec.rs`.
+
+#[path = "../common/guarded.rs"]
+mod guarded;
+
+use super::call::{
+    ColumnPart, Element, PanelView, RowPart, column_build, column_finish, column_run, row_build,
+    row_run,
+};
+use super::contract::{BLOCK_BYTES, COLUMN_ENTRIES, Fold, PANEL_ROWS};
+use crate::isa::Backend;
+use aligned_vec::avec;
+use bytemuck::Zeroable;
+use guarded::{Guarded, Place};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Activations, sums and their bits.
+trait Values: Element<Acc: std::fmt::Debug> {
+    fn random(rng: &mut StdRng) -> Self;
+    fn bits(acc: Self::Acc) -> u32;
+}
+
+impl Values for i8 {
+    fn random(rng: &mut StdRng) -> Self {
+        rng.random()
+    }
+    fn bits(acc: i32) -> u32 {
+        acc as u32
+    }
+}
+
+impl Values for f32 {
+    fn random(rng: &mut StdRng) -> Self {
+        rng.random_range(-1.0..1.0)
+    }
+    fn bits(acc: f32) -> u32 {
+        acc.to_bits()
+    }
+}
+
+fn quick() -> bool {
+    std::env::var("TRITGEMM_TEST_QUICK").is_ok_and(|v| v == "1")
+}
+
+fn random<X: Values>(len: usize, rng: &mut StdRng) -> Vec<X> {
+    (0..len).map(|_| X::random(rng)).collect()
+}
+
+/// The sum of each row of each panel, by the scalar row kernel, added to what
+/// `start` gives if it gives something.
+fn reference<X: Values>(
+    view: PanelView<'_>,
+    (panels, bytes): (usize, usize),
+    x: &[X],
+    start: Option<X::Acc>,
+) -> Vec<u32> {
+    let scalar = Backend::scalar();
+    let mut tables = avec![[64]| 0u8; (4 * size_of_val(x)).next_multiple_of(64)];
+    row_build(scalar, x, bytes, &mut tables);
+    let mut sums = vec![start.unwrap_or(X::Acc::zeroed()); panels * PANEL_ROWS];
+    for (panel, sums) in sums.chunks_mut(PANEL_ROWS).enumerate() {
+        let part = RowPart {
+            view,
+            panel,
+            start: 0,
+            units: bytes,
+        };
+        let (tables, sums) = ((&tables[..], 64), (sums, PANEL_ROWS));
+        row_run::<X>(scalar, 0, &part, tables, sums, start.is_some());
+    }
+    sums.into_iter().map(X::bits).collect()
+}
+
+/// Every tile of the row kernel over `units` units.
+fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
+    let kernel = X::row(backend);
+    let mut rng = StdRng::seed_from_u64(units as u64);
+    let bytes = units * kernel.unit_bytes;
+    for (tile, shape) in kernel.tiles.iter().enumerate() {
+        let what = format!("{}, tile {tile}, {units} units at {place:?}", kernel.name);
+        let panels: Vec<u8> = (0..shape.panels * bytes * PANEL_ROWS)
+            .map(|_| rng.random())
+            .collect();
+        let panels = Guarded::new(&panels, place);
+        let view = PanelView::new(panels.get(), bytes);
+        let xs: Vec<Vec<X>> = (0..shape.tokens)
+            .map(|_| random(4 * bytes, &mut rng))
+            .collect();
+
+        // One token's tables by themselves, as tight as their size allows.
+        let table_bytes = units * kernel.table_bytes;
+        let stride = table_bytes.next_multiple_of(64);
+        let len = stride * (shape.tokens - 1) + table_bytes;
+        let mut all = Guarded::<u8>::filled(len, place.tight_side());
+        for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
+            let x = Guarded::new(x, place.of_operand(1));
+            let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
+            row_build(backend, x.get(), units, tables.get_mut());
+            all[..table_bytes].copy_from_slice(&tables.take(&what));
+        }
+        for (accumulate, gap) in [(false, 0), (true, 3)] {
+            let rows = shape.panels * PANEL_ROWS;
+            let out_stride = rows + gap;
+            let out = vec![X::Acc::zeroed(); out_stride * (shape.tokens - 1) + rows];
+            let mut out = Guarded::new(&out, place.of_operand(2));
+            let part = RowPart {
+                view,
+                panel: 0,
+                start: 0,
+                units,
+            };
+            let tables = (all.get(), stride);
+            row_run::<X>(
+                backend,
+                tile,
+                &part,
+                tables,
+                (out.get_mut(), out_stride),
+                accumulate,
+            );
+            let out = out.take(&what);
+            for (x, out) in xs.iter().zip(out.chunks(out_stride)) {
+                let start = accumulate.then(X::Acc::zeroed);
+                let wanted = reference(view, (shape.panels, bytes), x, start);
+                let got: Vec<u32> = out[..rows].iter().map(|&v| X::bits(v)).collect();
+                assert!(got == wanted, "{what}, accumulate {accumulate}");
+            }
+        }
+    }
+}
+
+/// The column kernel over `bytes` panel bytes of `panels` panels: blocks,
+/// chunks and folds as a product has them.
+fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place: Place) {
+    let kernel = X::column(backend);
+    let what = format!("{}, {panels} panels of {bytes} at {place:?}", kernel.name);
+    let mut rng = StdRng::seed_from_u64(bytes as u64);
+    let data: Vec<u8> = (0..panels * bytes * PANEL_ROWS)
+        .map(|_| rng.random())
+        .collect();
+    let data = Guarded::new(&data, place);
+    let view = PanelView::new(data.get(), bytes);
+    let xt: Vec<X> = random(4 * bytes * kernel.lanes, &mut rng);
+    let side = place.tight_side();
+    let acc_len = panels * PANEL_ROWS * kernel.entry_bytes;
+    let mut acc = Guarded::<u8>::filled(acc_len, side);
+    let mut total = Guarded::<u8>::filled(acc_len, side);
+    let float = size_of::<X>() > 1;
+    for block in (0..bytes).step_by(BLOCK_BYTES) {
+        let block_end = bytes.min(block + BLOCK_BYTES);
+        for start in (block..block_end).step_by(kernel.chunk_bytes) {
+            let chunk = kernel.chunk_bytes.min(block_end - start);
+            let x = &xt[4 * start * kernel.lanes..][..4 * chunk * kernel.lanes];
+            let x = Guarded::new(x, place.of_operand(1));
+            let table_bytes = chunk * COLUMN_ENTRIES * kernel.entry_bytes;
+            let mut tables = Guarded::<u8>::filled(table_bytes, side);
+            column_build(backend, x.get(), chunk, tables.get_mut());
+            let fold = match (start + chunk == block_end, block) {
+                (false, _) => Fold::Keep,
+                (true, 0) => Fold::Start,
+                (true, _) => Fold::Add,
+            };
+            let part = ColumnPart {
+                view,
+                panels: 0..panels,
+                start,
+                bytes: chunk,
+            };
+            let first = start == if float { block } else { 0 };
+            let accs = (acc.get_mut(), total.get_mut());
+            column_run::<X>(backend, &part, tables.get(), accs, (first, fold));
+            tables.take(&what);
+        }
+    }
+    let panel_acc = PANEL_ROWS * kernel.entry_bytes;
+    let mut sums = vec![Vec::new(); kernel.lanes];
+    for (panel, gap) in (0..panels).zip([0, 3].into_iter().cycle()) {
+        let out_stride = PANEL_ROWS + gap;
+        let len = out_stride * (kernel.lanes - 1) + PANEL_ROWS;
+        let mut out = Guarded::new(&vec![X::Acc::zeroed(); len], place.of_operand(2));
+        let at = panel * panel_acc;
+        // The last panel's end where the buffers end.
+        let accs = (
+            &acc.get()[at..][..panel_acc],
+            &total.get()[at..][..panel_acc],
+        );
+        let accumulate = panel % 2 == 1;
+        column_finish::<X>(backend, accs, (out.get_mut(), out_stride), accumulate);
+        for (sums, out) in sums.iter_mut().zip(out.take(&what).chunks(out_stride)) {
+            sums.extend(out[..PANEL_ROWS].iter().map(|&v| X::bits(v)));
+        }
+    }
+    acc.take(&what);
+    total.take(&what);
+    for lane in [0, 1, kernel.lanes - 1] {
+        let x: Vec<X> = xt
+            .iter()
+            .skip(lane)
+            .step_by(kernel.lanes)
+            .copied()
+            .collect();
+        let wanted = reference(view, (panels, bytes), &x, None);
+        assert!(sums[lane] == wanted, "{what}, lane {lane}");
+    }
+}
+
+/// Unit and byte counts around every block, chunk and unrolled loop.
+fn counts() -> impl Iterator<Item = usize> {
+    let step = if quick() { 7 } else { 1 };
+    (1..=26).step_by(step).chain([59, 60, 61, 80, 120, 121])
+}
+
+fn backends() -> impl Iterator<Item = Backend> {
+    Backend::available()
+}
+
+#[test]
+fn row_kernels_at_every_tail() {
+    for backend in backends() {
+        for units in counts() {
+            for place in Place::tight() {
+                let most = |max: usize| units.min(max);
+                check_row::<i8>(backend, most(i8::row(backend).max_units), place);
+                check_row::<f32>(backend, most(f32::row(backend).max_units), place);
+            }
+        }
+    }
+}
+
+#[test]
+fn row_kernels_at_every_alignment() {
+    for backend in backends() {
+        for place in Place::all() {
+            check_row::<i8>(backend, 7, place);
+            check_row::<f32>(backend, 7, place);
+        }
+    }
+}
+
+#[test]
+fn column_kernels_at_every_tail() {
+    for backend in backends() {
+        for bytes in counts() {
+            for place in Place::tight() {
+                check_column::<i8>(backend, 1 + bytes % 2, bytes, place);
+                check_column::<f32>(backend, 1 + bytes % 2, bytes, place);
+            }
+        }
+    }
+}
+
+#[test]
+fn column_kernels_at_every_alignment() {
+    for backend in backends() {
+        for place in Place::all() {
+            check_column::<i8>(backend, 2, 5, place);
+            check_column::<f32>(backend, 2, 5, place);
+        }
+    }
+}
+
+/// The dense product of training: strided operands that end where their last
+/// row does. Not under an emulator: see `gradients_of_a_layer` in `layers.rs`.
+#[cfg(feature = "train")]
+#[test]
+fn the_dense_product() {
+    if quick() {
+        return;
+    }
+    use super::dense::transposed_product;
+    use crate::Threads;
+    let mut rng = StdRng::seed_from_u64(1);
+    for [n, m, k] in [[1, 1, 1], [3, 5, 7], [9, 17, 33], [16, 64, 48], [2, 130, 3]] {
+        for gap in [0, 5] {
+            let strides = [m + gap, k + gap];
+            let a: Vec<f32> = random((n - 1) * strides[0] + m, &mut rng);
+            let b: Vec<f32> = random((n - 1) * strides[1] + k, &mut rng);
+            for place in Place::all() {
+                let (a, b) = (
+                    Guarded::new(&a, place),
+                    Guarded::new(&b, place.of_operand(1)),
+                );
+                let mut out = Guarded::<f32>::filled(m * k, place.of_operand(2));
+                let operands = (a.get(), b.get());
+                transposed_product([n, m, k], operands, strides, out.get_mut(), Threads::Serial);
+                let out = out.take(&([n, m, k], place));
+                for (i, &out) in out.iter().enumerate() {
+                    let term = |t: usize| {
+                        let (a, b) = (
+                            a.get()[t * strides[0] + i / k],
+                            b.get()[t * strides[1] + i % k],
+                        );
+                        f64::from(a) * f64::from(b)
+                    };
+                    let wanted: f64 = (0..n).map(term).sum();
+                    assert!((f64::from(out) - wanted).abs() < 1e-4, "{place:?}");
+                }
+            }
+        }
+    }
+}
