@@ -7,6 +7,7 @@ use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
+use std::fmt;
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
 /// the same K: quantised values, scales, tables.
@@ -44,16 +45,13 @@ pub(crate) enum Inner {
 
 /// Why activations could not be prepared.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum PrepareError {
     /// The activations could not be quantised.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
     /// The instruction set asked for is not available.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
+    Isa(IsaError),
     /// Not one scale a token.
-    #[error("{len} token scales for {tokens} tokens")]
     TokenScales {
         /// Tokens.
         tokens: usize,
@@ -61,6 +59,22 @@ pub enum PrepareError {
         len: usize,
     },
 }
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quant(e) => e.fmt(f),
+            Self::Isa(e) => e.fmt(f),
+            Self::TokenScales { tokens, len } => {
+                write!(f, "{len} token scales for {tokens} tokens")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PrepareError {}
+
+from_variants!(PrepareError: Quant(QuantError), Isa(IsaError));
 
 impl PreparedActivations {
     /// For the W1.58A8 path: each token is quantised to int8 by its absolute

@@ -28,12 +28,16 @@
 //!
 //! Cargo features: `rayon` (default) shares products among the threads of the
 //! rayon pool that the caller is in; `mmap` (default) maps panel files into
-//! memory; `train` adds the backward pass of [`nn::BitLinear`].
+//! memory; `half` takes activations in f16 and bf16 too; `train` adds the
+//! backward pass of [`nn::BitLinear`]; `log` says which kernels run.
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
 #[path = "../kernels/mod.rs"]
 mod kernels;
+
+#[macro_use]
+mod error;
 
 mod activations;
 pub mod codec;

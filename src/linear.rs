@@ -14,13 +14,13 @@ use crate::scales::{Granularity, GroupSize};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 use core::ops::Range;
+use std::fmt;
 
 /// Why a product could not be computed. The output is untouched then.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum GemmError {
     /// The activations are not as wide as the matrix.
-    #[error("activations of {cols} columns for a matrix of {expected} (K)")]
     InputWidth {
         /// Columns of the activations.
         cols: usize,
@@ -28,9 +28,6 @@ pub enum GemmError {
         expected: usize,
     },
     /// The output is not tokens by rows.
-    #[error(
-        "an output of {rows} x {cols}, expected {tokens} tokens (N) by {expected_cols} rows (M)"
-    )]
     OutputShape {
         /// Rows of the output.
         rows: usize,
@@ -42,7 +39,6 @@ pub enum GemmError {
         expected_cols: usize,
     },
     /// The activations were prepared for other groups than the matrix has.
-    #[error("activations prepared for groups of {prepared:?}, the matrix has {matrix:?}")]
     Group {
         /// What they were prepared for.
         prepared: Option<GroupSize>,
@@ -50,7 +46,6 @@ pub enum GemmError {
         matrix: Option<GroupSize>,
     },
     /// The activations were prepared in the other element type.
-    #[error("activations prepared as {prepared}, expected {expected}")]
     PreparedType {
         /// Their type.
         prepared: &'static str,
@@ -58,12 +53,43 @@ pub enum GemmError {
         expected: &'static str,
     },
     /// The activations could not be quantised.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
     /// The instruction set asked for is not available.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
+    Isa(IsaError),
 }
+
+impl fmt::Display for GemmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InputWidth { cols, expected } => write!(
+                f,
+                "activations of {cols} columns for a matrix of {expected} (K)"
+            ),
+            Self::OutputShape {
+                rows,
+                cols,
+                tokens,
+                expected_cols,
+            } => write!(
+                f,
+                "an output of {rows} x {cols}, expected {tokens} tokens (N) by {expected_cols} rows (M)"
+            ),
+            Self::Group { prepared, matrix } => write!(
+                f,
+                "activations prepared for groups of {prepared:?}, the matrix has {matrix:?}"
+            ),
+            Self::PreparedType { prepared, expected } => {
+                write!(f, "activations prepared as {prepared}, expected {expected}")
+            }
+            Self::Quant(e) => e.fmt(f),
+            Self::Isa(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for GemmError {}
+
+from_variants!(GemmError: Quant(QuantError), Isa(IsaError));
 
 fn check_shapes<T>(x: [usize; 2], panels: &Panels, y: &MatMut<'_, T>) -> Result<(), GemmError> {
     let [tokens, cols] = x;

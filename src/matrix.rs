@@ -3,6 +3,7 @@
 use crate::codec::{self, CodecError, Mode};
 use crate::quant::{self, QuantError};
 use crate::scales::{Granularity, GroupSize};
+use std::fmt;
 
 /// Most weights in a row: with int8 activations the sum of more could leave
 /// int32 (`128 * 2^24 = 2^31`).
@@ -10,16 +11,14 @@ pub const MAX_COLS: usize = (1 << 24) - 1;
 
 /// Why a matrix could not be made.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum MatrixError {
     /// A row is longer than int32 sums allow.
-    #[error("{cols} columns are more than the {MAX_COLS} whose sum an int32 holds")]
     TooManyColumns {
         /// Columns asked for.
         cols: usize,
     },
     /// The number of scales does not fit the shape.
-    #[error("a {rows} x {cols} matrix scaled {granularity} has {expected} scales, got {len}")]
     ScaleCount {
         /// Rows of the matrix.
         rows: usize,
@@ -33,7 +32,6 @@ pub enum MatrixError {
         expected: usize,
     },
     /// A scale is NaN or infinite.
-    #[error("scale {index} is {value}, expected a finite number")]
     Scale {
         /// Index in the list of scales.
         index: usize,
@@ -41,7 +39,6 @@ pub enum MatrixError {
         value: f32,
     },
     /// The bias does not have one value a row.
-    #[error("a bias of {len} values for {rows} rows")]
     BiasLength {
         /// Rows of the matrix.
         rows: usize,
@@ -49,12 +46,41 @@ pub enum MatrixError {
         len: usize,
     },
     /// The weights could not be encoded or decoded.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
+    Codec(CodecError),
     /// The weights could not be quantised.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
 }
+
+impl fmt::Display for MatrixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyColumns { cols } => write!(
+                f,
+                "{cols} columns are more than the {MAX_COLS} whose sum an int32 holds"
+            ),
+            Self::ScaleCount {
+                rows,
+                cols,
+                granularity,
+                len,
+                expected,
+            } => write!(
+                f,
+                "a {rows} x {cols} matrix scaled {granularity} has {expected} scales, got {len}"
+            ),
+            Self::Scale { index, value } => {
+                write!(f, "scale {index} is {value}, expected a finite number")
+            }
+            Self::BiasLength { rows, len } => write!(f, "a bias of {len} values for {rows} rows"),
+            Self::Codec(e) => e.fmt(f),
+            Self::Quant(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MatrixError {}
+
+from_variants!(MatrixError: Codec(CodecError), Quant(QuantError));
 
 /// Scales of a ternary matrix: f32 values and what each covers.
 ///

@@ -10,6 +10,7 @@ use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
 use crate::threads::Threads;
 use crate::workspace::{Lines, lines};
 use core::ops::Range;
+use std::fmt;
 use std::sync::Arc;
 
 /// A ternary matrix in panels: `panel[p][strip][r]` is byte `strip` of row
@@ -92,16 +93,14 @@ impl From<Lines> for PanelBytes {
 
 /// Why a range of rows cannot be sliced off.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SliceError {
     /// The range does not start on a panel.
-    #[error("rows can be sliced at multiples of 64, not at {row}")]
     Unaligned {
         /// The row.
         row: usize,
     },
     /// The range leaves the matrix or ends before it starts.
-    #[error("rows {}..{} of a matrix of {rows} rows", range.start, range.end)]
     OutOfRange {
         /// The range.
         range: Range<usize>,
@@ -109,6 +108,23 @@ pub enum SliceError {
         rows: usize,
     },
 }
+
+impl fmt::Display for SliceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned { row } => {
+                write!(f, "rows can be sliced at multiples of 64, not at {row}")
+            }
+            Self::OutOfRange { range, rows } => write!(
+                f,
+                "rows {}..{} of a matrix of {rows} rows",
+                range.start, range.end
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SliceError {}
 
 /// Strips of a panel of `cols` columns.
 pub(crate) fn depth(cols: usize) -> usize {

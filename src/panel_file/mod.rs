@@ -42,6 +42,7 @@ use crate::workspace::lines;
 use core::mem::size_of;
 use header::{HEADER, Layout, check_magic};
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -80,10 +81,9 @@ pub enum Verify {
 
 /// Why a panel file could not be read or written.
 #[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum PanelFileError {
     /// The operating system's error.
-    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -91,10 +91,8 @@ pub enum PanelFileError {
         source: io::Error,
     },
     /// It starts with other letters.
-    #[error("not a panel file: it does not start with `TRITPANL`")]
     NotPanelFile,
     /// It has a format this crate does not know.
-    #[error("panel file of version {found}, supported is {supported}")]
     Version {
         /// The file's version.
         found: u32,
@@ -102,7 +100,6 @@ pub enum PanelFileError {
         supported: u32,
     },
     /// The header is damaged.
-    #[error("header checksum {stored:08x} is stored, {computed:08x} computed")]
     HeaderChecksum {
         /// As the file says.
         stored: u32,
@@ -110,7 +107,6 @@ pub enum PanelFileError {
         computed: u32,
     },
     /// The file was cut, or has bytes after its end.
-    #[error("panel file of {len} bytes, expected {expected}")]
     Length {
         /// Bytes there are. Where the source has no length of its own and goes
         /// on too long, one more than expected.
@@ -119,7 +115,6 @@ pub enum PanelFileError {
         expected: u64,
     },
     /// A section is damaged.
-    #[error("checksum of the {section}: {stored:08x} is stored, {computed:08x} computed")]
     Checksum {
         /// `panels`, `scales` or `bias`.
         section: &'static str,
@@ -129,7 +124,6 @@ pub enum PanelFileError {
         computed: u32,
     },
     /// A header field contradicts the shape.
-    #[error("header field `{name}` is {found}, expected {expected}")]
     Field {
         /// The field.
         name: &'static str,
@@ -139,15 +133,11 @@ pub enum PanelFileError {
         expected: u64,
     },
     /// No such granularity.
-    #[error(
-        "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
-    )]
     Granularity {
         /// Its value.
         found: u32,
     },
     /// The shape does not fit the address space.
-    #[error("panels of {rows} x {cols} weights do not fit the address space")]
     TooLarge {
         /// Rows as the header says.
         rows: u64,
@@ -155,12 +145,63 @@ pub enum PanelFileError {
         cols: u64,
     },
     /// A layer needs scales and the file has none.
-    #[error("the panel file holds no scales, which a layer needs")]
     NoScales,
     /// The scales or the bias cannot belong to the matrix.
-    #[error(transparent)]
-    Matrix(#[from] MatrixError),
+    Matrix(MatrixError),
 }
+
+impl fmt::Display for PanelFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::NotPanelFile => write!(f, "not a panel file: it does not start with `TRITPANL`"),
+            Self::Version { found, supported } => {
+                write!(f, "panel file of version {found}, supported is {supported}")
+            }
+            Self::HeaderChecksum { stored, computed } => write!(
+                f,
+                "header checksum {stored:08x} is stored, {computed:08x} computed"
+            ),
+            Self::Length { len, expected } => {
+                write!(f, "panel file of {len} bytes, expected {expected}")
+            }
+            Self::Checksum {
+                section,
+                stored,
+                computed,
+            } => write!(
+                f,
+                "checksum of the {section}: {stored:08x} is stored, {computed:08x} computed"
+            ),
+            Self::Field {
+                name,
+                found,
+                expected,
+            } => write!(f, "header field `{name}` is {found}, expected {expected}"),
+            Self::Granularity { found } => write!(
+                f,
+                "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
+            ),
+            Self::TooLarge { rows, cols } => write!(
+                f,
+                "panels of {rows} x {cols} weights do not fit the address space"
+            ),
+            Self::NoScales => write!(f, "the panel file holds no scales, which a layer needs"),
+            Self::Matrix(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PanelFileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+from_variants!(PanelFileError: Matrix(MatrixError));
 
 impl PanelFile {
     /// Panels, with scales and a bias if there are any.
