@@ -3,6 +3,7 @@
 use crate::element::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
+use crate::parallel_for::Incomplete;
 use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
@@ -51,6 +52,8 @@ pub enum PrepareError {
     Quant(QuantError),
     /// The instruction set asked for is not available.
     Isa(IsaError),
+    /// The caller's threads left work out.
+    Incomplete(Incomplete),
     /// Not one scale a token.
     TokenScales {
         /// Tokens.
@@ -65,6 +68,7 @@ impl fmt::Display for PrepareError {
         match self {
             Self::Quant(e) => e.fmt(f),
             Self::Isa(e) => e.fmt(f),
+            Self::Incomplete(e) => e.fmt(f),
             Self::TokenScales { tokens, len } => {
                 write!(f, "{len} token scales for {tokens} tokens")
             }
@@ -74,7 +78,7 @@ impl fmt::Display for PrepareError {
 
 impl std::error::Error for PrepareError {}
 
-from_variants!(PrepareError: Quant(QuantError), Isa(IsaError));
+from_variants!(PrepareError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete));
 
 impl PreparedActivations {
     /// For the W1.58A8 path: each token is quantised to int8 by its absolute
@@ -82,8 +86,9 @@ impl PreparedActivations {
     /// have one.
     ///
     /// # Errors
-    /// If an activation is NaN or infinite, or the instruction set that was
-    /// asked for is not available.
+    /// If an activation is NaN or infinite, the instruction set that was asked
+    /// for is not available, or a [`ParallelFor`](crate::ParallelFor) left work
+    /// out.
     pub fn quantize<T: Activation>(
         x: MatRef<'_, T>,
         group: Option<GroupSize>,
@@ -93,15 +98,15 @@ impl PreparedActivations {
         let mut scales = Vec::new();
         quantize_into(x, &mut values, &mut scales)?;
         let x = dense(&values, x.rows(), x.cols());
-        Ok(Self::i8(x, scales, group, ws)?)
+        Self::i8(x, scales, group, ws)
     }
 
     /// For the W1.58A8 path with activations that are int8 already;
     /// `token_scales` turn them back into floats (one a token).
     ///
     /// # Errors
-    /// If there is not one scale a token, or the instruction set that was asked
-    /// for is not available.
+    /// If there is not one scale a token, the instruction set that was asked for
+    /// is not available, or a [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn int8(
         x: MatRef<'_, i8>,
         token_scales: Vec<f32>,
@@ -112,14 +117,15 @@ impl PreparedActivations {
         if len != tokens {
             return Err(PrepareError::TokenScales { tokens, len });
         }
-        Ok(Self::i8(x, token_scales, group, ws)?)
+        Self::i8(x, token_scales, group, ws)
     }
 
     /// For the f32 path. A NaN or an infinity stays what it is, and reaches
     /// only outputs whose weight for it is not 0.
     ///
     /// # Errors
-    /// If the instruction set that was asked for is not available.
+    /// If the instruction set that was asked for is not available, or a
+    /// [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn float(
         x: MatRef<'_, f32>,
         group: Option<GroupSize>,
@@ -127,7 +133,7 @@ impl PreparedActivations {
     ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<f32>>::default();
         let how = (ws.backend()?, ws.lanes());
-        prepared.build(x, group_bytes(group), how, ws.threads());
+        prepared.build(x, group_bytes(group), how, &ws.team())?;
         Ok(Self {
             group,
             inner: Inner::F32(prepared),
@@ -139,10 +145,10 @@ impl PreparedActivations {
         scales: Vec<f32>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
-    ) -> Result<Self, IsaError> {
+    ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<i8>>::default();
         let how = (ws.backend()?, ws.lanes());
-        prepared.build(x, group_bytes(group), how, ws.threads());
+        prepared.build(x, group_bytes(group), how, &ws.team())?;
         Ok(Self {
             group,
             inner: Inner::I8(prepared, scales),

@@ -86,7 +86,7 @@ pub enum CodecError {
     },
     /// A slice does not have the length that `rows` and `cols` call for.
     Length {
-        /// The argument: `trits`, `packed`, `weights` or `scales`.
+        /// The argument: `trits`, `packed`, `panels`, `weights` or `scales`.
         what: &'static str,
         /// Its length.
         len: usize,
