@@ -3,6 +3,7 @@
 use crate::element::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
+use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::Incomplete;
 use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
@@ -61,6 +62,8 @@ pub enum PrepareError {
         /// Scales given.
         len: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
 
 impl fmt::Display for PrepareError {
@@ -72,13 +75,14 @@ impl fmt::Display for PrepareError {
             Self::TokenScales { tokens, len } => {
                 write!(f, "{len} token scales for {tokens} tokens")
             }
+            Self::Memory(e) => e.fmt(f),
         }
     }
 }
 
 impl std::error::Error for PrepareError {}
 
-from_variants!(PrepareError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete));
+from_variants!(PrepareError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
 
 impl PreparedActivations {
     /// For the W1.58A8 path: each token is quantised to int8 by its absolute
@@ -199,12 +203,18 @@ pub(crate) fn quantize_into<T: Activation>(
     scales: &mut Vec<f32>,
 ) -> Result<(), QuantError> {
     let (tokens, k) = (x.rows(), x.cols());
-    values.resize(tokens * k, 0);
+    let len = tokens
+        .checked_mul(k)
+        .ok_or(OutOfMemory { bytes: usize::MAX })?;
+    memory::resize(values, len, 0)?;
     scales.clear();
     if k == 0 {
         // Nothing to scale, for however many tokens.
         return Ok(());
     }
+    scales.try_reserve_exact(tokens).map_err(|_| OutOfMemory {
+        bytes: tokens.saturating_mul(size_of::<f32>()),
+    })?;
     for token in 0..tokens {
         let scale = quant::quantize_token(x.row(token), &mut values[token * k..][..k])
             .map_err(|e| e.of_token(token))?;

@@ -47,6 +47,7 @@ mod gemm;
 mod isa;
 mod linear;
 mod matrix;
+mod memory;
 pub mod nn;
 pub mod panel_file;
 mod panels;
@@ -65,6 +66,7 @@ pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pi
 pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
+pub use memory::OutOfMemory;
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
 pub use parallel_for::{Incomplete, MAX_WORKERS, ParallelFor};

@@ -1,6 +1,7 @@
 //! Ternary matrices in the interchange encoding, with their scales.
 
 use crate::codec::{self, CodecError, Mode};
+use crate::memory::{self, OutOfMemory};
 use crate::quant::{self, QuantError};
 use crate::scales::{Granularity, GroupSize};
 use std::fmt;
@@ -49,6 +50,8 @@ pub enum MatrixError {
     Codec(CodecError),
     /// The weights could not be quantised.
     Quant(QuantError),
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
 
 impl fmt::Display for MatrixError {
@@ -74,13 +77,14 @@ impl fmt::Display for MatrixError {
             Self::BiasLength { rows, len } => write!(f, "a bias of {len} values for {rows} rows"),
             Self::Codec(e) => e.fmt(f),
             Self::Quant(e) => e.fmt(f),
+            Self::Memory(e) => e.fmt(f),
         }
     }
 }
 
 impl std::error::Error for MatrixError {}
 
-from_variants!(MatrixError: Codec(CodecError), Quant(QuantError));
+from_variants!(MatrixError: Codec(CodecError), Quant(QuantError), Memory(OutOfMemory));
 
 /// Scales of a ternary matrix: f32 values and what each covers.
 ///
@@ -124,6 +128,14 @@ impl Scales {
     /// The scales, in the order of [`Scales::per_group`].
     pub fn values(&self) -> &[f32] {
         &self.values
+    }
+
+    pub(crate) fn try_clone(&self) -> Result<Self, OutOfMemory> {
+        let (granularity, values) = (self.granularity, memory::copied(&self.values)?);
+        Ok(Self {
+            granularity,
+            values,
+        })
     }
 
     /// Scales along K of one row.
@@ -196,7 +208,8 @@ impl TernaryMatrix {
     /// From trits, row-major `[rows][cols]`.
     ///
     /// # Errors
-    /// If a value is not -1, 0 or +1, or a length does not fit the shape.
+    /// If a value is not -1, 0 or +1, a length does not fit the shape, or memory
+    /// runs out.
     pub fn from_trits(
         trits: &[i8],
         rows: usize,
@@ -206,7 +219,7 @@ impl TernaryMatrix {
         check_cols(cols)?;
         scales.check(rows, cols)?;
         codec::check_len("trits", trits.len(), rows, cols)?;
-        let mut packed = vec![0; codec::packed_len(rows, cols)?];
+        let mut packed = memory::zeroed(codec::packed_len(rows, cols)?)?;
         codec::encode(trits, rows, cols, &mut packed, Mode::Strict)?;
         Ok(Self {
             rows,
@@ -242,7 +255,8 @@ impl TernaryMatrix {
     /// nearest trits (BitNet b1.58, arXiv:2402.17764).
     ///
     /// # Errors
-    /// If a weight is NaN or infinite, or a length does not fit the shape.
+    /// If a weight is NaN or infinite, a length does not fit the shape, or
+    /// memory runs out.
     pub fn quantize(
         weights: &[f32],
         rows: usize,
@@ -284,7 +298,8 @@ impl TernaryMatrix {
         &self.scales
     }
 
-    /// The weights, row-major `[rows][cols]`.
+    /// The weights, row-major `[rows][cols]`. Aborts if memory runs out, as do
+    /// the next two; [`codec::decode`] and [`codec::decode_f32`] take a slice.
     pub fn to_trits(&self) -> Vec<i8> {
         let mut trits = vec![0; self.rows * self.cols];
         self.decode(&mut trits, |packed, trits| {

@@ -2,6 +2,7 @@
 
 use crate::Activation;
 use crate::kernels::vector::norm::InverseRms;
+use crate::memory::{self, OutOfMemory};
 use crate::parallel::all_rows;
 use std::fmt;
 
@@ -34,6 +35,8 @@ pub enum RmsNormError {
         /// How many it should hold.
         expected: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
 
 impl fmt::Display for RmsNormError {
@@ -54,11 +57,14 @@ impl fmt::Display for RmsNormError {
                 found,
                 expected,
             } => write!(f, "`{argument}` holds {found} values, expected {expected}"),
+            Self::Memory(e) => e.fmt(f),
         }
     }
 }
 
 impl std::error::Error for RmsNormError {}
+
+from_variants!(RmsNormError: Memory(OutOfMemory));
 
 /// RMSNorm with a gain: `y[k] = x[k] / sqrt(mean(x^2) + eps) * gain[k]` over
 /// the K features of a token.
@@ -197,7 +203,7 @@ impl RmsNorm {
         check_length("grad_x", grad_x.len(), x.len())?;
         check_length("grad_gain", grad_gain.len(), self.features())?;
         let width = self.features();
-        let mut inverses = vec![0.0; tokens];
+        let mut inverses = memory::zeroed::<f64>(tokens)?;
         all_rows(
             (x, width),
             (grad_x, width),

@@ -36,6 +36,7 @@ mod save;
 
 use crate::Linear;
 use crate::matrix::{MatrixError, Scales};
+use crate::memory::{self, OutOfMemory, resize_lines};
 use crate::panels::{PanelBytes, Panels};
 use crate::scales::Granularity;
 use crate::workspace::lines;
@@ -148,6 +149,8 @@ pub enum PanelFileError {
     NoScales,
     /// The scales or the bias cannot belong to the matrix.
     Matrix(MatrixError),
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
 
 impl fmt::Display for PanelFileError {
@@ -188,6 +191,7 @@ impl fmt::Display for PanelFileError {
             ),
             Self::NoScales => write!(f, "the panel file holds no scales, which a layer needs"),
             Self::Matrix(e) => e.fmt(f),
+            Self::Memory(e) => e.fmt(f),
         }
     }
 }
@@ -201,7 +205,7 @@ impl std::error::Error for PanelFileError {
     }
 }
 
-from_variants!(PanelFileError: Matrix(MatrixError));
+from_variants!(PanelFileError: Matrix(MatrixError), Memory(OutOfMemory));
 
 impl PanelFile {
     /// Panels, with scales and a bias if there are any.
@@ -303,11 +307,13 @@ impl PanelFile {
             let mut bytes = lines();
             // A header may lie, so memory follows what the file really has.
             let believed = usize::try_from(known).unwrap_or(usize::MAX);
-            bytes.reserve_exact(len.min(believed));
+            let believed = len.min(believed);
+            let missing = |_| OutOfMemory { bytes: believed };
+            bytes.try_reserve_exact(believed).map_err(missing)?;
             while bytes.len() < len {
                 let filled = bytes.len();
                 let step = (len - filled).min(filled.clamp(1 << 20, 1 << 26));
-                bytes.resize(filled + step, 0);
+                resize_lines(&mut bytes, filled + step)?;
                 let mut part = &mut bytes[filled..];
                 while !part.is_empty() {
                     let read = match file.read(part) {
@@ -380,14 +386,14 @@ impl PanelFile {
         scales: &[u8],
         bias: &[u8],
     ) -> Result<Self, PanelFileError> {
-        let values = floats_from_bytes(scales);
+        let values = floats_from_bytes(scales)?;
         let scales = layout.granularity.map(|granularity| match granularity {
             Granularity::PerTensor => Scales::per_tensor(values[0]),
             Granularity::PerRow => Scales::per_row(values),
             Granularity::PerGroup(size) => Scales::per_group(size, values),
         });
         let bias = layout.has_bias.then(|| floats_from_bytes(bias));
-        Ok(Self::new(panels, scales, bias)?)
+        Ok(Self::new(panels, scales, bias.transpose()?)?)
     }
 }
 
@@ -426,13 +432,14 @@ fn floats_to_bytes(values: &[f32]) -> Cow<'_, [u8]> {
     }
 }
 
-fn floats_from_bytes(bytes: &[u8]) -> Vec<f32> {
+fn floats_from_bytes(bytes: &[u8]) -> Result<Vec<f32>, OutOfMemory> {
     let (floats, _) = bytes.as_chunks::<{ size_of::<f32>() }>();
-    floats.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    memory::collected(floats.iter().map(|&b| f32::from_le_bytes(b)))
 }
 
 impl From<&Linear> for PanelFile {
-    /// Shares the panels.
+    /// Shares the panels, copies scales and bias; aborts without memory for
+    /// them, where [`Linear::save`] gives an error.
     fn from(layer: &Linear) -> Self {
         Self {
             panels: layer.panels().clone(),
@@ -456,9 +463,14 @@ impl Linear {
     /// Writes the layer as a panel file: see [`PanelFile::save`].
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, or memory runs out.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
-        PanelFile::from(self).save(path)
+        let file = PanelFile {
+            panels: self.panels().clone(),
+            scales: Some(self.scales().try_clone()?),
+            bias: self.bias().map(memory::copied).transpose()?,
+        };
+        file.save(path)
     }
 
     /// Reads a layer from a panel file: see [`PanelFile::load`].

@@ -24,6 +24,7 @@
 //! # Ok::<(), tritgemm::quant::QuantError>(())
 //! ```
 
+use crate::memory::OutOfMemory;
 use std::fmt;
 
 mod activations;
@@ -83,6 +84,8 @@ pub enum QuantError {
         /// Its value.
         value: f32,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
 
 impl fmt::Display for QuantError {
@@ -112,11 +115,14 @@ impl fmt::Display for QuantError {
                 f,
                 "alpha {index} is {value}, expected a finite number above 0"
             ),
+            Self::Memory(e) => e.fmt(f),
         }
     }
 }
 
 impl std::error::Error for QuantError {}
+
+from_variants!(QuantError: Memory(OutOfMemory));
 
 impl QuantError {
     /// The same error of a token that was quantised by itself.

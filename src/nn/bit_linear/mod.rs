@@ -18,6 +18,7 @@ use crate::element::Activation;
 use crate::isa::IsaError;
 use crate::linear::{GemmError, Linear};
 use crate::matrix::{MatrixError, TernaryMatrix};
+use crate::memory::OutOfMemory;
 use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
@@ -102,6 +103,8 @@ pub enum BitLinearError {
         /// How many it should hold.
         expected: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
 
 impl fmt::Display for BitLinearError {
@@ -126,13 +129,14 @@ impl fmt::Display for BitLinearError {
                 len,
                 expected,
             } => write!(f, "`{argument}` holds {len} values, expected {expected}"),
+            Self::Memory(e) => e.fmt(f),
         }
     }
 }
 
 impl std::error::Error for BitLinearError {}
 
-from_variants!(BitLinearError: Quant(QuantError), Matrix(MatrixError), Gemm(GemmError), Isa(IsaError));
+from_variants!(BitLinearError: Quant(QuantError), Matrix(MatrixError), Gemm(GemmError), Isa(IsaError), Memory(OutOfMemory));
 
 impl BitLinear {
     /// A layer with latent weights `[rows][cols]` (M x K), without bias.
