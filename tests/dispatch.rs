@@ -5,7 +5,7 @@ mod common;
 
 use common::case::{Case, Shape, Values};
 use common::{backends, bits, workspace};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tritgemm::{
     Backend, GemmError, ISA_VARIABLE, Isa, IsaError, MatrixError, Options, Panels, PrepareError,
@@ -231,23 +231,7 @@ fn backends_mix() {
 
 /// Runs [`child`] in a process of its own, where `TRITGEMM_ISA` is `isa`.
 fn child_with(isa: &str) -> (String, Output) {
-    let test = std::env::current_exe().expect("this test's path");
-    // Under an emulator the child needs it too.
-    let prefix = format!("CARGO_TARGET_{}_", std::env::consts::ARCH.to_uppercase());
-    let runner = std::env::vars()
-        .find(|(name, _)| name.starts_with(&prefix) && name.ends_with("_RUNNER"))
-        .map(|(_, runner)| runner)
-        .unwrap_or_default();
-    let mut words = runner.split_whitespace();
-    let mut command = match words.next() {
-        Some(first) => {
-            let mut command = Command::new(first);
-            command.args(words).arg(test);
-            command
-        }
-        None => Command::new(test),
-    };
-    command.args(["--ignored", "--exact", "child", "--nocapture"]);
+    let mut command = common::child("child");
     let output = command
         .env(ISA_VARIABLE, isa)
         .output()
@@ -320,7 +304,9 @@ fn every_operation_refuses(error: &IsaError) {
     }
     let matrix = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
-    let error = Some(MatrixError::Codec(CodecError::Isa(error.clone())));
+    let error = Some(MatrixError::Codec(tritgemm::codec::CodecError::Isa(
+        error.clone(),
+    )));
     assert_eq!(Panels::pack(&matrix).err(), error);
     assert_eq!(tritgemm::Linear::new(&matrix).err(), error);
     assert_eq!(Panels::from_packed(&[0], 1, 1).err(), error);

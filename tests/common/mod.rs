@@ -5,6 +5,7 @@ pub mod case;
 pub mod oracle;
 
 use std::env;
+use std::process::Command;
 use tritgemm::{Backend, Lanes, MatMut, MatRef, Options, Threads, Workspace};
 
 /// Every backend of this CPU, the scalar one last. `TRITGEMM_TEST_REQUIRE`, a
@@ -27,6 +28,28 @@ pub fn backends() -> Vec<Backend> {
 /// Whether to test fewer cases: under an emulator, say.
 pub fn quick() -> bool {
     env::var("TRITGEMM_TEST_QUICK").is_ok_and(|v| v == "1")
+}
+
+/// This test binary again, to run its ignored test `test` alone.
+pub fn child(test: &str) -> Command {
+    let binary = env::current_exe().expect("this test's path");
+    // Under an emulator the child needs it too.
+    let prefix = format!("CARGO_TARGET_{}_", env::consts::ARCH.to_uppercase());
+    let runner = env::vars()
+        .find(|(name, _)| name.starts_with(&prefix) && name.ends_with("_RUNNER"))
+        .map(|(_, runner)| runner)
+        .unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let mut command = match words.next() {
+        Some(first) => {
+            let mut command = Command::new(first);
+            command.args(words).arg(binary);
+            command
+        }
+        None => Command::new(binary),
+    };
+    command.args(["--ignored", "--exact", test, "--nocapture"]);
+    command
 }
 
 pub const LANES: [Lanes; 3] = [Lanes::Row, Lanes::Column, Lanes::Auto];
