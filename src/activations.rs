@@ -3,11 +3,13 @@
 use crate::element::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
+use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::Incomplete;
 use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
+use std::fmt;
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
 /// the same K: quantised values, scales, tables.
@@ -45,26 +47,42 @@ pub(crate) enum Inner {
 
 /// Why activations could not be prepared.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum PrepareError {
     /// The activations could not be quantised.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
     /// The instruction set asked for is not available.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
+    Isa(IsaError),
     /// The caller's threads left work out.
-    #[error(transparent)]
-    Incomplete(#[from] Incomplete),
+    Incomplete(Incomplete),
     /// Not one scale a token.
-    #[error("{len} token scales for {tokens} tokens")]
     TokenScales {
         /// Tokens.
         tokens: usize,
         /// Scales given.
         len: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quant(e) => e.fmt(f),
+            Self::Isa(e) => e.fmt(f),
+            Self::Incomplete(e) => e.fmt(f),
+            Self::TokenScales { tokens, len } => {
+                write!(f, "{len} token scales for {tokens} tokens")
+            }
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PrepareError {}
+
+from_variants!(PrepareError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
 
 impl PreparedActivations {
     /// For the W1.58A8 path: each token is quantised to int8 by its absolute
@@ -185,12 +203,18 @@ pub(crate) fn quantize_into<T: Activation>(
     scales: &mut Vec<f32>,
 ) -> Result<(), QuantError> {
     let (tokens, k) = (x.rows(), x.cols());
-    values.resize(tokens * k, 0);
+    let len = tokens
+        .checked_mul(k)
+        .ok_or(OutOfMemory { bytes: usize::MAX })?;
+    memory::resize(values, len, 0)?;
     scales.clear();
     if k == 0 {
         // Nothing to scale, for however many tokens.
         return Ok(());
     }
+    scales.try_reserve_exact(tokens).map_err(|_| OutOfMemory {
+        bytes: tokens.saturating_mul(size_of::<f32>()),
+    })?;
     for token in 0..tokens {
         let scale = quant::quantize_token(x.row(token), &mut values[token * k..][..k])
             .map_err(|e| e.of_token(token))?;

@@ -38,6 +38,7 @@
 
 use crate::isa::{Backend, IsaError};
 use crate::kernels::call;
+use std::fmt;
 
 /// Weights in a byte.
 const PER_BYTE: usize = 4;
@@ -60,10 +61,9 @@ pub enum Mode {
 /// what [`Mode::Lenient`] would have written, and the rows after it are as they
 /// were.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CodecError {
     /// A value to encode is not a trit.
-    #[error("row {row}, column {col}: {value} is not one of -1, 0, 1")]
     Trit {
         /// Its row.
         row: usize,
@@ -73,7 +73,6 @@ pub enum CodecError {
         value: i8,
     },
     /// A weight has the code `11`, which means nothing.
-    #[error("row {row}, column {col}: code 11 is not a weight")]
     Code {
         /// Its row.
         row: usize,
@@ -81,13 +80,11 @@ pub enum CodecError {
         col: usize,
     },
     /// The bits after the last weight of a row are not zero.
-    #[error("row {row}: the padding bits after its last weight are not zero")]
     Padding {
         /// The row.
         row: usize,
     },
     /// A slice does not have the length that `rows` and `cols` call for.
-    #[error("`{what}` has length {len}, expected {expected}")]
     Length {
         /// The argument: `trits`, `packed`, `panels`, `weights` or `scales`.
         what: &'static str,
@@ -97,7 +94,6 @@ pub enum CodecError {
         expected: usize,
     },
     /// A matrix of this shape does not fit the address space.
-    #[error("a matrix of {rows} x {cols} weights does not fit the address space")]
     TooLarge {
         /// Its rows.
         rows: usize,
@@ -105,9 +101,39 @@ pub enum CodecError {
         cols: usize,
     },
     /// The pinned instruction set cannot be used.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
+    Isa(IsaError),
 }
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trit { row, col, value } => {
+                write!(f, "row {row}, column {col}: {value} is not one of -1, 0, 1")
+            }
+            Self::Code { row, col } => {
+                write!(f, "row {row}, column {col}: code 11 is not a weight")
+            }
+            Self::Padding { row } => write!(
+                f,
+                "row {row}: the padding bits after its last weight are not zero"
+            ),
+            Self::Length {
+                what,
+                len,
+                expected,
+            } => write!(f, "`{what}` has length {len}, expected {expected}"),
+            Self::TooLarge { rows, cols } => write!(
+                f,
+                "a matrix of {rows} x {cols} weights does not fit the address space"
+            ),
+            Self::Isa(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CodecError {}
+
+from_variants!(CodecError: Isa(IsaError));
 
 /// Bytes that a row of `cols` weights takes: `cols / 4`, rounded up.
 ///

@@ -2,9 +2,9 @@
 
 use crate::kernels::vector::norm::InverseRms;
 use crate::kernels::vector::{activations, float, norm};
-use half::{bf16, f16};
 
-/// A float type of activations: `f32`, [`half::f16`] or [`half::bf16`].
+/// A float type of activations: `f32`, and with the feature `half` also
+/// `half::f16` and `half::bf16`.
 ///
 /// Arithmetic is in f32: 16-bit values are widened exactly on the way in and
 /// rounded half to even on the way out, the same on every instruction set.
@@ -116,4 +116,7 @@ macro_rules! activation {
     )*};
 }
 
-activation!(f32, f16, bf16);
+activation!(f32);
+
+#[cfg(feature = "half")]
+activation!(half::f16, half::bf16);

@@ -67,25 +67,19 @@ impl FromStr for Isa {
 
 /// Why an instruction set cannot be used.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IsaError {
     /// The name is none of the instruction sets.
-    #[error("unknown instruction set `{name}`, expected scalar, avx2, avx512 or neon")]
     Unknown {
         /// The name that was given.
         name: String,
     },
     /// This build has no kernels for it (another architecture's).
-    #[error(
-        "{isa} kernels are not part of this build for {}",
-        std::env::consts::ARCH
-    )]
     NotBuilt {
         /// The instruction set.
         isa: Isa,
     },
     /// The CPU lacks features that it needs.
-    #[error("{isa} needs the CPU feature {}, which this CPU does not have", missing.join(", "))]
     MissingFeatures {
         /// The instruction set.
         isa: Isa,
@@ -93,6 +87,29 @@ pub enum IsaError {
         missing: Vec<&'static str>,
     },
 }
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { name } => write!(
+                f,
+                "unknown instruction set `{name}`, expected scalar, avx2, avx512 or neon"
+            ),
+            Self::NotBuilt { isa } => write!(
+                f,
+                "{isa} kernels are not part of this build for {}",
+                std::env::consts::ARCH
+            ),
+            Self::MissingFeatures { isa, missing } => write!(
+                f,
+                "{isa} needs the CPU feature {}, which this CPU does not have",
+                missing.join(", ")
+            ),
+        }
+    }
+}
+
+impl std::error::Error for IsaError {}
 
 /// A kernel set that can run on this CPU. Holding one is the proof.
 #[derive(Clone, Copy)]
@@ -158,6 +175,7 @@ impl Backend {
                     }
                     _ => Backend::best(),
                 };
+                #[cfg(feature = "log")]
                 log::debug!("tritgemm: using the {} kernels", backend.name());
                 Ok(backend)
             })

@@ -29,12 +29,16 @@
 //!
 //! Cargo features: `rayon` (default) shares products among the threads of the
 //! rayon pool that the caller is in; `mmap` (default) maps panel files into
-//! memory; `train` adds the backward pass of [`nn::BitLinear`].
+//! memory; `half` takes activations in f16 and bf16 too; `train` adds the
+//! backward pass of [`nn::BitLinear`]; `log` says which kernels run.
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]
 #[path = "../kernels/mod.rs"]
 mod kernels;
+
+#[macro_use]
+mod error;
 
 mod activations;
 mod cache;
@@ -44,6 +48,7 @@ mod gemm;
 mod isa;
 mod linear;
 mod matrix;
+mod memory;
 pub mod nn;
 pub mod panel_file;
 mod panels;
@@ -63,6 +68,7 @@ pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pi
 pub use isa::{TableRow, epilogues, kernel_table};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
+pub use memory::OutOfMemory;
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
 pub use parallel_for::{Incomplete, MAX_WORKERS, ParallelFor};

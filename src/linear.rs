@@ -8,21 +8,22 @@ use crate::gemm::{self, Product};
 use crate::isa::IsaError;
 use crate::kernels::call::Element;
 use crate::matrix::{MatrixError, Scales, TernaryMatrix};
+use crate::memory::{self, OutOfMemory};
 use crate::panels::{Panels, SliceError};
-use crate::parallel_for::{Incomplete, Team};
+use crate::parallel_for::{Incomplete, Stopped, Team};
 use crate::quant::QuantError;
 use crate::scales::{Granularity, GroupSize};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Slots, Workspace};
 use core::ops::Range;
+use std::fmt;
 
 /// Why a product could not be computed. The output is untouched then, except
-/// after [`GemmError::Incomplete`].
+/// after [`GemmError::Incomplete`] and [`GemmError::Memory`].
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum GemmError {
     /// The activations are not as wide as the matrix.
-    #[error("activations of {cols} columns for a matrix of {expected} (K)")]
     InputWidth {
         /// Columns of the activations.
         cols: usize,
@@ -30,9 +31,6 @@ pub enum GemmError {
         expected: usize,
     },
     /// The output is not tokens by rows.
-    #[error(
-        "an output of {rows} x {cols}, expected {tokens} tokens (N) by {expected_cols} rows (M)"
-    )]
     OutputShape {
         /// Rows of the output.
         rows: usize,
@@ -44,7 +42,6 @@ pub enum GemmError {
         expected_cols: usize,
     },
     /// The activations were prepared for other groups than the matrix has.
-    #[error("activations prepared for groups of {prepared:?}, the matrix has {matrix:?}")]
     Group {
         /// What they were prepared for.
         prepared: Option<GroupSize>,
@@ -52,7 +49,6 @@ pub enum GemmError {
         matrix: Option<GroupSize>,
     },
     /// The activations were prepared in the other element type.
-    #[error("activations prepared as {prepared}, expected {expected}")]
     PreparedType {
         /// Their type.
         prepared: &'static str,
@@ -60,15 +56,49 @@ pub enum GemmError {
         expected: &'static str,
     },
     /// The caller's threads left work out; the output is partly written.
-    #[error(transparent)]
-    Incomplete(#[from] Incomplete),
+    Incomplete(Incomplete),
     /// The activations could not be quantised.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
     /// The instruction set asked for is not available.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
+    Isa(IsaError),
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for GemmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InputWidth { cols, expected } => write!(
+                f,
+                "activations of {cols} columns for a matrix of {expected} (K)"
+            ),
+            Self::OutputShape {
+                rows,
+                cols,
+                tokens,
+                expected_cols,
+            } => write!(
+                f,
+                "an output of {rows} x {cols}, expected {tokens} tokens (N) by {expected_cols} rows (M)"
+            ),
+            Self::Group { prepared, matrix } => write!(
+                f,
+                "activations prepared for groups of {prepared:?}, the matrix has {matrix:?}"
+            ),
+            Self::PreparedType { prepared, expected } => {
+                write!(f, "activations prepared as {prepared}, expected {expected}")
+            }
+            Self::Quant(e) => e.fmt(f),
+            Self::Isa(e) => e.fmt(f),
+            Self::Incomplete(e) => e.fmt(f),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for GemmError {}
+
+from_variants!(GemmError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
 
 fn check_shapes<T>(x: [usize; 2], panels: &Panels, y: &MatMut<'_, T>) -> Result<(), GemmError> {
     let [tokens, cols] = x;
@@ -96,7 +126,7 @@ fn multiply<X: Element, S: Sink<X>>(
     sink: S,
     y: MatMut<'_, S::Out>,
     ws: (&Team, &mut Slots),
-) -> Result<(), Incomplete> {
+) -> Result<(), Stopped> {
     let weights = panels.weights(prepared.group_bytes());
     gemm::run(
         &Product {
@@ -196,10 +226,11 @@ impl Linear {
     /// Packs a matrix, without bias.
     ///
     /// # Errors
-    /// If `TRITGEMM_ISA` names an unavailable instruction set.
-    pub fn new(matrix: &TernaryMatrix) -> Result<Self, IsaError> {
-        let scales = matrix.scales().clone();
-        Ok(Self::assemble(Panels::pack(matrix)?, scales, None))
+    /// If `TRITGEMM_ISA` names an unavailable instruction set, or memory runs
+    /// out.
+    pub fn new(matrix: &TernaryMatrix) -> Result<Self, MatrixError> {
+        let scales = matrix.scales().try_clone()?;
+        Ok(Self::assemble(Panels::pack(matrix)?, scales, None)?)
     }
 
     /// From panels, their scales and an optional bias.
@@ -213,31 +244,35 @@ impl Linear {
         bias: Option<Vec<f32>>,
     ) -> Result<Self, MatrixError> {
         scales.check(panels.rows(), panels.cols())?;
-        let layer = Self::assemble(panels, scales, None);
+        let layer = Self::assemble(panels, scales, None)?;
         match bias {
             Some(bias) => layer.with_bias(bias),
             None => Ok(layer),
         }
     }
 
-    fn assemble(panels: Panels, scales: Scales, bias: Option<Vec<f32>>) -> Self {
+    fn assemble(
+        panels: Panels,
+        scales: Scales,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self, OutOfMemory> {
         let (rows, groups) = (panels.rows(), scales.groups(panels.cols()));
         let values = scales.values();
         let by_group = match scales.granularity() {
             // Nothing to scale, for however many rows.
             _ if panels.cols() == 0 => Vec::new(),
-            Granularity::PerTensor => vec![values[0]; rows],
-            Granularity::PerRow => values.to_vec(),
-            Granularity::PerGroup(_) => (0..groups * rows)
-                .map(|i| values[i % rows * groups + i / rows])
-                .collect(),
+            Granularity::PerTensor => memory::filled(values[0], rows)?,
+            Granularity::PerRow => memory::copied(values)?,
+            Granularity::PerGroup(_) => {
+                memory::collected((0..groups * rows).map(|i| values[i % rows * groups + i / rows]))?
+            }
         };
-        Self {
+        Ok(Self {
             panels,
             scales,
             bias,
             by_group,
-        }
+        })
     }
 
     /// Adds a bias, one value a row.
@@ -291,21 +326,23 @@ impl Linear {
     ///
     /// # Errors
     /// If the range does not start at a multiple of 64, ends neither at one nor
-    /// at the last row, or leaves the matrix.
+    /// at the last row, or leaves the matrix; or if memory runs out.
     pub fn slice_rows(&self, range: Range<usize>) -> Result<Linear, SliceError> {
         let panels = self.panels.slice_rows(range.clone())?;
         let groups = self.scales.groups(self.in_features());
         let scales = match self.scales.granularity() {
-            Granularity::PerTensor => self.scales.clone(),
-            Granularity::PerRow => Scales::per_row(self.scales.values()[range.clone()].to_vec()),
+            Granularity::PerTensor => self.scales.try_clone()?,
+            Granularity::PerRow => {
+                Scales::per_row(memory::copied(&self.scales.values()[range.clone()])?)
+            }
             Granularity::PerGroup(size) => {
                 let row = |row: usize| (row * groups).min(self.scales.values().len());
                 let values = &self.scales.values()[row(range.start)..row(range.end)];
-                Scales::per_group(size, values.to_vec())
+                Scales::per_group(size, memory::copied(values)?)
             }
         };
-        let bias = self.bias.as_ref().map(|bias| bias[range].to_vec());
-        Ok(Self::assemble(panels, scales, bias))
+        let bias = self.bias.as_ref().map(|bias| memory::copied(&bias[range]));
+        Ok(Self::assemble(panels, scales, bias.transpose()?)?)
     }
 
     /// The W1.58A8 forward pass: quantises each token of `x` (`[N][K]`, f32,

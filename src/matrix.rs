@@ -1,8 +1,10 @@
 //! Ternary matrices in the interchange encoding, with their scales.
 
 use crate::codec::{self, CodecError, Mode};
+use crate::memory::{self, OutOfMemory};
 use crate::quant::{self, QuantError};
 use crate::scales::{Granularity, GroupSize};
+use std::fmt;
 
 /// Most weights in a row: with int8 activations the sum of more could leave
 /// int32 (`128 * 2^24 = 2^31`).
@@ -10,16 +12,14 @@ pub const MAX_COLS: usize = (1 << 24) - 1;
 
 /// Why a matrix could not be made.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum MatrixError {
     /// A row is longer than int32 sums allow.
-    #[error("{cols} columns are more than the {MAX_COLS} whose sum an int32 holds")]
     TooManyColumns {
         /// Columns asked for.
         cols: usize,
     },
     /// The number of scales does not fit the shape.
-    #[error("a {rows} x {cols} matrix scaled {granularity} has {expected} scales, got {len}")]
     ScaleCount {
         /// Rows of the matrix.
         rows: usize,
@@ -33,7 +33,6 @@ pub enum MatrixError {
         expected: usize,
     },
     /// A scale is NaN or infinite.
-    #[error("scale {index} is {value}, expected a finite number")]
     Scale {
         /// Index in the list of scales.
         index: usize,
@@ -41,7 +40,6 @@ pub enum MatrixError {
         value: f32,
     },
     /// The bias does not have one value a row.
-    #[error("a bias of {len} values for {rows} rows")]
     BiasLength {
         /// Rows of the matrix.
         rows: usize,
@@ -49,12 +47,44 @@ pub enum MatrixError {
         len: usize,
     },
     /// The weights could not be encoded or decoded.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
+    Codec(CodecError),
     /// The weights could not be quantised.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for MatrixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyColumns { cols } => write!(
+                f,
+                "{cols} columns are more than the {MAX_COLS} whose sum an int32 holds"
+            ),
+            Self::ScaleCount {
+                rows,
+                cols,
+                granularity,
+                len,
+                expected,
+            } => write!(
+                f,
+                "a {rows} x {cols} matrix scaled {granularity} has {expected} scales, got {len}"
+            ),
+            Self::Scale { index, value } => {
+                write!(f, "scale {index} is {value}, expected a finite number")
+            }
+            Self::BiasLength { rows, len } => write!(f, "a bias of {len} values for {rows} rows"),
+            Self::Codec(e) => e.fmt(f),
+            Self::Quant(e) => e.fmt(f),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MatrixError {}
+
+from_variants!(MatrixError: Codec(CodecError), Quant(QuantError), Memory(OutOfMemory));
 
 /// Scales of a ternary matrix: f32 values and what each covers.
 ///
@@ -98,6 +128,14 @@ impl Scales {
     /// The scales, in the order of [`Scales::per_group`].
     pub fn values(&self) -> &[f32] {
         &self.values
+    }
+
+    pub(crate) fn try_clone(&self) -> Result<Self, OutOfMemory> {
+        let (granularity, values) = (self.granularity, memory::copied(&self.values)?);
+        Ok(Self {
+            granularity,
+            values,
+        })
     }
 
     /// Scales along K of one row.
@@ -170,7 +208,8 @@ impl TernaryMatrix {
     /// From trits, row-major `[rows][cols]`.
     ///
     /// # Errors
-    /// If a value is not -1, 0 or +1, or a length does not fit the shape.
+    /// If a value is not -1, 0 or +1, a length does not fit the shape, or memory
+    /// runs out.
     pub fn from_trits(
         trits: &[i8],
         rows: usize,
@@ -180,7 +219,7 @@ impl TernaryMatrix {
         check_cols(cols)?;
         scales.check(rows, cols)?;
         codec::check_len("trits", trits.len(), rows, cols)?;
-        let mut packed = vec![0; codec::packed_len(rows, cols)?];
+        let mut packed = memory::zeroed(codec::packed_len(rows, cols)?)?;
         codec::encode(trits, rows, cols, &mut packed, Mode::Strict)?;
         Ok(Self {
             rows,
@@ -216,7 +255,8 @@ impl TernaryMatrix {
     /// nearest trits (BitNet b1.58, arXiv:2402.17764).
     ///
     /// # Errors
-    /// If a weight is NaN or infinite, or a length does not fit the shape.
+    /// If a weight is NaN or infinite, a length does not fit the shape, or
+    /// memory runs out.
     pub fn quantize(
         weights: &[f32],
         rows: usize,
@@ -258,7 +298,8 @@ impl TernaryMatrix {
         &self.scales
     }
 
-    /// The weights, row-major `[rows][cols]`.
+    /// The weights, row-major `[rows][cols]`. Aborts if memory runs out, as do
+    /// the next two; [`codec::decode`] and [`codec::decode_f32`] take a slice.
     pub fn to_trits(&self) -> Vec<i8> {
         let mut trits = vec![0; self.rows * self.cols];
         self.decode(&mut trits, |packed, trits| {

@@ -3,14 +3,16 @@
 
 use crate::codec::CodecError;
 use crate::gemm::{Weights, strips};
-use crate::isa::{Backend, IsaError};
+use crate::isa::Backend;
 use crate::kernels::call::{self, PanelView};
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
 use crate::kernels::tiles::TileGrid;
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
+use crate::memory::{OutOfMemory, zeroed_lines};
 use crate::threads::Threads;
-use crate::workspace::{Lines, lines};
+use crate::workspace::Lines;
 use core::ops::Range;
+use std::fmt;
 use std::sync::Arc;
 
 /// A ternary matrix in panels: `panel[p][strip][r]` is byte `strip` of row
@@ -93,23 +95,43 @@ impl From<Lines> for PanelBytes {
 
 /// Why a range of rows cannot be sliced off.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SliceError {
     /// The range does not start on a panel.
-    #[error("rows can be sliced at multiples of 64, not at {row}")]
     Unaligned {
         /// The row.
         row: usize,
     },
     /// The range leaves the matrix or ends before it starts.
-    #[error("rows {}..{} of a matrix of {rows} rows", range.start, range.end)]
     OutOfRange {
         /// The range.
         range: Range<usize>,
         /// Rows of the matrix.
         rows: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for SliceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned { row } => {
+                write!(f, "rows can be sliced at multiples of 64, not at {row}")
+            }
+            Self::OutOfRange { range, rows } => write!(
+                f,
+                "rows {}..{} of a matrix of {rows} rows",
+                range.start, range.end
+            ),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SliceError {}
+
+from_variants!(SliceError: Memory(OutOfMemory));
 
 /// Strips of a panel of `cols` columns.
 pub(crate) fn depth(cols: usize) -> usize {
@@ -129,13 +151,22 @@ impl Panels {
     /// one. Runs near copy speed.
     ///
     /// # Errors
-    /// If `TRITGEMM_ISA` names an unavailable instruction set.
-    pub fn pack(matrix: &TernaryMatrix) -> Result<Self, IsaError> {
-        Ok(Self::pack_with(Backend::active()?, Threads::Rayon, matrix))
+    /// If `TRITGEMM_ISA` names an unavailable instruction set, or memory runs
+    /// out.
+    pub fn pack(matrix: &TernaryMatrix) -> Result<Self, MatrixError> {
+        let backend = Backend::active().map_err(CodecError::from)?;
+        Ok(Self::pack_with(backend, Threads::Rayon, matrix)?)
     }
 
     /// As [`Panels::pack`], with a backend and threads of choice.
-    pub fn pack_with(backend: Backend, threads: Threads, matrix: &TernaryMatrix) -> Self {
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn pack_with(
+        backend: Backend,
+        threads: Threads,
+        matrix: &TernaryMatrix,
+    ) -> Result<Self, OutOfMemory> {
         Self::pack_bytes(
             backend,
             threads,
@@ -149,18 +180,14 @@ impl Panels {
     ///
     /// # Errors
     /// If a code is 11, padding bits are not zero, a length does not fit the
-    /// shape, or `TRITGEMM_ISA` names an unavailable instruction set.
+    /// shape, `TRITGEMM_ISA` names an unavailable instruction set, or memory
+    /// runs out.
     pub fn from_packed(packed: &[u8], rows: usize, cols: usize) -> Result<Self, MatrixError> {
         check_cols(cols)?;
         crate::codec::validate(packed, rows, cols)?;
-        let backend = Backend::active().map_err(crate::codec::CodecError::from)?;
-        Ok(Self::pack_bytes(
-            backend,
-            Threads::Rayon,
-            packed,
-            rows,
-            cols,
-        ))
+        let backend = Backend::active().map_err(CodecError::from)?;
+        let panels = Self::pack_bytes(backend, Threads::Rayon, packed, rows, cols)?;
+        Ok(panels)
     }
 
     fn pack_bytes(
@@ -169,11 +196,11 @@ impl Panels {
         packed: &[u8],
         rows: usize,
         cols: usize,
-    ) -> Self {
-        let len = panel_bytes(rows, cols).expect("as long as the packed bytes but for padding");
+    ) -> Result<Self, OutOfMemory> {
+        // The packed bytes are in memory, but their padding may be 64 times as long.
+        let len = panel_bytes(rows, cols).ok_or(OutOfMemory { bytes: usize::MAX })?;
         let (row_bytes, stride) = (cols.div_ceil(4), depth(cols) * PANEL_ROWS);
-        let mut bytes = lines();
-        bytes.resize(len, 0);
+        let mut bytes = zeroed_lines(len)?;
         let panels = rows.div_ceil(PANEL_ROWS);
         if row_bytes > 0 && panels > 0 {
             let workers = if len < 1 << 20 { 1 } else { threads.workers() };
@@ -191,12 +218,7 @@ impl Panels {
                 }
             });
         }
-        Self {
-            bytes: bytes.into(),
-            offset: 0,
-            rows,
-            cols,
-        }
+        Ok(Self::from_parts(bytes.into(), 0, rows, cols))
     }
 
     /// Panels that are laid out already, as [`Panels::as_bytes`] gives them:
@@ -303,7 +325,7 @@ impl Panels {
         })
     }
 
-    /// Back to packed rows, `[rows][ceil(cols / 4)]`.
+    /// Back to packed rows, `[rows][ceil(cols / 4)]`. Aborts if memory runs out.
     pub fn to_packed(&self) -> Vec<u8> {
         let (row_bytes, stride) = (self.cols.div_ceil(4), depth(self.cols) * PANEL_ROWS);
         let mut packed = vec![0; self.rows * row_bytes];

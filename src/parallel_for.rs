@@ -1,5 +1,6 @@
 //! Products on threads that belong to the caller.
 
+use crate::memory::OutOfMemory;
 use crate::threads::Threads;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -67,14 +68,50 @@ pub const MAX_WORKERS: usize = 1024;
 
 /// A [`ParallelFor`] returned before all items had been run. Part of the output
 /// is written then.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the caller's parallel-for ran {done} of {items} work items")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Incomplete {
     /// Items that were run to their end.
     pub done: usize,
     /// Items there were.
     pub items: usize,
 }
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { done, items } = self;
+        write!(
+            f,
+            "the caller's parallel-for ran {done} of {items} work items"
+        )
+    }
+}
+
+impl std::error::Error for Incomplete {}
+
+/// Why work items did not all get done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stopped {
+    Incomplete(Incomplete),
+    Memory(OutOfMemory),
+}
+
+from_variants!(Stopped: Incomplete(Incomplete), Memory(OutOfMemory));
+
+/// `From<Stopped>` for an error that has both reasons.
+macro_rules! from_stopped {
+    ($($error:ty),+) => {$(
+        impl From<Stopped> for $error {
+            fn from(stopped: Stopped) -> Self {
+                match stopped {
+                    Stopped::Incomplete(e) => Self::Incomplete(e),
+                    Stopped::Memory(e) => Self::Memory(e),
+                }
+            }
+        }
+    )+};
+}
+
+from_stopped!(crate::GemmError, crate::PrepareError);
 
 /// Who runs the work items: the caller's pool where there is one, else the
 /// calling thread or rayon.
@@ -111,29 +148,31 @@ impl Team {
     }
 
     /// Runs `work(0)..work(items)` in any order, on `workers`. `work` says
-    /// whether it did the item, which it does once.
+    /// whether it did the item, which it does once, or ran out of memory.
     pub(crate) fn for_each(
         &self,
         workers: usize,
         items: usize,
-        work: impl Fn(usize) -> bool + Sync + Send,
-    ) -> Result<(), Incomplete> {
-        let Some(pool) = self.pool().filter(|_| workers > 1 && items > 1) else {
-            self.threads.for_each(workers, items, |item| {
-                work(item);
-            });
-            return Ok(());
-        };
-        let done = AtomicUsize::new(0);
-        // Relaxed: the pool returns after its items, so it orders them.
-        pool.run(items, &|item| {
-            if work(item) {
-                done.fetch_add(1, Ordering::Relaxed);
+        work: impl Fn(usize) -> Result<bool, OutOfMemory> + Sync + Send,
+    ) -> Result<(), Stopped> {
+        let (done, missing) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        // Relaxed: both ways return after their items, which orders them.
+        let work = |item| match work(item) {
+            Ok(did) => {
+                done.fetch_add(usize::from(did), Ordering::Relaxed);
             }
-        });
-        match done.into_inner() {
-            done if done == items => Ok(()),
-            done => Err(Incomplete { done, items }),
+            Err(OutOfMemory { bytes }) => {
+                missing.fetch_max(bytes, Ordering::Relaxed);
+            }
+        };
+        match self.pool().filter(|_| workers > 1 && items > 1) {
+            Some(pool) => pool.run(items, &work),
+            None => self.threads.for_each(workers, items, work),
+        }
+        match (done.into_inner(), missing.into_inner()) {
+            (done, 0) if done == items => Ok(()),
+            (done, 0) => Err(Incomplete { done, items }.into()),
+            (_, bytes) => Err(OutOfMemory { bytes }.into()),
         }
     }
 

@@ -1,13 +1,12 @@
 //! Row-major matrix views with explicit strides, the edge of the API.
 
+use std::fmt;
+
 /// Why a slice is not the matrix it was said to be.
 #[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ViewError {
     /// The slice is shorter than the shape and stride need.
-    #[error(
-        "{rows} x {cols} elements at a stride of {stride} need {expected}, the slice has {len}"
-    )]
     Length {
         /// Rows of the view.
         rows: usize,
@@ -21,7 +20,6 @@ pub enum ViewError {
         expected: usize,
     },
     /// Rows would overlap.
-    #[error("a stride of {stride} is smaller than the {cols} columns of a row")]
     Stride {
         /// Columns of the view.
         cols: usize,
@@ -29,7 +27,6 @@ pub enum ViewError {
         stride: usize,
     },
     /// The shape does not fit the address space.
-    #[error("{rows} x {cols} elements at a stride of {stride} do not fit the address space")]
     TooLarge {
         /// Rows of the view.
         rows: usize,
@@ -39,6 +36,33 @@ pub enum ViewError {
         stride: usize,
     },
 }
+
+impl fmt::Display for ViewError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length {
+                rows,
+                cols,
+                stride,
+                len,
+                expected,
+            } => write!(
+                f,
+                "{rows} x {cols} elements at a stride of {stride} need {expected}, the slice has {len}"
+            ),
+            Self::Stride { cols, stride } => write!(
+                f,
+                "a stride of {stride} is smaller than the {cols} columns of a row"
+            ),
+            Self::TooLarge { rows, cols, stride } => write!(
+                f,
+                "{rows} x {cols} elements at a stride of {stride} do not fit the address space"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ViewError {}
 
 fn check(len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), ViewError> {
     if stride < cols {

@@ -3,6 +3,7 @@
 use crate::cache::CacheSizes;
 use crate::gemm::prepare::{How, Prepared};
 use crate::isa::{Backend, IsaError};
+use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{ParallelFor, Team};
 use crate::threads::Threads;
 use aligned_vec::{AVec, ConstAlign};
@@ -212,11 +213,11 @@ pub(crate) fn lines() -> Lines {
 }
 
 /// Makes `buffer` at least `len` bytes long; what it held is lost or not.
-pub(crate) fn reserve(buffer: &mut Lines, len: usize) -> &mut [u8] {
+pub(crate) fn reserve(buffer: &mut Lines, len: usize) -> Result<&mut [u8], OutOfMemory> {
     if buffer.len() < len {
-        buffer.resize(len, 0);
+        memory::resize_lines(buffer, len)?;
     }
-    &mut buffer[..len]
+    Ok(&mut buffer[..len])
 }
 
 /// One [`Scratch`] per worker.
@@ -225,10 +226,13 @@ pub(crate) struct Slots(Vec<Mutex<Scratch>>);
 
 impl Slots {
     /// Has at least `workers` slots afterwards.
-    pub(crate) fn grow(&mut self, workers: usize) {
-        if self.0.len() < workers {
-            self.0.resize_with(workers, Mutex::default);
-        }
+    pub(crate) fn grow(&mut self, workers: usize) -> Result<(), OutOfMemory> {
+        let more = workers.saturating_sub(self.0.len());
+        self.0.try_reserve_exact(more).map_err(|_| OutOfMemory {
+            bytes: workers.saturating_mul(size_of::<Mutex<Scratch>>()),
+        })?;
+        self.0.extend((0..more).map(|_| Mutex::default()));
+        Ok(())
     }
 
     /// Runs `work` with a slot nobody else uses; `hint` is tried first. Should

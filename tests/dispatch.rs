@@ -8,7 +8,7 @@ use common::{backends, bits, workspace};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tritgemm::{
-    Backend, GemmError, ISA_VARIABLE, Isa, IsaError, Options, Panels, PrepareError,
+    Backend, GemmError, ISA_VARIABLE, Isa, IsaError, MatrixError, Options, Panels, PrepareError,
     PreparedActivations, Scales, TernaryMatrix, cpu_features, pin,
 };
 
@@ -208,6 +208,7 @@ fn backends_mix() {
     let wanted = case.gemm_i8(&mut workspace(Options::new().backend(Backend::scalar())));
     for packer in backends() {
         let panels = Panels::pack_with(packer, tritgemm::Threads::Serial, &matrix);
+        let panels = panels.expect("memory");
         assert_eq!(
             panels.as_bytes(),
             case.layer.panels().as_bytes(),
@@ -230,7 +231,8 @@ fn backends_mix() {
 
 /// Runs [`child`] in a process of its own, where `TRITGEMM_ISA` is `isa`.
 fn child_with(isa: &str) -> (String, Output) {
-    let output = common::child::child("child")
+    let mut command = common::child::child("child");
+    let output = command
         .env(ISA_VARIABLE, isa)
         .output()
         .expect("the child ran");
@@ -265,7 +267,8 @@ fn panels() -> Panels {
     let packed = vec![0b0101_0000; 2];
     let matrix = TernaryMatrix::from_packed(packed, 2, 2, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
-    Panels::pack_with(Backend::scalar(), tritgemm::Threads::Serial, &matrix)
+    let panels = Panels::pack_with(Backend::scalar(), tritgemm::Threads::Serial, &matrix);
+    panels.expect("memory")
 }
 
 /// With the variable wrong, whatever would use the default backend says so and
@@ -301,9 +304,12 @@ fn every_operation_refuses(error: &IsaError) {
     }
     let matrix = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
-    assert_eq!(Panels::pack(&matrix).err().as_ref(), Some(error));
-    assert_eq!(tritgemm::Linear::new(&matrix).err().as_ref(), Some(error));
-    assert!(Panels::from_packed(&[0], 1, 1).is_err());
+    let error = Some(MatrixError::Codec(tritgemm::codec::CodecError::Isa(
+        error.clone(),
+    )));
+    assert_eq!(Panels::pack(&matrix).err(), error);
+    assert_eq!(tritgemm::Linear::new(&matrix).err(), error);
+    assert_eq!(Panels::from_packed(&[0], 1, 1).err(), error);
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub fn cold(shape: Shape) -> Vec<Linear> {
 pub fn copies(shape: Shape, count: usize) -> Vec<Linear> {
     let matrix = matrix(shape);
     let layer = |_| {
-        let panels = Panels::pack_with(Backend::best(), Threads::Serial, &matrix);
+        let panels = Panels::pack_with(Backend::best(), Threads::Serial, &matrix).expect("memory");
         Linear::from_parts(panels, matrix.scales().clone(), None).expect("scales of this matrix")
     };
     (0..count).map(layer).collect()

@@ -204,7 +204,7 @@ fn compare(
 }
 
 fn layer(matrix: &TernaryMatrix, backend: Backend) -> Result<Linear> {
-    let panels = Panels::pack_with(backend, Threads::Rayon, matrix);
+    let panels = Panels::pack_with(backend, Threads::Rayon, matrix)?;
     Ok(Linear::from_parts(panels, matrix.scales().clone(), None)?)
 }
 

@@ -1,6 +1,6 @@
 //! Helpers that the compiler vectorises: quantisers, straight-through
-//! estimator, RMSNorm, random numbers, what training needs. `multiversion` compiles each for several instruction
-//! sets and picks one on first use.
+//! estimator, RMSNorm, random numbers, what training needs. `multiversion`
+//! compiles each for several instruction sets and picks one on first use.
 //!
 //! Which one it picks never shows in a result. Elementwise code rounds every
 //! operation once, wherever it runs; a maximum does not depend on the order;
@@ -13,6 +13,8 @@
 
 pub mod activations;
 pub mod float;
+#[cfg(feature = "half")]
+mod half;
 pub mod noise;
 pub mod norm;
 pub mod ste;

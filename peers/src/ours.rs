@@ -81,7 +81,7 @@ impl Family for OurFamily {
         // Panels are the same for every backend. Clones would share their
         // bytes, so each copy is packed by itself.
         let layers = (0..copies).map(|_| {
-            let panels = Panels::pack_with(Backend::best(), Threads::Serial, &matrix);
+            let panels = Panels::pack_with(Backend::best(), Threads::Serial, &matrix)?;
             Linear::from_parts(panels, matrix.scales().clone(), None)
         });
         Ok(Box::new(LoadedOurs {

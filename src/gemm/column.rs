@@ -17,6 +17,7 @@ use crate::isa::Backend;
 use crate::kernels::call::{self, ColumnPart, Element, PanelView};
 use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_BLOCKS, Fold, PANEL_ROWS};
 use crate::kernels::tiles::Tile;
+use crate::memory::OutOfMemory;
 use crate::workspace::{Scratch, reserve};
 use core::mem::size_of;
 use core::ops::Range;
@@ -32,7 +33,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
     y: &mut Tile<'_, S::Out>,
     scratch: &mut Scratch,
-) {
+) -> Result<(), OutOfMemory> {
     let backend = product.prepared.backend();
     let kernel = X::column(backend);
     let rows = y.cols();
@@ -49,9 +50,10 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 panels: first_panel..panels.end.min(first_panel + block),
                 row_end: rows.end,
             };
-            run_block(product, y, &block, scratch);
+            run_block(product, y, &block, scratch)?;
         }
     }
+    Ok(())
 }
 
 /// Panels in each of the fewest equal blocks of at most `most`.
@@ -71,7 +73,7 @@ fn run_block<X: Element, S: Sink<X>>(
     y: &mut Tile<'_, S::Out>,
     block: &Block,
     scratch: &mut Scratch,
-) {
+) -> Result<(), OutOfMemory> {
     let (weights, prepared) = (&product.weights, product.prepared);
     let backend = prepared.backend();
     let kernel = X::column(backend);
@@ -81,9 +83,9 @@ fn run_block<X: Element, S: Sink<X>>(
     let panel_sums = PANEL_ROWS * kernel.lanes;
     let tables_len = kernel.chunk_bytes * COLUMN_ENTRIES * kernel.entry_bytes;
     let mut buffers = Buffers {
-        tables: reserve(&mut scratch.tables, tables_len),
-        acc: reserve(&mut scratch.acc, acc_len),
-        total: reserve(&mut scratch.total, acc_len),
+        tables: reserve(&mut scratch.tables, tables_len)?,
+        acc: reserve(&mut scratch.acc, acc_len)?,
+        total: reserve(&mut scratch.total, acc_len)?,
     };
 
     let segments = weights.segments();
@@ -98,7 +100,7 @@ fn run_block<X: Element, S: Sink<X>>(
         };
         let one_stretch = segment.len() <= stretch;
         let kept = if one_stretch { 1 } else { block.panels.len() };
-        let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>());
+        let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>())?;
         let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
         let mut start = segment.start;
         while start < segment.end {
@@ -142,6 +144,7 @@ fn run_block<X: Element, S: Sink<X>>(
             start = end;
         }
     }
+    Ok(())
 }
 
 struct Buffers<'a> {

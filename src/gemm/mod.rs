@@ -15,7 +15,7 @@ pub(crate) mod sink;
 use crate::kernels::call::{Element, PanelView};
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::tiles::{MAX_TILES, TileGrid};
-use crate::parallel_for::{Incomplete, Team};
+use crate::parallel_for::{Stopped, Team};
 use crate::view::MatMut;
 use crate::workspace::Slots;
 use core::ops::Range;
@@ -73,13 +73,13 @@ pub(crate) struct Product<'a, X: Element, S> {
 }
 
 /// Computes `y[n][m]` for all tokens and rows; fails if the caller's pool left
-/// some of it out.
+/// some of it out, or a worker has no memory.
 pub(crate) fn run<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
     y: MatMut<'_, S::Out>,
     team: &Team,
     slots: &mut Slots,
-) -> Result<(), Incomplete> {
+) -> Result<(), Stopped> {
     let prepared = product.prepared;
     if prepared.k() == 0 {
         empty(&product.sink, y);
@@ -95,7 +95,7 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
     } else {
         team.workers()
     };
-    slots.grow(workers);
+    slots.grow(workers)?;
     let slots = &*slots;
     let (by_column, by_row) = y.split_at_row(prepared.column_tokens());
 
@@ -104,24 +104,24 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
     let grid = grid(by_column, tile);
     team.for_each(workers, grid.len(), |i| {
         let Some(mut tile) = grid.claim(i) else {
-            return false;
+            return Ok(false);
         };
         slots.with(team.worker(), |scratch| {
             column::run_tile(product, &mut tile, scratch)
-        });
-        true
+        })?;
+        Ok(true)
     })?;
 
     let tile = row_tile([by_row.rows(), product.weights.rows], workers);
     let grid = self::grid(by_row, tile);
     team.for_each(workers, grid.len(), |i| {
         let Some(mut tile) = grid.claim(i) else {
-            return false;
+            return Ok(false);
         };
         slots.with(team.worker(), |scratch| {
             row::run_tile(product, &mut tile, scratch)
-        });
-        true
+        })?;
+        Ok(true)
     })
 }
 

@@ -4,7 +4,8 @@ use super::{segments, strips};
 use crate::isa::Backend;
 use crate::kernels::call::{self, Element, Source};
 use crate::kernels::tiles::TileGrid;
-use crate::parallel_for::{Incomplete, Team};
+use crate::memory::{self, OutOfMemory};
+use crate::parallel_for::{Stopped, Team};
 use crate::view::MatRef;
 use crate::workspace::{Lanes, Lines, lines, reserve};
 use core::ops::Range;
@@ -121,14 +122,14 @@ impl<X: Element> Prepared<X> {
 
     /// Fills in everything from `x` (`[tokens][k]`) for matrices whose scales
     /// change every `group_bytes` strips; fails if the caller's pool left some
-    /// of it out.
+    /// of it out, or memory runs out.
     pub(crate) fn build(
         &mut self,
         x: MatRef<'_, X>,
         group_bytes: usize,
         how: How,
         team: &Team,
-    ) -> Result<(), Incomplete> {
+    ) -> Result<(), Stopped> {
         self.backend = how.backend;
         self.tokens = x.rows();
         self.k = x.cols();
@@ -144,12 +145,31 @@ impl<X: Element> Prepared<X> {
         if x.cols() == 0 {
             return Ok(());
         }
+        self.check_sizes()?;
         self.transpose(x, team)?;
-        self.build_tables(x);
+        self.build_tables(x)?;
         Ok(())
     }
 
-    fn transpose(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Incomplete> {
+    /// Fails where what the activations take does not fit the address space.
+    fn check_sizes(&self) -> Result<(), OutOfMemory> {
+        let column = X::column(self.backend);
+        let row = X::row(self.backend, self.source);
+        let padded = self.strips().checked_mul(4 * size_of::<X>());
+        let tile = padded.and_then(|len| len.checked_mul(column.lanes)?.checked_add(64));
+        let tiles = self.column_tokens.div_ceil(column.lanes);
+        let xt = tile.and_then(|len| len.checked_mul(tiles));
+        // At most one unit more a segment than strips.
+        let units = self.strips().checked_mul(2);
+        let table = units.and_then(|units| units.checked_mul(row.table_bytes)?.checked_add(64));
+        let tables = table.and_then(|len| len.checked_mul(self.tokens - self.column_tokens));
+        match (xt, tables) {
+            (Some(_), Some(_)) => Ok(()),
+            _ => Err(OutOfMemory { bytes: usize::MAX }),
+        }
+    }
+
+    fn transpose(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Stopped> {
         let lanes = X::column(self.backend).lanes;
         let (tokens, tile_bytes) = (self.column_tokens, self.tile_bytes());
         let tiles = tokens.div_ceil(lanes);
@@ -162,22 +182,22 @@ impl<X: Element> Prepared<X> {
             team.workers()
         };
         let per_item = tiles.div_ceil(64 * workers);
-        let xt = reserve(&mut self.xt, tiles * tile_bytes);
+        let xt = reserve(&mut self.xt, tiles * tile_bytes)?;
         let grid = TileGrid::new(xt, [tiles, tile_bytes], tile_bytes, [per_item, tile_bytes]);
         team.for_each(workers, grid.len(), |i| {
             let Some(mut item) = grid.claim(i) else {
-                return false;
+                return Ok(false);
             };
             for tile in item.rows() {
                 let xt: &mut [X] = bytemuck::cast_slice_mut(item.row_mut(tile, 0..tile_bytes));
                 let first = tile * lanes;
                 transpose(x, first..tokens.min(first + lanes), lanes, xt);
             }
-            true
+            Ok(true)
         })
     }
 
-    fn build_tables(&mut self, x: MatRef<'_, X>) {
+    fn build_tables(&mut self, x: MatRef<'_, X>) -> Result<(), OutOfMemory> {
         let which = (self.backend, self.source);
         let kernel = X::row(which.0, which.1);
         let strips = self.strips();
@@ -188,7 +208,7 @@ impl<X: Element> Prepared<X> {
             .sum();
         self.table_stride = (units * kernel.table_bytes).next_multiple_of(64);
         let rows = self.tokens - self.column_tokens;
-        reserve(&mut self.tables, rows * self.table_stride);
+        reserve(&mut self.tables, rows * self.table_stride)?;
         for token in 0..rows {
             let x = x.row(self.column_tokens + token);
             let mut first_unit = 0;
@@ -197,7 +217,7 @@ impl<X: Element> Prepared<X> {
                 // Whole units: activations outside of the segment count as zero.
                 let start = segment.start / unit_bytes * unit_bytes * 4;
                 self.row.clear();
-                self.row.resize(units * unit_bytes * 4, X::zeroed());
+                memory::resize(&mut self.row, units * unit_bytes * 4, X::zeroed())?;
                 let (from, to) = (segment.start * 4, x.len().min(segment.end * 4));
                 self.row[from - start..to - start].copy_from_slice(&x[from..to]);
                 let at = token * self.table_stride + first_unit * kernel.table_bytes;
@@ -206,6 +226,7 @@ impl<X: Element> Prepared<X> {
                 first_unit += units;
             }
         }
+        Ok(())
     }
 }
 

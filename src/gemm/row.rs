@@ -18,6 +18,7 @@ use crate::isa::Backend;
 use crate::kernels::call::{self, Element, RowPart, Source};
 use crate::kernels::contract::{BLOCK_BYTES, PANEL_ROWS, RowKernel};
 use crate::kernels::tiles::Tile;
+use crate::memory::OutOfMemory;
 use crate::workspace::{Scratch, reserve};
 use core::mem::size_of;
 
@@ -37,24 +38,23 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
     y: &mut Tile<'_, S::Out>,
     scratch: &mut Scratch,
-) {
+) -> Result<(), OutOfMemory> {
     let (weights, prepared) = (&product.weights, product.prepared);
     let which = (prepared.backend(), prepared.source());
     let kernel = X::row(which.0, which.1);
     let (tokens, rows) = (y.rows(), y.cols());
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let chunk = chunk_units(kernel, tokens.len());
-    let block = (sums_budget() / (tokens.len() * PANEL_ROWS * size_of::<X::Acc>())).max(4) & !3;
+    // Saturated, it is more than can be reserved below.
+    let panel_sums = (PANEL_ROWS * size_of::<X::Acc>()).saturating_mul(tokens.len());
+    let block = (sums_budget() / panel_sums).max(4) & !3;
     let segments = weights.segments();
     let count = segments.len();
 
     for first_panel in panels.clone().step_by(block) {
         let block_panels = block.min(panels.end - first_panel);
         let sums_stride = block_panels * PANEL_ROWS;
-        let sums = reserve(
-            &mut scratch.sums,
-            tokens.len() * sums_stride * size_of::<X::Acc>(),
-        );
+        let sums = reserve(&mut scratch.sums, panel_sums.saturating_mul(block_panels))?;
         let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
         let mut table_unit = 0;
         for (index, segment) in weights.segments().enumerate() {
@@ -91,6 +91,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
             }
         }
     }
+    Ok(())
 }
 
 /// Units along K between two passes over the panels.

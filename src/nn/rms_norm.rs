@@ -2,23 +2,22 @@
 
 use crate::Activation;
 use crate::kernels::vector::norm::InverseRms;
+use crate::memory::{self, OutOfMemory};
 use crate::parallel::all_rows;
+use std::fmt;
 
 /// Why [`RmsNorm`] cannot be made or run.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum RmsNormError {
     /// The gain has no values.
-    #[error("`gain` is empty, expected one value a feature")]
     NoFeatures,
     /// Epsilon cannot keep the root away from zero.
-    #[error("`eps` is {eps}, expected a finite value above 0")]
     Eps {
         /// Its value.
         eps: f32,
     },
     /// An input is not a whole number of tokens.
-    #[error("`{argument}` holds {found} values, expected a multiple of {features}")]
     Tokens {
         /// The argument.
         argument: &'static str,
@@ -28,7 +27,6 @@ pub enum RmsNormError {
         features: usize,
     },
     /// A slice has the wrong length.
-    #[error("`{argument}` holds {found} values, expected {expected}")]
     Length {
         /// The argument.
         argument: &'static str,
@@ -37,7 +35,36 @@ pub enum RmsNormError {
         /// How many it should hold.
         expected: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for RmsNormError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFeatures => write!(f, "`gain` is empty, expected one value a feature"),
+            Self::Eps { eps } => write!(f, "`eps` is {eps}, expected a finite value above 0"),
+            Self::Tokens {
+                argument,
+                found,
+                features,
+            } => write!(
+                f,
+                "`{argument}` holds {found} values, expected a multiple of {features}"
+            ),
+            Self::Length {
+                argument,
+                found,
+                expected,
+            } => write!(f, "`{argument}` holds {found} values, expected {expected}"),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RmsNormError {}
+
+from_variants!(RmsNormError: Memory(OutOfMemory));
 
 /// RMSNorm with a gain: `y[k] = x[k] / sqrt(mean(x^2) + eps) * gain[k]` over
 /// the K features of a token.
@@ -176,7 +203,7 @@ impl RmsNorm {
         check_length("grad_x", grad_x.len(), x.len())?;
         check_length("grad_gain", grad_gain.len(), self.features())?;
         let width = self.features();
-        let mut inverses = vec![0.0; tokens];
+        let mut inverses = memory::zeroed::<f64>(tokens)?;
         all_rows(
             (x, width),
             (grad_x, width),

@@ -21,13 +21,13 @@
 //! ```
 
 use crate::kernels::vector::ste as vector;
+use std::fmt;
 
 /// Why the estimator cannot run.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SteError {
     /// A slice is not as long as `weights`.
-    #[error("`{argument}` holds {found} values, expected {expected} as in `weights`")]
     Length {
         /// The argument.
         argument: &'static str,
@@ -37,6 +37,23 @@ pub enum SteError {
         expected: usize,
     },
 }
+
+impl fmt::Display for SteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length {
+                argument,
+                found,
+                expected,
+            } => write!(
+                f,
+                "`{argument}` holds {found} values, expected {expected} as in `weights`"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SteError {}
 
 /// `out[i] = round_half_even(clamp(weights[i], -1, 1))`; a NaN stays one, and a
 /// zero keeps the sign of its weight.

@@ -36,12 +36,14 @@ mod save;
 
 use crate::Linear;
 use crate::matrix::{MatrixError, Scales};
+use crate::memory::{self, OutOfMemory, resize_lines};
 use crate::panels::{PanelBytes, Panels};
 use crate::scales::Granularity;
 use crate::workspace::lines;
 use core::mem::size_of;
 use header::{HEADER, Layout, check_magic};
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -80,10 +82,9 @@ pub enum Verify {
 
 /// Why a panel file could not be read or written.
 #[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum PanelFileError {
     /// The operating system's error.
-    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -91,10 +92,8 @@ pub enum PanelFileError {
         source: io::Error,
     },
     /// It starts with other letters.
-    #[error("not a panel file: it does not start with `TRITPANL`")]
     NotPanelFile,
     /// It has a format this crate does not know.
-    #[error("panel file of version {found}, supported is {supported}")]
     Version {
         /// The file's version.
         found: u32,
@@ -102,7 +101,6 @@ pub enum PanelFileError {
         supported: u32,
     },
     /// The header is damaged.
-    #[error("header checksum {stored:08x} is stored, {computed:08x} computed")]
     HeaderChecksum {
         /// As the file says.
         stored: u32,
@@ -110,7 +108,6 @@ pub enum PanelFileError {
         computed: u32,
     },
     /// The file was cut, or has bytes after its end.
-    #[error("panel file of {len} bytes, expected {expected}")]
     Length {
         /// Bytes there are. Where the source has no length of its own and goes
         /// on too long, one more than expected.
@@ -119,7 +116,6 @@ pub enum PanelFileError {
         expected: u64,
     },
     /// A section is damaged.
-    #[error("checksum of the {section}: {stored:08x} is stored, {computed:08x} computed")]
     Checksum {
         /// `panels`, `scales` or `bias`.
         section: &'static str,
@@ -129,7 +125,6 @@ pub enum PanelFileError {
         computed: u32,
     },
     /// A header field contradicts the shape.
-    #[error("header field `{name}` is {found}, expected {expected}")]
     Field {
         /// The field.
         name: &'static str,
@@ -139,15 +134,11 @@ pub enum PanelFileError {
         expected: u64,
     },
     /// No such granularity.
-    #[error(
-        "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
-    )]
     Granularity {
         /// Its value.
         found: u32,
     },
     /// The shape does not fit the address space.
-    #[error("panels of {rows} x {cols} weights do not fit the address space")]
     TooLarge {
         /// Rows as the header says.
         rows: u64,
@@ -155,12 +146,66 @@ pub enum PanelFileError {
         cols: u64,
     },
     /// A layer needs scales and the file has none.
-    #[error("the panel file holds no scales, which a layer needs")]
     NoScales,
     /// The scales or the bias cannot belong to the matrix.
-    #[error(transparent)]
-    Matrix(#[from] MatrixError),
+    Matrix(MatrixError),
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for PanelFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::NotPanelFile => write!(f, "not a panel file: it does not start with `TRITPANL`"),
+            Self::Version { found, supported } => {
+                write!(f, "panel file of version {found}, supported is {supported}")
+            }
+            Self::HeaderChecksum { stored, computed } => write!(
+                f,
+                "header checksum {stored:08x} is stored, {computed:08x} computed"
+            ),
+            Self::Length { len, expected } => {
+                write!(f, "panel file of {len} bytes, expected {expected}")
+            }
+            Self::Checksum {
+                section,
+                stored,
+                computed,
+            } => write!(
+                f,
+                "checksum of the {section}: {stored:08x} is stored, {computed:08x} computed"
+            ),
+            Self::Field {
+                name,
+                found,
+                expected,
+            } => write!(f, "header field `{name}` is {found}, expected {expected}"),
+            Self::Granularity { found } => write!(
+                f,
+                "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
+            ),
+            Self::TooLarge { rows, cols } => write!(
+                f,
+                "panels of {rows} x {cols} weights do not fit the address space"
+            ),
+            Self::NoScales => write!(f, "the panel file holds no scales, which a layer needs"),
+            Self::Matrix(e) => e.fmt(f),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PanelFileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+from_variants!(PanelFileError: Matrix(MatrixError), Memory(OutOfMemory));
 
 impl PanelFile {
     /// Panels, with scales and a bias if there are any.
@@ -262,11 +307,13 @@ impl PanelFile {
             let mut bytes = lines();
             // A header may lie, so memory follows what the file really has.
             let believed = usize::try_from(known).unwrap_or(usize::MAX);
-            bytes.reserve_exact(len.min(believed));
+            let believed = len.min(believed);
+            let missing = |_| OutOfMemory { bytes: believed };
+            bytes.try_reserve_exact(believed).map_err(missing)?;
             while bytes.len() < len {
                 let filled = bytes.len();
                 let step = (len - filled).min(filled.clamp(1 << 20, 1 << 26));
-                bytes.resize(filled + step, 0);
+                resize_lines(&mut bytes, filled + step)?;
                 let mut part = &mut bytes[filled..];
                 while !part.is_empty() {
                     let read = match file.read(part) {
@@ -339,14 +386,14 @@ impl PanelFile {
         scales: &[u8],
         bias: &[u8],
     ) -> Result<Self, PanelFileError> {
-        let values = floats_from_bytes(scales);
+        let values = floats_from_bytes(scales)?;
         let scales = layout.granularity.map(|granularity| match granularity {
             Granularity::PerTensor => Scales::per_tensor(values[0]),
             Granularity::PerRow => Scales::per_row(values),
             Granularity::PerGroup(size) => Scales::per_group(size, values),
         });
         let bias = layout.has_bias.then(|| floats_from_bytes(bias));
-        Ok(Self::new(panels, scales, bias)?)
+        Ok(Self::new(panels, scales, bias.transpose()?)?)
     }
 }
 
@@ -385,13 +432,14 @@ fn floats_to_bytes(values: &[f32]) -> Cow<'_, [u8]> {
     }
 }
 
-fn floats_from_bytes(bytes: &[u8]) -> Vec<f32> {
+fn floats_from_bytes(bytes: &[u8]) -> Result<Vec<f32>, OutOfMemory> {
     let (floats, _) = bytes.as_chunks::<{ size_of::<f32>() }>();
-    floats.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    memory::collected(floats.iter().map(|&b| f32::from_le_bytes(b)))
 }
 
 impl From<&Linear> for PanelFile {
-    /// Shares the panels.
+    /// Shares the panels, copies scales and bias; aborts without memory for
+    /// them, where [`Linear::save`] gives an error.
     fn from(layer: &Linear) -> Self {
         Self {
             panels: layer.panels().clone(),
@@ -415,9 +463,14 @@ impl Linear {
     /// Writes the layer as a panel file: see [`PanelFile::save`].
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written, or memory runs out.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
-        PanelFile::from(self).save(path)
+        let file = PanelFile {
+            panels: self.panels().clone(),
+            scales: Some(self.scales().try_clone()?),
+            bias: self.bias().map(memory::copied).transpose()?,
+        };
+        file.save(path)
     }
 
     /// Reads a layer from a panel file: see [`PanelFile::load`].

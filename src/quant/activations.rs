@@ -2,6 +2,7 @@
 
 use super::QuantError;
 use crate::Activation;
+use crate::memory;
 use crate::parallel::{MAX_EMPTY_ROWS, all_rows};
 
 pub use crate::kernels::vector::activations::MIN_ABSMAX;
@@ -64,8 +65,8 @@ pub fn quantize_activations<T: Activation>(
         let (rows, cols) = (tokens, features);
         return Err(QuantError::TooLarge { rows, cols });
     }
-    let mut q = vec![0; x.len()];
-    let mut token_scales = vec![0.0; tokens];
+    let mut q = memory::zeroed(x.len())?;
+    let mut token_scales = memory::zeroed(tokens)?;
     quantize_activations_into(x, tokens, features, &mut q, &mut token_scales)?;
     Ok((q, token_scales))
 }

@@ -24,6 +24,9 @@
 //! # Ok::<(), tritgemm::quant::QuantError>(())
 //! ```
 
+use crate::memory::OutOfMemory;
+use std::fmt;
+
 mod activations;
 mod weights;
 
@@ -38,10 +41,9 @@ pub use weights::{
 
 /// Why values cannot be quantised.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum QuantError {
     /// A slice has the wrong length.
-    #[error("`{argument}` holds {len} values, expected {expected}")]
     Length {
         /// The argument.
         argument: &'static str,
@@ -51,7 +53,6 @@ pub enum QuantError {
         expected: usize,
     },
     /// The shape is more than a slice can hold.
-    #[error("{rows} x {cols} values do not fit the address space")]
     TooLarge {
         /// Rows, or tokens.
         rows: usize,
@@ -59,7 +60,6 @@ pub enum QuantError {
         cols: usize,
     },
     /// A weight is NaN or infinite.
-    #[error("the weight in row {row}, column {col} is {value}, expected a finite number")]
     Weight {
         /// Its row.
         row: usize,
@@ -69,7 +69,6 @@ pub enum QuantError {
         value: f32,
     },
     /// An activation is NaN or infinite.
-    #[error("activation {index} of token {token} is {value}, expected a finite number")]
     Activation {
         /// Its token.
         token: usize,
@@ -79,14 +78,51 @@ pub enum QuantError {
         value: f32,
     },
     /// An alpha cannot be divided by.
-    #[error("alpha {index} is {value}, expected a finite number above 0")]
     Alpha {
         /// Which alpha.
         index: usize,
         /// Its value.
         value: f32,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for QuantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length {
+                argument,
+                len,
+                expected,
+            } => write!(f, "`{argument}` holds {len} values, expected {expected}"),
+            Self::TooLarge { rows, cols } => {
+                write!(f, "{rows} x {cols} values do not fit the address space")
+            }
+            Self::Weight { row, col, value } => write!(
+                f,
+                "the weight in row {row}, column {col} is {value}, expected a finite number"
+            ),
+            Self::Activation {
+                token,
+                index,
+                value,
+            } => write!(
+                f,
+                "activation {index} of token {token} is {value}, expected a finite number"
+            ),
+            Self::Alpha { index, value } => write!(
+                f,
+                "alpha {index} is {value}, expected a finite number above 0"
+            ),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for QuantError {}
+
+from_variants!(QuantError: Memory(OutOfMemory));
 
 impl QuantError {
     /// The same error of a token that was quantised by itself.

@@ -3,6 +3,7 @@
 use super::QuantError;
 use crate::kernels::vector::float::Float;
 use crate::kernels::vector::weights as vector;
+use crate::memory;
 use crate::parallel::{MAX_EMPTY_ROWS, all_rows, each_row_mut};
 use crate::scales::Granularity;
 
@@ -47,7 +48,7 @@ pub fn absmean(
     if weights.is_empty() && scales > MAX_EMPTY_ROWS {
         return Err(QuantError::TooLarge { rows, cols });
     }
-    let mut alphas = vec![0.0; scales];
+    let mut alphas = memory::zeroed(scales)?;
     absmean_into(weights, rows, cols, granularity, &mut alphas)?;
     Ok(alphas)
 }
@@ -74,7 +75,7 @@ pub fn absmean_into(
     let finite = match granularity {
         Granularity::PerTensor => {
             // Row sums in parallel, then added in order of rows.
-            let mut sums = vec![0.0; rows];
+            let mut sums = memory::zeroed::<f64>(rows)?;
             all_rows(
                 (weights, cols),
                 (&mut sums, 1),
@@ -141,7 +142,7 @@ pub fn ternarize(
     alphas: &[f32],
 ) -> Result<Vec<i8>, QuantError> {
     super::check_matrix("weights", weights.len(), rows, cols)?;
-    let mut trits = vec![0; weights.len()];
+    let mut trits = memory::zeroed(weights.len())?;
     ternarize_into(weights, rows, cols, granularity, alphas, &mut trits)?;
     Ok(trits)
 }

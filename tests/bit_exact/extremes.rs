@@ -9,7 +9,7 @@ use tritgemm::{
 
 fn pack(trits: &[i8], m: usize, k: usize) -> Panels {
     let matrix = TernaryMatrix::from_trits(trits, m, k, Scales::per_tensor(1.0)).expect("a matrix");
-    Panels::pack_with(Backend::best(), Threads::Serial, &matrix)
+    Panels::pack_with(Backend::best(), Threads::Serial, &matrix).expect("memory")
 }
 
 fn gemm_i8(panels: &Panels, x: &[i8], n: usize, way: Options) -> Vec<i32> {

@@ -4,6 +4,8 @@
 mod common;
 
 mod hostile;
+#[cfg(unix)]
+mod killed;
 mod saving;
 mod using;
 

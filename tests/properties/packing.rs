@@ -17,7 +17,7 @@ proptest! {
         prop_assert_eq!(&matrix.to_trits(), &trits);
         let mut layouts = Vec::new();
         for backend in backends() {
-            let panels = Panels::pack_with(backend, Threads::Serial, &matrix);
+            let panels = Panels::pack_with(backend, Threads::Serial, &matrix).expect("memory");
             prop_assert_eq!(&panels.to_packed(), matrix.packed());
             let again = Panels::from_packed(&panels.to_packed(), m, k).expect("legal");
             prop_assert_eq!(again.as_bytes(), panels.as_bytes());

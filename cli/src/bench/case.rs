@@ -203,7 +203,7 @@ impl Case {
     }
 
     fn layer(&self, matrix: &TernaryMatrix) -> Result<Linear> {
-        let panels = Panels::pack_with(self.backend, Threads::Rayon, matrix);
+        let panels = Panels::pack_with(self.backend, Threads::Rayon, matrix)?;
         Ok(Linear::from_parts(panels, matrix.scales().clone(), None)?)
     }
 

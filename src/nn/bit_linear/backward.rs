@@ -9,11 +9,12 @@ use crate::kernels::vector::training;
 use crate::kernels::vector::transpose::transposed_panel;
 use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
+use crate::memory;
 use crate::panels::{Panels, depth, panel_bytes};
 use crate::parallel::{all_rows, each_row_mut};
 use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
-use crate::workspace::{Workspace, lines};
+use crate::workspace::Workspace;
 
 /// Where [`BitLinear::backward`] writes gradients; what is `None` is not
 /// computed.
@@ -110,7 +111,7 @@ impl BitLinear {
             cols: rows,
         })?;
         let mut scaled = core::mem::take(&mut self.scaled);
-        scaled.resize(len, 0.0);
+        memory::resize(&mut scaled, len, 0.0)?;
         let packed = self.packed_now()?;
         let alphas = packed.matrix.scales().values();
         each_row_mut(&mut scaled, rows, |token, scaled| {
@@ -181,8 +182,7 @@ fn transposed(matrix: &TernaryMatrix) -> Result<Linear, BitLinearError> {
     let (rows, cols) = (matrix.cols(), matrix.rows());
     let len = panel_bytes(rows, cols).ok_or(QuantError::TooLarge { rows, cols })?;
     let row_bytes = matrix.cols().div_ceil(4);
-    let mut panels = lines();
-    panels.resize(len, 0);
+    let mut panels = memory::zeroed_lines(len)?;
     each_row_mut(&mut panels, depth(cols) * PANEL_ROWS, |p, panel| {
         transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
     });

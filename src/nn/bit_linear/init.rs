@@ -2,6 +2,7 @@
 
 use super::{BitLinear, BitLinearError};
 use crate::kernels::vector::noise;
+use crate::memory;
 use crate::parallel::each_row_mut;
 use crate::quant::QuantError;
 
@@ -32,7 +33,7 @@ impl BitLinear {
             .filter(|&len| len <= isize::MAX as usize / size_of::<f32>())
             .ok_or(QuantError::TooLarge { rows, cols })?;
         let bound = 1.0 / (cols.max(1) as f32).sqrt();
-        let mut weight = vec![0.0; len];
+        let mut weight = memory::zeroed(len)?;
         each_row_mut(&mut weight, CHUNK, |chunk, values| {
             noise::fill_uniform(values, seed, (chunk * CHUNK) as u64, bound);
         });

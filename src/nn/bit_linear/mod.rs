@@ -18,10 +18,12 @@ use crate::element::Activation;
 use crate::isa::IsaError;
 use crate::linear::{GemmError, Linear};
 use crate::matrix::{MatrixError, TernaryMatrix};
+use crate::memory::OutOfMemory;
 use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 use pack::Packed;
+use std::fmt;
 
 /// A linear layer that trains latent f32 weights and computes with ternary
 /// ones: `y[n][m] = alpha[m] * sum_k q[m][k] * x[n][k] + bias[m]`.
@@ -68,23 +70,18 @@ pub struct BitLinear {
 
 /// Why a [`BitLinear`] cannot be made or run.
 #[non_exhaustive]
-#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum BitLinearError {
     /// The latent weights cannot be quantised: a wrong length, or one is NaN or
     /// infinite.
-    #[error(transparent)]
-    Quant(#[from] QuantError),
+    Quant(QuantError),
     /// The shape is not one of a ternary matrix.
-    #[error(transparent)]
-    Matrix(#[from] MatrixError),
+    Matrix(MatrixError),
     /// A product could not be computed.
-    #[error(transparent)]
-    Gemm(#[from] GemmError),
+    Gemm(GemmError),
     /// The instruction set asked for is not available.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
+    Isa(IsaError),
     /// An argument of a backward pass has another shape than the layer needs.
-    #[error("`{argument}` is {rows} x {cols}, expected {expected_rows} x {expected_cols}")]
     Shape {
         /// The argument.
         argument: &'static str,
@@ -98,7 +95,6 @@ pub enum BitLinearError {
         expected_cols: usize,
     },
     /// A gradient slice has another length than what it is the gradient of.
-    #[error("`{argument}` holds {len} values, expected {expected}")]
     Length {
         /// The argument.
         argument: &'static str,
@@ -107,7 +103,40 @@ pub enum BitLinearError {
         /// How many it should hold.
         expected: usize,
     },
+    /// Memory ran out.
+    Memory(OutOfMemory),
 }
+
+impl fmt::Display for BitLinearError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quant(e) => e.fmt(f),
+            Self::Matrix(e) => e.fmt(f),
+            Self::Gemm(e) => e.fmt(f),
+            Self::Isa(e) => e.fmt(f),
+            Self::Shape {
+                argument,
+                rows,
+                cols,
+                expected_rows,
+                expected_cols,
+            } => write!(
+                f,
+                "`{argument}` is {rows} x {cols}, expected {expected_rows} x {expected_cols}"
+            ),
+            Self::Length {
+                argument,
+                len,
+                expected,
+            } => write!(f, "`{argument}` holds {len} values, expected {expected}"),
+            Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BitLinearError {}
+
+from_variants!(BitLinearError: Quant(QuantError), Matrix(MatrixError), Gemm(GemmError), Isa(IsaError), Memory(OutOfMemory));
 
 impl BitLinear {
     /// A layer with latent weights `[rows][cols]` (M x K), without bias.

@@ -6,6 +6,7 @@ use crate::kernels::call::encode_row;
 use crate::kernels::vector::weights::{sparsify_2_4, ternarize, threshold};
 use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
+use crate::memory;
 use crate::panels::Panels;
 use crate::parallel::all_rows;
 use crate::quant::{self, QuantError};
@@ -29,7 +30,7 @@ impl BitLinear {
         let packed = match self.packed.take() {
             Some(packed) if packed.version == self.version => match &self.bias {
                 Some(bias) if !packed.bias_is_current => Packed {
-                    linear: packed.linear.with_bias(bias.clone())?,
+                    linear: packed.linear.with_bias(memory::copied(bias)?)?,
                     bias_is_current: true,
                     ..packed
                 },
@@ -45,11 +46,12 @@ impl BitLinear {
         let (rows, cols) = (self.rows, self.cols);
         let (bytes, alphas) = pack_rows(&self.weight, rows, cols, self.sparse, backend)?;
         let matrix = TernaryMatrix::from_packed(bytes, rows, cols, Scales::per_row(alphas))?;
-        let panels = Panels::pack_with(backend, Threads::Rayon, &matrix);
+        let panels = Panels::pack_with(backend, Threads::Rayon, &matrix)?;
+        let bias = self.bias.as_deref().map(memory::copied).transpose()?;
         Ok(Packed {
             version: self.version,
             bias_is_current: true,
-            linear: Linear::from_parts(panels, matrix.scales().clone(), self.bias.clone())?,
+            linear: Linear::from_parts(panels, matrix.scales().try_clone()?, bias)?,
             matrix,
             #[cfg(feature = "train")]
             transposed: None,
@@ -70,8 +72,8 @@ fn pack_rows(
     backend: Backend,
 ) -> Result<(Vec<u8>, Vec<f32>), QuantError> {
     let row_bytes = cols.div_ceil(4);
-    let mut packed = vec![0; rows * row_bytes];
-    let mut alphas = vec![quant::MIN_ALPHA; rows];
+    let mut packed = memory::zeroed(rows * row_bytes)?;
+    let mut alphas = memory::filled(quant::MIN_ALPHA, rows)?;
     let row = |_: usize, weights: &[f32], packed: &mut [u8], alpha: &mut f32| {
         let Some(row_alpha) = quant::row_alpha(weights) else {
             return false;

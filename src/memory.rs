@@ -1,0 +1,95 @@
+//! Memory whose size comes from arguments: running out is an error.
+//!
+//! What has a size of its own (the head of an `Arc`, an error's text) aborts
+//! without memory as everywhere in Rust, and so do `Clone` and the functions
+//! that say so.
+
+use crate::workspace::{Lines, lines};
+use aligned_vec::TryReserveError;
+use bytemuck::Zeroable;
+use std::fmt;
+
+/// Memory that could not be allocated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory {
+    /// Bytes asked for; `usize::MAX` where they do not even fit a `usize`.
+    pub bytes: usize,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes {
+            usize::MAX => f.write_str("out of memory: more bytes than can be addressed"),
+            bytes => write!(f, "out of memory: {bytes} bytes could not be allocated"),
+        }
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+fn of<T>(len: usize) -> OutOfMemory {
+    OutOfMemory {
+        bytes: len.saturating_mul(size_of::<T>()),
+    }
+}
+
+/// `vec![0; len]`, pages that are never written included.
+pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| of::<T>(len))
+}
+
+/// `vec![value; len]`.
+pub(crate) fn filled<T: Clone>(value: T, len: usize) -> Result<Vec<T>, OutOfMemory> {
+    let mut values = Vec::new();
+    resize(&mut values, len, value)?;
+    Ok(values)
+}
+
+/// `values.to_vec()`.
+pub(crate) fn copied<T: Clone>(values: &[T]) -> Result<Vec<T>, OutOfMemory> {
+    collected(values.iter().cloned())
+}
+
+/// `values.collect()`.
+pub(crate) fn collected<T>(
+    values: impl ExactSizeIterator<Item = T>,
+) -> Result<Vec<T>, OutOfMemory> {
+    let mut all = Vec::new();
+    let len = values.len();
+    all.try_reserve_exact(len).map_err(|_| of::<T>(len))?;
+    all.extend(values);
+    Ok(all)
+}
+
+/// `values.resize(len, value)`.
+pub(crate) fn resize<T: Clone>(
+    values: &mut Vec<T>,
+    len: usize,
+    value: T,
+) -> Result<(), OutOfMemory> {
+    let more = len.saturating_sub(values.len());
+    values.try_reserve_exact(more).map_err(|_| of::<T>(len))?;
+    values.resize(len, value);
+    Ok(())
+}
+
+/// Zeros, aligned to cache lines.
+pub(crate) fn zeroed_lines(len: usize) -> Result<Lines, OutOfMemory> {
+    let mut zeroed = lines();
+    resize_lines(&mut zeroed, len)?;
+    Ok(zeroed)
+}
+
+/// Makes `buffer` `len` bytes long, the new ones 0.
+pub(crate) fn resize_lines(buffer: &mut Lines, len: usize) -> Result<(), OutOfMemory> {
+    let more = len.saturating_sub(buffer.len());
+    match buffer.try_reserve_exact(more) {
+        Ok(()) => {
+            buffer.resize(len, 0);
+            Ok(())
+        }
+        Err(TryReserveError::AllocError { .. } | TryReserveError::CapacityOverflow) => {
+            Err(of::<u8>(len))
+        }
+    }
+}

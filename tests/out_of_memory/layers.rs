@@ -1,0 +1,222 @@
+//! Matrices, panels, files, quantisers, layers.
+
+use crate::common::Rng;
+use crate::{SHAPE, every_allocation};
+use tritgemm::nn::{BitLinear, RmsNorm};
+use tritgemm::{
+    Granularity, GroupSize, Linear, MatMut, MatRef, PanelFile, Panels, Scales, TernaryMatrix,
+    Verify, Workspace, quant,
+};
+
+const GRANULARITIES: [Granularity; 3] = [
+    Granularity::PerTensor,
+    Granularity::PerRow,
+    Granularity::PerGroup(GroupSize::G64),
+];
+
+fn weights() -> Vec<f32> {
+    let [m, k, _] = SHAPE;
+    Rng::new(1).vec(m * k, Rng::unit)
+}
+
+fn matrix(granularity: Granularity) -> TernaryMatrix {
+    let [m, k, _] = SHAPE;
+    TernaryMatrix::quantize(&weights(), m, k, granularity).expect("finite")
+}
+
+fn layer(granularity: Granularity) -> Linear {
+    let bias = vec![0.5; SHAPE[0]];
+    let layer = Linear::new(&matrix(granularity)).expect("a layer");
+    layer.with_bias(bias).expect("a bias")
+}
+
+/// What shows that a layer is the same.
+fn parts(layer: &Linear) -> (Vec<u8>, Scales, Vec<f32>) {
+    let bias = layer.bias().unwrap_or_default().to_vec();
+    (layer.panels().to_packed(), layer.scales().clone(), bias)
+}
+
+#[test]
+fn matrices_and_panels() {
+    let [m, k, _] = SHAPE;
+    let weights = weights();
+    for granularity in GRANULARITIES {
+        every_allocation(
+            "TernaryMatrix::quantize",
+            || (),
+            |()| TernaryMatrix::quantize(&weights, m, k, granularity),
+            |(), matrix| (matrix.packed().to_vec(), matrix.scales().clone()),
+        );
+        let matrix = matrix(granularity);
+        let (trits, scales) = (matrix.to_trits(), matrix.scales());
+        every_allocation(
+            "TernaryMatrix::from_trits",
+            || vec![scales.clone(); 2],
+            |scales| TernaryMatrix::from_trits(&trits, m, k, scales.pop().expect("two")),
+            |_, matrix| (matrix.packed().to_vec(), matrix.scales().clone()),
+        );
+        every_allocation(
+            "Panels::pack",
+            || (),
+            |()| Panels::pack(&matrix),
+            |(), panels| panels.as_bytes().to_vec(),
+        );
+        every_allocation(
+            "Panels::from_packed",
+            || (),
+            |()| Panels::from_packed(matrix.packed(), m, k),
+            |(), panels| panels.as_bytes().to_vec(),
+        );
+    }
+}
+
+#[test]
+fn linear_layers() {
+    for granularity in GRANULARITIES {
+        let matrix = matrix(granularity);
+        every_allocation(
+            "Linear::new",
+            || (),
+            |()| Linear::new(&matrix),
+            |(), layer| parts(&layer),
+        );
+        let panels = Panels::pack(&matrix).expect("panels");
+        every_allocation(
+            "Linear::from_parts",
+            || vec![matrix.scales().clone(); 2],
+            |scales| Linear::from_parts(panels.clone(), scales.pop().expect("two"), None),
+            |_, layer| parts(&layer),
+        );
+        let layer = layer(granularity);
+        every_allocation(
+            "Linear::slice_rows",
+            || (),
+            |()| layer.slice_rows(0..SHAPE[0]),
+            |(), layer| parts(&layer),
+        );
+    }
+}
+
+#[test]
+fn panel_files() {
+    let dir = std::env::temp_dir().join(format!("tritgemm-memory-{}", std::process::id()));
+    std::fs::create_dir(&dir).expect("a new directory");
+    for granularity in GRANULARITIES {
+        let (layer, path) = (layer(granularity), dir.join("layer"));
+        let mut bytes = Vec::new();
+        PanelFile::from(&layer)
+            .write_to(&mut bytes)
+            .expect("written");
+        every_allocation(
+            "Linear::save",
+            || (),
+            |()| layer.save(&path),
+            |(), ()| std::fs::read(&path).expect("a file"),
+        );
+        assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 1);
+        every_allocation(
+            "Linear::load",
+            || (),
+            |()| Linear::load(&path),
+            |(), layer| parts(&layer),
+        );
+        every_allocation(
+            "PanelFile::from_bytes",
+            || vec![bytes.clone(); 2],
+            |bytes| PanelFile::from_bytes(bytes.pop().expect("two"), Verify::Full),
+            |_, file| parts(&Linear::try_from(file).expect("a layer")),
+        );
+    }
+    std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+#[test]
+fn quantisers() {
+    let [m, k, _] = SHAPE;
+    let weights = weights();
+    for granularity in GRANULARITIES {
+        let absmean = || quant::absmean(&weights, m, k, granularity);
+        every_allocation("absmean", || (), |()| absmean(), |(), alphas| alphas);
+        let alphas = absmean().expect("finite");
+        every_allocation(
+            "ternarize",
+            || (),
+            |()| quant::ternarize(&weights, m, k, granularity, &alphas),
+            |(), trits| trits,
+        );
+    }
+    every_allocation(
+        "quantize_activations",
+        || (),
+        |()| quant::quantize_activations(&weights, m, k),
+        |(), quantised| quantised,
+    );
+    let norm = RmsNorm::new(vec![1.0; k]).expect("a norm");
+    every_allocation(
+        "RmsNorm::backward",
+        || (vec![0.0; m * k], vec![0.0; k]),
+        |(x, gain)| {
+            gain.fill(0.0);
+            norm.backward(&weights, &weights, x, gain)
+        },
+        |(x, gain), ()| (x.clone(), gain.clone()),
+    );
+}
+
+#[test]
+fn bit_linear() {
+    let [m, k, n] = SHAPE;
+    every_allocation(
+        "BitLinear::kaiming_uniform",
+        || (),
+        |()| BitLinear::kaiming_uniform(k, m, 1),
+        |(), layer| layer.weight().to_vec(),
+    );
+    let (x, grad_y) = (
+        Rng::new(2).vec(n * k, Rng::unit),
+        Rng::new(3).vec(n * m, Rng::unit),
+    );
+    let x = MatRef::new(&x, n, k).expect("a view");
+    let grad_y = MatRef::new(&grad_y, n, m).expect("a view");
+    let start = || {
+        let layer = BitLinear::new(weights(), m, k).and_then(|l| l.with_bias(vec![0.5; m]));
+        (
+            layer.expect("a layer"),
+            vec![0.0; n * m.max(k)],
+            Workspace::new(),
+        )
+    };
+    let floats = |(_, y, _): &(BitLinear, Vec<f32>, Workspace), ()| y.clone();
+    every_allocation(
+        "BitLinear::forward_f32",
+        start,
+        |(layer, y, ws)| layer.forward_f32(x, MatMut::new(y, n, m).expect("a view"), ws),
+        floats,
+    );
+    every_allocation(
+        "BitLinear::forward",
+        start,
+        |(layer, y, ws)| layer.forward(x, MatMut::new(y, n, m).expect("a view"), ws),
+        floats,
+    );
+    every_allocation(
+        "BitLinear::ternary",
+        start,
+        |(layer, _, _)| layer.ternary().map(|_| ()),
+        |(layer, _, _), ()| parts(layer.packed().expect("packed")),
+    );
+    {
+        every_allocation(
+            "BitLinear::backward, of the input",
+            start,
+            |(layer, grad_x, ws)| {
+                let grads = tritgemm::nn::BitLinearGrads {
+                    x: Some(MatMut::new(grad_x, n, k).expect("a view")),
+                    ..Default::default()
+                };
+                layer.backward(x, grad_y, grads, ws)
+            },
+            floats,
+        );
+    }
+}
