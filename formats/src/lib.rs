@@ -1,0 +1,12 @@
+//! Ternary weights as other projects store them, to and from [`TernaryMatrix`].
+//!
+//! [`TernaryMatrix`]: tritgemm::TernaryMatrix
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod ggml;
+pub mod gguf;
+pub mod hf;
+pub mod onnx;
+
+pub use error::FormatError;
