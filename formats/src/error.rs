@@ -148,6 +148,66 @@ pub enum FormatError {
         /// The name asked for.
         tensor: String,
     },
+    /// Smaller blocks of scales do not agree within a group of the matrix.
+    #[error(
+        "tensor `{tensor}`, row {row}, column {col}: the scale of this block of {block} is \
+         {value}, but its group of {group} began with {first}"
+    )]
+    ScaleGroup {
+        /// The tensor.
+        tensor: String,
+        /// Row of the first weight of the block.
+        row: usize,
+        /// Column of the first weight of the block.
+        col: usize,
+        /// Weights in a block.
+        block: usize,
+        /// Weights in a group.
+        group: usize,
+        /// The block's scale.
+        value: f32,
+        /// The scale of the group's first block.
+        first: f32,
+    },
+    /// The rows asked for are not those of the packed tensor.
+    #[error("tensor `{tensor}`: {rows} rows do not take {packed_rows} packed rows, 4 rows in each")]
+    Rows {
+        /// The tensor.
+        tensor: String,
+        /// Rows asked for, M.
+        rows: usize,
+        /// Rows of bytes in the file.
+        packed_rows: usize,
+    },
+    /// A row after the last one is not empty.
+    #[error(
+        "tensor `{tensor}`, row {row}, column {col}: code {code} after the last of {rows} rows, \
+         expected 0"
+    )]
+    PaddingRow {
+        /// The tensor.
+        tensor: String,
+        /// Row of the code.
+        row: usize,
+        /// Column of the code.
+        col: usize,
+        /// The code as stored.
+        code: u8,
+        /// Rows of the matrix, M.
+        rows: usize,
+    },
+    /// An attribute that the format does not allow.
+    #[error("tensor `{tensor}`: {attribute} is {value}, expected {expected}")]
+    Attribute {
+        /// The tensor.
+        tensor: String,
+        /// The attribute, for example `block_size`.
+        attribute: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// A valid tensor that makes no valid matrix, for example too many columns.
     #[error("tensor `{tensor}`: {source}")]
     Matrix {

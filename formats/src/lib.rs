@@ -4,9 +4,12 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+mod float;
 pub mod ggml;
 pub mod gguf;
 pub mod hf;
 pub mod onnx;
+mod rows;
 
 pub use error::FormatError;
+pub use float::FloatType;
