@@ -8,5 +8,8 @@ pub mod ggml;
 pub mod gguf;
 pub mod hf;
 pub mod onnx;
+mod parallel;
+mod scales;
 
 pub use error::FormatError;
+pub use scales::{ScaleRounding, simplify};
