@@ -132,6 +132,25 @@ pub enum FormatError {
         /// Name of the format.
         format: &'static str,
     },
+    /// A block has one scale in the format and several in the matrix.
+    #[error(
+        "tensor `{tensor}`, row {row}, column {col}: scales {granularity} differ within a block \
+         of {block}, and {format} has one a block"
+    )]
+    ScaleBlock {
+        /// The tensor.
+        tensor: String,
+        /// Row of the block.
+        row: usize,
+        /// Column of its first weight.
+        col: usize,
+        /// Weights in a block of the format.
+        block: usize,
+        /// What a scale of the matrix covers.
+        granularity: Granularity,
+        /// Name of the format.
+        format: &'static str,
+    },
     /// A container file is cut short or contradicts itself.
     #[error("{container}, byte {offset}: {what}")]
     Container {

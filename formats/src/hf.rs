@@ -31,6 +31,7 @@
 use crate::error::{FormatError, Result};
 use crate::float::FloatType;
 use crate::rows::Named;
+use crate::scales::ScaleRounding;
 use safetensors::{Dtype, SafeTensors};
 use tritgemm::{Granularity, Scales, TernaryMatrix, codec};
 
@@ -198,16 +199,6 @@ pub fn encode(matrix: &TernaryMatrix) -> Vec<u8> {
     bytes
 }
 
-/// Whether scales that a format's own type cannot hold are rounded.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum ScaleRounding {
-    /// They are an error.
-    #[default]
-    Exact,
-    /// The nearest one is taken.
-    Nearest,
-}
-
 /// The bytes of `weight_scale` for a matrix.
 ///
 /// # Errors
@@ -233,8 +224,9 @@ pub fn encode_scale(
     let value = stored.nearest(class.swap(scale));
     let read_back = class.swap(value);
     let kept = read_back.to_bits() == scale.to_bits();
-    let finite = value.is_finite() && read_back.is_finite();
-    if !finite || !kept && rounding == ScaleRounding::Exact {
+    // As in the other formats, a scale does not become 0 by rounding either.
+    let usable = value.is_finite() && read_back.is_finite() && (read_back != 0.0 || scale == 0.0);
+    if !usable || !kept && rounding == ScaleRounding::Exact {
         return Err(FormatError::ScaleRounding {
             tensor: tensor.to_owned(),
             row: 0,

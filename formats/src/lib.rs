@@ -9,7 +9,10 @@ pub mod ggml;
 pub mod gguf;
 pub mod hf;
 pub mod onnx;
+mod parallel;
 mod rows;
+mod scales;
 
 pub use error::FormatError;
 pub use float::FloatType;
+pub use scales::{ScaleRounding, simplify};

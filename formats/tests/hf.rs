@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
-use tritgemm_formats::hf::{self, LinearClass, Packed, ScaleRounding};
-use tritgemm_formats::{FloatType, FormatError};
+use tritgemm_formats::hf::{self, LinearClass, Packed};
+use tritgemm_formats::{FloatType, FormatError, ScaleRounding};
 
 /// Row by row: weight + 1 into byte (row mod R), bits 2 (row div R).
 fn independent(trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
@@ -259,6 +259,7 @@ fn scales_that_bf16_lacks() {
     // No rounding makes an infinity of a scale.
     for (scale, class, stored) in [
         (1e6, LinearClass::AutoBitLinear, FloatType::F16),
+        (1e-9, LinearClass::AutoBitLinear, FloatType::F16),
         (0.0, LinearClass::BitLinear, FloatType::Bf16),
         (1e-39, LinearClass::BitLinear, FloatType::F32),
     ] {

@@ -23,7 +23,7 @@ use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tritgemm::TernaryMatrix;
-use tritgemm_formats::gguf::Value;
+type Value<'a> = &'a str;
 use tritgemm_formats::hf::LinearClass;
 
 /// What a file does not say of itself.
