@@ -136,7 +136,11 @@ impl<'a> Job<'a> {
             bail!(
                 "`{}`: no ternary matrices {}; `tritgemm quantize` makes them",
                 args.input.display(),
-                if args.tensor.is_empty() { "in it" } else { "of that name" }
+                if args.tensor.is_empty() {
+                    "in it"
+                } else {
+                    "of that name"
+                }
             );
         }
         // Each matrix is read twice: checked before anything is written.

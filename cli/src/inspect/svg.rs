@@ -121,6 +121,11 @@ fn shorten(name: &str) -> String {
     let chars = name.chars().count();
     match chars <= NAME_CHARS {
         true => name.to_owned(),
-        false => format!("…{}", name.chars().skip(chars - NAME_CHARS + 1).collect::<String>()),
+        false => format!(
+            "…{}",
+            name.chars()
+                .skip(chars - NAME_CHARS + 1)
+                .collect::<String>()
+        ),
     }
 }

@@ -60,7 +60,10 @@ pub fn open<'a>(bytes: &'a [u8], path: &Path, hints: &Hints) -> Result<Model<'a>
     for m in hf {
         let info = noted.as_ref().and_then(|n| n.tensors.get(&m.name)).cloned();
         let fits = |rows: &usize| rows.div_ceil(4) == m.packed_rows;
-        let rows = hints.rows.filter(fits).or(info.as_ref().map(|i| i.shape[0]));
+        let rows = hints
+            .rows
+            .filter(fits)
+            .or(info.as_ref().map(|i| i.shape[0]));
         let all = m.packed_rows.checked_mul(4);
         let all = all.with_context(|| format!("tensor `{}` is too large", m.name))?;
         matrices.push(Matrix {

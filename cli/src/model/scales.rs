@@ -17,7 +17,10 @@ pub fn regroup(matrix: &TernaryMatrix, granularity: Granularity) -> Option<Terna
         Granularity::PerGroup(size) => size.len(),
         _ => cols.max(1),
     };
-    let (new_group, step) = (group(granularity), group(granularity).min(group(old.granularity())));
+    let (new_group, step) = (
+        group(granularity),
+        group(granularity).min(group(old.granularity())),
+    );
     let new_groups = cols.div_ceil(new_group);
     let index = |row: usize, col: usize| match granularity {
         Granularity::PerTensor => 0,
@@ -118,10 +121,18 @@ mod tests {
     #[test]
     fn shapes_without_weights() {
         for (rows, cols) in [(0, 5), (5, 0), (0, 0)] {
-            let empty = TernaryMatrix::from_trits(&[], rows, cols, Scales::per_row(vec![1.0; rows]));
+            let empty =
+                TernaryMatrix::from_trits(&[], rows, cols, Scales::per_row(vec![1.0; rows]));
             let one = regroup(&empty.unwrap(), Granularity::PerTensor).unwrap();
             assert_eq!(one.scales(), &Scales::per_tensor(1.0));
-            assert_eq!(regroup(&one, Granularity::PerRow).unwrap().scales().values().len(), rows);
+            assert_eq!(
+                regroup(&one, Granularity::PerRow)
+                    .unwrap()
+                    .scales()
+                    .values()
+                    .len(),
+                rows
+            );
         }
     }
 }
