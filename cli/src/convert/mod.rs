@@ -11,11 +11,11 @@ use crate::mapped::Mapped;
 use crate::model::{self, Hints, Matrix, Model};
 use crate::names;
 use crate::output::{self, Col, Out, count, plain};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use indicatif::ProgressBar;
 use tritgemm::{Granularity, TernaryMatrix};
 use tritgemm_formats::hf::LinearClass;
-use tritgemm_formats::{ScaleRounding, ggml::TernaryType};
+use tritgemm_formats::{FormatError, ScaleRounding, ggml::TernaryType};
 
 /// What is to be written and how.
 pub struct Job<'a> {
@@ -63,7 +63,7 @@ fn convert(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     let model = Model::open(&mapped, input, &hints).with_context(in_input)?;
     let mut job = Job::new(model, target, args)?;
     job.leave_out().with_context(in_input)?;
-    let reports = job.check().with_context(in_input)?;
+    let reports = job.check().map_err(advise).with_context(in_input)?;
     let mut file = AtomicFile::create(output, args.force).with_context(in_output)?;
     let len = match target {
         Target::Safetensors | Target::Hf | Target::HfBitlinear => {
@@ -75,6 +75,22 @@ fn convert(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     job.bar.finish_and_clear();
     file.commit().with_context(in_output)?;
     print(&job, &reports, [mapped.len() as u64, len], out)
+}
+
+/// What can be done about an error, after it.
+fn advise(error: anyhow::Error) -> anyhow::Error {
+    let advice = match error.downcast_ref::<FormatError>() {
+        Some(FormatError::ScaleRounding { format, .. }) if *format == "HF BitNet" => {
+            "--round-scales takes it, --scale-type f32 stores any scale"
+        }
+        Some(FormatError::ScaleRounding { .. }) => "--round-scales takes it",
+        Some(FormatError::ScaleLayout { .. } | FormatError::ScaleBlock { .. }) => {
+            "`tritgemm quantize --granularity` makes such scales"
+        }
+        Some(FormatError::Block { .. }) => "safetensors, panels and hf have any K",
+        _ => return error,
+    };
+    anyhow!("{error:#}; {advice}")
 }
 
 fn target(args: &ConvertArgs) -> Result<Target> {
@@ -312,6 +328,10 @@ fn print(
         output::bytes(before),
         output::bytes(after),
     ))?;
+    if job.target.ggml().is_none() && !job.model.gguf.is_empty() {
+        let values = count(job.model.gguf.len(), "metadata value", "metadata values");
+        out.line(format!("{values} of the GGUF header have no place in OUT."))?;
+    }
     if let Some(class) = job.target.class() {
         out.line(format!(
             "The model's config.json needs \"quantization_config\": {{\"quant_method\": \"bitnet\", \

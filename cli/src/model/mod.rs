@@ -12,7 +12,7 @@ mod panels;
 mod safetensors;
 mod scales;
 
-pub use gguf::{MATRICES_KEY, METADATA_PREFIX};
+pub use gguf::{MATRICES_KEY, METADATA_PREFIX, type_of as gguf_type_of};
 pub use panels::bias_name;
 pub use safetensors::{HF_KEY, HfInfo};
 pub use scales::{coarsest, regroup};
@@ -23,7 +23,7 @@ use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tritgemm::TernaryMatrix;
-type Value<'a> = &'a str;
+use tritgemm_formats::gguf::Value;
 use tritgemm_formats::hf::LinearClass;
 
 /// What a file does not say of itself.
@@ -64,6 +64,9 @@ pub struct Matrix<'a> {
     pub bytes: usize,
     /// What our own metadata says of it.
     pub info: Option<PackedInfo>,
+    /// Its shape in a GGUF file, K first: a stack of matrices has more than two
+    /// dimensions there, and is one matrix of all their rows here.
+    pub gguf_shape: Option<Vec<u64>>,
     read: Box<dyn Fn() -> Result<TernaryMatrix> + 'a>,
 }
 

@@ -30,6 +30,7 @@ pub fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<Model<'a>> {
         shape,
         bytes: panels.as_bytes().len() + 4 * scales.values().len(),
         info: None,
+        gguf_shape: None,
         read: Box::new({
             let name = name.clone();
             move || {

@@ -72,6 +72,7 @@ pub fn open<'a>(bytes: &'a [u8], path: &Path, hints: &Hints) -> Result<Model<'a>
             shape: [rows.unwrap_or(all), m.cols],
             bytes: m.bytes.len() + m.scale_bytes,
             info,
+            gguf_shape: None,
             read: Box::new(move || {
                 let packed = Packed {
                     tensor: &m.name,
@@ -98,6 +99,7 @@ pub fn open<'a>(bytes: &'a [u8], path: &Path, hints: &Hints) -> Result<Model<'a>
             shape: info.shape,
             bytes,
             info: Some(info.clone()),
+            gguf_shape: None,
             read: Box::new(move || {
                 let matrix = source.matrix(&name, &info);
                 matrix.with_context(|| format!("tensor `{name}`"))
