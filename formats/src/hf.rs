@@ -193,7 +193,7 @@ pub fn encode(matrix: &TernaryMatrix) -> Vec<u8> {
         for (col, byte) in bytes[line * cols..][..cols].iter_mut().enumerate() {
             // 00, 01 and 10 are 0, +1 and -1 here, and there 01, 10 and 00.
             let code = packed[col / 4] >> (6 - 2 * (col % 4)) & 3;
-            *byte |= (code + 1) % 3 << shift;
+            *byte |= ((code + 1) % 3) << shift;
         }
     }
     bytes

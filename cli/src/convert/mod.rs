@@ -189,13 +189,13 @@ impl<'a> Job<'a> {
         let refused = |other: &&model::Other<'_>| !holds(other);
         let refused: Vec<&model::Other<'_>> = self.model.others.iter().filter(refused).collect();
         if let Some(first) = refused.first().filter(|_| !self.args.skip_others) {
-            let rest = match refused.len() - 1 {
+            let more = match refused.len() - 1 {
                 0 => String::new(),
-                n => format!(" and {}", count(n, "tensor more", "tensors more")),
+                n => format!(" (and {})", count(n, "tensor more", "tensors more")),
             };
             bail!(
-                "tensor `{}` of type {} {:?}{rest} have no place in a file of {}; --skip-others \
-                 leaves them out",
+                "tensor `{}` of type {} {:?} has no place in a file of {}{more}; --skip-others \
+                 leaves such tensors out",
                 first.name,
                 first.type_name,
                 first.shape,
