@@ -32,6 +32,8 @@ use crate::error::{FormatError, Result};
 use crate::float::FloatType;
 use crate::rows::Named;
 use crate::scales::ScaleRounding;
+#[cfg(feature = "rayon")]
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use tritgemm::{Granularity, Scales, TernaryMatrix, codec};
 
@@ -188,14 +190,20 @@ pub fn encode(matrix: &TernaryMatrix) -> Vec<u8> {
         return bytes;
     }
     let row_bytes = codec::row_bytes(cols);
-    for (row, packed) in matrix.packed().chunks_exact(row_bytes).enumerate() {
-        let (line, shift) = (row % packed_rows, 2 * (row / packed_rows));
-        for (col, byte) in bytes[line * cols..][..cols].iter_mut().enumerate() {
-            // 00, 01 and 10 are 0, +1 and -1 here, and there 01, 10 and 00.
-            let code = packed[col / 4] >> (6 - 2 * (col % 4)) & 3;
-            *byte |= ((code + 1) % 3) << shift;
+    let fill = |(line, out): (usize, &mut [u8])| {
+        let rows = matrix.packed().chunks_exact(row_bytes);
+        for (quarter, row) in rows.skip(line).step_by(packed_rows).enumerate() {
+            for (col, byte) in out.iter_mut().enumerate() {
+                // 00, 01 and 10 are 0, +1 and -1 here, and there 01, 10 and 00.
+                let code = row[col / 4] >> (6 - 2 * (col % 4)) & 3;
+                *byte |= ((code + 1) % 3) << (2 * quarter);
+            }
         }
-    }
+    };
+    #[cfg(feature = "rayon")]
+    bytes.par_chunks_mut(cols).enumerate().for_each(fill);
+    #[cfg(not(feature = "rayon"))]
+    bytes.chunks_mut(cols).enumerate().for_each(fill);
     bytes
 }
 

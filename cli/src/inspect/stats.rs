@@ -99,10 +99,8 @@ impl Histogram {
             });
         }
         let log = low > 0.0 && high / low >= LOG_RATIO;
-        let (map, unmap): (fn(f64) -> f64, fn(f64) -> f64) = match log {
-            true => (f64::ln, f64::exp),
-            false => (|v| v, |v| v),
-        };
+        let map = |v: f64| if log { v.ln() } else { v };
+        let unmap = |v: f64| if log { v.exp() } else { v };
         let (start, span) = (map(low), map(high) - map(low));
         let mut counts = vec![0; bins];
         for &value in values {

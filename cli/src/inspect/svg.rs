@@ -13,8 +13,8 @@ const SCALES: u32 = 320;
 const BAR: u32 = 16;
 const AROUND: u32 = 90;
 /// Room for names, and how much of one fits.
-const NAMES: u32 = 260;
-const NAME_CHARS: usize = 40;
+const NAMES: u32 = 280;
+const NAME_CHARS: usize = 46;
 
 const FILL: RGBColor = RGBColor(0x33, 0x66, 0xaa);
 
@@ -47,6 +47,7 @@ fn histogram(area: &Area<'_>, scales: &Histogram) -> Result<(), String> {
     let steps = if scales.log { ", in equal ratios" } else { "" };
     let mut chart = ChartBuilder::on(area)
         .margin(16)
+        .margin_right(36)
         .caption(format!("Scales{steps}"), ("sans-serif", 18))
         .x_label_area_size(36)
         .y_label_area_size(70)
@@ -55,6 +56,7 @@ fn histogram(area: &Area<'_>, scales: &Histogram) -> Result<(), String> {
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
         .x_labels(bins.min(8) + 1)
         .x_label_formatter(&|at| match scales.edges.get(at.round() as usize) {
             Some(&edge) => short(edge),
@@ -77,42 +79,42 @@ fn histogram(area: &Area<'_>, scales: &Histogram) -> Result<(), String> {
 
 fn zeros(area: &Area<'_>, matrices: &[MatrixStats]) -> Result<(), String> {
     let count = matrices.len();
+    if count == 0 {
+        return Ok(());
+    }
     // The first matrix on top.
-    let name = |at: f64| {
-        let slot = count.checked_sub(1 + at as usize);
-        let name = slot.and_then(|i| matrices.get(i)).map(|m| plain(&m.name));
-        shorten(&name.unwrap_or_default())
-    };
+    let matrix = |slot: usize| matrices.get((count - 1).checked_sub(slot)?);
     let mut chart = ChartBuilder::on(area)
         .margin(16)
+        .margin_right(36)
         .caption("Weights of 0", ("sans-serif", 18))
         .x_label_area_size(30)
-        .build_cartesian_2d(-(f64::from(NAMES) / 600.0)..1.0, 0.0..count as f64)
+        .y_label_area_size(NAMES)
+        .build_cartesian_2d(0.0..1.0, (0..count - 1).into_segmented())
         .map_err(|e| e.to_string())?;
     chart
         .configure_mesh()
         .disable_y_mesh()
-        .disable_y_axis()
-        .x_labels(8)
-        .x_label_formatter(&|share| match *share {
-            share if share < -1e-9 => String::new(),
-            share => format!("{:.0} %", 100.0 * share),
+        .light_line_style(TRANSPARENT)
+        .x_labels(6)
+        .x_label_formatter(&|share| format!("{:.0} %", 100.0 * share))
+        .y_labels(count)
+        .y_label_formatter(&|slot| match slot {
+            SegmentValue::Exact(slot) | SegmentValue::CenterOf(slot) => {
+                matrix(*slot).map_or(String::new(), |m| shorten(&plain(&m.name)))
+            }
+            SegmentValue::Last => String::new(),
         })
         .draw()
         .map_err(|e| e.to_string())?;
-    for (i, matrix) in matrices.iter().enumerate() {
-        let at = (count - 1 - i) as f64;
-        let corners = [(0.0, at + 0.1), (matrix.zeros(), at + 0.9)];
-        let label = Text::new(
-            name(at),
-            (-(f64::from(NAMES) / 600.0), at + 0.85),
-            ("sans-serif", 12),
-        );
-        chart
-            .draw_series([Rectangle::new(corners, FILL.filled())])
-            .map_err(|e| e.to_string())?;
-        chart.draw_series([label]).map_err(|e| e.to_string())?;
-    }
+    let bars = (0..count).filter_map(|slot| {
+        let end = (matrix(slot)?.zeros(), SegmentValue::Exact(slot + 1));
+        let corners = [(0.0, SegmentValue::Exact(slot)), end];
+        let mut bar = Rectangle::new(corners, FILL.filled());
+        bar.set_margin(2, 2, 0, 0);
+        Some(bar)
+    });
+    chart.draw_series(bars).map_err(|e| e.to_string())?;
     Ok(())
 }
 
