@@ -2,6 +2,7 @@
 
 mod gguf;
 mod panels;
+mod report;
 mod safetensors;
 
 use crate::args::{ConvertArgs, Target};
@@ -10,9 +11,10 @@ use crate::format::{Grain, PackedInfo};
 use crate::mapped::Mapped;
 use crate::model::{self, Hints, Matrix, Model};
 use crate::names;
-use crate::output::{self, Col, Out, count, plain};
+use crate::output::{self, Out, count, plain};
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::ProgressBar;
+use report::Report;
 use tritgemm::{Granularity, TernaryMatrix};
 use tritgemm_formats::hf::LinearClass;
 use tritgemm_formats::{FormatError, ScaleRounding, ggml::TernaryType};
@@ -26,16 +28,6 @@ pub struct Job<'a> {
     bar: ProgressBar,
     /// Names of tensors that OUT has no type for.
     skipped: Vec<String>,
-}
-
-/// What the table says about one matrix.
-struct Report {
-    name: String,
-    from: &'static str,
-    shape: [usize; 2],
-    from_scales: Granularity,
-    scales: Granularity,
-    bytes: [usize; 2],
 }
 
 /// Runs the command.
@@ -74,7 +66,7 @@ fn convert(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     };
     job.bar.finish_and_clear();
     file.commit().with_context(in_output)?;
-    print(&job, &reports, [mapped.len() as u64, len], out)
+    report::print(&job, &reports, [mapped.len() as u64, len], out)
 }
 
 /// What can be done about an error, after it.
@@ -284,70 +276,4 @@ impl<'a> Job<'a> {
             sparsity: None,
         })
     }
-}
-
-fn print(
-    job: &Job<'_>,
-    reports: &[Report],
-    [before, after]: [u64; 2],
-    out: &mut Out,
-) -> Result<()> {
-    let columns = [
-        Col::Wrap("tensor"),
-        Col::Left("from"),
-        Col::Left("to"),
-        Col::Right("shape"),
-        Col::Left("scales"),
-        Col::Right("bytes"),
-    ];
-    let mut table = output::table(&columns, 2);
-    for r in reports {
-        let scale = |granularity| Grain::of(granularity).name();
-        let scales = match scale(r.from_scales) == scale(r.scales) {
-            true => scale(r.scales).to_owned(),
-            false => format!("{} -> {}", scale(r.from_scales), scale(r.scales)),
-        };
-        table.add_row([
-            output::breaks(&plain(&r.name), '.'),
-            r.from.to_owned(),
-            job.target.name().to_owned(),
-            format!("{} x {}", r.shape[0], r.shape[1]),
-            scales,
-            format!("{} -> {}", r.bytes[0], r.bytes[1]),
-        ]);
-    }
-    out.table(&table)?;
-    for name in &job.skipped {
-        out.line(format!("Left out: {}", plain(name)))?;
-    }
-    out.line(format!(
-        "{} converted, {} copied, {} left out: {} -> {}.",
-        count(reports.len(), "matrix", "matrices"),
-        job.model.others.len(),
-        job.skipped.len(),
-        output::bytes(before),
-        output::bytes(after),
-    ))?;
-    if job.target.ggml().is_none() && !job.model.gguf.is_empty() {
-        let values = count(job.model.gguf.len(), "metadata value", "metadata values");
-        out.line(format!("{values} of the GGUF header have no place in OUT."))?;
-    }
-    if let Some(class) = job.target.class() {
-        out.line(format!(
-            "The model's config.json needs \"quantization_config\": {{\"quant_method\": \"bitnet\", \
-             \"linear_class\": \"{}\", \"quantization_mode\": \"offline\"}}.",
-            class.name()
-        ))?;
-        for r in reports.iter().filter(|r| r.shape[0] % 4 != 0) {
-            out.line(format!(
-                "{}: transformers cannot load {} rows, which are no multiple of 4.",
-                plain(&r.name),
-                r.shape[0]
-            ))?;
-        }
-    }
-    out.line(format!(
-        "Written to {}",
-        plain(&job.args.output.display().to_string())
-    ))
 }

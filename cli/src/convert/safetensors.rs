@@ -1,6 +1,7 @@
 //! Writing safetensors: our own matrices or those of HF BitNet.
 
-use super::{Job, Report};
+use super::Job;
+use super::report::Report;
 use crate::atomic::AtomicFile;
 use crate::format::{Layout, PackedInfo, Planned, scales_name};
 use crate::model::{HF_KEY, HfInfo, Matrix};

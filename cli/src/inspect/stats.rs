@@ -138,10 +138,9 @@ mod tests {
         let even = Histogram::of(&[0.0, 1.0, 2.0, 3.0, 4.0, 4.0], 4).unwrap();
         assert_eq!(even.edges, [0.0, 1.0, 2.0, 3.0, 4.0]);
         assert_eq!(even.counts, [1, 1, 1, 3]);
-        let wide = Histogram::of(&[1e-3, 1e-2, 1.0], 3).unwrap();
+        let wide = Histogram::of(&[1e-3, 2e-2, 1.0], 3).unwrap();
         assert!(wide.log);
-        assert_eq!(wide.counts.iter().sum::<u64>(), 3);
-        assert_eq!((wide.counts[0], wide.counts[2]), (1, 1));
+        assert_eq!(wide.counts, [1, 1, 1]);
         let signs = Histogram::of(&[-1.0, 100.0], 2).unwrap();
         assert!(!signs.log);
         let extremes = Histogram::of(&[f32::MIN, f32::MAX], 2).unwrap();
