@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use tritgemm::{GroupSize, Scales};
 use tritgemm_formats::FormatError;
-use tritgemm_formats::onnx::{MatMulNBits, ZeroPoints};
+use tritgemm_formats::onnx::{MatMulNBits, OnnxModel, ZeroPoints};
 
 /// Blocks of every row, each a string of bits, least significant first.
 fn independent(trits: &[i8], k: usize, block: usize, zero: impl Fn(usize, usize) -> i8) -> Vec<u8> {
@@ -320,6 +320,156 @@ proptest! {
         let node = MatMulNBits { zero_points, ..node(n, k, block, &b, &scales) };
         if let Ok(matrix) = node.decode() {
             prop_assert_eq!((matrix.rows(), matrix.cols()), (n, k));
+        }
+    }
+}
+
+/// Protobuf by its wire format: fields of one message after the other.
+mod wire {
+    pub fn varint(mut value: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+        out
+    }
+
+    pub fn int(field: u64, value: i64) -> Vec<u8> {
+        [varint(field << 3), varint(value as u64)].concat()
+    }
+
+    pub fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+        [
+            varint(field << 3 | 2),
+            varint(value.len() as u64),
+            value.to_vec(),
+        ]
+        .concat()
+    }
+}
+
+/// An ONNX tensor: type, name and `raw_data`.
+fn tensor(name: &str, data_type: i64, raw: &[u8], more: &[u8]) -> Vec<u8> {
+    let fields = [
+        wire::int(2, data_type),
+        wire::bytes(8, name.as_bytes()),
+        wire::bytes(9, raw),
+        more.to_vec(),
+    ];
+    wire::bytes(5, &fields.concat())
+}
+
+/// A model of one `MatMulNBits` node and its tensors.
+fn onnx(inputs: &[&str], attributes: &[(&str, i64)], tensors: &[Vec<u8>]) -> Vec<u8> {
+    let mut node: Vec<u8> = inputs
+        .iter()
+        .flat_map(|i| wire::bytes(1, i.as_bytes()))
+        .collect();
+    node.extend(wire::bytes(4, b"MatMulNBits"));
+    for (name, value) in attributes {
+        let fields = [
+            wire::bytes(1, name.as_bytes()),
+            wire::int(3, *value),
+            wire::int(20, 2),
+        ];
+        node.extend(wire::bytes(5, &fields.concat()));
+    }
+    node.extend(wire::bytes(7, b"com.microsoft"));
+    let other = [wire::bytes(1, b"x"), wire::bytes(4, b"Relu")].concat();
+    let nodes = [
+        wire::bytes(1, &other),
+        wire::bytes(1, &node),
+        wire::bytes(1, &node),
+    ]
+    .concat();
+    let graph = [nodes, tensors.concat()].concat();
+    [wire::int(1, 10), wire::bytes(7, &graph)].concat()
+}
+
+#[test]
+fn models() {
+    let (n, k) = (3, 70);
+    let trits = trits(n, k);
+    let b = independent(&trits, k, 64, |_, _| 1);
+    let scales: Vec<u8> = (1..=6u8)
+        .flat_map(|i| half::f16::from_f32(f32::from(i)).to_le_bytes())
+        .collect();
+    let attributes = [("K", 70), ("N", 3), ("bits", 2), ("block_size", 64)];
+    let zeros = [0b0101; 3];
+    let tensors = [
+        tensor("w", 2, &b, &[]),
+        tensor("s", 10, &scales, &[]),
+        tensor("z", 2, &zeros, &[]),
+    ];
+    let file = onnx(&["x", "w", "s", "z"], &attributes, &tensors);
+    let model = OnnxModel::parse(&file).unwrap();
+    assert_eq!(model.matrices().collect::<Vec<_>>(), ["w"]);
+    assert_eq!(model.shape("w").unwrap(), [3, 70]);
+    let matrix = model.decode("w").unwrap();
+    let want = Scales::per_group(GroupSize::G64, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!((matrix.to_trits(), matrix.scales()), (trits.clone(), &want));
+
+    // Values in the typed fields instead of `raw_data`.
+    let packed = |values: &[i64]| -> Vec<u8> {
+        wire::bytes(
+            5,
+            &values
+                .iter()
+                .flat_map(|&v| wire::varint(v as u64))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let ints: Vec<i64> = b.iter().map(|&b| b.into()).collect();
+    let floats: Vec<u8> = (1..=6u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+    let typed = [
+        tensor("w", 2, &[], &packed(&ints)),
+        tensor("s", 1, &[], &wire::bytes(4, &floats)),
+        tensor("z", 1, &1f32.to_le_bytes().repeat(6), &[]),
+    ];
+    let file = onnx(&["x", "w", "s", "z"], &attributes, &typed);
+    assert_eq!(
+        OnnxModel::parse(&file).unwrap().decode("w").unwrap(),
+        matrix
+    );
+
+    let error = |inputs: &[&str], attributes: &[(&str, i64)], tensors: &[Vec<u8>]| {
+        let model = OnnxModel::parse(&onnx(inputs, attributes, tensors)).unwrap();
+        model.decode("w").unwrap_err().to_string()
+    };
+    // Without zero points they are 2, and code 0 is -2.
+    let text = error(&["x", "w", "s"], &attributes, &tensors);
+    assert!(
+        text.contains("`w`, row 0, column") && text.contains("code 0"),
+        "{text}"
+    );
+    let text = error(&["x", "w", "s", "", "g"], &attributes, &tensors);
+    assert!(text.contains("g_idx"), "{text}");
+    let text = error(&["x", "w", "s", "z"], &attributes, &tensors[..2]);
+    assert!(text.contains("no tensor `z`"), "{text}");
+    let text = error(&["x", "w", "s", "z"], &attributes[..3], &tensors);
+    assert!(text.contains("block_size is missing"), "{text}");
+    let mut negative = attributes;
+    negative[1].1 = -3;
+    let text = error(&["x", "w", "s", "z"], &negative, &tensors);
+    assert!(text.contains("N is -3"), "{text}");
+    let external = [
+        vec![tensor("w", 2, &[], &wire::int(14, 1))],
+        tensors[1..].to_vec(),
+    ]
+    .concat();
+    let text = error(&["x", "w", "s", "z"], &attributes, &external);
+    assert!(text.contains("EXTERNAL"), "{text}");
+    let text = error(&["x", "w", "w", "z"], &attributes, &tensors);
+    assert!(text.contains("data_type is 2, expected a float"), "{text}");
+    let four = [("K", 70), ("N", 3), ("bits", 4), ("block_size", 64)];
+    let model = OnnxModel::parse(&onnx(&["x", "w", "s", "z"], &four, &tensors)).unwrap();
+    assert_eq!(model.matrices().len(), 0);
+
+    for len in 0..file.len() {
+        if let Ok(model) = OnnxModel::parse(&file[..len]) {
+            assert!(model.decode("w").is_err(), "{len}");
         }
     }
 }

@@ -69,7 +69,8 @@ impl ScaleTypeName {
 
 const CONVERT_NOTES: &str = "\
 IN is what its first bytes say: GGUF (TQ1_0, TQ2_0, Q2_0, I2_S, IQ2_BN and
-IQ1_BN matrices), a panel file, or safetensors (ours and HF BitNet).
+IQ1_BN matrices), a panel file, or safetensors (ours and HF BitNet). Of a file
+that ends in .onnx, the weights of MatMulNBits nodes of 2 bits are read.
 
 Weights are never changed, and neither are scales: one that OUT's type cannot
 hold is an error that names its place, unless --round-scales takes the nearest.
@@ -124,7 +125,7 @@ pub struct ConvertArgs {
 /// `tritgemm inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// GGUF, safetensors or panel file; it must not change meanwhile
+    /// GGUF, safetensors, panel or .onnx file; it must not change meanwhile
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Draw the scales and the zeros into this SVG file

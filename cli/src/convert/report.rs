@@ -48,6 +48,9 @@ pub fn print(
         ]);
     }
     out.table(&table)?;
+    if let Some(note) = &job.model.note {
+        out.line(note)?;
+    }
     for name in &job.skipped {
         out.line(format!("Left out: {}", plain(name)))?;
     }

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`safetensors`] | ours, as `tritgemm quantize` writes them, and HF BitNet |
 //! | [`gguf`] | GGUF |
+//! | [`onnx`] | ONNX models, their 2-bit weights |
 //! | [`panels`] | panel files |
 //! | [`scales`] | what a scale covers, made coarser or finer without loss |
 
 mod gguf;
+mod onnx;
 mod panels;
 mod safetensors;
 mod scales;
@@ -109,6 +111,9 @@ impl<'a> Model<'a> {
             gguf::open(bytes)?
         } else if bytes.starts_with(b"TRITPANL") {
             panels::open(bytes, path)?
+        } else if path.extension().is_some_and(|e| e == "onnx") {
+            // Nothing tells protobuf by its first bytes.
+            onnx::open(bytes)?
         } else {
             safetensors::open(bytes, path, hints)?
         };

@@ -10,8 +10,13 @@
 //! the operator's default for 2 bits, -1 = `01`, 0 = `10`, +1 = `11`, and `00`
 //! is one.
 //!
-//! What is here takes the tensors of a node, wherever they came from. Blocks
-//! that the matrix ends within may hold anything after its last column.
+//! [`MatMulNBits`] takes the tensors of a node, wherever they came from;
+//! [`OnnxModel`] finds them in a file. Blocks that the matrix ends within may
+//! hold anything after its last column.
+
+mod model;
+
+pub use model::OnnxModel;
 
 use crate::error::{FormatError, Result};
 use crate::rows::Named;
