@@ -256,3 +256,57 @@ fn scales_that_blocks_repeat_become_one_again() {
     assert_eq!(tensors["w"].2, matrix.packed());
     assert_eq!(floats(&tensors["w.scales"]), matrix.scales().values());
 }
+
+#[test]
+fn two_bit_weights_of_onnx_models() {
+    // Protobuf: a field is its number and kind, its length, its bytes.
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let int = |number: u8, value: u8| vec![number << 3, value];
+    let attribute = |name: &str, value| {
+        let fields = [field(1, name.as_bytes()), int(3, value)];
+        field(5, &fields.concat())
+    };
+    let tensor = |name: &str, ty, raw: &[u8]| {
+        let fields = [int(2, ty), field(8, name.as_bytes()), field(9, raw)];
+        field(5, &fields.concat())
+    };
+    let model = |b: &[u8]| {
+        let inputs = ["x", "w", "s", "z"].map(|name| field(1, name.as_bytes()));
+        let sizes = [("N", 2), ("K", 4), ("bits", 2), ("block_size", 16)];
+        let node = [
+            inputs.concat(),
+            field(4, b"MatMulNBits"),
+            sizes.map(|(name, value)| attribute(name, value)).concat(),
+            field(7, b"com.microsoft"),
+        ];
+        let scales = [0.5f32, 2.0].map(f32::to_le_bytes).concat();
+        let graph = [
+            field(1, &node.concat()),
+            tensor("w", 2, b),
+            tensor("s", 1, &scales),
+            tensor("z", 2, &[1, 1]),
+        ];
+        field(7, &graph.concat())
+    };
+    let dir = Dir::new();
+    let input = dir.path("m.onnx");
+    // -1, 0, +1, 0 and then +1, +1, 0, -1, from the low bits up.
+    let mut b = [0b01_10_01_00, 0, 0, 0, 0b00_01_10_10, 0, 0, 0];
+    fs::write(&input, model(&b)).unwrap();
+    let output = dir.path("out.safetensors");
+    let text = convert(&input, &output, &[]);
+    assert!(text.contains("ONNX 2-bit"), "{text}");
+    let tensors = read(&output).0;
+    let trits = [-1, 0, 1, 0, 1, 1, 0, -1];
+    let want = TernaryMatrix::from_trits(&trits, 2, 4, Scales::per_tensor(1.0)).unwrap();
+    assert_eq!(tensors["w"].2, want.packed());
+    assert_eq!(floats(&tensors["w.scales"]), [0.5, 2.0]);
+
+    b[4] |= 0b11 << 4;
+    fs::write(&input, model(&b)).unwrap();
+    let text = refusal(&dir, &input, &["--to", "safetensors"]);
+    assert!(text.contains("`w`, row 1, column 2"), "{text}");
+    fs::write(&input, &model(&b)[..60]).unwrap();
+    let text = refusal(&dir, &input, &["--to", "safetensors"]);
+    assert!(text.contains("ONNX"), "{text}");
+}

@@ -102,6 +102,20 @@ pub struct Packed<'a> {
 
 /// Reads a packed matrix of `rows` rows (M), or of `4 R`.
 ///
+/// ```
+/// use tritgemm::Scales;
+/// use tritgemm_formats::hf::{self, LinearClass, Packed};
+///
+/// // Four rows of one column: -1, 0, +1, 0, from the low bits up.
+/// let bytes = [0b01_10_01_00];
+/// let packed = Packed { tensor: "w", bytes: &bytes, packed_rows: 1, cols: 1, weight_scale: 4.0 };
+/// let matrix = hf::decode(&packed, LinearClass::BitLinear, None)?;
+/// assert_eq!(matrix.to_trits(), [-1, 0, 1, 0]);
+/// assert_eq!(matrix.scales(), &Scales::per_tensor(0.25));
+/// assert_eq!(hf::encode(&matrix), bytes);
+/// # Ok::<(), tritgemm_formats::FormatError>(())
+/// ```
+///
 /// # Errors
 /// If a code is `11` (named with its row and column), a row beyond M holds
 /// anything but code `00`, R is not `ceil(rows / 4)`, the length does not fit

@@ -10,6 +10,22 @@
 //! the operator's default for 2 bits, -1 = `01`, 0 = `10`, +1 = `11`, and `00`
 //! is one.
 //!
+//! ```
+//! use tritgemm_formats::onnx::{MatMulNBits, ZeroPoints};
+//!
+//! let node = MatMulNBits {
+//!     tensor: "B",
+//!     n: 1,
+//!     k: 4,
+//!     block_size: 16,
+//!     b: &[0b01_10_01_00, 0, 0, 0],
+//!     scales: &[0.5],
+//!     zero_points: ZeroPoints::Same(1),
+//! };
+//! assert_eq!(node.decode()?.to_f32(), [-0.5, 0.0, 0.5, 0.0]);
+//! # Ok::<(), tritgemm_formats::FormatError>(())
+//! ```
+//!
 //! [`MatMulNBits`] takes the tensors of a node, wherever they came from;
 //! [`OnnxModel`] finds them in a file. Blocks that the matrix ends within may
 //! hold anything after its last column.
