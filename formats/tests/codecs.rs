@@ -66,7 +66,9 @@ impl Stored {
                     out.extend((0..32).map(|m| byte([0, 1, 2, 3, 4].map(|n| Some(m + 32 * n)))));
                     let qs = (0..16).map(|m| byte([0, 1, 2, 3, 4].map(|n| Some(160 + m + 16 * n))));
                     out.extend(qs);
-                    let qh = |j: usize| byte([0, 1, 2, 3, 4].map(|m| (m < 4).then_some(240 + j + 4 * m)));
+                    let qh = |j: usize| {
+                        byte([0, 1, 2, 3, 4].map(|m| (m < 4).then_some(240 + j + 4 * m)))
+                    };
                     out.extend((0..4).map(qh));
                     out.extend(half(i));
                 }
