@@ -1,4 +1,4 @@
-//! `tritgemm`: quantise, verify and measure ternary weights from a shell.
+//! `tritgemm`: quantise, convert, verify and measure ternary weights from a shell.
 //!
 //! | module | what it does |
 //! |---|---|

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use tritgemm::Isa;
 
-/// Ternary weights on CPUs: quantise, verify, measure.
+/// Ternary weights on CPUs: quantise, convert, verify, measure.
 ///
 /// Weights of -1, 0 and +1 take 2 bits each, and their products with
 /// activations need additions and subtractions only. `tritgemm demo` shows all
