@@ -64,6 +64,12 @@ impl AtomicFile {
             .context("cannot write")
     }
 
+    /// Bytes written so far, up to the last one.
+    pub fn len(&self) -> Result<u64> {
+        let file = self.temp.as_ref().expect("not committed yet").as_file();
+        Ok(file.metadata().context("cannot read the length")?.len())
+    }
+
     /// Flushes to the disk and gives the file its name.
     pub fn commit(mut self) -> Result<()> {
         let temp = self.temp.take().expect("committed once");
@@ -76,6 +82,18 @@ impl AtomicFile {
         // The name itself must last, too. Not every file system can promise.
         #[cfg(unix)]
         let _ = File::open(directory(&self.path)).and_then(|dir| dir.sync_all());
+        Ok(())
+    }
+}
+
+/// Writes where the last write ended.
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = self.temp.as_mut().expect("not committed yet");
+        file.as_file_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

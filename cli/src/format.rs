@@ -50,6 +50,17 @@ pub enum Grain {
 }
 
 impl Grain {
+    /// As the command line has it.
+    pub fn of(granularity: Granularity) -> Self {
+        match granularity {
+            Granularity::PerTensor => Grain::Tensor,
+            Granularity::PerRow => Grain::Row,
+            Granularity::PerGroup(GroupSize::G64) => Grain::Group64,
+            Granularity::PerGroup(GroupSize::G128) => Grain::Group128,
+            Granularity::PerGroup(GroupSize::G256) => Grain::Group256,
+        }
+    }
+
     /// As the library has it.
     pub fn granularity(self) -> Granularity {
         match self {
@@ -96,7 +107,8 @@ impl Grain {
 /// What the metadata says about a packed matrix.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PackedInfo {
-    /// The safetensors type that it was quantised from.
+    /// The safetensors type that it was quantised from, or the format that it
+    /// was converted from.
     pub dtype: String,
     /// `[M, K]`.
     pub shape: [usize; 2],

@@ -1,9 +1,12 @@
-//! `tritgemm`: quantise, verify and measure ternary weights from a shell.
+//! `tritgemm`: quantise, convert, verify and measure ternary weights from a shell.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`args`] | the command line |
 //! | [`quantize`] | a safetensors file to one with packed ternary matrices |
+//! | [`convert`] | between our files, GGUF, HF BitNet and panel files |
+//! | [`inspect`] | what a file holds |
+//! | [`model`] | files of every format, as those two see them |
 //! | [`verify`] | every kernel against the scalar path on a file's matrices |
 //! | [`info`] | what this CPU has and which kernels would run |
 //! | [`bench`] | speeds, beside the memory's and a dense GEMM's |
@@ -14,12 +17,16 @@
 mod args;
 mod atomic;
 mod bench;
+mod convert;
 mod cpu;
 mod demo;
 mod format;
 mod info;
+mod inspect;
 #[allow(unsafe_code)] // One call: mapping the input file.
 mod mapped;
+mod model;
+mod names;
 mod output;
 mod quantize;
 mod verify;
@@ -35,6 +42,8 @@ fn main() -> ExitCode {
     let mut out = output::Out::stdout();
     let done = match &cli.command {
         Command::Quantize(args) => quantize::run(args, &mut out),
+        Command::Convert(args) => convert::run(args, &mut out),
+        Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Verify(args) => verify::run(args, &mut out),
         Command::Info(args) => info::run(args, &mut out),
         Command::Bench(args) => bench::run(args, &mut out),

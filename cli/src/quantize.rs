@@ -4,9 +4,9 @@ use crate::args::QuantizeArgs;
 use crate::atomic::AtomicFile;
 use crate::format::{Layout, PackedInfo, Planned, Source, Tensor, scales_name};
 use crate::mapped::Mapped;
+use crate::names;
 use crate::output::{self, Col, Out, count, plain};
 use anyhow::{Context, Result, bail, ensure};
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -58,17 +58,9 @@ fn quantize(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
 
 /// The tensors to ternarise.
 fn choose<'a>(source: &'a Source<'_>, args: &QuantizeArgs) -> Result<BTreeSet<&'a str>> {
-    for glob in args.include.iter().chain(&args.exclude) {
-        let matcher = glob.compile_matcher();
-        if !source.tensors.iter().any(|t| matcher.is_match(&t.name)) {
-            bail!(
-                "no tensor of `{}` matches `{}`",
-                args.input.display(),
-                glob.glob()
-            );
-        }
-    }
-    let (include, exclude) = (globs(&args.include)?, globs(&args.exclude)?);
+    let names = || source.tensors.iter().map(|t| t.name.as_str());
+    let include = names::matcher(&args.include, names(), &args.input)?;
+    let exclude = names::matcher(&args.exclude, names(), &args.input)?;
     // What is packed already stays: its scales may look like weights.
     let done: BTreeSet<String> = source
         .packed
@@ -88,14 +80,6 @@ fn choose<'a>(source: &'a Source<'_>, args: &QuantizeArgs) -> Result<BTreeSet<&'
         .filter(chosen)
         .map(|t| t.name.as_str())
         .collect())
-}
-
-fn globs(globs: &[Glob]) -> Result<GlobSet> {
-    let mut builder = GlobSetBuilder::new();
-    for glob in globs {
-        builder.add(glob.clone());
-    }
-    Ok(builder.build()?)
 }
 
 fn lay_out(source: &Source<'_>, chosen: &BTreeSet<&str>, args: &QuantizeArgs) -> Result<Layout> {

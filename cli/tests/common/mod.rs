@@ -1,6 +1,8 @@
 //! Files to try the program on, and the program.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod models;
+
 use assert_cmd::Command;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};

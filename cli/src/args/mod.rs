@@ -1,5 +1,9 @@
 //! The command line.
 
+mod convert;
+
+pub use convert::{ConvertArgs, InspectArgs, Target};
+
 use crate::format::Grain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use globset::Glob;
@@ -8,7 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use tritgemm::Isa;
 
-/// Ternary weights on CPUs: quantise, verify, measure.
+/// Ternary weights on CPUs: quantise, convert, verify, measure.
 ///
 /// Weights of -1, 0 and +1 take 2 bits each, and their products with
 /// activations need additions and subtractions only. `tritgemm demo` shows all
@@ -26,6 +30,10 @@ pub struct Cli {
 pub enum Command {
     /// Ternarise the 2-D float tensors of a safetensors file
     Quantize(QuantizeArgs),
+    /// Convert ternary matrices between safetensors, GGUF, HF BitNet and panel files
+    Convert(ConvertArgs),
+    /// Show what a file holds: formats, shapes, zeros and scales of its tensors
+    Inspect(InspectArgs),
     /// Check every kernel on a file's packed matrices against the scalar path
     Verify(VerifyArgs),
     /// Show the CPU, its features and caches, and which kernels would run

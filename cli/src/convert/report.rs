@@ -1,0 +1,87 @@
+//! What `tritgemm convert` says at its end.
+
+use super::Job;
+use crate::format::Grain;
+use crate::output::{self, Col, Out, count, plain};
+use anyhow::Result;
+use tritgemm::Granularity;
+
+/// What the table says about one matrix.
+pub struct Report {
+    pub name: String,
+    pub from: &'static str,
+    pub shape: [usize; 2],
+    pub from_scales: Granularity,
+    pub scales: Granularity,
+    pub bytes: [usize; 2],
+}
+
+/// The table, what was left out, and what is still to be done.
+pub fn print(
+    job: &Job<'_>,
+    reports: &[Report],
+    [before, after]: [u64; 2],
+    out: &mut Out,
+) -> Result<()> {
+    let columns = [
+        Col::Wrap("tensor"),
+        Col::Left("from"),
+        Col::Left("to"),
+        Col::Right("shape"),
+        Col::Left("scales"),
+        Col::Right("bytes"),
+    ];
+    let mut table = output::table(&columns, 2);
+    for r in reports {
+        let scale = |granularity| Grain::of(granularity).name();
+        let scales = match scale(r.from_scales) == scale(r.scales) {
+            true => scale(r.scales).to_owned(),
+            false => format!("{} -> {}", scale(r.from_scales), scale(r.scales)),
+        };
+        table.add_row([
+            output::breaks(&plain(&r.name), '.'),
+            r.from.to_owned(),
+            job.target.name().to_owned(),
+            format!("{} x {}", r.shape[0], r.shape[1]),
+            scales,
+            format!("{} -> {}", r.bytes[0], r.bytes[1]),
+        ]);
+    }
+    out.table(&table)?;
+    if let Some(note) = &job.model.note {
+        out.line(note)?;
+    }
+    for name in &job.skipped {
+        out.line(format!("Left out: {}", plain(name)))?;
+    }
+    out.line(format!(
+        "{} converted, {} copied, {} left out: {} -> {}.",
+        count(reports.len(), "matrix", "matrices"),
+        job.model.others.len(),
+        job.skipped.len(),
+        output::bytes(before),
+        output::bytes(after),
+    ))?;
+    if job.target.ggml().is_none() && !job.model.gguf.is_empty() {
+        let values = count(job.model.gguf.len(), "metadata value", "metadata values");
+        out.line(format!("{values} of the GGUF header have no place in OUT."))?;
+    }
+    if let Some(class) = job.target.class() {
+        out.line(format!(
+            "The model's config.json needs \"quantization_config\": {{\"quant_method\": \"bitnet\", \
+             \"linear_class\": \"{}\", \"quantization_mode\": \"offline\"}}.",
+            class.name()
+        ))?;
+        for r in reports.iter().filter(|r| r.shape[0] % 4 != 0) {
+            out.line(format!(
+                "{}: transformers cannot load {} rows, which are no multiple of 4.",
+                plain(&r.name),
+                r.shape[0]
+            ))?;
+        }
+    }
+    out.line(format!(
+        "Written to {}",
+        plain(&job.args.output.display().to_string())
+    ))
+}

@@ -1,0 +1,160 @@
+//! Counts of weights, and where scales lie.
+
+use crate::format::Grain;
+use crate::model::Matrix;
+use rayon::prelude::*;
+use serde::Serialize;
+use tritgemm::TernaryMatrix;
+
+/// What there is to know of one matrix.
+#[derive(Serialize)]
+pub struct MatrixStats {
+    pub name: String,
+    pub format: &'static str,
+    /// `[M, K]`.
+    pub shape: [usize; 2],
+    /// In the file, scales included.
+    pub bytes: usize,
+    /// Weights of -1.
+    pub minus: u64,
+    /// Weights of 0.
+    pub zero: u64,
+    /// Weights of +1.
+    pub plus: u64,
+    /// What a scale covers.
+    pub granularity: &'static str,
+    pub scale_count: usize,
+    pub scale_min: Option<f32>,
+    /// The lower of the two in the middle, if there are two.
+    pub scale_median: Option<f32>,
+    pub scale_max: Option<f32>,
+    /// All scales, ascending.
+    #[serde(skip)]
+    pub values: Vec<f32>,
+}
+
+impl MatrixStats {
+    /// Counts the weights of `matrix`, which is what `source` holds.
+    pub fn of(source: &Matrix<'_>, matrix: &TernaryMatrix) -> Self {
+        // +1 has the low bit of its code set, -1 the high one; padding is 0.
+        let ones = |mask: u8| -> u64 {
+            let bytes = matrix.packed().par_iter().with_min_len(1 << 16);
+            bytes.map(|b| u64::from((b & mask).count_ones())).sum()
+        };
+        let (plus, minus) = (ones(0x55), ones(0xaa));
+        let all = (matrix.rows() as u64).saturating_mul(matrix.cols() as u64);
+        let mut values = matrix.scales().values().to_vec();
+        values.par_sort_unstable_by(f32::total_cmp);
+        Self {
+            name: source.name.clone(),
+            format: source.format,
+            shape: [matrix.rows(), matrix.cols()],
+            bytes: source.bytes,
+            minus,
+            zero: all - plus - minus,
+            plus,
+            granularity: Grain::of(matrix.scales().granularity()).name(),
+            scale_count: values.len(),
+            scale_min: values.first().copied(),
+            scale_median: values.get(values.len().saturating_sub(1) / 2).copied(),
+            scale_max: values.last().copied(),
+            values,
+        }
+    }
+
+    /// Weights in all.
+    pub fn weights(&self) -> u64 {
+        self.minus + self.zero + self.plus
+    }
+
+    /// The share of weights that are 0.
+    pub fn zeros(&self) -> f64 {
+        self.zero as f64 / self.weights().max(1) as f64
+    }
+}
+
+/// How many values lie between each two edges; the last bin has its upper edge.
+#[derive(Serialize, Debug, PartialEq)]
+pub struct Histogram {
+    /// Whether the edges are in equal ratios and not in equal steps.
+    pub log: bool,
+    pub edges: Vec<f32>,
+    pub counts: Vec<u64>,
+}
+
+/// From this ratio of the largest to the smallest, equal steps would put nearly
+/// everything into one bin.
+const LOG_RATIO: f64 = 50.0;
+
+impl Histogram {
+    /// The histogram of finite values; none where there are none.
+    pub fn of(values: &[f32], bins: usize) -> Option<Self> {
+        let low = f64::from(values.iter().copied().min_by(f32::total_cmp)?);
+        let high = f64::from(values.iter().copied().max_by(f32::total_cmp)?);
+        if low == high {
+            return Some(Self {
+                log: false,
+                edges: vec![low as f32, high as f32],
+                counts: vec![values.len() as u64],
+            });
+        }
+        let log = low > 0.0 && high / low >= LOG_RATIO;
+        let map = |v: f64| if log { v.ln() } else { v };
+        let unmap = |v: f64| if log { v.exp() } else { v };
+        let (start, span) = (map(low), map(high) - map(low));
+        let mut counts = vec![0; bins];
+        for &value in values {
+            let at = (map(f64::from(value)) - start) / span * bins as f64;
+            counts[(at as usize).min(bins - 1)] += 1;
+        }
+        let edge = |i: usize| unmap(start + span * i as f64 / bins as f64) as f32;
+        let mut edges: Vec<f32> = (0..=bins).map(edge).collect();
+        (edges[0], edges[bins]) = (low as f32, high as f32);
+        Some(Self { log, edges, counts })
+    }
+}
+
+/// A number in four digits.
+pub fn short(value: f32) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        magnitude if !(1e-3..1e4).contains(&magnitude) => format!("{value:.3e}"),
+        magnitude => {
+            let digits = 3 - magnitude.log10().floor() as i32;
+            format!("{value:.*}", digits.max(0) as usize)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins() {
+        assert_eq!(Histogram::of(&[], 4), None);
+        let one = Histogram::of(&[0.5; 3], 4).unwrap();
+        assert_eq!((one.edges, one.counts), (vec![0.5, 0.5], vec![3]));
+        let even = Histogram::of(&[0.0, 1.0, 2.0, 3.0, 4.0, 4.0], 4).unwrap();
+        assert_eq!(even.edges, [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(even.counts, [1, 1, 1, 3]);
+        let wide = Histogram::of(&[1e-3, 2e-2, 1.0], 3).unwrap();
+        assert!(wide.log);
+        assert_eq!(wide.counts, [1, 1, 1]);
+        let signs = Histogram::of(&[-1.0, 100.0], 2).unwrap();
+        assert!(!signs.log);
+        let extremes = Histogram::of(&[f32::MIN, f32::MAX], 2).unwrap();
+        assert_eq!(extremes.counts, [1, 1]);
+        // Equal as numbers, not in their bits.
+        assert_eq!(Histogram::of(&[-0.0, 0.0], 2).unwrap().counts, [2]);
+    }
+
+    #[test]
+    fn numbers_have_four_digits() {
+        let texts = [0.0, 0.01234567, 1.0, 123.456, 2e-9, 1e9, -0.5].map(short);
+        let want = [
+            "0", "0.01235", "1.000", "123.5", "2.000e-9", "1.000e9", "-0.5000",
+        ];
+        assert_eq!(texts, want);
+    }
+}

@@ -1,0 +1,57 @@
+//! Panel files: one matrix each, named after the file.
+
+use super::{Matrix, Model, Other};
+use anyhow::{Context, Result};
+use safetensors::Dtype;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tritgemm::{PanelFile, TernaryMatrix, Verify};
+
+/// Reads a panel file.
+pub fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<Model<'a>> {
+    let file = PanelFile::from_bytes(bytes.to_vec(), Verify::Full)?;
+    let (panels, scales, bias) = file.into_parts();
+    let scales = scales.context("the panel file holds no scales")?;
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let name = stem.unwrap_or_else(|| "matrix".to_owned());
+    let others = bias.iter().map(|bias| Other {
+        name: bias_name(&name),
+        type_name: Dtype::F32.to_string(),
+        gguf_type: None,
+        dtype: Some(Dtype::F32),
+        shape: vec![bias.len()],
+        data: &[],
+        owned: Some(bias.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    });
+    let others = others.collect();
+    let shape = [panels.rows(), panels.cols()];
+    let matrix = Matrix {
+        format: "panels",
+        shape,
+        bytes: panels.as_bytes().len() + 4 * scales.values().len(),
+        info: None,
+        gguf_shape: None,
+        read: Box::new({
+            let name = name.clone();
+            move || {
+                let packed = panels.to_packed();
+                let matrix = TernaryMatrix::from_packed(packed, shape[0], shape[1], scales.clone());
+                matrix.with_context(|| format!("tensor `{name}`"))
+            }
+        }),
+        name,
+    };
+    Ok(Model {
+        container: "panel file",
+        matrices: vec![matrix],
+        others,
+        metadata: BTreeMap::new(),
+        gguf: Vec::new(),
+        note: None,
+    })
+}
+
+/// The name of the bias of the weights `name`: `x.bias` of `x.weight`.
+pub fn bias_name(name: &str) -> String {
+    format!("{}.bias", name.strip_suffix(".weight").unwrap_or(name))
+}

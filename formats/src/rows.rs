@@ -1,0 +1,90 @@
+//! Matrices put together row by row.
+
+use crate::error::{FormatError, Result};
+#[cfg(feature = "rayon")]
+use rayon::prelude::*;
+use tritgemm::codec::{self, Mode};
+use tritgemm::{MatrixError, Scales, TernaryMatrix};
+
+/// What a source of rows is called in messages.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) tensor: &'a str,
+    pub(crate) format: &'static str,
+}
+
+impl Named<'_> {
+    pub(crate) fn matrix(self, source: impl Into<MatrixError>) -> FormatError {
+        let source = source.into();
+        let tensor = self.tensor.to_owned();
+        FormatError::Matrix { tensor, source }
+    }
+
+    pub(crate) fn not_ternary(self, [row, col]: [usize; 2], code: u8) -> FormatError {
+        FormatError::NotTernary {
+            tensor: self.tensor.to_owned(),
+            row,
+            col,
+            code,
+            format: self.format,
+        }
+    }
+
+    /// That `got` bytes are what a `rows x cols` matrix has, `expected`.
+    pub(crate) fn len(self, [rows, cols]: [usize; 2], expected: usize, got: usize) -> Result<()> {
+        if got == expected {
+            return Ok(());
+        }
+        Err(FormatError::SizeMismatch {
+            tensor: self.tensor.to_owned(),
+            rows,
+            cols,
+            format: self.format,
+            expected,
+            got,
+        })
+    }
+
+    pub(crate) fn overflow(self, shape: &[usize]) -> FormatError {
+        FormatError::ShapeOverflow {
+            tensor: self.tensor.to_owned(),
+            shape: shape.iter().map(|&n| n as u64).collect(),
+        }
+    }
+
+    /// A matrix whose row `r` is what `fill(r, trits)` writes. Of several
+    /// errors the first row's is returned.
+    pub(crate) fn matrix_of_rows(
+        self,
+        [rows, cols]: [usize; 2],
+        scales: Scales,
+        fill: impl Fn(usize, &mut [i8]) -> Result<()> + Sync,
+    ) -> Result<TernaryMatrix> {
+        let len = codec::packed_len(rows, cols).map_err(|e| self.matrix(e))?;
+        let mut packed = vec![0; len];
+        let row_bytes = codec::row_bytes(cols).max(1);
+        let pack = |trits: &mut Vec<i8>, (row, packed): (usize, &mut [u8])| {
+            trits.resize(cols, 0);
+            fill(row, trits).and_then(|()| {
+                let done = codec::encode(trits, 1, cols, packed, Mode::Strict);
+                done.map_err(|e| self.matrix(e))
+            })
+        };
+        #[cfg(feature = "rayon")]
+        let failed = packed
+            .par_chunks_mut(row_bytes)
+            .enumerate()
+            .map_init(Vec::new, pack)
+            .find_first(Result::is_err);
+        #[cfg(not(feature = "rayon"))]
+        let failed = {
+            let mut trits = Vec::new();
+            let mut rows = packed.chunks_mut(row_bytes).enumerate();
+            rows.find_map(|row| Some(pack(&mut trits, row)).filter(Result::is_err))
+        };
+        if let Some(Err(error)) = failed {
+            return Err(error);
+        }
+        TernaryMatrix::from_packed(packed, rows, cols, scales).map_err(|e| self.matrix(e))
+    }
+}
