@@ -263,8 +263,7 @@ impl ParallelFor for InTurn {
 /// nothing.
 #[test]
 fn a_parallel_for_allocates_only_the_first_time() {
-    let case = case(640, 500, 70, 64);
-    assert!(640 * 500 * 70 >= 1 << 21, "too small to go parallel");
+    let case = case(640, 500, 70, 64); // large enough to go parallel
     let counter = counter();
     for lanes in LANES {
         let options = Options::new().lanes(lanes);

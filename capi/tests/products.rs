@@ -141,7 +141,7 @@ fn prepared_activations() {
     let (l, ws, len, out) = (case.linear, case.workspace, N * K, N * M);
     let mut y = vec![0.0f32; out];
     let mut sums = vec![0i32; out];
-    let ones = vec![1.0f32; N];
+    let ones = [1.0f32; N];
     // SAFETY: buffers with their lengths, handles that live.
     unsafe {
         let (x, x_i8) = (case.x.as_ptr(), case.x_i8.as_ptr());
