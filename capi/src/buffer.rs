@@ -118,11 +118,7 @@ pub(crate) unsafe fn output<T: Number>(
 }
 
 /// The addresses of an input, to be kept apart from outputs.
-pub(crate) fn reads<'a, T>(
-    what: &'a str,
-    ptr: *const T,
-    len: usize,
-) -> Result<(&'a str, Span), Error> {
+pub(crate) fn reads<T>(what: &str, ptr: *const T, len: usize) -> Result<(&str, Span), Error> {
     Ok((what, span(what, ptr, len)?))
 }
 

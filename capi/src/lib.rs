@@ -33,6 +33,8 @@
 //! 7. **Callbacks.** A parallel-for callback may be called with its context
 //!    from any thread that runs products; the workspace outlives every call
 //!    of a work function that it handed out.
+// The comments are the C header's: what stands in brackets there is a shape.
+#![allow(rustdoc::broken_intra_doc_links)]
 #![allow(clippy::missing_safety_doc, clippy::too_many_arguments)]
 // Prefixes keep the constants of C apart.
 #![allow(clippy::enum_variant_names)]

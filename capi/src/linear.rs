@@ -74,8 +74,8 @@ pub unsafe extern "C" fn tritgemm_linear_from_panels(
 /// M, the outputs, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_rows(linear: *const Linear) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("linear", linear) }.map_or(0, |l| l.0.out_features())
     })
 }
@@ -83,8 +83,8 @@ pub unsafe extern "C" fn tritgemm_linear_rows(linear: *const Linear) -> usize {
 /// K, the inputs, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_cols(linear: *const Linear) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("linear", linear) }.map_or(0, |l| l.0.in_features())
     })
 }
@@ -93,8 +93,8 @@ pub unsafe extern "C" fn tritgemm_linear_cols(linear: *const Linear) -> usize {
 /// Activations that are prepared for the layer need to know.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_group(linear: *const Linear) -> usize {
-    // SAFETY: precondition 2.
     let group = || {
+        // SAFETY: precondition 2.
         unsafe { borrow("linear", linear) }
             .ok()
             .and_then(|l| l.0.group())

@@ -109,8 +109,8 @@ pub unsafe extern "C" fn tritgemm_matrix_quantize(
 /// M, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_matrix_rows(matrix: *const Matrix) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("matrix", matrix) }.map_or(0, |m| m.0.rows())
     })
 }
@@ -118,8 +118,8 @@ pub unsafe extern "C" fn tritgemm_matrix_rows(matrix: *const Matrix) -> usize {
 /// K, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_matrix_cols(matrix: *const Matrix) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("matrix", matrix) }.map_or(0, |m| m.0.cols())
     })
 }

@@ -92,8 +92,8 @@ pub unsafe extern "C" fn tritgemm_panels_bytes(
 /// M, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_panels_rows(panels: *const Panels) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("panels", panels) }.map_or(0, |p| p.0.rows())
     })
 }
@@ -101,8 +101,8 @@ pub unsafe extern "C" fn tritgemm_panels_rows(panels: *const Panels) -> usize {
 /// K, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_panels_cols(panels: *const Panels) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("panels", panels) }.map_or(0, |p| p.0.cols())
     })
 }

@@ -178,8 +178,8 @@ pub unsafe extern "C" fn tritgemm_prepare_f32(
 /// Tokens, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_tokens(prepared: *const Prepared) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.0.tokens())
     })
 }
@@ -187,8 +187,8 @@ pub unsafe extern "C" fn tritgemm_prepared_tokens(prepared: *const Prepared) -> 
 /// K, the values of a token, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_cols(prepared: *const Prepared) -> usize {
-    // SAFETY: precondition 2.
     guard_value(0, || {
+        // SAFETY: precondition 2.
         unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.0.cols())
     })
 }

@@ -11,8 +11,8 @@
 mod guarded;
 
 use super::call::{
-    ColumnPart, Element, PanelView, RowPart, column_build, column_finish, column_run, row_build,
-    row_run,
+    ColumnPart, Element, PanelView, RowPart, Source, column_build, column_finish, column_run,
+    row_build, row_run,
 };
 use super::contract::{BLOCK_BYTES, COLUMN_ENTRIES, Fold, PANEL_ROWS};
 use crate::isa::Backend;
@@ -64,7 +64,7 @@ fn reference<X: Values>(
 ) -> Vec<u32> {
     let scalar = Backend::scalar();
     let mut tables = avec![[64]| 0u8; (4 * size_of_val(x)).next_multiple_of(64)];
-    row_build(scalar, x, bytes, &mut tables);
+    row_build((scalar, Source::Cache), x, bytes, &mut tables);
     let mut sums = vec![start.unwrap_or(X::Acc::zeroed()); panels * PANEL_ROWS];
     for (panel, sums) in sums.chunks_mut(PANEL_ROWS).enumerate() {
         let part = RowPart {
@@ -72,16 +72,24 @@ fn reference<X: Values>(
             panel,
             start: 0,
             units: bytes,
+            next: panel + 1,
         };
         let (tables, sums) = ((&tables[..], 64), (sums, PANEL_ROWS));
-        row_run::<X>(scalar, 0, &part, tables, sums, start.is_some());
+        row_run::<X>(
+            (scalar, Source::Cache),
+            0,
+            &part,
+            tables,
+            sums,
+            start.is_some(),
+        );
     }
     sums.into_iter().map(X::bits).collect()
 }
 
 /// Every tile of the row kernel over `units` units.
 fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
-    let kernel = X::row(backend);
+    let kernel = X::row(backend, Source::Cache);
     let mut rng = StdRng::seed_from_u64(units as u64);
     let bytes = units * kernel.unit_bytes;
     for (tile, shape) in kernel.tiles.iter().enumerate() {
@@ -103,7 +111,7 @@ fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
         for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
             let x = Guarded::new(x, place.of_operand(1));
             let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
-            row_build(backend, x.get(), units, tables.get_mut());
+            row_build((backend, Source::Cache), x.get(), units, tables.get_mut());
             all[..table_bytes].copy_from_slice(&tables.take(&what));
         }
         for (accumulate, gap) in [(false, 0), (true, 3)] {
@@ -116,10 +124,11 @@ fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
                 panel: 0,
                 start: 0,
                 units,
+                next: 1,
             };
             let tables = (all.get(), stride);
             row_run::<X>(
-                backend,
+                (backend, Source::Cache),
                 tile,
                 &part,
                 tables,
@@ -228,8 +237,16 @@ fn row_kernels_at_every_tail() {
         for units in counts() {
             for place in Place::tight() {
                 let most = |max: usize| units.min(max);
-                check_row::<i8>(backend, most(i8::row(backend).max_units), place);
-                check_row::<f32>(backend, most(f32::row(backend).max_units), place);
+                check_row::<i8>(
+                    backend,
+                    most(i8::row(backend, Source::Cache).max_units),
+                    place,
+                );
+                check_row::<f32>(
+                    backend,
+                    most(f32::row(backend, Source::Cache).max_units),
+                    place,
+                );
             }
         }
     }

@@ -1,0 +1,616 @@
+/*
+ * tritgemm: CPU kernels for ternary neural networks, weights -1, 0 and +1.
+ *
+ * Shapes. A matrix is [M][K], row-major: M rows (outputs), K columns (inputs).
+ * Activations are [tokens][K], outputs [tokens][M], rows `stride` elements
+ * apart. Results are the same bits on every instruction set, for any number of
+ * tokens at once and any number of threads.
+ *
+ * Buffers. Every buffer comes with its length in elements, and it is checked.
+ * Any alignment is accepted: rows that lie densely and are aligned for their
+ * type are used in place, others are copied row by row, a few percent at most
+ * of what a product takes. Elements between rows are neither read nor written,
+ * so threads may write different columns of one output at a time. A buffer of
+ * length 0 may be NULL. Output and input must not overlap, which is checked.
+ * After an error what outputs hold is unspecified, except that handles are set
+ * to NULL.
+ *
+ * Errors. Functions that can fail return a status, and say why in
+ * tritgemm_last_error(). No panic or exception leaves the library.
+ *
+ * Handles. Made by functions whose last argument is `out`, freed by `_destroy`,
+ * which takes NULL as well. Every handle keeps what it needs of the others:
+ * they may be destroyed in any order. All but workspaces are immutable, and
+ * any number of threads may use one at a time. A workspace serves one call at
+ * a time; another one meanwhile fails with TRITGEMM_BUSY.
+ */
+
+#ifndef TRITGEMM_H
+#define TRITGEMM_H
+
+/* Generated from the Rust sources by cbindgen; do not edit. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// What a function returns.
+typedef enum {
+    // It worked.
+    TRITGEMM_OK = 0,
+    // A pointer is NULL that must not be, or a handle is none.
+    TRITGEMM_NULL_POINTER = 1,
+    // A length, shape, stride or range does not fit the others, or the address space.
+    TRITGEMM_INVALID_SIZE = 2,
+    // A number or string that stands for a choice is none of the choices.
+    TRITGEMM_INVALID_ARGUMENT = 3,
+    // A value in a buffer is illegal: a code 11, a trit outside of -1, 0, 1, a NaN.
+    TRITGEMM_INVALID_VALUE = 4,
+    // Input and output overlap.
+    TRITGEMM_OVERLAP = 5,
+    // The CPU or the build lacks the instruction set.
+    TRITGEMM_UNSUPPORTED_ISA = 6,
+    // The operating system could not read or write a file.
+    TRITGEMM_IO = 7,
+    // A panel file is damaged, of another version, or none.
+    TRITGEMM_BAD_FILE = 8,
+    // The caller's parallel-for did not run every item; part of the output may be
+    // written.
+    TRITGEMM_INCOMPLETE = 9,
+    // The workspace is in use by another call.
+    TRITGEMM_BUSY = 10,
+    // A defect of this library; the handles stay usable. Please report it.
+    TRITGEMM_INTERNAL = 11,
+} tritgemm_status;
+
+// An instruction set to pin.
+typedef enum {
+    // What the environment variable TRITGEMM_ISA names, else the best of this CPU.
+    TRITGEMM_ISA_AUTO = 0,
+    // The portable reference.
+    TRITGEMM_ISA_SCALAR = 1,
+    // x86-64 with AVX2.
+    TRITGEMM_ISA_AVX2 = 2,
+    // x86-64 with AVX-512 F, BW, CD, DQ and VL; VBMI is used where present.
+    TRITGEMM_ISA_AVX512 = 3,
+    // AArch64 with NEON.
+    TRITGEMM_ISA_NEON = 4,
+} tritgemm_isa;
+
+// What a scale covers.
+typedef enum {
+    // The whole matrix: 1 scale.
+    TRITGEMM_PER_TENSOR = 1,
+    // A row: M scales.
+    TRITGEMM_PER_ROW = 2,
+    // 64 weights along K: [M][ceil(K / 64)] scales.
+    TRITGEMM_PER_GROUP64 = 64,
+    // 128 weights along K.
+    TRITGEMM_PER_GROUP128 = 128,
+    // 256 weights along K.
+    TRITGEMM_PER_GROUP256 = 256,
+} tritgemm_granularity;
+
+// What to do with what the encoding has no meaning for.
+typedef enum {
+    // It is an error that names its row and column.
+    TRITGEMM_STRICT = 0,
+    // It counts as the weight 0, and padding bits are ignored.
+    TRITGEMM_LENIENT = 1,
+} tritgemm_mode;
+
+// How much of a panel file is checked against its checksums.
+typedef enum {
+    // Everything; reads every byte once.
+    TRITGEMM_VERIFY_FULL = 0,
+    // All but the panels, so that opening a large mapped file takes no time; damaged
+    // panels give wrong products and nothing worse.
+    TRITGEMM_VERIFY_HEADER = 1,
+} tritgemm_verify;
+
+// A linear layer: y[n][m] = scale[m] * sum over k of w[m][k] * x[n][k] + bias[m], with
+// scales for the tensor, for rows or for groups along K.
+typedef struct tritgemm_linear tritgemm_linear;
+
+// A ternary matrix [M][K] in packed rows, with its scales.
+typedef struct tritgemm_matrix tritgemm_matrix;
+
+// A panel file: one matrix in panels with its scales and bias, versioned and
+// checksummed, the same on every CPU.
+typedef struct tritgemm_panel_file tritgemm_panel_file;
+
+// A ternary matrix [M][K] as the kernels read it, without scales:
+// panel[p][strip][r] is packed byte `strip` of row 64 p + r, rows padded with zeros to
+// 64, strips to a multiple of 3. The same on every instruction set.
+typedef struct tritgemm_panels tritgemm_panels;
+
+// Activations made ready once for any number of matrices with the same K, such as those
+// of Q, K and V or of gate and up.
+typedef struct tritgemm_prepared tritgemm_prepared;
+
+// Scratch memory that products reuse, the instruction set and the threads that they run
+// with. After the first product of a shape, further ones allocate nothing.
+typedef struct tritgemm_workspace tritgemm_workspace;
+
+// Runs one work item.
+typedef void (*tritgemm_work)(void *work_ctx, size_t item);
+
+// Calls work(work_ctx, 0) to work(work_ctx, items - 1), each once, on any threads and in
+// any order, and returns when all of them have returned.
+//
+// `ctx` is what the caller registered with it. An item is a range of rows (whole panels
+// of 64) by a range of tokens; items are independent. It must not throw, and it must not
+// use the workspace that calls it.
+//
+// What it does wrong is safe: an item run twice does nothing the second time, items left
+// out make the call fail with TRITGEMM_INCOMPLETE, and if it returns too early, items
+// that are running are waited for and later ones do nothing.
+typedef void (*tritgemm_parallel_for)(void *ctx,
+                                      size_t items,
+                                      tritgemm_work work,
+                                      void *work_ctx);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// What the last function that failed on this thread had to say: what was wrong, and
+// what was expected. Empty before the first failure. Valid until the next failure on
+// this thread, and no longer than the thread.
+const char *tritgemm_last_error(void);
+
+// The name of a status, such as "TRITGEMM_OK"; NULL if there is no such status.
+const char *tritgemm_status_name(int32_t status);
+
+// The library's version, such as "0.1.0".
+const char *tritgemm_version(void);
+
+// The version of this interface. It grows by one with every change that breaks
+// programs built with an older header; additions leave it alone.
+uint32_t tritgemm_abi_version(void);
+
+// Number of kernel sets that can run on this CPU, at least one.
+size_t tritgemm_backend_count(void);
+
+// The name of a kernel set that can run on this CPU, best first: "avx512-vbmi",
+// "avx512", "avx2", "neon" or "scalar". NULL if there are not that many.
+const char *tritgemm_backend_name(size_t index);
+
+// The name of the kernel set that products run with when their workspace pins none.
+// NULL if TRITGEMM_ISA names an instruction set that cannot run, of which
+// tritgemm_last_error() says more.
+const char *tritgemm_active_backend(void);
+
+// Number of CPU features that the kernels know of.
+size_t tritgemm_cpu_feature_count(void);
+
+// The name of a CPU feature that the kernels know of, and, where `present` is not NULL,
+// whether this CPU has it. NULL if there are not that many.
+const char *tritgemm_cpu_feature(size_t index, bool *present);
+
+// TRITGEMM_OK if an instruction set (a tritgemm_isa) can run on this CPU; if not,
+// tritgemm_last_error() names what is missing.
+tritgemm_status tritgemm_isa_check(int32_t isa);
+
+// Pins the instruction set (a tritgemm_isa) of the whole process. Only speed depends on
+// it. Fails and changes nothing if this CPU lacks it.
+tritgemm_status tritgemm_pin(int32_t isa);
+
+// Bytes that a packed matrix takes: rows * ceil(cols / 4).
+tritgemm_status tritgemm_packed_size(size_t rows, size_t cols, size_t *out);
+
+// Packs trits [rows][cols] into [rows][ceil(cols / 4)] bytes: four weights a byte, the
+// first in the top bits, -1 = 10, 0 = 00, +1 = 01, rows padded with zeros. `mode` is a
+// tritgemm_mode.
+tritgemm_status tritgemm_pack(const int8_t *trits,
+                              size_t trits_len,
+                              size_t rows,
+                              size_t cols,
+                              uint8_t *packed,
+                              size_t packed_len,
+                              int32_t mode);
+
+// Unpacks bytes [rows][ceil(cols / 4)] into trits [rows][cols]. `mode` is a
+// tritgemm_mode.
+tritgemm_status tritgemm_unpack(const uint8_t *packed,
+                                size_t packed_len,
+                                size_t rows,
+                                size_t cols,
+                                int8_t *trits,
+                                size_t trits_len,
+                                int32_t mode);
+
+// Unpacks bytes [rows][ceil(cols / 4)] into floats [rows][cols]: +scale, -scale and
+// +0.0, with one scale a row. `mode` is a tritgemm_mode.
+tritgemm_status tritgemm_unpack_f32(const uint8_t *packed,
+                                    size_t packed_len,
+                                    size_t rows,
+                                    size_t cols,
+                                    const float *scales,
+                                    size_t scales_len,
+                                    float *weights,
+                                    size_t weights_len,
+                                    int32_t mode);
+
+// Number of scales of a [rows, cols] matrix; `granularity` is a tritgemm_granularity.
+tritgemm_status tritgemm_scale_count(size_t rows,
+                                     size_t cols,
+                                     int32_t granularity,
+                                     size_t *out);
+
+// The scales of latent weights [rows][cols]: max(mean |w|, 1e-5) of the tensor, of each
+// row or of each group (BitNet b1.58). `granularity` is a tritgemm_granularity;
+// tritgemm_scale_count() says how many scales there are.
+tritgemm_status tritgemm_absmean(const float *weights,
+                                 size_t weights_len,
+                                 size_t rows,
+                                 size_t cols,
+                                 int32_t granularity,
+                                 float *scales,
+                                 size_t scales_len);
+
+// The trits of latent weights [rows][cols]: w / scale, clamped to -1 .. 1, rounded half
+// to even. `granularity` is a tritgemm_granularity.
+tritgemm_status tritgemm_ternarize(const float *weights,
+                                   size_t weights_len,
+                                   size_t rows,
+                                   size_t cols,
+                                   int32_t granularity,
+                                   const float *scales,
+                                   size_t scales_len,
+                                   int8_t *trits,
+                                   size_t trits_len);
+
+// Quantises activations [tokens][features] to int8, each token by its absolute maximum;
+// `values` [tokens][features] times `token_scales` [tokens] is about `x`.
+tritgemm_status tritgemm_quantize_activations(const float *x,
+                                              size_t x_len,
+                                              size_t tokens,
+                                              size_t features,
+                                              int8_t *values,
+                                              size_t values_len,
+                                              float *token_scales,
+                                              size_t token_scales_len);
+
+// A workspace. Products run on the calling thread.
+tritgemm_status tritgemm_workspace_create(tritgemm_workspace **out);
+
+// Pins the instruction set (a tritgemm_isa) of this workspace's products;
+// TRITGEMM_ISA_AUTO returns to that of the process. Fails and changes nothing if this
+// CPU lacks it.
+tritgemm_status tritgemm_workspace_pin(tritgemm_workspace *workspace, int32_t isa);
+
+// Runs this workspace's products on the caller's threads: `parallel_for` is called with
+// `ctx` for every loop that is worth it, and `workers` is the number of threads that
+// share its items, counted as 1 to 1024. NULL returns to the calling thread.
+tritgemm_status tritgemm_workspace_set_parallel_for(tritgemm_workspace *workspace,
+                                                    size_t workers,
+                                                    tritgemm_parallel_for parallel_for,
+                                                    void *ctx);
+
+// Frees a workspace, or nothing for NULL. No call may use it any more, nor may work
+// items of it be called.
+void tritgemm_workspace_destroy(tritgemm_workspace *workspace);
+
+// A matrix of trits -1, 0, +1, [rows][cols]. `granularity` is a tritgemm_granularity,
+// tritgemm_scale_count() says how many scales it takes. Everything is copied.
+tritgemm_status tritgemm_matrix_from_trits(const int8_t *trits,
+                                           size_t trits_len,
+                                           size_t rows,
+                                           size_t cols,
+                                           int32_t granularity,
+                                           const float *scales,
+                                           size_t scales_len,
+                                           tritgemm_matrix **out);
+
+// A matrix of packed bytes [rows][ceil(cols / 4)]; a code 11 or padding that is not zero
+// is an error. Otherwise as tritgemm_matrix_from_trits().
+tritgemm_status tritgemm_matrix_from_packed(const uint8_t *packed,
+                                            size_t packed_len,
+                                            size_t rows,
+                                            size_t cols,
+                                            int32_t granularity,
+                                            const float *scales,
+                                            size_t scales_len,
+                                            tritgemm_matrix **out);
+
+// The matrix nearest to latent weights [rows][cols]: absmean scales, then trits, as
+// tritgemm_absmean() and tritgemm_ternarize(). `granularity` is a tritgemm_granularity.
+tritgemm_status tritgemm_matrix_quantize(const float *weights,
+                                         size_t weights_len,
+                                         size_t rows,
+                                         size_t cols,
+                                         int32_t granularity,
+                                         tritgemm_matrix **out);
+
+// M, or 0 for NULL.
+size_t tritgemm_matrix_rows(const tritgemm_matrix *matrix);
+
+// K, or 0 for NULL.
+size_t tritgemm_matrix_cols(const tritgemm_matrix *matrix);
+
+// The packed bytes [M][ceil(K / 4)], which live as long as the matrix.
+tritgemm_status tritgemm_matrix_packed(const tritgemm_matrix *matrix,
+                                       const uint8_t **packed,
+                                       size_t *packed_len);
+
+// The scales, which live as long as the matrix, and what each covers (a
+// tritgemm_granularity).
+tritgemm_status tritgemm_matrix_scales(const tritgemm_matrix *matrix,
+                                       int32_t *granularity,
+                                       const float **scales,
+                                       size_t *scales_len);
+
+// Frees a matrix, or nothing for NULL.
+void tritgemm_matrix_destroy(tritgemm_matrix *matrix);
+
+// Bytes of the panels of a [rows, cols] matrix.
+tritgemm_status tritgemm_panels_size(size_t rows, size_t cols, size_t *out);
+
+// Lays a matrix out in panels.
+tritgemm_status tritgemm_panels_pack(const tritgemm_matrix *matrix,
+                                     tritgemm_panels **out);
+
+// Panels that are in memory already, as tritgemm_panels_bytes() gave them: used where
+// they are, without a copy. `bytes` must stay valid and unchanged until every handle
+// that was made of these panels is destroyed. Any alignment works, 64 bytes is fastest.
+// Bytes that are no panels give wrong products and nothing worse.
+tritgemm_status tritgemm_panels_from_memory(const uint8_t *bytes,
+                                            size_t bytes_len,
+                                            size_t rows,
+                                            size_t cols,
+                                            tritgemm_panels **out);
+
+// The bytes of the panels, which live as long as `panels`.
+tritgemm_status tritgemm_panels_bytes(const tritgemm_panels *panels,
+                                      const uint8_t **bytes,
+                                      size_t *bytes_len);
+
+// M, or 0 for NULL.
+size_t tritgemm_panels_rows(const tritgemm_panels *panels);
+
+// K, or 0 for NULL.
+size_t tritgemm_panels_cols(const tritgemm_panels *panels);
+
+// Rows `begin` to `end` (exclusive), sharing the memory: a shard. `begin` must be a
+// multiple of 64, `end` one or M.
+tritgemm_status tritgemm_panels_slice_rows(const tritgemm_panels *panels,
+                                           size_t begin,
+                                           size_t end,
+                                           tritgemm_panels **out);
+
+// The exact integer product y[n][m] = sum over k of w[m][k] * x[n][k], for `tokens` rows
+// of `x` (K values, `x_stride` apart) and of `y` (M values, `y_stride` apart).
+tritgemm_status tritgemm_gemm_i8(const tritgemm_panels *panels,
+                                 size_t tokens,
+                                 const int8_t *x,
+                                 size_t x_len,
+                                 size_t x_stride,
+                                 int32_t *y,
+                                 size_t y_len,
+                                 size_t y_stride,
+                                 tritgemm_workspace *workspace);
+
+// As tritgemm_gemm_i8(), with activations that were prepared as int8 and without
+// groups; their scales are not applied.
+tritgemm_status tritgemm_gemm_i8_prepared(const tritgemm_panels *panels,
+                                          const tritgemm_prepared *x,
+                                          int32_t *y,
+                                          size_t y_len,
+                                          size_t y_stride,
+                                          tritgemm_workspace *workspace);
+
+// Frees panels, or nothing for NULL.
+void tritgemm_panels_destroy(tritgemm_panels *panels);
+
+// A layer of a matrix, its scales and `bias`, M values, or NULL and 0 for none.
+tritgemm_status tritgemm_linear_create(const tritgemm_matrix *matrix,
+                                       const float *bias,
+                                       size_t bias_len,
+                                       tritgemm_linear **out);
+
+// A layer of panels, scales (`granularity` is a tritgemm_granularity) and `bias`, M
+// values, or NULL and 0 for none. It shares the panels; scales and bias are copied.
+tritgemm_status tritgemm_linear_from_panels(const tritgemm_panels *panels,
+                                            int32_t granularity,
+                                            const float *scales,
+                                            size_t scales_len,
+                                            const float *bias,
+                                            size_t bias_len,
+                                            tritgemm_linear **out);
+
+// M, the outputs, or 0 for NULL.
+size_t tritgemm_linear_rows(const tritgemm_linear *linear);
+
+// K, the inputs, or 0 for NULL.
+size_t tritgemm_linear_cols(const tritgemm_linear *linear);
+
+// Weights along K that share a scale: 64, 128 or 256, or 0 if scales are not per group.
+// Activations that are prepared for the layer need to know.
+size_t tritgemm_linear_group(const tritgemm_linear *linear);
+
+// The layer's panels; they share its memory.
+tritgemm_status tritgemm_linear_panels(const tritgemm_linear *linear,
+                                       tritgemm_panels **out);
+
+// Rows `begin` to `end` (exclusive) as a layer of its own, sharing the panels: a shard
+// for tensor parallelism. `begin` must be a multiple of 64, `end` one or M.
+tritgemm_status tritgemm_linear_slice_rows(const tritgemm_linear *linear,
+                                           size_t begin,
+                                           size_t end,
+                                           tritgemm_linear **out);
+
+// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values, `x_stride`
+// apart) to int8 by its absolute maximum, multiplies exactly, scales and adds the bias
+// into `y` (rows of M values, `y_stride` apart). As in BitNet b1.58. A NaN or an
+// infinity in `x` is an error.
+tritgemm_status tritgemm_linear_forward(const tritgemm_linear *linear,
+                                        size_t tokens,
+                                        const float *x,
+                                        size_t x_len,
+                                        size_t x_stride,
+                                        float *y,
+                                        size_t y_len,
+                                        size_t y_stride,
+                                        tritgemm_workspace *workspace);
+
+// As tritgemm_linear_forward(), `x` in the bits of IEEE half precision (f16).
+tritgemm_status tritgemm_linear_forward_f16(const tritgemm_linear *linear,
+                                            size_t tokens,
+                                            const uint16_t *x,
+                                            size_t x_len,
+                                            size_t x_stride,
+                                            float *y,
+                                            size_t y_len,
+                                            size_t y_stride,
+                                            tritgemm_workspace *workspace);
+
+// As tritgemm_linear_forward(), `x` in the bits of bfloat16.
+tritgemm_status tritgemm_linear_forward_bf16(const tritgemm_linear *linear,
+                                             size_t tokens,
+                                             const uint16_t *x,
+                                             size_t x_len,
+                                             size_t x_stride,
+                                             float *y,
+                                             size_t y_len,
+                                             size_t y_stride,
+                                             tritgemm_workspace *workspace);
+
+// The f32 forward pass in the canonical order of summation: the same bits on every
+// instruction set. A weight of 0 never touches its activation. Shapes as in
+// tritgemm_linear_forward().
+tritgemm_status tritgemm_linear_forward_f32(const tritgemm_linear *linear,
+                                            size_t tokens,
+                                            const float *x,
+                                            size_t x_len,
+                                            size_t x_stride,
+                                            float *y,
+                                            size_t y_len,
+                                            size_t y_stride,
+                                            tritgemm_workspace *workspace);
+
+// The forward pass on prepared activations, by the path that they were prepared for.
+// `y` has a row for each of their tokens.
+tritgemm_status tritgemm_linear_forward_prepared(const tritgemm_linear *linear,
+                                                 const tritgemm_prepared *x,
+                                                 float *y,
+                                                 size_t y_len,
+                                                 size_t y_stride,
+                                                 tritgemm_workspace *workspace);
+
+// Frees a layer, or nothing for NULL.
+void tritgemm_linear_destroy(tritgemm_linear *linear);
+
+// For the W1.58A8 path: quantises each of `tokens` rows of `x` (`features` = K values,
+// `x_stride` apart) to int8 by its absolute maximum. `group` is that of the layers
+// (tritgemm_linear_group()), 0 if their scales are not per group.
+tritgemm_status tritgemm_prepare(size_t tokens,
+                                 size_t features,
+                                 const float *x,
+                                 size_t x_len,
+                                 size_t x_stride,
+                                 size_t group,
+                                 tritgemm_workspace *workspace,
+                                 tritgemm_prepared **out);
+
+// As tritgemm_prepare(), `x` in the bits of IEEE half precision (f16).
+tritgemm_status tritgemm_prepare_f16(size_t tokens,
+                                     size_t features,
+                                     const uint16_t *x,
+                                     size_t x_len,
+                                     size_t x_stride,
+                                     size_t group,
+                                     tritgemm_workspace *workspace,
+                                     tritgemm_prepared **out);
+
+// As tritgemm_prepare(), `x` in the bits of bfloat16.
+tritgemm_status tritgemm_prepare_bf16(size_t tokens,
+                                      size_t features,
+                                      const uint16_t *x,
+                                      size_t x_len,
+                                      size_t x_stride,
+                                      size_t group,
+                                      tritgemm_workspace *workspace,
+                                      tritgemm_prepared **out);
+
+// For the W1.58A8 path with activations that are int8 already; `token_scales`, one a
+// token, turn them back into floats. Otherwise as tritgemm_prepare().
+tritgemm_status tritgemm_prepare_i8(size_t tokens,
+                                    size_t features,
+                                    const int8_t *x,
+                                    size_t x_len,
+                                    size_t x_stride,
+                                    const float *token_scales,
+                                    size_t token_scales_len,
+                                    size_t group,
+                                    tritgemm_workspace *workspace,
+                                    tritgemm_prepared **out);
+
+// For the f32 path. A NaN or an infinity stays what it is. Otherwise as
+// tritgemm_prepare().
+tritgemm_status tritgemm_prepare_f32(size_t tokens,
+                                     size_t features,
+                                     const float *x,
+                                     size_t x_len,
+                                     size_t x_stride,
+                                     size_t group,
+                                     tritgemm_workspace *workspace,
+                                     tritgemm_prepared **out);
+
+// Tokens, or 0 for NULL.
+size_t tritgemm_prepared_tokens(const tritgemm_prepared *prepared);
+
+// K, the values of a token, or 0 for NULL.
+size_t tritgemm_prepared_cols(const tritgemm_prepared *prepared);
+
+// Frees prepared activations, or nothing for NULL.
+void tritgemm_prepared_destroy(tritgemm_prepared *prepared);
+
+// Maps a panel file into memory: panels are read from the disk when they are first used,
+// and shared with every process that maps them; nothing is copied. Nobody may change or
+// truncate the file until every handle that was made of it is destroyed; replacing it
+// by tritgemm_linear_save() is fine. `verify` is a tritgemm_verify.
+tritgemm_status tritgemm_panel_file_map(const char *path,
+                                        int32_t verify,
+                                        tritgemm_panel_file **out);
+
+// Reads a panel file into memory and checks all of it.
+tritgemm_status tritgemm_panel_file_load(const char *path, tritgemm_panel_file **out);
+
+// A panel file that is in memory already, mapped by the caller or part of a larger file:
+// the panels are used where they are. `bytes` must stay valid and unchanged until every
+// handle that was made of it is destroyed. Any alignment works, 64 bytes is fastest.
+// `verify` is a tritgemm_verify.
+tritgemm_status tritgemm_panel_file_from_memory(const uint8_t *bytes,
+                                                size_t bytes_len,
+                                                int32_t verify,
+                                                tritgemm_panel_file **out);
+
+// What a file holds: M, K, what a scale covers (a tritgemm_granularity, 0 if it has no
+// scales) and whether there is a bias.
+tritgemm_status tritgemm_panel_file_info(const tritgemm_panel_file *file,
+                                         size_t *rows,
+                                         size_t *cols,
+                                         int32_t *granularity,
+                                         bool *has_bias);
+
+// The file's panels; they share its memory.
+tritgemm_status tritgemm_panel_file_panels(const tritgemm_panel_file *file,
+                                           tritgemm_panels **out);
+
+// The file's layer; it shares the panels. An error if the file has no scales.
+tritgemm_status tritgemm_panel_file_linear(const tritgemm_panel_file *file,
+                                           tritgemm_linear **out);
+
+// Writes a layer as a panel file, atomically: whoever opens `path` sees the old file or
+// the whole new one, and what was mapped stays as it was.
+tritgemm_status tritgemm_linear_save(const tritgemm_linear *linear, const char *path);
+
+// Frees a panel file, or nothing for NULL.
+void tritgemm_panel_file_destroy(tritgemm_panel_file *file);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* TRITGEMM_H */

@@ -1,0 +1,361 @@
+/*
+ * tritgemm for C++17: the handles of tritgemm.h as move-only objects, and its
+ * errors as exceptions. tritgemm.h says what each function does.
+ */
+#ifndef TRITGEMM_HPP
+#define TRITGEMM_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tritgemm.h"
+
+namespace tritgemm {
+
+/// A call that failed: `what()` is its message.
+class Error : public std::runtime_error {
+public:
+    Error(tritgemm_status status, const std::string &message)
+        : std::runtime_error(message), status_(status) {}
+    tritgemm_status status() const noexcept { return status_; }
+
+private:
+    tritgemm_status status_;
+};
+
+/// Throws if `status` is an error.
+inline void check(tritgemm_status status) {
+    if (status != TRITGEMM_OK) {
+        throw Error(status, tritgemm_last_error());
+    }
+}
+
+/// Borrowed memory and its length: what std::span is in C++20. Of a vector, an
+/// array or anything with data() and size().
+template <typename T> class Span {
+public:
+    Span() = default;
+    Span(T *data, std::size_t size) : data_(data), size_(size) {}
+    template <typename C, typename = decltype(static_cast<T *>(std::declval<C &>().data()))>
+    Span(C &container) : data_(container.data()), size_(container.size()) {}
+    template <typename C, typename = decltype(static_cast<T *>(std::declval<const C &>().data())),
+              typename = void>
+    Span(const C &container) : data_(container.data()), size_(container.size()) {}
+    T *data() const noexcept { return data_; }
+    std::size_t size() const noexcept { return size_; }
+    T *begin() const noexcept { return data_; }
+    T *end() const noexcept { return data_ + size_; }
+    T &operator[](std::size_t i) const noexcept { return data_[i]; }
+
+private:
+    T *data_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+/// Rows `stride` elements apart in borrowed memory.
+template <typename T> struct Rows {
+    Span<T> memory;
+    std::size_t stride;
+};
+
+/// A handle that is destroyed with its owner.
+template <typename T, void (*destroy)(T *)> class Handle {
+public:
+    explicit Handle(T *handle) : handle_(handle) {}
+    /// The handle itself, for functions that have no wrapper.
+    T *get() const noexcept { return handle_.get(); }
+
+private:
+    struct Destroy {
+        void operator()(T *handle) const noexcept { destroy(handle); }
+    };
+    std::unique_ptr<T, Destroy> handle_;
+};
+
+/// What a function with a last argument `out` makes.
+template <typename T, typename... Parameters, typename... Arguments>
+T *make(tritgemm_status (*function)(Parameters...), Arguments... arguments) {
+    T *handle = nullptr;
+    check(function(arguments..., &handle));
+    return handle;
+}
+
+inline void pin(tritgemm_isa isa) { check(tritgemm_pin(isa)); }
+
+inline std::vector<std::string> backends() {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < tritgemm_backend_count(); i++) {
+        names.emplace_back(tritgemm_backend_name(i));
+    }
+    return names;
+}
+
+/// A ternary matrix [M][K] with its scales.
+class Matrix : public Handle<tritgemm_matrix, tritgemm_matrix_destroy> {
+public:
+    using Handle::Handle;
+
+    static Matrix from_trits(Span<const std::int8_t> trits, std::size_t rows, std::size_t cols,
+                             tritgemm_granularity granularity, Span<const float> scales) {
+        return Matrix(make<tritgemm_matrix>(tritgemm_matrix_from_trits, trits.data(), trits.size(),
+                                            rows, cols, std::int32_t(granularity), scales.data(),
+                                            scales.size()));
+    }
+
+    static Matrix from_packed(Span<const std::uint8_t> packed, std::size_t rows, std::size_t cols,
+                              tritgemm_granularity granularity, Span<const float> scales) {
+        return Matrix(make<tritgemm_matrix>(tritgemm_matrix_from_packed, packed.data(),
+                                            packed.size(), rows, cols, std::int32_t(granularity),
+                                            scales.data(), scales.size()));
+    }
+
+    static Matrix quantize(Span<const float> weights, std::size_t rows, std::size_t cols,
+                           tritgemm_granularity granularity) {
+        return Matrix(make<tritgemm_matrix>(tritgemm_matrix_quantize, weights.data(),
+                                            weights.size(), rows, cols,
+                                            std::int32_t(granularity)));
+    }
+
+    std::size_t rows() const { return tritgemm_matrix_rows(get()); }
+    std::size_t cols() const { return tritgemm_matrix_cols(get()); }
+
+    /// Lives as long as the matrix.
+    Span<const std::uint8_t> packed() const {
+        const std::uint8_t *data = nullptr;
+        std::size_t size = 0;
+        check(tritgemm_matrix_packed(get(), &data, &size));
+        return {data, size};
+    }
+
+    /// Lives as long as the matrix.
+    Span<const float> scales() const {
+        const float *data = nullptr;
+        std::size_t size = 0;
+        std::int32_t granularity = 0;
+        check(tritgemm_matrix_scales(get(), &granularity, &data, &size));
+        return {data, size};
+    }
+
+    std::vector<std::int8_t> trits() const {
+        std::vector<std::int8_t> trits(rows() * cols());
+        const auto bytes = packed();
+        check(tritgemm_unpack(bytes.data(), bytes.size(), rows(), cols(), trits.data(),
+                              trits.size(), TRITGEMM_STRICT));
+        return trits;
+    }
+};
+
+/// Memory that products reuse, and the threads they run on. Its address may be
+/// known to the threads, so it does not move.
+class Workspace {
+public:
+    /// Runs body(item) for every item below `items`, on any threads, and
+    /// returns when all have.
+    using ParallelFor =
+        std::function<void(std::size_t items, const std::function<void(std::size_t)> &body)>;
+
+    Workspace() : handle_(make<tritgemm_workspace>(tritgemm_workspace_create)) {}
+    Workspace(const Workspace &) = delete;
+    Workspace &operator=(const Workspace &) = delete;
+
+    void pin(tritgemm_isa isa) { check(tritgemm_workspace_pin(get(), isa)); }
+
+    /// Runs products on the caller's threads. What `run` throws is thrown again
+    /// by the product.
+    void set_parallel_for(std::size_t workers, ParallelFor run) {
+        check(tritgemm_workspace_set_parallel_for(get(), workers, call, this));
+        run_ = std::move(run);
+    }
+
+    /// Back to the calling thread.
+    void clear_parallel_for() {
+        check(tritgemm_workspace_set_parallel_for(get(), 1, nullptr, nullptr));
+        run_ = nullptr;
+    }
+
+    tritgemm_workspace *get() const noexcept { return handle_.get(); }
+
+    /// Throws what the parallel-for threw, or if `status` is an error.
+    void check_product(tritgemm_status status) {
+        if (auto thrown = std::exchange(thrown_, nullptr)) {
+            std::rethrow_exception(thrown);
+        }
+        check(status);
+    }
+
+private:
+    static void call(void *ctx, std::size_t items, tritgemm_work work, void *work_ctx) noexcept {
+        auto *workspace = static_cast<Workspace *>(ctx);
+        try {
+            workspace->run_(items, [=](std::size_t item) { work(work_ctx, item); });
+        } catch (...) {
+            workspace->thrown_ = std::current_exception();
+        }
+    }
+
+    Handle<tritgemm_workspace, tritgemm_workspace_destroy> handle_;
+    ParallelFor run_;
+    std::exception_ptr thrown_;
+};
+
+/// Activations made ready once for several matrices.
+class Prepared : public Handle<tritgemm_prepared, tritgemm_prepared_destroy> {
+public:
+    using Handle::Handle;
+
+    /// int8 by each token's absolute maximum; `group` is that of the layers.
+    static Prepared quantize(std::size_t tokens, std::size_t features, Rows<const float> x,
+                             std::size_t group, Workspace &workspace) {
+        return prepare(tritgemm_prepare, tokens, features, x, group, workspace);
+    }
+
+    /// f32 throughout.
+    static Prepared f32(std::size_t tokens, std::size_t features, Rows<const float> x,
+                        std::size_t group, Workspace &workspace) {
+        return prepare(tritgemm_prepare_f32, tokens, features, x, group, workspace);
+    }
+
+    std::size_t tokens() const { return tritgemm_prepared_tokens(get()); }
+
+private:
+    template <typename Function>
+    static Prepared prepare(Function function, std::size_t tokens, std::size_t features,
+                            Rows<const float> x, std::size_t group, Workspace &workspace) {
+        tritgemm_prepared *handle = nullptr;
+        workspace.check_product(function(tokens, features, x.memory.data(), x.memory.size(),
+                                         x.stride, group, workspace.get(), &handle));
+        return Prepared(handle);
+    }
+};
+
+/// A ternary matrix as the kernels read it.
+class Panels : public Handle<tritgemm_panels, tritgemm_panels_destroy> {
+public:
+    using Handle::Handle;
+
+    static Panels pack(const Matrix &matrix) {
+        return Panels(make<tritgemm_panels>(tritgemm_panels_pack, matrix.get()));
+    }
+
+    /// `bytes` outlives every handle that is made of it.
+    static Panels from_memory(Span<const std::uint8_t> bytes, std::size_t rows, std::size_t cols) {
+        return Panels(make<tritgemm_panels>(tritgemm_panels_from_memory, bytes.data(),
+                                            bytes.size(), rows, cols));
+    }
+
+    std::size_t rows() const { return tritgemm_panels_rows(get()); }
+    std::size_t cols() const { return tritgemm_panels_cols(get()); }
+
+    /// Lives as long as the panels.
+    Span<const std::uint8_t> bytes() const {
+        const std::uint8_t *data = nullptr;
+        std::size_t size = 0;
+        check(tritgemm_panels_bytes(get(), &data, &size));
+        return {data, size};
+    }
+
+    Panels slice_rows(std::size_t begin, std::size_t end) const {
+        return Panels(make<tritgemm_panels>(tritgemm_panels_slice_rows, get(), begin, end));
+    }
+
+    void gemm_i8(std::size_t tokens, Rows<const std::int8_t> x, Rows<std::int32_t> y,
+                 Workspace &workspace) const {
+        workspace.check_product(tritgemm_gemm_i8(get(), tokens, x.memory.data(), x.memory.size(),
+                                                 x.stride, y.memory.data(), y.memory.size(),
+                                                 y.stride, workspace.get()));
+    }
+};
+
+/// A linear layer.
+class Linear : public Handle<tritgemm_linear, tritgemm_linear_destroy> {
+public:
+    using Handle::Handle;
+
+    explicit Linear(const Matrix &matrix, Span<const float> bias = {})
+        : Handle(make<tritgemm_linear>(tritgemm_linear_create, matrix.get(), bias.data(),
+                                       bias.size())) {}
+
+    Linear(const Panels &panels, tritgemm_granularity granularity, Span<const float> scales,
+           Span<const float> bias = {})
+        : Handle(make<tritgemm_linear>(tritgemm_linear_from_panels, panels.get(),
+                                       std::int32_t(granularity), scales.data(), scales.size(),
+                                       bias.data(), bias.size())) {}
+
+    std::size_t rows() const { return tritgemm_linear_rows(get()); }
+    std::size_t cols() const { return tritgemm_linear_cols(get()); }
+    std::size_t group() const { return tritgemm_linear_group(get()); }
+
+    Linear slice_rows(std::size_t begin, std::size_t end) const {
+        return Linear(make<tritgemm_linear>(tritgemm_linear_slice_rows, get(), begin, end));
+    }
+
+    void save(const std::string &path) const { check(tritgemm_linear_save(get(), path.c_str())); }
+
+    /// W1.58A8: int8 inside.
+    void forward(std::size_t tokens, Rows<const float> x, Rows<float> y,
+                 Workspace &workspace) const {
+        run(tritgemm_linear_forward, tokens, x, y, workspace);
+    }
+
+    /// f32 throughout.
+    void forward_f32(std::size_t tokens, Rows<const float> x, Rows<float> y,
+                     Workspace &workspace) const {
+        run(tritgemm_linear_forward_f32, tokens, x, y, workspace);
+    }
+
+    void forward(const Prepared &x, Rows<float> y, Workspace &workspace) const {
+        workspace.check_product(tritgemm_linear_forward_prepared(
+            get(), x.get(), y.memory.data(), y.memory.size(), y.stride, workspace.get()));
+    }
+
+private:
+    template <typename Function>
+    void run(Function function, std::size_t tokens, Rows<const float> x, Rows<float> y,
+             Workspace &workspace) const {
+        workspace.check_product(function(get(), tokens, x.memory.data(), x.memory.size(), x.stride,
+                                         y.memory.data(), y.memory.size(), y.stride,
+                                         workspace.get()));
+    }
+};
+
+/// A panel file.
+class PanelFile : public Handle<tritgemm_panel_file, tritgemm_panel_file_destroy> {
+public:
+    using Handle::Handle;
+
+    /// The file must not change while anything that was made of it lives.
+    static PanelFile map(const std::string &path, tritgemm_verify verify = TRITGEMM_VERIFY_FULL) {
+        return PanelFile(make<tritgemm_panel_file>(tritgemm_panel_file_map, path.c_str(),
+                                                   std::int32_t(verify)));
+    }
+
+    static PanelFile load(const std::string &path) {
+        return PanelFile(make<tritgemm_panel_file>(tritgemm_panel_file_load, path.c_str()));
+    }
+
+    /// `bytes` outlives every handle that is made of it.
+    static PanelFile from_memory(Span<const std::uint8_t> bytes,
+                                 tritgemm_verify verify = TRITGEMM_VERIFY_FULL) {
+        return PanelFile(make<tritgemm_panel_file>(tritgemm_panel_file_from_memory, bytes.data(),
+                                                   bytes.size(), std::int32_t(verify)));
+    }
+
+    Linear linear() const {
+        return Linear(make<tritgemm_linear>(tritgemm_panel_file_linear, get()));
+    }
+
+    Panels panels() const {
+        return Panels(make<tritgemm_panels>(tritgemm_panel_file_panels, get()));
+    }
+};
+
+} // namespace tritgemm
+
+#endif

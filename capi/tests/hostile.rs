@@ -1,0 +1,537 @@
+//! Arguments that are wrong: each is an error that says so, never worse.
+
+mod common;
+
+use common::{Case, K, M, N, fails, make, ok};
+use std::ptr::{null, null_mut};
+use tritgemm_capi::*;
+
+const NULL: Status = Status::TritgemmNullPointer;
+const SIZE: Status = Status::TritgemmInvalidSize;
+const CHOICE: Status = Status::TritgemmInvalidArgument;
+const VALUE: Status = Status::TritgemmInvalidValue;
+
+/// `f32`s at an address that is not aligned for them.
+fn misaligned(values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * values.len() + 8];
+    let offset = offset(&bytes);
+    for (to, value) in bytes[offset..].chunks_exact_mut(4).zip(values) {
+        to.copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
+/// Where in `bytes` the first address lies that is one above a multiple of 4.
+fn offset(bytes: &[u8]) -> usize {
+    (5 - bytes.as_ptr().addr() % 4) % 4
+}
+
+#[test]
+fn null_handles_and_outs() {
+    let case = Case::new();
+    let (x, mut y) = (case.x.as_ptr(), vec![7.0f32; N * M]);
+    let (len, yp) = (N * K, y.as_mut_ptr());
+    let (linear, ws) = (case.linear, case.workspace);
+    // SAFETY: buffers with their lengths, handles that live or are null.
+    unsafe {
+        let forward = tritgemm_linear_forward;
+        fails(
+            forward(null(), N, x, len, K, yp, N * M, M, ws),
+            NULL,
+            "`linear`",
+        );
+        fails(
+            forward(linear, N, null(), len, K, yp, N * M, M, ws),
+            NULL,
+            "`x`",
+        );
+        fails(
+            forward(linear, N, x, len, K, null_mut(), N * M, M, ws),
+            NULL,
+            "`y`",
+        );
+        let none = null_mut();
+        fails(
+            forward(linear, N, x, len, K, yp, N * M, M, none),
+            NULL,
+            "`workspace`",
+        );
+        // One byte into a handle.
+        let inside = linear.cast_const().wrapping_byte_add(1);
+        fails(
+            forward(inside, N, x, len, K, yp, N * M, M, ws),
+            NULL,
+            "no handle",
+        );
+
+        fails(tritgemm_workspace_create(null_mut()), NULL, "`out`");
+        fails(tritgemm_workspace_pin(null_mut(), 0), NULL, "`workspace`");
+        let set = tritgemm_workspace_set_parallel_for;
+        fails(set(null_mut(), 2, None, null_mut()), NULL, "`workspace`");
+        fails(tritgemm_panels_pack(case.matrix, null_mut()), NULL, "`out`");
+        let mut panels = null_mut();
+        fails(tritgemm_panels_pack(null(), &mut panels), NULL, "`matrix`");
+        assert!(panels.is_null());
+        let mut linear = null_mut();
+        fails(
+            tritgemm_linear_create(null(), null(), 0, &mut linear),
+            NULL,
+            "`matrix`",
+        );
+        fails(
+            tritgemm_linear_create(case.matrix, null(), M, &mut linear),
+            NULL,
+            "`bias`",
+        );
+        let mut prepared = null_mut();
+        let prepare = tritgemm_prepare;
+        fails(
+            prepare(N, K, null(), len, K, 0, ws, &mut prepared),
+            NULL,
+            "`x`",
+        );
+        fails(
+            prepare(N, K, x, len, K, 0, null_mut(), &mut prepared),
+            NULL,
+            "`workspace`",
+        );
+        fails(prepare(N, K, x, len, K, 0, ws, null_mut()), NULL, "`out`");
+        let mut file = null_mut();
+        fails(
+            tritgemm_panel_file_map(null(), 0, &mut file),
+            NULL,
+            "`path`",
+        );
+        fails(tritgemm_panel_file_load(null(), &mut file), NULL, "`path`");
+        fails(tritgemm_linear_save(case.linear, null()), NULL, "`path`");
+        fails(tritgemm_packed_size(1, 1, null_mut()), NULL, "`out`");
+        fails(
+            tritgemm_matrix_packed(case.matrix, null_mut(), null_mut()),
+            NULL,
+            "`packed`",
+        );
+
+        assert_eq!(
+            tritgemm_matrix_rows(null()) + tritgemm_matrix_cols(null()),
+            0
+        );
+        assert_eq!(
+            tritgemm_linear_rows(null()) + tritgemm_linear_cols(null()),
+            0
+        );
+        assert_eq!(
+            tritgemm_panels_rows(null()) + tritgemm_panels_cols(null()),
+            0
+        );
+        assert_eq!(
+            tritgemm_prepared_tokens(null()) + tritgemm_linear_group(null()),
+            0
+        );
+        tritgemm_matrix_destroy(null_mut());
+        tritgemm_panels_destroy(null_mut());
+        tritgemm_linear_destroy(null_mut());
+        tritgemm_prepared_destroy(null_mut());
+        tritgemm_panel_file_destroy(null_mut());
+    }
+    assert!(y.iter().all(|&y| y == 7.0), "outputs of failed calls");
+    case.check(case.workspace);
+}
+
+#[test]
+fn sizes() {
+    let case = Case::new();
+    let (x, mut y) = (case.x.as_ptr(), vec![7.0f32; N * M]);
+    let (len, out, ws) = (N * K, N * M, case.workspace);
+    let yp = y.as_mut_ptr();
+    let huge = usize::MAX;
+    // Tokens, and length and stride of x and y; never more than there is, but
+    // where the call must not get as far as reading.
+    let cases = [
+        ([N, len - 1, K, out, M], "`x`"),
+        ([N, len, K, out - 1, M], "`y`"),
+        ([N, len, K - 1, out, M], "stride"),
+        ([N, len, K, out, M - 1], "stride"),
+        ([N, len, K + 1, out, M], "`x`"),
+        ([N + 1, len, K, out, M], "`x`"),
+        ([huge, len, K, out, M], "`x`"),
+        ([N, len, huge, out, M], "`x`"),
+        ([N, len, K, out, huge], "`y`"),
+        ([huge, len, huge, out, huge], "`x`"),
+        ([N, huge, K, out, M], "address space"),
+        ([N, huge / 4, K, out, M], "address space"),
+        ([N, len, K, huge, M], "address space"),
+    ];
+    for ([n, x_len, x_stride, y_len, y_stride], part) in cases {
+        // SAFETY: the lengths that are too long do not fit the address space.
+        let status = unsafe {
+            let forward = tritgemm_linear_forward;
+            forward(case.linear, n, x, x_len, x_stride, yp, y_len, y_stride, ws)
+        };
+        fails(status, SIZE, part);
+    }
+    assert!(y.iter().all(|&y| y == 7.0));
+    // SAFETY: out pointers and lengths as they are.
+    unsafe {
+        let mut size = 3;
+        fails(
+            tritgemm_packed_size(huge, 8, &mut size),
+            SIZE,
+            "address space",
+        );
+        fails(
+            tritgemm_panels_size(huge, 8, &mut size),
+            SIZE,
+            "address space",
+        );
+        fails(tritgemm_panels_size(1, 1 << 24, &mut size), SIZE, "columns");
+        fails(
+            tritgemm_scale_count(huge, 65, 64, &mut size),
+            SIZE,
+            "address space",
+        );
+        assert_eq!(size, 3);
+        let mut matrix = null_mut();
+        let (trits, scale) = ([0i8; 4], [1.0f32]);
+        let (t, s) = (trits.as_ptr(), scale.as_ptr());
+        let from_trits = tritgemm_matrix_from_trits;
+        fails(
+            from_trits(t, 4, huge, huge, 1, s, 1, &mut matrix),
+            SIZE,
+            "columns",
+        );
+        fails(
+            from_trits(t, 4, huge, 2, 1, s, 1, &mut matrix),
+            SIZE,
+            "address space",
+        );
+        fails(
+            from_trits(t, 4, 3, 2, 1, s, 1, &mut matrix),
+            SIZE,
+            "expected 6",
+        );
+        fails(
+            from_trits(t, 4, 2, 2, 1, s, 0, &mut matrix),
+            SIZE,
+            "expected 1",
+        );
+        fails(
+            from_trits(t, 4, 2, 2, 2, s, 1, &mut matrix),
+            SIZE,
+            "2 scales",
+        );
+        assert!(matrix.is_null());
+        let mut linear = null_mut();
+        fails(
+            tritgemm_linear_create(case.matrix, s, 1, &mut linear),
+            SIZE,
+            "bias of 1",
+        );
+        let slice = tritgemm_linear_slice_rows;
+        fails(slice(case.linear, 64, 32, &mut linear), SIZE, "rows 64..32");
+        fails(slice(case.linear, 0, huge, &mut linear), SIZE, "rows 0..");
+        fails(
+            slice(case.linear, 1, 64, &mut linear),
+            SIZE,
+            "multiples of 64",
+        );
+        let (mut panels, bytes) = (null_mut(), [0u8; 64]);
+        let from_memory = tritgemm_panels_from_memory;
+        fails(
+            from_memory(bytes.as_ptr(), 64, 1, 1, &mut panels),
+            SIZE,
+            "expected 192",
+        );
+        fails(from_memory(null(), 192, 1, 1, &mut panels), NULL, "`bytes`");
+        let mut prepared = null_mut();
+        let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepare_i8);
+        let status = prepare(N, K, i8s, len, K, s, 1, 0, ws, &mut prepared);
+        fails(status, SIZE, "1 token scales");
+        let prepared = make(|out| prepare(1, K - 1, i8s, K - 1, K - 1, s, 1, 0, ws, out));
+        let forward = tritgemm_linear_forward_prepared;
+        fails(
+            forward(case.linear, prepared, yp, M, M, ws),
+            SIZE,
+            "matrix of 300",
+        );
+        tritgemm_prepared_destroy(prepared);
+    }
+    case.check(case.workspace);
+}
+
+#[test]
+fn choices_and_values() {
+    let case = Case::new();
+    // SAFETY: buffers with their lengths, out pointers, handles that live.
+    unsafe {
+        for isa in [-1, 5, i32::MAX, i32::MIN] {
+            fails(tritgemm_pin(isa), CHOICE, "tritgemm_isa");
+            fails(tritgemm_isa_check(isa), CHOICE, "tritgemm_isa");
+            fails(
+                tritgemm_workspace_pin(case.workspace, isa),
+                CHOICE,
+                "tritgemm_isa",
+            );
+        }
+        let foreign = if cfg!(target_arch = "aarch64") { 2 } else { 4 };
+        let unsupported = Status::TritgemmUnsupportedIsa;
+        fails(
+            tritgemm_isa_check(foreign),
+            unsupported,
+            "not part of this build",
+        );
+        fails(
+            tritgemm_workspace_pin(case.workspace, foreign),
+            unsupported,
+            "build",
+        );
+        let mut count = 0;
+        for granularity in [0, 3, -1, 65, i32::MIN] {
+            let status = tritgemm_scale_count(1, 1, granularity, &mut count);
+            fails(status, CHOICE, "tritgemm_granularity");
+        }
+        let (mut trits, mut packed) = ([1i8, 9, -1], [0b0111_0000u8]);
+        let (t, p) = (trits.as_mut_ptr(), packed.as_mut_ptr());
+        fails(tritgemm_pack(t, 3, 1, 3, p, 1, 2), CHOICE, "tritgemm_mode");
+        fails(tritgemm_pack(t, 3, 1, 3, p, 1, 0), VALUE, "column 1");
+        ok(tritgemm_pack(t, 3, 1, 3, p, 1, 1));
+        assert_eq!(*p, 0b0100_1000);
+        *p = 0b0111_0000;
+        fails(tritgemm_unpack(p, 1, 1, 3, t, 3, 0), VALUE, "code 11");
+        ok(tritgemm_unpack(p, 1, 1, 3, t, 3, 1));
+        assert_eq!(trits, [1, 0, 0]);
+        let mut matrix = null_mut();
+        let nan = [f32::NAN];
+        let quantize = tritgemm_matrix_quantize;
+        fails(
+            quantize(nan.as_ptr(), 1, 1, 1, 1, &mut matrix),
+            VALUE,
+            "NaN",
+        );
+        let (mut prepared, ws) = (null_mut(), case.workspace);
+        let prepare = tritgemm_prepare;
+        fails(
+            prepare(1, 1, nan.as_ptr(), 1, 1, 0, ws, &mut prepared),
+            VALUE,
+            "NaN",
+        );
+        fails(
+            prepare(1, 1, nan.as_ptr(), 1, 1, 7, ws, &mut prepared),
+            CHOICE,
+            "group",
+        );
+        assert!(matrix.is_null() && prepared.is_null());
+
+        let bytes = [0u8; 128];
+        let mut file = null_mut();
+        let from_memory = tritgemm_panel_file_from_memory;
+        let bad = Status::TritgemmBadFile;
+        fails(
+            from_memory(bytes.as_ptr(), 128, 2, &mut file),
+            CHOICE,
+            "tritgemm_verify",
+        );
+        fails(
+            from_memory(bytes.as_ptr(), 128, 0, &mut file),
+            bad,
+            "TRITPANL",
+        );
+        fails(from_memory(null(), 0, 0, &mut file), bad, "128");
+        let nowhere = c"/nonexistent/file".as_ptr();
+        fails(
+            tritgemm_panel_file_map(nowhere, 0, &mut file),
+            Status::TritgemmIo,
+            "/nonexistent",
+        );
+        fails(
+            tritgemm_linear_save(case.linear, nowhere),
+            Status::TritgemmIo,
+            "/nonexistent",
+        );
+        assert!(file.is_null());
+        assert!(tritgemm_status_name(-1).is_null() && tritgemm_status_name(12).is_null());
+        assert!(tritgemm_backend_name(99).is_null());
+        assert!(tritgemm_cpu_feature(usize::MAX, null_mut()).is_null());
+    }
+    case.check(case.workspace);
+}
+
+/// Any alignment, in and out, and strides that leave gaps: the same results,
+/// and gaps untouched.
+#[test]
+fn misaligned_and_strided_buffers() {
+    let case = Case::new();
+    let x = misaligned(&case.x);
+    // Rows of y two elements further apart than they are long.
+    let canary = vec![-1.5f32; N * (M + 2)];
+    let mut y = misaligned(&canary);
+    let (at_x, at_y) = (offset(&x), offset(&y));
+    let xp = x[at_x..].as_ptr().cast::<f32>();
+    let yp = y[at_y..].as_mut_ptr().cast::<f32>();
+    assert!(!xp.is_aligned() && !yp.is_aligned());
+    for _ in 0..2 {
+        // SAFETY: as long as said, whatever the alignment.
+        ok(unsafe {
+            let (len, out) = (N * K, N * (M + 2));
+            tritgemm_linear_forward(case.linear, N, xp, len, K, yp, out, M + 2, case.workspace)
+        });
+    }
+    for (i, bytes) in y[at_y..].chunks_exact(4).take(N * (M + 2)).enumerate() {
+        let value = f32::from_ne_bytes(bytes.try_into().expect("4 bytes"));
+        let (n, m) = (i / (M + 2), i % (M + 2));
+        let wanted = if m < M {
+            case.quantized[n * M + m]
+        } else {
+            -1.5
+        };
+        assert_eq!(value, wanted, "token {n}, row {m}");
+    }
+    // Scales and weights that are not aligned, and an out pointer that is not.
+    let weights = misaligned(&[0.5, -0.5, 0.0, 0.25]);
+    let wp = weights[offset(&weights)..].as_ptr().cast::<f32>();
+    let mut outs = [null_mut::<Matrix>(); 2];
+    let out = outs.as_mut_ptr().wrapping_byte_add(1);
+    // SAFETY: as long as said; the out pointer lies inside of `outs`.
+    unsafe {
+        ok(tritgemm_matrix_quantize(wp, 4, 2, 2, 1, out));
+        let matrix = out.read_unaligned();
+        assert_eq!(tritgemm_matrix_rows(matrix), 2);
+        tritgemm_matrix_destroy(matrix);
+    }
+}
+
+#[test]
+fn overlap() {
+    let case = Case::new();
+    // Activations and outputs in one buffer, side by side in every row.
+    let (stride, ws) = (K + M, case.workspace);
+    let mut both = vec![0.0f32; N * stride + 1];
+    for (row, x) in both.chunks_mut(stride).zip(case.x.chunks(K)) {
+        row[..K].copy_from_slice(x);
+    }
+    let (p, len) = (both.as_mut_ptr(), N * stride);
+    let run = |x: usize, y: usize, y_stride: usize| {
+        let (x_len, y_len) = (len - x, len - y);
+        let (x, y) = (p.wrapping_add(x), p.wrapping_add(y));
+        // SAFETY: both inside of `both`; that they overlap is what is tested.
+        unsafe {
+            tritgemm_linear_forward_f32(
+                case.linear,
+                N - 1,
+                x,
+                x_len,
+                stride,
+                y,
+                y_len,
+                y_stride,
+                ws,
+            )
+        }
+    };
+    let shared = Status::TritgemmOverlap;
+    fails(run(0, 0, stride), shared, "`y` is written and overlaps `x`");
+    fails(run(0, K - 1, stride), shared, "overlaps");
+    fails(run(M, 1, stride), shared, "overlaps");
+    fails(run(0, K, stride - 1), shared, "overlaps");
+    ok(run(0, K, stride));
+    for (row, wanted) in both.chunks(stride).zip(case.floats.chunks(M)).take(N - 1) {
+        assert_eq!(&row[K..], wanted);
+    }
+    let mut bytes = [0u8; 8];
+    let b = bytes.as_mut_ptr();
+    let trits = b.cast::<i8>();
+    let mut panels = null_mut();
+    // SAFETY: inside of `bytes`; the panels go before their memory does.
+    unsafe {
+        fails(
+            tritgemm_pack(trits, 4, 1, 4, b.wrapping_add(3), 1, 0),
+            shared,
+            "`trits`",
+        );
+        ok(tritgemm_pack(trits, 4, 1, 4, b.wrapping_add(4), 1, 0));
+        let mut memory = vec![0u32; 48];
+        let m = memory.as_mut_ptr();
+        ok(tritgemm_panels_from_memory(
+            m.cast(),
+            192,
+            1,
+            1,
+            &mut panels,
+        ));
+        let x = [1i8];
+        let status = tritgemm_gemm_i8(panels, 1, x.as_ptr(), 1, 1, m.cast(), 1, 1, ws);
+        fails(status, shared, "`panels`");
+        tritgemm_panels_destroy(panels);
+    }
+}
+
+#[test]
+fn nothing_to_do() {
+    let case = Case::new();
+    // SAFETY: empty buffers may be null.
+    unsafe {
+        let ws = case.workspace;
+        ok(tritgemm_linear_forward(
+            case.linear,
+            0,
+            null(),
+            0,
+            K,
+            null_mut(),
+            0,
+            M,
+            ws,
+        ));
+        ok(tritgemm_gemm_i8(
+            case.panels,
+            0,
+            null(),
+            0,
+            K,
+            null_mut(),
+            0,
+            M,
+            ws,
+        ));
+        ok(tritgemm_pack(null(), 0, 0, 0, null_mut(), 0, 0));
+        let empty = make(|out| tritgemm_matrix_from_trits(null(), 0, 0, 5, 2, null(), 0, out));
+        let layer = make(|out| tritgemm_linear_create(empty, null(), 0, out));
+        let x = [1.0f32; 5];
+        ok(tritgemm_linear_forward(
+            layer,
+            1,
+            x.as_ptr(),
+            5,
+            5,
+            null_mut(),
+            0,
+            0,
+            ws,
+        ));
+        // No columns: the outputs are zeros, for as many tokens as fit.
+        let flat = make(|out| tritgemm_matrix_from_trits(null(), 0, 2, 0, 1, x.as_ptr(), 1, out));
+        let flat_layer = make(|out| tritgemm_linear_create(flat, null(), 0, out));
+        let mut y = [7.0f32; 6];
+        let tokens = usize::MAX / 2;
+        let forward = tritgemm_linear_forward;
+        let status = forward(flat_layer, tokens, null(), 0, 0, y.as_mut_ptr(), 6, 2, ws);
+        fails(status, SIZE, "`y`");
+        ok(forward(
+            flat_layer,
+            3,
+            null(),
+            0,
+            0,
+            y.as_mut_ptr(),
+            6,
+            2,
+            ws,
+        ));
+        assert_eq!(y, [0.0; 6]);
+        for matrix in [empty, flat] {
+            tritgemm_matrix_destroy(matrix);
+        }
+        for layer in [layer, flat_layer] {
+            tritgemm_linear_destroy(layer);
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! What the functions compute is what the crate computes.
+
+mod common;
+
+use common::{Case, K, M, N, make, ok};
+use half::{bf16, f16};
+use std::ffi::{CStr, CString};
+use std::ptr::null;
+use tritgemm_capi::*;
+
+#[test]
+fn versions_and_instruction_sets() {
+    // SAFETY: static strings; an out pointer.
+    unsafe {
+        let version = CStr::from_ptr(tritgemm_version()).to_str();
+        assert_eq!(version, Ok(env!("CARGO_PKG_VERSION")));
+        assert_eq!(tritgemm_abi_version(), 1);
+        let name = |i| {
+            CStr::from_ptr(tritgemm_backend_name(i))
+                .to_str()
+                .expect("UTF-8")
+        };
+        let names: Vec<_> = (0..tritgemm_backend_count()).map(name).collect();
+        let wanted: Vec<_> = tritgemm::Backend::available().map(|b| b.name()).collect();
+        assert_eq!(names, wanted);
+        assert!(
+            names.contains(
+                &CStr::from_ptr(tritgemm_active_backend())
+                    .to_str()
+                    .expect("UTF-8")
+            )
+        );
+        for (i, (name, has)) in tritgemm::cpu_features().into_iter().enumerate() {
+            let mut present = !has;
+            let found = CStr::from_ptr(tritgemm_cpu_feature(i, &mut present));
+            assert_eq!((found.to_str(), present), (Ok(name), has));
+        }
+        let status = CStr::from_ptr(tritgemm_status_name(Status::TritgemmBusy as i32));
+        assert_eq!(status, c"TRITGEMM_BUSY");
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let case = Case::new();
+    for isa in 0..5 {
+        if tritgemm_isa_check(isa) == Status::TritgemmOk {
+            // SAFETY: the workspace lives.
+            ok(unsafe { tritgemm_workspace_pin(case.workspace, isa) });
+            case.check(case.workspace);
+        }
+    }
+    // SAFETY: as above.
+    ok(unsafe { tritgemm_workspace_pin(case.workspace, 0) });
+    ok(tritgemm_pin(Isa::TritgemmIsaScalar as i32));
+    case.check(case.workspace);
+    ok(tritgemm_pin(Isa::TritgemmIsaAuto as i32));
+}
+
+#[test]
+fn sixteen_bit_activations() {
+    let case = Case::new();
+    let (mut y, mut wanted) = (vec![0.0f32; N * M], vec![0.0f32; N * M]);
+    let (yp, wp, len, out) = (y.as_mut_ptr(), wanted.as_mut_ptr(), N * K, N * M);
+    let half: Vec<f16> = case.x.iter().map(|&v| f16::from_f32(v)).collect();
+    let brain: Vec<bf16> = case.x.iter().map(|&v| bf16::from_f32(v)).collect();
+    let (l, ws) = (case.linear, case.workspace);
+    // SAFETY: buffers with their lengths, handles that live.
+    unsafe {
+        let wide: Vec<f32> = half.iter().map(|v| v.to_f32()).collect();
+        ok(tritgemm_linear_forward(
+            l,
+            N,
+            wide.as_ptr(),
+            len,
+            K,
+            wp,
+            out,
+            M,
+            ws,
+        ));
+        let x = half.as_ptr().cast();
+        ok(tritgemm_linear_forward_f16(l, N, x, len, K, yp, out, M, ws));
+        assert!(y == wanted && y != case.quantized);
+        let prepared = make(|out| tritgemm_prepare_f16(N, K, x, len, K, 0, ws, out));
+        y.fill(0.0);
+        ok(tritgemm_linear_forward_prepared(
+            l,
+            prepared,
+            y.as_mut_ptr(),
+            out,
+            M,
+            ws,
+        ));
+        assert!(y == wanted);
+        tritgemm_prepared_destroy(prepared);
+
+        let wide: Vec<f32> = brain.iter().map(|v| v.to_f32()).collect();
+        ok(tritgemm_linear_forward(
+            l,
+            N,
+            wide.as_ptr(),
+            len,
+            K,
+            wanted.as_mut_ptr(),
+            out,
+            M,
+            ws,
+        ));
+        let x = brain.as_ptr().cast();
+        ok(tritgemm_linear_forward_bf16(
+            l,
+            N,
+            x,
+            len,
+            K,
+            y.as_mut_ptr(),
+            out,
+            M,
+            ws,
+        ));
+        assert!(y == wanted);
+        let prepared = make(|out| tritgemm_prepare_bf16(N, K, x, len, K, 0, ws, out));
+        y.fill(0.0);
+        ok(tritgemm_linear_forward_prepared(
+            l,
+            prepared,
+            y.as_mut_ptr(),
+            out,
+            M,
+            ws,
+        ));
+        assert!(y == wanted);
+        tritgemm_prepared_destroy(prepared);
+    }
+}
+
+#[test]
+fn prepared_activations() {
+    let case = Case::new();
+    let (l, ws, len, out) = (case.linear, case.workspace, N * K, N * M);
+    let mut y = vec![0.0f32; out];
+    let mut sums = vec![0i32; out];
+    let ones = [1.0f32; N];
+    // SAFETY: buffers with their lengths, handles that live.
+    unsafe {
+        let (x, x_i8) = (case.x.as_ptr(), case.x_i8.as_ptr());
+        let prepared = [
+            make(|out| tritgemm_prepare(N, K, x, len, K, 0, ws, out)),
+            make(|out| tritgemm_prepare_f32(N, K, x, len, K, 0, ws, out)),
+            make(|out| tritgemm_prepare_i8(N, K, x_i8, len, K, ones.as_ptr(), N, 0, ws, out)),
+        ];
+        for (prepared, wanted) in prepared.iter().zip([&case.quantized, &case.floats]) {
+            assert_eq!(tritgemm_prepared_tokens(*prepared), N);
+            assert_eq!(tritgemm_prepared_cols(*prepared), K);
+            ok(tritgemm_linear_forward_prepared(
+                l,
+                *prepared,
+                y.as_mut_ptr(),
+                out,
+                M,
+                ws,
+            ));
+            assert!(&y == wanted);
+        }
+        let gemm = tritgemm_gemm_i8_prepared;
+        ok(gemm(
+            case.panels,
+            prepared[2],
+            sums.as_mut_ptr(),
+            out,
+            M,
+            ws,
+        ));
+        assert!(sums == case.sums);
+        let status = gemm(case.panels, prepared[1], sums.as_mut_ptr(), out, M, ws);
+        common::fails(status, Status::TritgemmInvalidArgument, "prepared as f32");
+        for prepared in prepared {
+            tritgemm_prepared_destroy(prepared);
+        }
+    }
+}
+
+/// Through a file and through memory, and after what they came of is gone.
+#[test]
+fn panels_without_copies() {
+    let case = Case::new();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("layer.panels");
+    let c_path = CString::new(path.to_str().expect("UTF-8")).expect("no zero");
+    // SAFETY: buffers with their lengths, handles that live, a file that stays.
+    unsafe {
+        ok(tritgemm_linear_save(case.linear, c_path.as_ptr()));
+        let bytes = std::fs::read(&path).expect("the file");
+        // An address that is aligned to nothing.
+        let shifted = [&[0], &bytes[..]].concat();
+        let memory = shifted[1..].as_ptr();
+        let files = [
+            make(|out| tritgemm_panel_file_map(c_path.as_ptr(), 0, out)),
+            make(|out| tritgemm_panel_file_map(c_path.as_ptr(), 1, out)),
+            make(|out| tritgemm_panel_file_load(c_path.as_ptr(), out)),
+            make(|out| tritgemm_panel_file_from_memory(memory, bytes.len(), 0, out)),
+        ];
+        for (i, file) in files.into_iter().enumerate() {
+            let (mut rows, mut cols, mut granularity, mut bias) = (0, 0, 0, false);
+            let info = tritgemm_panel_file_info;
+            ok(info(
+                file,
+                &mut rows,
+                &mut cols,
+                &mut granularity,
+                &mut bias,
+            ));
+            assert_eq!((rows, cols, granularity, bias), (M, K, 2, true));
+            let linear = make(|out| tritgemm_panel_file_linear(file, out));
+            let panels = make(|out| tritgemm_panel_file_panels(file, out));
+            tritgemm_panel_file_destroy(file);
+            let (mut at, mut len) = (null(), 0);
+            ok(tritgemm_panels_bytes(panels, &mut at, &mut len));
+            if i == 3 {
+                assert_eq!(at, memory.wrapping_add(128), "used where they are");
+            }
+            let again = make(|out| tritgemm_panels_from_memory(at, len, M, K, out));
+            let mut sums = vec![0i32; N * M];
+            let (x, y) = (case.x_i8.as_ptr(), sums.as_mut_ptr());
+            ok(tritgemm_gemm_i8(
+                again,
+                N,
+                x,
+                N * K,
+                K,
+                y,
+                N * M,
+                M,
+                case.workspace,
+            ));
+            assert!(sums == case.sums);
+            tritgemm_panels_destroy(again);
+            tritgemm_panels_destroy(panels);
+            let mut floats = vec![0.0f32; N * M];
+            let (x, y) = (case.x.as_ptr(), floats.as_mut_ptr());
+            ok(tritgemm_linear_forward(
+                linear,
+                N,
+                x,
+                N * K,
+                K,
+                y,
+                N * M,
+                M,
+                case.workspace,
+            ));
+            assert!(floats == case.quantized);
+            tritgemm_linear_destroy(linear);
+        }
+    }
+}
+
+#[test]
+fn shards_write_columns_of_one_output() {
+    let case = Case::new();
+    let y = std::sync::Mutex::new(vec![0.0f32; N * M]);
+    let at = y
+        .lock()
+        .expect("not poisoned")
+        .as_mut_ptr()
+        .expose_provenance();
+    std::thread::scope(|scope| {
+        for (begin, end) in [(0, 64), (64, 192), (192, M)] {
+            let case = &case;
+            scope.spawn(move || {
+                let y = std::ptr::with_exposed_provenance_mut::<f32>(at).wrapping_add(begin);
+                // SAFETY: each thread has columns of its own and a workspace.
+                unsafe {
+                    let ws = make(|out| tritgemm_workspace_create(out));
+                    let shard =
+                        make(|out| tritgemm_linear_slice_rows(case.linear, begin, end, out));
+                    assert_eq!(tritgemm_linear_rows(shard), end - begin);
+                    let (x, out) = (case.x.as_ptr(), N * M - begin);
+                    ok(tritgemm_linear_forward(
+                        shard,
+                        N,
+                        x,
+                        N * K,
+                        K,
+                        y,
+                        out,
+                        M,
+                        ws,
+                    ));
+                    tritgemm_linear_destroy(shard);
+                    tritgemm_workspace_destroy(ws);
+                }
+            });
+        }
+    });
+    assert!(y.into_inner().expect("not poisoned") == case.quantized);
+}
+
+#[test]
+fn codec_and_quantisers() {
+    let weights: Vec<f32> = common::numbers(M * K)
+        .map(|v| v as f32 / 1e6 - 8.0)
+        .collect();
+    let (w, len) = (weights.as_ptr(), M * K);
+    // SAFETY: buffers with their lengths, out pointers, handles that live.
+    unsafe {
+        for granularity in [1, 2, 64, 128, 256] {
+            let mut count = 0;
+            ok(tritgemm_scale_count(M, K, granularity, &mut count));
+            let mut scales = vec![0.0f32; count];
+            ok(tritgemm_absmean(
+                w,
+                len,
+                M,
+                K,
+                granularity,
+                scales.as_mut_ptr(),
+                count,
+            ));
+            let mut trits = vec![9i8; len];
+            let (s, t) = (scales.as_ptr(), trits.as_mut_ptr());
+            ok(tritgemm_ternarize(
+                w,
+                len,
+                M,
+                K,
+                granularity,
+                s,
+                count,
+                t,
+                len,
+            ));
+            let mut size = 0;
+            ok(tritgemm_packed_size(M, K, &mut size));
+            let mut packed = vec![0u8; size];
+            ok(tritgemm_pack(t, len, M, K, packed.as_mut_ptr(), size, 0));
+            let p = packed.as_ptr();
+            let matrices = [
+                make(|out| tritgemm_matrix_quantize(w, len, M, K, granularity, out)),
+                make(|out| tritgemm_matrix_from_trits(t, len, M, K, granularity, s, count, out)),
+                make(|out| tritgemm_matrix_from_packed(p, size, M, K, granularity, s, count, out)),
+            ];
+            for matrix in matrices {
+                let (mut at, mut n) = (null(), 0);
+                ok(tritgemm_matrix_packed(matrix, &mut at, &mut n));
+                assert_eq!(std::slice::from_raw_parts(at, n), packed);
+                let (mut at, mut n, mut kind) = (null(), 0, 0);
+                ok(tritgemm_matrix_scales(matrix, &mut kind, &mut at, &mut n));
+                assert_eq!(
+                    (std::slice::from_raw_parts(at, n), kind),
+                    (&scales[..], granularity)
+                );
+                let linear = make(|out| tritgemm_linear_create(matrix, null(), 0, out));
+                let group = if granularity < 64 {
+                    0
+                } else {
+                    granularity as usize
+                };
+                assert_eq!(tritgemm_linear_group(linear), group);
+                tritgemm_linear_destroy(linear);
+                tritgemm_matrix_destroy(matrix);
+            }
+            let mut back = vec![9i8; len];
+            ok(tritgemm_unpack(p, size, M, K, back.as_mut_ptr(), len, 0));
+            assert!(back == trits);
+            let (twos, mut floats) = (vec![2.0f32; M], vec![9.0f32; len]);
+            let f = floats.as_mut_ptr();
+            ok(tritgemm_unpack_f32(
+                p,
+                size,
+                M,
+                K,
+                twos.as_ptr(),
+                M,
+                f,
+                len,
+                0,
+            ));
+            assert!(
+                floats
+                    .iter()
+                    .zip(&trits)
+                    .all(|(&f, &t)| f == 2.0 * f32::from(t))
+            );
+        }
+        let (mut q, mut scales) = ([0i8; 4], [0.0f32; 2]);
+        let x = [1.0f32, -2.0, 0.0, 0.5];
+        let (q_at, s_at) = (q.as_mut_ptr(), scales.as_mut_ptr());
+        ok(tritgemm_quantize_activations(
+            x.as_ptr(),
+            4,
+            2,
+            2,
+            q_at,
+            4,
+            s_at,
+            2,
+        ));
+        assert_eq!(
+            (q, scales),
+            ([64, -127, 0, 127], [2.0 / 127.0, 0.5 / 127.0])
+        );
+    }
+}
