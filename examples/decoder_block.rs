@@ -50,10 +50,10 @@ fn seconds(
 ) -> Result<f64> {
     let positions = phase.past + phase.tokens;
     let mut block = Block::new(config, positions)?;
-    let mut cache = KvCache::new(&config, positions);
+    let mut past = KvCache::new(&config, positions);
     if phase.past > 0 {
-        let mut past = inputs(&config, phase.past, 1);
-        block.forward(&mut past, &mut cache, projections)?;
+        let mut x = inputs(&config, phase.past, 1);
+        block.forward(&mut x, &mut past, projections)?;
     }
     let x = inputs(&config, phase.tokens, 2);
     let (mut best, mut runs) = (f64::INFINITY, 0);
@@ -61,7 +61,7 @@ fn seconds(
     // The first run warms up.
     while runs < 3 || started.elapsed() < enough {
         let mut y = x.clone();
-        cache.truncate(phase.past);
+        let mut cache = past.clone();
         let start = Instant::now();
         block.forward(&mut y, &mut cache, projections)?;
         if runs > 0 {

@@ -73,11 +73,6 @@ impl KvCache {
         self.len
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
     /// Adds tokens: `keys` and `values` are `[tokens][kv_head][head_dim]`.
     ///
     /// # Panics
