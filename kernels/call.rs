@@ -141,6 +141,8 @@ pub struct RowPart<'a> {
     pub start: usize,
     /// Table units from there.
     pub units: usize,
+    /// First panel of the next call, over the same units; a hint.
+    pub next: usize,
 }
 
 /// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`,
@@ -190,6 +192,9 @@ pub fn row_run<X: Element>(
         out: out.as_mut_ptr(),
         out_stride,
         accumulate,
+        ahead: (part.next.wrapping_sub(part.panel))
+            .wrapping_mul(part.view.stride())
+            .wrapping_sub(bytes << PANEL_ROWS.trailing_zeros()),
     };
     // SAFETY: 1: the backend is the proof; 2, 4, 5, 8: asserted above; the
     // tables were filled by `row_build` or are initialised bytes whatever they

@@ -72,6 +72,27 @@ pub struct RowCall<Acc> {
     pub out_stride: usize,
     /// Add to what `out` holds instead of overwriting it.
     pub accumulate: bool,
+    /// Bytes from the end of a panel's range to the start of the one that the
+    /// next call is likely to read, modulo 2^64. Only prefetches use it: no
+    /// value is wrong.
+    pub ahead: usize,
+}
+
+impl<Acc> RowCall<Acc> {
+    /// How far from the strip being read to prefetch, with `left` bytes of the
+    /// panel to go: `distance` bytes along what this call and the next one read.
+    ///
+    /// Past its end a panel is followed by another of the same tile, which is
+    /// being read already: with 4 panels of 66 KB the next tile would begin
+    /// with some 4 x 6 KB that nobody asked memory for.
+    #[inline(always)]
+    pub fn prefetch(&self, distance: usize, left: usize) -> usize {
+        if left > distance {
+            distance
+        } else {
+            distance.wrapping_add(self.ahead)
+        }
+    }
 }
 
 /// One shape of a row-lane microkernel.

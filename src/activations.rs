@@ -3,6 +3,7 @@
 use crate::element::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
+use crate::parallel_for::Incomplete;
 use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
@@ -52,6 +53,9 @@ pub enum PrepareError {
     /// The instruction set asked for is not available.
     #[error(transparent)]
     Isa(#[from] IsaError),
+    /// The caller's threads left work out.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
     /// Not one scale a token.
     #[error("{len} token scales for {tokens} tokens")]
     TokenScales {
@@ -68,8 +72,9 @@ impl PreparedActivations {
     /// have one.
     ///
     /// # Errors
-    /// If an activation is NaN or infinite, or the instruction set that was
-    /// asked for is not available.
+    /// If an activation is NaN or infinite, the instruction set that was asked
+    /// for is not available, or a [`ParallelFor`](crate::ParallelFor) left work
+    /// out.
     pub fn quantize<T: Activation>(
         x: MatRef<'_, T>,
         group: Option<GroupSize>,
@@ -79,15 +84,15 @@ impl PreparedActivations {
         let mut scales = Vec::new();
         quantize_into(x, &mut values, &mut scales)?;
         let x = dense(&values, x.rows(), x.cols());
-        Ok(Self::i8(x, scales, group, ws)?)
+        Self::i8(x, scales, group, ws)
     }
 
     /// For the W1.58A8 path with activations that are int8 already;
     /// `token_scales` turn them back into floats (one a token).
     ///
     /// # Errors
-    /// If there is not one scale a token, or the instruction set that was asked
-    /// for is not available.
+    /// If there is not one scale a token, the instruction set that was asked for
+    /// is not available, or a [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn int8(
         x: MatRef<'_, i8>,
         token_scales: Vec<f32>,
@@ -98,14 +103,15 @@ impl PreparedActivations {
         if len != tokens {
             return Err(PrepareError::TokenScales { tokens, len });
         }
-        Ok(Self::i8(x, token_scales, group, ws)?)
+        Self::i8(x, token_scales, group, ws)
     }
 
     /// For the f32 path. A NaN or an infinity stays what it is, and reaches
     /// only outputs whose weight for it is not 0.
     ///
     /// # Errors
-    /// If the instruction set that was asked for is not available.
+    /// If the instruction set that was asked for is not available, or a
+    /// [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn float(
         x: MatRef<'_, f32>,
         group: Option<GroupSize>,
@@ -113,7 +119,7 @@ impl PreparedActivations {
     ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<f32>>::default();
         let how = (ws.backend()?, ws.lanes());
-        prepared.build(x, group_bytes(group), how, ws.threads());
+        prepared.build(x, group_bytes(group), how, &ws.team())?;
         Ok(Self {
             group,
             inner: Inner::F32(prepared),
@@ -125,10 +131,10 @@ impl PreparedActivations {
         scales: Vec<f32>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
-    ) -> Result<Self, IsaError> {
+    ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<i8>>::default();
         let how = (ws.backend()?, ws.lanes());
-        prepared.build(x, group_bytes(group), how, ws.threads());
+        prepared.build(x, group_bytes(group), how, &ws.team())?;
         Ok(Self {
             group,
             inner: Inner::I8(prepared, scales),

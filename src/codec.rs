@@ -89,7 +89,7 @@ pub enum CodecError {
     /// A slice does not have the length that `rows` and `cols` call for.
     #[error("`{what}` has length {len}, expected {expected}")]
     Length {
-        /// The argument: `trits`, `packed`, `weights` or `scales`.
+        /// The argument: `trits`, `packed`, `panels`, `weights` or `scales`.
         what: &'static str,
         /// Its length.
         len: usize,

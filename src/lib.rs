@@ -11,6 +11,7 @@
 //! | multiply | [`Panels::gemm_i8`], [`Linear`] |
 //! | share activations among matrices | [`PreparedActivations`] |
 //! | reuse memory, choose threads and kernels | [`Workspace`], [`Options`] |
+//! | run products on threads of your own | [`ParallelFor`] |
 //! | ask for or pin an instruction set | [`Backend`], [`Isa`], [`pin`] |
 //! | train and infer | [`nn`] |
 //!
@@ -46,6 +47,7 @@ pub mod nn;
 pub mod panel_file;
 mod panels;
 mod parallel;
+mod parallel_for;
 pub mod quant;
 mod scales;
 mod threads;
@@ -61,6 +63,7 @@ pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
+pub use parallel_for::{Incomplete, MAX_WORKERS, ParallelFor};
 pub use scales::{Granularity, GroupSize};
 pub use threads::Threads;
 pub use view::{MatMut, MatRef, ViewError};

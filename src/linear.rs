@@ -9,13 +9,15 @@ use crate::isa::IsaError;
 use crate::kernels::call::Element;
 use crate::matrix::{MatrixError, Scales, TernaryMatrix};
 use crate::panels::{Panels, SliceError};
+use crate::parallel_for::{Incomplete, Team};
 use crate::quant::QuantError;
 use crate::scales::{Granularity, GroupSize};
 use crate::view::{MatMut, MatRef};
-use crate::workspace::Workspace;
+use crate::workspace::{Slots, Workspace};
 use core::ops::Range;
 
-/// Why a product could not be computed. The output is untouched then.
+/// Why a product could not be computed. The output is untouched then, except
+/// after [`GemmError::Incomplete`].
 #[non_exhaustive]
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum GemmError {
@@ -57,6 +59,9 @@ pub enum GemmError {
         /// The type needed.
         expected: &'static str,
     },
+    /// The caller's threads left work out; the output is partly written.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
     /// The activations could not be quantised.
     #[error(transparent)]
     Quant(#[from] QuantError),
@@ -90,8 +95,8 @@ fn multiply<X: Element, S: Sink<X>>(
     prepared: &gemm::prepare::Prepared<X>,
     sink: S,
     y: MatMut<'_, S::Out>,
-    ws: (crate::Threads, &mut crate::workspace::Slots),
-) {
+    ws: (&Team, &mut Slots),
+) -> Result<(), Incomplete> {
     let weights = panels.weights(prepared.group_bytes());
     gemm::run(
         &Product {
@@ -102,7 +107,7 @@ fn multiply<X: Element, S: Sink<X>>(
         y,
         ws.0,
         ws.1,
-    );
+    )
 }
 
 impl Panels {
@@ -111,8 +116,8 @@ impl Panels {
     /// sum for every input, on every instruction set and any number of threads.
     ///
     /// # Errors
-    /// If the shapes do not fit, or the instruction set that was asked for is
-    /// not available.
+    /// If the shapes do not fit, the instruction set that was asked for is not
+    /// available, or a [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn gemm_i8(
         &self,
         x: MatRef<'_, i8>,
@@ -120,10 +125,15 @@ impl Panels {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], self, &y)?;
-        let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
-        ws.prepared_i8.build(x, usize::MAX, how, threads);
-        multiply(self, &ws.prepared_i8, Raw, y, (threads, &mut ws.slots));
-        Ok(())
+        let (how, team) = ((ws.backend()?, ws.lanes()), ws.team());
+        ws.prepared_i8.build(x, usize::MAX, how, &team)?;
+        Ok(multiply(
+            self,
+            &ws.prepared_i8,
+            Raw,
+            y,
+            (&team, &mut ws.slots),
+        )?)
     }
 
     /// As [`Panels::gemm_i8`], with activations prepared by
@@ -131,8 +141,8 @@ impl Panels {
     /// scales are not applied.
     ///
     /// # Errors
-    /// If the shapes do not fit, or the activations are f32 or prepared for
-    /// groups.
+    /// If the shapes do not fit, the activations are f32 or prepared for groups,
+    /// or a [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn gemm_i8_prepared(
         &self,
         x: &PreparedActivations,
@@ -147,8 +157,8 @@ impl Panels {
                 expected: "int8",
             });
         };
-        multiply(self, prepared, Raw, y, (ws.threads(), &mut ws.slots));
-        Ok(())
+        let team = ws.team();
+        Ok(multiply(self, prepared, Raw, y, (&team, &mut ws.slots))?)
     }
 }
 
@@ -304,8 +314,9 @@ impl Linear {
     /// arXiv:2402.17764.
     ///
     /// # Errors
-    /// If the shapes do not fit, an activation is NaN or infinite, or the
-    /// instruction set that was asked for is not available.
+    /// If the shapes do not fit, an activation is NaN or infinite, the
+    /// instruction set that was asked for is not available, or a
+    /// [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn forward<T: Activation>(
         &self,
         x: MatRef<'_, T>,
@@ -313,23 +324,22 @@ impl Linear {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
-        let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
+        let (how, team) = ((ws.backend()?, ws.lanes()), ws.team());
         activations::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
         let values = activations::dense(&ws.values, x.rows(), x.cols());
         ws.prepared_i8
-            .build(values, activations::group_bytes(self.group()), how, threads);
+            .build(values, activations::group_bytes(self.group()), how, &team)?;
         let sink = W1A8 {
             affine: self.affine(),
             token_scales: &ws.token_scales,
         };
-        multiply(
+        Ok(multiply(
             &self.panels,
             &ws.prepared_i8,
             sink,
             y,
-            (threads, &mut ws.slots),
-        );
-        Ok(())
+            (&team, &mut ws.slots),
+        )?)
     }
 
     /// The f32 forward pass in the canonical order of summation: the same bits
@@ -338,8 +348,8 @@ impl Linear {
     /// there does not spread; a NaN in `y` is always `0x7fc00000`.
     ///
     /// # Errors
-    /// If the shapes do not fit, or the instruction set that was asked for is
-    /// not available.
+    /// If the shapes do not fit, the instruction set that was asked for is not
+    /// available, or a [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn forward_f32(
         &self,
         x: MatRef<'_, f32>,
@@ -347,25 +357,25 @@ impl Linear {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
-        let (how, threads) = ((ws.backend()?, ws.lanes()), ws.threads());
+        let (how, team) = ((ws.backend()?, ws.lanes()), ws.team());
         ws.prepared_f32
-            .build(x, activations::group_bytes(self.group()), how, threads);
+            .build(x, activations::group_bytes(self.group()), how, &team)?;
         let sink = Float(self.affine());
-        multiply(
+        Ok(multiply(
             &self.panels,
             &ws.prepared_f32,
             sink,
             y,
-            (threads, &mut ws.slots),
-        );
-        Ok(())
+            (&team, &mut ws.slots),
+        )?)
     }
 
     /// The forward pass on prepared activations, by the path that they were
     /// prepared for. They keep the backend they were prepared with.
     ///
     /// # Errors
-    /// If the shapes or the group sizes do not fit.
+    /// If the shapes or the group sizes do not fit, or a
+    /// [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn forward_prepared(
         &self,
         x: &PreparedActivations,
@@ -374,16 +384,17 @@ impl Linear {
     ) -> Result<(), GemmError> {
         check_shapes([x.tokens(), x.cols()], &self.panels, &y)?;
         check_group(x.group, self.group())?;
-        let how = (ws.threads(), &mut ws.slots);
+        let team = ws.team();
+        let how = (&team, &mut ws.slots);
         match &x.inner {
             Inner::I8(prepared, token_scales) => {
                 let sink = W1A8 {
                     affine: self.affine(),
                     token_scales,
                 };
-                multiply(&self.panels, prepared, sink, y, how);
+                multiply(&self.panels, prepared, sink, y, how)?;
             }
-            Inner::F32(prepared) => multiply(&self.panels, prepared, Float(self.affine()), y, how),
+            Inner::F32(prepared) => multiply(&self.panels, prepared, Float(self.affine()), y, how)?,
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Panels: the packed bytes transposed in strips of 64 rows, as kernels read
 //! them.
 
+use crate::codec::CodecError;
 use crate::gemm::{Weights, strips};
 use crate::isa::{Backend, IsaError};
 use crate::kernels::call::{self, PanelView};
@@ -196,6 +197,58 @@ impl Panels {
             rows,
             cols,
         }
+    }
+
+    /// Panels that are laid out already, as [`Panels::as_bytes`] gives them:
+    /// used where they are. Codes are not looked at; bytes that are no panels
+    /// give wrong products, but no undefined behaviour.
+    ///
+    /// # Errors
+    /// If `cols` is more than [`MAX_COLS`](crate::MAX_COLS), or `bytes` is not
+    /// as long as [`Panels::byte_len`] says.
+    ///
+    /// ```
+    /// use tritgemm::{Panels, Scales, TernaryMatrix};
+    /// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1], 2, 2, Scales::per_tensor(0.5))?;
+    /// let panels = Panels::pack(&w)?;
+    /// let same = Panels::from_bytes(panels.as_bytes().to_vec(), 2, 2)?;
+    /// assert_eq!(same.to_packed(), w.packed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_bytes(
+        bytes: impl Into<PanelBytes>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, MatrixError> {
+        let (bytes, expected) = (bytes.into(), Self::byte_len(rows, cols)?);
+        let len = bytes.as_slice().len();
+        if len != expected {
+            let what = "panels";
+            return Err(CodecError::Length {
+                what,
+                len,
+                expected,
+            }
+            .into());
+        }
+        Ok(Self::from_parts(bytes, 0, rows, cols))
+    }
+
+    /// Bytes of the panels of a `[rows, cols]` matrix.
+    ///
+    /// # Errors
+    /// If `cols` is more than [`MAX_COLS`](crate::MAX_COLS), or they do not fit
+    /// the address space.
+    ///
+    /// ```
+    /// // Two panels of 64 rows, ceil(5 / 4) strips padded to 3.
+    /// assert_eq!(tritgemm::Panels::byte_len(65, 5)?, 2 * 64 * 3);
+    /// # Ok::<(), tritgemm::MatrixError>(())
+    /// ```
+    pub fn byte_len(rows: usize, cols: usize) -> Result<usize, MatrixError> {
+        check_cols(cols)?;
+        let too_large = CodecError::TooLarge { rows, cols };
+        Ok(panel_bytes(rows, cols).ok_or(too_large)?)
     }
 
     /// Panels that lie `offset` bytes into `bytes`, already checked.

@@ -1,10 +1,11 @@
 //! Where the work of a product runs.
 
-/// Who runs the work items of a product.
+/// Who runs the work items of a product, unless the workspace has a
+/// [`ParallelFor`](crate::ParallelFor).
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Threads {
-    /// The calling thread alone.
+    /// The calling thread alone, whatever else the workspace has.
     Serial,
     /// The rayon pool that the caller is in: call from inside
     /// `ThreadPool::install` or any rayon task. Outside of a pool the calling

@@ -2,9 +2,11 @@
 
 use crate::gemm::prepare::Prepared;
 use crate::isa::{Backend, IsaError};
+use crate::parallel_for::{ParallelFor, Team};
 use crate::threads::Threads;
 use aligned_vec::{AVec, ConstAlign};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use core::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Memory aligned to cache lines.
 pub(crate) type Lines = AVec<u8, ConstAlign<64>>;
@@ -69,9 +71,10 @@ impl Options {
 ///
 /// One workspace serves one product at a time; threads that work on different
 /// products need one each.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Workspace {
     options: Options,
+    pool: Option<Arc<dyn ParallelFor>>,
     pub(crate) prepared_i8: Prepared<i8>,
     pub(crate) prepared_f32: Prepared<f32>,
     pub(crate) values: Vec<i8>,
@@ -93,6 +96,19 @@ impl Workspace {
         }
     }
 
+    /// Runs products on the caller's own threads, except with
+    /// [`Threads::Serial`].
+    pub fn with_parallel_for(mut self, pool: Arc<dyn ParallelFor>) -> Self {
+        self.set_parallel_for(Some(pool));
+        self
+    }
+
+    /// Replaces the caller's threads by others, or with `None` returns to those
+    /// of the options; the memory stays.
+    pub fn set_parallel_for(&mut self, pool: Option<Arc<dyn ParallelFor>>) {
+        self.pool = pool;
+    }
+
     /// The options.
     pub fn options(&self) -> Options {
         self.options
@@ -107,12 +123,29 @@ impl Workspace {
         self.options.backend.map_or_else(Backend::active, Ok)
     }
 
+    #[cfg(feature = "train")]
     pub(crate) fn threads(&self) -> Threads {
         self.options.threads
     }
 
+    pub(crate) fn team(&self) -> Team {
+        Team {
+            threads: self.options.threads,
+            pool: self.pool.clone(),
+        }
+    }
+
     pub(crate) fn lanes(&self) -> Lanes {
         self.options.lanes
+    }
+}
+
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workspace")
+            .field("options", &self.options)
+            .field("team", &self.team())
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,8 +7,9 @@ use common::case::{Case, Shape, Values};
 use common::{LANES, backends, workspace};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tritgemm::{Lanes, MatMut, Options, PreparedActivations, Threads, Workspace};
+use tritgemm::{Lanes, MatMut, Options, ParallelFor, PreparedActivations, Threads, Workspace};
 
 thread_local! {
     /// Where this thread's allocations are counted, if they are. Tests run side
@@ -241,6 +242,38 @@ fn pools_allocate_a_bounded_number_of_times() {
                     assert!(later <= bound, "{later} allocations in {runs} runs: {what}");
                 }
             }
+        }
+    }
+}
+
+/// Runs the items of several workers on the calling thread.
+struct InTurn;
+
+impl ParallelFor for InTurn {
+    fn workers(&self) -> usize {
+        4
+    }
+
+    fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..items).for_each(work);
+    }
+}
+
+/// The caller's own threads cost nothing either: the second product allocates
+/// nothing.
+#[test]
+fn a_parallel_for_allocates_only_the_first_time() {
+    let case = case(640, 500, 70, 64);
+    assert!(640 * 500 * 70 >= 1 << 21, "too small to go parallel");
+    let counter = counter();
+    for lanes in LANES {
+        let options = Options::new().lanes(lanes);
+        let ws = &mut workspace(options).with_parallel_for(Arc::new(InTurn));
+        let mut products = Products::new(&case, ws);
+        for (which, name) in NAMES.iter().enumerate() {
+            products.run(which, ws);
+            let again = during(counter, || products.run(which, ws));
+            assert_eq!(again, 0, "{name}, {lanes:?}");
         }
     }
 }

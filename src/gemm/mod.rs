@@ -15,7 +15,7 @@ pub(crate) mod sink;
 use crate::kernels::call::{Element, PanelView};
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::tiles::{MAX_TILES, TileGrid};
-use crate::threads::Threads;
+use crate::parallel_for::{Incomplete, Team};
 use crate::view::MatMut;
 use crate::workspace::Slots;
 use core::ops::Range;
@@ -72,16 +72,18 @@ pub(crate) struct Product<'a, X: Element, S> {
     pub(crate) sink: S,
 }
 
-/// Computes `y[n][m]` for all tokens and rows.
+/// Computes `y[n][m]` for all tokens and rows; fails if the caller's pool left
+/// some of it out.
 pub(crate) fn run<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
     y: MatMut<'_, S::Out>,
-    threads: Threads,
+    team: &Team,
     slots: &mut Slots,
-) {
+) -> Result<(), Incomplete> {
     let prepared = product.prepared;
     if prepared.k() == 0 {
-        return empty(&product.sink, y);
+        empty(&product.sink, y);
+        return Ok(());
     }
     let macs = product
         .weights
@@ -91,7 +93,7 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
     let workers = if macs < SERIAL_MACS {
         1
     } else {
-        threads.workers()
+        team.workers()
     };
     slots.grow(workers);
     let slots = &*slots;
@@ -100,23 +102,27 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
     let lanes = X::column(prepared.backend()).lanes;
     let tile = column_tile([by_column.rows(), product.weights.rows], lanes, workers);
     let grid = grid(by_column, tile);
-    threads.for_each(workers, grid.len(), |i| {
-        if let Some(mut tile) = grid.claim(i) {
-            slots.with(threads.worker(), |scratch| {
-                column::run_tile(product, &mut tile, scratch)
-            });
-        }
-    });
+    team.for_each(workers, grid.len(), |i| {
+        let Some(mut tile) = grid.claim(i) else {
+            return false;
+        };
+        slots.with(team.worker(), |scratch| {
+            column::run_tile(product, &mut tile, scratch)
+        });
+        true
+    })?;
 
     let tile = row_tile([by_row.rows(), product.weights.rows], workers);
     let grid = self::grid(by_row, tile);
-    threads.for_each(workers, grid.len(), |i| {
-        if let Some(mut tile) = grid.claim(i) {
-            slots.with(threads.worker(), |scratch| {
-                row::run_tile(product, &mut tile, scratch)
-            });
-        }
-    });
+    team.for_each(workers, grid.len(), |i| {
+        let Some(mut tile) = grid.claim(i) else {
+            return false;
+        };
+        slots.with(team.worker(), |scratch| {
+            row::run_tile(product, &mut tile, scratch)
+        });
+        true
+    })
 }
 
 /// A product with K = 0. No kernel runs: there are no panels then, and a matrix

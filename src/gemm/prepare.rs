@@ -4,7 +4,7 @@ use super::{segments, strips};
 use crate::isa::Backend;
 use crate::kernels::call::{self, Element};
 use crate::kernels::tiles::TileGrid;
-use crate::threads::Threads;
+use crate::parallel_for::{Incomplete, Team};
 use crate::view::MatRef;
 use crate::workspace::{Lanes, Lines, lines, reserve};
 use core::ops::Range;
@@ -103,54 +103,57 @@ impl<X: Element> Prepared<X> {
     }
 
     /// Fills in everything from `x` (`[tokens][k]`) for matrices whose scales
-    /// change every `group_bytes` strips.
+    /// change every `group_bytes` strips; fails if the caller's pool left some
+    /// of it out.
     pub(crate) fn build(
         &mut self,
         x: MatRef<'_, X>,
         group_bytes: usize,
         (backend, lanes): (Backend, Lanes),
-        threads: Threads,
-    ) {
+        team: &Team,
+    ) -> Result<(), Incomplete> {
         self.backend = backend;
         self.tokens = x.rows();
         self.k = x.cols();
         self.group_bytes = group_bytes;
         self.column_tokens = column_tokens::<X>(backend, lanes, x.rows());
         if x.cols() == 0 {
-            return;
+            return Ok(());
         }
-        self.transpose(x, threads);
-        self.build_tables(x, threads);
+        self.transpose(x, team)?;
+        self.build_tables(x);
+        Ok(())
     }
 
-    fn transpose(&mut self, x: MatRef<'_, X>, threads: Threads) {
+    fn transpose(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Incomplete> {
         let lanes = X::column(self.backend).lanes;
         let (tokens, tile_bytes) = (self.column_tokens, self.tile_bytes());
         let tiles = tokens.div_ceil(lanes);
         if tiles == 0 || tile_bytes == 0 {
-            return;
+            return Ok(());
         }
         let workers = if tiles * tile_bytes < 1 << 16 {
             1
         } else {
-            threads.workers()
+            team.workers()
         };
         let per_item = tiles.div_ceil(64 * workers);
         let xt = reserve(&mut self.xt, tiles * tile_bytes);
         let grid = TileGrid::new(xt, [tiles, tile_bytes], tile_bytes, [per_item, tile_bytes]);
-        threads.for_each(workers, grid.len(), |i| {
+        team.for_each(workers, grid.len(), |i| {
             let Some(mut item) = grid.claim(i) else {
-                return;
+                return false;
             };
             for tile in item.rows() {
                 let xt: &mut [X] = bytemuck::cast_slice_mut(item.row_mut(tile, 0..tile_bytes));
                 let first = tile * lanes;
                 transpose(x, first..tokens.min(first + lanes), lanes, xt);
             }
-        });
+            true
+        })
     }
 
-    fn build_tables(&mut self, x: MatRef<'_, X>, _threads: Threads) {
+    fn build_tables(&mut self, x: MatRef<'_, X>) {
         let (backend, kernel) = (self.backend, X::row(self.backend));
         let strips = self.strips();
         let unit_bytes = kernel.unit_bytes;

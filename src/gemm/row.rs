@@ -58,6 +58,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                     panel: first_panel,
                     start: (first + done) * kernel.unit_bytes,
                     units: chunk.min(units - done),
+                    next: first_panel,
                 };
                 let tables =
                     |token: usize| prepared.tables(tokens.start + token, table_unit + done);
@@ -118,6 +119,7 @@ fn run_chunk<'t, X: Element>(
             .max()
             .unwrap_or(1);
         part.panel = first_panel + panel;
+        part.next = part.panel + width;
         let mut token = 0;
         while token < tokens {
             let tile = shapes

@@ -34,6 +34,7 @@ pub(super) fn run_row<X: Copy, Acc: Copy>(
         out: out.as_mut_ptr(),
         out_stride,
         accumulate,
+        ahead: 0,
     };
     // SAFETY: as above.
     unsafe { (tile.run)(&call) };

@@ -27,8 +27,10 @@
 use super::super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};
 use core::arch::x86_64::*;
 
-/// Bytes ahead of the loads that panels are prefetched.
-const PREFETCH: usize = 2048;
+/// Bytes ahead of the loads that panels are prefetched into L1.
+const PREFETCH_L1: usize = 768;
+/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+const PREFETCH_L2: usize = 6144;
 
 /// The kernel.
 pub static ROW_F32: RowKernel<f32, f32> = RowKernel {
@@ -259,6 +261,8 @@ unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<f32>) {
     let mut left = call.units;
     while left > 0 {
         let now = left.min(BLOCK_BYTES);
+        let near = call.prefetch(PREFETCH_L1, left << 6);
+        let far = call.prefetch(PREFETCH_L2, left << 6);
         let mut block = [[zero; 4]; P];
         for _ in 0..now {
             // SAFETY: precondition 4: 2 vectors a unit, aligned.
@@ -266,7 +270,8 @@ unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<f32>) {
             for p in 0..P {
                 // SAFETY: precondition 2: one strip of 64 bytes a unit.
                 let bytes = unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(PREFETCH).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
                     _mm512_loadu_si512(panels[p].cast())
                 };
                 panels[p] = panels[p].wrapping_add(PANEL_ROWS);

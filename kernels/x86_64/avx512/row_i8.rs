@@ -11,8 +11,10 @@ use super::super::avx2::row_i8::{LOOKUPS_PER_FOLD, STRETCH, TABLE_BYTES, build};
 use super::row_i8_vbmi::{Sum, store};
 use core::arch::x86_64::*;
 
-/// Bytes ahead of the loads that panels are prefetched.
-const PREFETCH: usize = 2048;
+/// Bytes ahead of the loads that panels are prefetched into L1.
+const PREFETCH_L1: usize = 1152;
+/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+const PREFETCH_L2: usize = 9216;
 
 /// The kernel.
 pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
@@ -59,6 +61,9 @@ macro_rules! row {
             loop {
                 let mut part = rest;
                 part.units = rest.units.min(STRETCH);
+                if part.units < rest.units {
+                    part.ahead = 0;
+                }
                 // SAFETY: the caller's preconditions hold for each part of K.
                 unsafe { row::<$panels>(&part) };
                 rest.units -= part.units;
@@ -103,6 +108,8 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
         let mut low8 = [zero; P];
         let mut high8 = [zero; P];
         let now = left.min(LOOKUPS_PER_FOLD / 2);
+        let near = call.prefetch(PREFETCH_L1, left << 6);
+        let far = call.prefetch(PREFETCH_L2, left << 6);
         for _ in 0..now {
             // SAFETY: precondition 4: 4 vectors of 16 bytes a unit, aligned.
             let table =
@@ -110,7 +117,8 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
             for p in 0..P {
                 // SAFETY: precondition 2: one strip of 64 bytes a unit.
                 let bytes = unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(PREFETCH).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
                     _mm512_loadu_si512(panels[p].cast())
                 };
                 panels[p] = panels[p].wrapping_add(PANEL_ROWS);

@@ -36,9 +36,9 @@ const UNIT_WEIGHTS: usize = 12;
 const STRETCH: usize = 512;
 /// Bytes ahead of the loads that panels are prefetched into L1: more would wait
 /// in the few buffers that L1 has for misses, which the tables need as well.
-const PREFETCH_L1: usize = 768;
+const PREFETCH_L1: usize = 1152;
 /// Bytes ahead that they are prefetched into L2, for weights out of memory.
-const PREFETCH_L2: usize = 6144;
+const PREFETCH_L2: usize = 9216;
 
 /// The kernel.
 pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
@@ -211,6 +211,9 @@ macro_rules! row {
             loop {
                 let mut part = rest;
                 part.units = rest.units.min(STRETCH);
+                if part.units < rest.units {
+                    part.ahead = 0;
+                }
                 // SAFETY: the caller's preconditions hold for each part of K.
                 unsafe { row::<$panels>(&part) };
                 rest.units -= part.units;
@@ -251,6 +254,9 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
     let mut tables = call.tables.cast::<__m512i>();
     let mut left = call.units;
     while left > 0 {
+        let bytes = (left << 7) + (left << 6);
+        let near = call.prefetch(PREFETCH_L1, bytes);
+        let far = call.prefetch(PREFETCH_L2, bytes);
         let mut low8 = [zero; P];
         let mut high8 = [zero; P];
         // Two units are 8 look-ups, what u8 lanes hold.
@@ -263,10 +269,9 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
                 let bytes = unsafe {
                     let strip = panels[p];
                     for line in 0..3 {
-                        let near = strip.wrapping_add(PREFETCH_L1 + 64 * line);
-                        let far = strip.wrapping_add(PREFETCH_L2 + 64 * line);
-                        _mm_prefetch::<_MM_HINT_T0>(near.cast());
-                        _mm_prefetch::<_MM_HINT_T1>(far.cast());
+                        let line = strip.wrapping_add(64 * line);
+                        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(near).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(far).cast());
                     }
                     [
                         _mm512_loadu_si512(strip.cast()),

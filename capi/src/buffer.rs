@@ -1,0 +1,274 @@
+//! The caller's pointers as slices and matrices: lengths checked, any
+//! alignment, no overlap of what is read with what is written.
+
+use crate::handle::null;
+use crate::status::{Error, Status};
+use core::ops::Range;
+use std::borrow::Cow;
+
+/// Numbers without padding for which every pattern of bits is a value.
+pub(crate) trait Number: Copy + Default {}
+impl Number for i8 {}
+impl Number for u8 {}
+impl Number for i32 {}
+impl Number for f32 {}
+impl Number for half::f16 {}
+impl Number for half::bf16 {}
+
+fn size(message: String) -> Error {
+    Error::new(Status::TritgemmInvalidSize, message)
+}
+
+/// Addresses of a buffer.
+type Span = Range<usize>;
+
+/// The addresses of `len` elements at `ptr`, if they can be.
+fn span<T>(what: &str, ptr: *const T, len: usize) -> Result<Span, Error> {
+    let start = ptr.addr();
+    let bytes = len.checked_mul(size_of::<T>());
+    let bytes = bytes.filter(|&bytes| bytes <= isize::MAX as usize);
+    let end = bytes.and_then(|bytes| start.checked_add(bytes));
+    let Some(end) = end else {
+        return Err(size(format!(
+            "`{what}` of {len} elements does not fit the address space"
+        )));
+    };
+    if ptr.is_null() && len > 0 {
+        return Err(null(what));
+    }
+    Ok(start..end)
+}
+
+fn overlapping(a: &Span, b: &Span) -> bool {
+    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
+}
+
+fn overlap(input: &str, output: &str) -> Error {
+    let message = format!("`{output}` is written and overlaps `{input}`");
+    Error::new(Status::TritgemmOverlap, message)
+}
+
+/// An input, copied if it is not aligned.
+///
+/// # Safety
+/// Precondition 1 of the crate's documentation, for `'a`.
+pub(crate) unsafe fn input<'a, T: Number>(
+    what: &str,
+    ptr: *const T,
+    len: usize,
+) -> Result<Cow<'a, [T]>, Error> {
+    span(what, ptr, len)?;
+    if len == 0 {
+        return Ok(Cow::Borrowed(&[]));
+    }
+    if ptr.is_aligned() {
+        // SAFETY: by precondition 1, not null, aligned, of a size that was checked.
+        return Ok(Cow::Borrowed(unsafe {
+            core::slice::from_raw_parts(ptr, len)
+        }));
+    }
+    let mut copy = vec![T::default(); len];
+    // SAFETY: by precondition 1; `copy` is new and of the same length.
+    unsafe { copy_bytes(ptr, copy.as_mut_ptr(), len) };
+    Ok(Cow::Owned(copy))
+}
+
+/// Copies `len` numbers between places of any alignment.
+///
+/// # Safety
+/// Both are valid for `len` elements and do not overlap.
+unsafe fn copy_bytes<T: Number>(from: *const T, to: *mut T, len: usize) {
+    // SAFETY: the caller's word; bytes are always aligned.
+    unsafe {
+        core::ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast::<u8>(), len * size_of::<T>());
+    }
+}
+
+/// Runs `write` with an output as a slice, or with a copy that is written back
+/// if it worked. `inputs` must not overlap it.
+///
+/// # Safety
+/// Precondition 1 of the crate's documentation.
+pub(crate) unsafe fn output<T: Number>(
+    what: &str,
+    ptr: *mut T,
+    len: usize,
+    inputs: &[(&str, Span)],
+    write: impl FnOnce(&mut [T]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let written = span(what, ptr, len)?;
+    for (input, read) in inputs {
+        if overlapping(read, &written) {
+            return Err(overlap(input, what));
+        }
+    }
+    if len == 0 {
+        return write(&mut []);
+    }
+    if ptr.is_aligned() {
+        // SAFETY: by precondition 1, not null, aligned, of a size that was
+        // checked; it overlaps no input.
+        return write(unsafe { core::slice::from_raw_parts_mut(ptr, len) });
+    }
+    let mut copy = vec![T::default(); len];
+    write(&mut copy)?;
+    // SAFETY: by precondition 1; `copy` is of the same length.
+    unsafe { copy_bytes(copy.as_ptr(), ptr, len) };
+    Ok(())
+}
+
+/// The addresses of an input, to be kept apart from outputs.
+pub(crate) fn reads<'a, T>(
+    what: &'a str,
+    ptr: *const T,
+    len: usize,
+) -> Result<(&'a str, Span), Error> {
+    Ok((what, span(what, ptr, len)?))
+}
+
+/// The addresses of a slice.
+pub(crate) fn reads_slice<'a, T>(what: &'a str, slice: &[T]) -> (&'a str, Span) {
+    let range = slice.as_ptr_range();
+    (what, range.start.addr()..range.end.addr())
+}
+
+/// Rows of the caller's, `stride` elements apart.
+pub(crate) struct Rows<'n, T> {
+    what: &'n str,
+    ptr: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    span: Span,
+}
+
+impl<'n, T: Number> Rows<'n, T> {
+    /// Checks the shape against the length.
+    pub(crate) fn new(
+        what: &'n str,
+        (ptr, len, stride): (*const T, usize, usize),
+        [rows, cols]: [usize; 2],
+    ) -> Result<Self, Error> {
+        span(what, ptr, len)?;
+        if stride < cols {
+            return Err(size(format!(
+                "`{what}` has a stride of {stride}, less than the {cols} elements of a row"
+            )));
+        }
+        let needed = match rows.checked_sub(1) {
+            None => Some(0),
+            Some(_) if cols == 0 => Some(0),
+            Some(last) => last.checked_mul(stride).and_then(|n| n.checked_add(cols)),
+        };
+        let Some(needed) = needed.filter(|&needed| needed <= len) else {
+            return Err(size(format!(
+                "`{what}` has {len} elements, too few for {rows} rows of {cols} at a stride of {stride}"
+            )));
+        };
+        Ok(Self {
+            what,
+            ptr: ptr.cast_mut(),
+            rows,
+            cols,
+            stride,
+            span: span(what, ptr, needed)?,
+        })
+    }
+
+    /// Elements without those between the rows.
+    fn len(&self) -> usize {
+        // Less than the length that was checked.
+        self.rows * self.cols
+    }
+
+    /// Whether the rows are a slice as they are.
+    fn in_place(&self) -> bool {
+        self.ptr.is_aligned() && (self.rows <= 1 || self.stride == self.cols)
+    }
+
+    fn row(&self, row: usize) -> *mut T {
+        // Stays in the span that was checked; used only where the row is not empty.
+        self.ptr.wrapping_add(row * self.stride)
+    }
+
+    /// Whether elements of the rows, not of what lies between them, are the
+    /// other's as well.
+    fn overlaps<U>(&self, other: &Rows<'_, U>) -> bool {
+        if !overlapping(&self.span, &other.span) {
+            return false;
+        }
+        let stride = self.stride * size_of::<T>();
+        if stride != other.stride * size_of::<U>() || stride == 0 {
+            return true;
+        }
+        // Columns of one larger matrix, each its own.
+        let widths = [self.cols * size_of::<T>(), other.cols * size_of::<U>()];
+        let (ours, theirs) = (self.span.start, other.span.start);
+        let distance = match theirs.checked_sub(ours) {
+            Some(ahead) => ahead % stride,
+            None => (stride - (ours - theirs) % stride) % stride,
+        };
+        distance < widths[0] || distance + widths[1] > stride
+    }
+
+    /// The rows, dense: in place, or copied into `stage`.
+    ///
+    /// # Safety
+    /// Precondition 1 of the crate's documentation, for `'a`.
+    pub(crate) unsafe fn read<'a>(&self, stage: &'a mut Vec<T>) -> &'a [T] {
+        let len = self.len();
+        if len == 0 {
+            return &[];
+        }
+        if self.in_place() {
+            // SAFETY: by precondition 1: checked by `new`, aligned, dense.
+            return unsafe { core::slice::from_raw_parts(self.ptr, len) };
+        }
+        stage.clear();
+        stage.resize(len, T::default());
+        for (row, to) in stage.chunks_exact_mut(self.cols).enumerate() {
+            // SAFETY: by precondition 1: `new` checked that every row is inside.
+            unsafe { copy_bytes(self.row(row).cast_const(), to.as_mut_ptr(), self.cols) };
+        }
+        stage
+    }
+
+    /// Runs `write` with the rows, dense: in place, or through `stage`. They
+    /// must not overlap `input`, nor what is in `others`.
+    ///
+    /// # Safety
+    /// Precondition 1 of the crate's documentation.
+    pub(crate) unsafe fn write<U>(
+        &self,
+        stage: &mut Vec<T>,
+        input: Option<&Rows<'_, U>>,
+        others: &[(&str, Span)],
+        write: impl FnOnce(&mut [T]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if let Some(input) = input.filter(|input| self.overlaps(input)) {
+            return Err(overlap(input.what, self.what));
+        }
+        for (other, span) in others {
+            if overlapping(span, &self.span) {
+                return Err(overlap(other, self.what));
+            }
+        }
+        let len = self.len();
+        if len == 0 {
+            return write(&mut []);
+        }
+        if self.in_place() {
+            // SAFETY: by precondition 1: checked by `new`, aligned, dense; it
+            // overlaps nothing that is read.
+            return write(unsafe { core::slice::from_raw_parts_mut(self.ptr, len) });
+        }
+        stage.clear();
+        stage.resize(len, T::default());
+        write(stage)?;
+        for (row, from) in stage.chunks_exact(self.cols).enumerate() {
+            // SAFETY: by precondition 1: `new` checked that every row is inside.
+            unsafe { copy_bytes(from.as_ptr(), self.row(row), self.cols) };
+        }
+        Ok(())
+    }
+}

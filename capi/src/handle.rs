@@ -1,0 +1,64 @@
+//! Opaque handles to and from pointers.
+
+use crate::status::{Error, Status};
+
+pub(crate) fn null(what: &str) -> Error {
+    Error::new(Status::TritgemmNullPointer, format!("`{what}` is NULL"))
+}
+
+/// What a handle stands for.
+///
+/// # Safety
+/// Precondition 2 of the crate's documentation.
+pub(crate) unsafe fn borrow<'a, T>(what: &str, handle: *const T) -> Result<&'a T, Error> {
+    if handle.is_null() {
+        return Err(null(what));
+    }
+    if !handle.is_aligned() {
+        let text = format!("`{what}` is no handle of this library");
+        return Err(Error::new(Status::TritgemmNullPointer, text));
+    }
+    // SAFETY: by precondition 2, it came from `give` and lives; handles are
+    // only ever shared.
+    Ok(unsafe { &*handle })
+}
+
+/// Writes a single result.
+///
+/// # Safety
+/// Precondition 3 of the crate's documentation.
+pub(crate) unsafe fn put<T>(what: &str, out: *mut T, value: T) -> Result<(), Error> {
+    if out.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: by precondition 3, and at any alignment.
+    unsafe { out.write_unaligned(value) };
+    Ok(())
+}
+
+/// Makes a handle of what `make` returns; `*out` is null after an error.
+///
+/// # Safety
+/// Precondition 3 of the crate's documentation.
+pub(crate) unsafe fn give<T>(
+    out: *mut *mut T,
+    make: impl FnOnce() -> Result<T, Error>,
+) -> Result<(), Error> {
+    // SAFETY: the caller's precondition.
+    unsafe { put("out", out, core::ptr::null_mut()) }?;
+    let handle = Box::into_raw(Box::new(make()?));
+    // SAFETY: the caller's precondition.
+    unsafe { put("out", out, handle) }
+}
+
+/// Frees a handle; null is none.
+///
+/// # Safety
+/// Precondition 2 of the crate's documentation; no call uses it any more.
+pub(crate) unsafe fn destroy<T>(handle: *mut T) {
+    if !handle.is_null() && handle.is_aligned() {
+        // SAFETY: by precondition 2, it came from `give`'s box.
+        let handle = unsafe { Box::from_raw(handle) };
+        crate::status::guard_value((), || drop(handle));
+    }
+}

@@ -1,0 +1,306 @@
+//! `tritgemm_linear`.
+
+use crate::buffer::{Number, Rows, input, reads_slice};
+use crate::handle::{borrow, destroy, give};
+use crate::matrix::{Matrix, scales};
+use crate::panels::Panels;
+use crate::prepared::Prepared;
+use crate::status::{Error, Status, guard, guard_value};
+use crate::workspace::{Stage, Workspace};
+use half::{bf16, f16};
+use tritgemm::{GemmError, MatMut, MatRef};
+
+/// A linear layer: y[n][m] = scale[m] * sum over k of w[m][k] * x[n][k] + bias[m], with
+/// scales for the tensor, for rows or for groups along K.
+pub struct Linear(pub(crate) tritgemm::Linear);
+
+/// The bias, if there is one.
+///
+/// # Safety
+/// Precondition 1 of the crate's documentation.
+unsafe fn bias(ptr: *const f32, len: usize) -> Result<Option<Vec<f32>>, Error> {
+    if ptr.is_null() && len == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the caller's precondition.
+    Ok(Some(unsafe { input("bias", ptr, len) }?.into_owned()))
+}
+
+/// A layer of a matrix, its scales and `bias`, M values, or NULL and 0 for none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_create(
+    matrix: *const Matrix,
+    bias: *const f32,
+    bias_len: usize,
+    out: *mut *mut Linear,
+) -> Status {
+    // SAFETY: preconditions 1, 2 and 3.
+    guard(|| unsafe {
+        give(out, || {
+            let matrix = &borrow("matrix", matrix)?.0;
+            let bias = self::bias(bias, bias_len)?;
+            let layer = tritgemm::Linear::new(matrix)?;
+            Ok(Linear(match bias {
+                Some(bias) => layer.with_bias(bias)?,
+                None => layer,
+            }))
+        })
+    })
+}
+
+/// A layer of panels, scales (`granularity` is a tritgemm_granularity) and `bias`, M
+/// values, or NULL and 0 for none. It shares the panels; scales and bias are copied.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_from_panels(
+    panels: *const Panels,
+    granularity: i32,
+    scales: *const f32,
+    scales_len: usize,
+    bias: *const f32,
+    bias_len: usize,
+    out: *mut *mut Linear,
+) -> Status {
+    // SAFETY: preconditions 1, 2 and 3.
+    guard(|| unsafe {
+        give(out, || {
+            let panels = borrow("panels", panels)?.0.clone();
+            let scales = self::scales(granularity, scales, scales_len)?;
+            let bias = self::bias(bias, bias_len)?;
+            Ok(Linear(tritgemm::Linear::from_parts(panels, scales, bias)?))
+        })
+    })
+}
+
+/// M, the outputs, or 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_rows(linear: *const Linear) -> usize {
+    // SAFETY: precondition 2.
+    guard_value(0, || {
+        unsafe { borrow("linear", linear) }.map_or(0, |l| l.0.out_features())
+    })
+}
+
+/// K, the inputs, or 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_cols(linear: *const Linear) -> usize {
+    // SAFETY: precondition 2.
+    guard_value(0, || {
+        unsafe { borrow("linear", linear) }.map_or(0, |l| l.0.in_features())
+    })
+}
+
+/// Weights along K that share a scale: 64, 128 or 256, or 0 if scales are not per group.
+/// Activations that are prepared for the layer need to know.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_group(linear: *const Linear) -> usize {
+    // SAFETY: precondition 2.
+    let group = || {
+        unsafe { borrow("linear", linear) }
+            .ok()
+            .and_then(|l| l.0.group())
+    };
+    guard_value(0, || group().map_or(0, |group| group.len()))
+}
+
+/// The layer's panels; they share its memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_panels(
+    linear: *const Linear,
+    out: *mut *mut Panels,
+) -> Status {
+    // SAFETY: preconditions 2 and 3.
+    guard(|| unsafe {
+        give(out, || {
+            Ok(Panels(borrow("linear", linear)?.0.panels().clone()))
+        })
+    })
+}
+
+/// Rows `begin` to `end` (exclusive) as a layer of its own, sharing the panels: a shard
+/// for tensor parallelism. `begin` must be a multiple of 64, `end` one or M.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_slice_rows(
+    linear: *const Linear,
+    begin: usize,
+    end: usize,
+    out: *mut *mut Linear,
+) -> Status {
+    // SAFETY: preconditions 2 and 3.
+    guard(|| unsafe {
+        give(out, || {
+            Ok(Linear(borrow("linear", linear)?.0.slice_rows(begin..end)?))
+        })
+    })
+}
+
+/// `tokens` rows of the caller's activations.
+type X<T> = (*const T, usize, usize);
+
+/// One forward pass.
+///
+/// # Safety
+/// Preconditions 1 and 2 of the crate's documentation.
+unsafe fn forward<T: Number>(
+    linear: *const Linear,
+    tokens: usize,
+    x: X<T>,
+    (y, y_len, y_stride): (*mut f32, usize, usize),
+    workspace: *mut Workspace,
+    stage_x: fn(&mut Stage) -> &mut Vec<T>,
+    run: impl FnOnce(
+        &tritgemm::Linear,
+        MatRef<'_, T>,
+        MatMut<'_, f32>,
+        &mut tritgemm::Workspace,
+    ) -> Result<(), GemmError>,
+) -> Result<(), Error> {
+    // SAFETY: the caller's preconditions.
+    unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        let (m, k) = (linear.out_features(), linear.in_features());
+        let x = Rows::new("x", x, [tokens, k])?;
+        let y = Rows::new("y", (y.cast_const(), y_len, y_stride), [tokens, m])?;
+        let weights = [reads_slice("panels", linear.panels().as_bytes())];
+        Workspace::with(workspace, |inner| {
+            let products = &mut inner.products;
+            let mut stage_y = core::mem::take(&mut inner.stage.y_f32);
+            let result = y.write(&mut stage_y, Some(&x), &weights, |y| {
+                let x = MatRef::new(x.read(stage_x(&mut inner.stage)), tokens, k)?;
+                Ok(run(linear, x, MatMut::new(y, tokens, m)?, products)?)
+            });
+            inner.stage.y_f32 = stage_y;
+            result
+        })
+    }
+}
+
+/// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values, `x_stride`
+/// apart) to int8 by its absolute maximum, multiplies exactly, scales and adds the bias
+/// into `y` (rows of M values, `y_stride` apart). As in BitNet b1.58. A NaN or an
+/// infinity in `x` is an error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_forward(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    workspace: *mut Workspace,
+) -> Status {
+    let (x, y) = ((x, x_len, x_stride), (y, y_len, y_stride));
+    let stage: fn(&mut Stage) -> &mut Vec<f32> = |stage| &mut stage.x_f32;
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
+            l.forward(x, y, ws)
+        })
+    })
+}
+
+/// As tritgemm_linear_forward(), `x` in the bits of IEEE half precision (f16).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_forward_f16(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const u16,
+    x_len: usize,
+    x_stride: usize,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    workspace: *mut Workspace,
+) -> Status {
+    let (x, y) = ((x.cast::<f16>(), x_len, x_stride), (y, y_len, y_stride));
+    let stage: fn(&mut Stage) -> &mut Vec<f16> = |stage| &mut stage.x_f16;
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
+            l.forward(x, y, ws)
+        })
+    })
+}
+
+/// As tritgemm_linear_forward(), `x` in the bits of bfloat16.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_forward_bf16(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const u16,
+    x_len: usize,
+    x_stride: usize,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    workspace: *mut Workspace,
+) -> Status {
+    let (x, y) = ((x.cast::<bf16>(), x_len, x_stride), (y, y_len, y_stride));
+    let stage: fn(&mut Stage) -> &mut Vec<bf16> = |stage| &mut stage.x_bf16;
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
+            l.forward(x, y, ws)
+        })
+    })
+}
+
+/// The f32 forward pass in the canonical order of summation: the same bits on every
+/// instruction set. A weight of 0 never touches its activation. Shapes as in
+/// tritgemm_linear_forward().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_forward_f32(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    workspace: *mut Workspace,
+) -> Status {
+    let (x, y) = ((x, x_len, x_stride), (y, y_len, y_stride));
+    let stage: fn(&mut Stage) -> &mut Vec<f32> = |stage| &mut stage.x_f32;
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
+            l.forward_f32(x, y, ws)
+        })
+    })
+}
+
+/// The forward pass on prepared activations, by the path that they were prepared for.
+/// `y` has a row for each of their tokens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_forward_prepared(
+    linear: *const Linear,
+    x: *const Prepared,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    workspace: *mut Workspace,
+) -> Status {
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        let x = &borrow("x", x)?.0;
+        let (tokens, m) = (x.tokens(), linear.out_features());
+        let y = Rows::new("y", (y.cast_const(), y_len, y_stride), [tokens, m])?;
+        let weights = [reads_slice("panels", linear.panels().as_bytes())];
+        Workspace::with(workspace, |inner| {
+            let products = &mut inner.products;
+            y.write::<f32>(&mut inner.stage.y_f32, None, &weights, |y| {
+                Ok(linear.forward_prepared(x, MatMut::new(y, tokens, m)?, products)?)
+            })
+        })
+    })
+}
+
+/// Frees a layer, or nothing for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_destroy(linear: *mut Linear) {
+    // SAFETY: precondition 2.
+    unsafe { destroy(linear) }
+}

@@ -1,0 +1,246 @@
+//! Status codes, the message of the last error, and the wall that no panic
+//! passes.
+
+use core::ffi::{CStr, c_char};
+use std::cell::RefCell;
+use std::ffi::CString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tritgemm::codec::CodecError;
+use tritgemm::quant::QuantError;
+use tritgemm::{
+    GemmError, Incomplete, IsaError, MatrixError, PanelFileError, PrepareError, SliceError,
+    ViewError,
+};
+
+/// What a function returns.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// It worked.
+    TritgemmOk = 0,
+    /// A pointer is NULL that must not be, or a handle is none.
+    TritgemmNullPointer = 1,
+    /// A length, shape, stride or range does not fit the others, or the address space.
+    TritgemmInvalidSize = 2,
+    /// A number or string that stands for a choice is none of the choices.
+    TritgemmInvalidArgument = 3,
+    /// A value in a buffer is illegal: a code 11, a trit outside of -1, 0, 1, a NaN.
+    TritgemmInvalidValue = 4,
+    /// Input and output overlap.
+    TritgemmOverlap = 5,
+    /// The CPU or the build lacks the instruction set.
+    TritgemmUnsupportedIsa = 6,
+    /// The operating system could not read or write a file.
+    TritgemmIo = 7,
+    /// A panel file is damaged, of another version, or none.
+    TritgemmBadFile = 8,
+    /// The caller's parallel-for did not run every item; part of the output may be
+    /// written.
+    TritgemmIncomplete = 9,
+    /// The workspace is in use by another call.
+    TritgemmBusy = 10,
+    /// A defect of this library; the handles stay usable. Please report it.
+    TritgemmInternal = 11,
+}
+
+pub(crate) struct Error {
+    status: Status,
+    message: String,
+}
+
+impl Error {
+    pub(crate) fn new(status: Status, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, message }
+    }
+
+    fn of(status: Status, error: &dyn core::fmt::Display) -> Self {
+        Self::new(status, error.to_string())
+    }
+}
+
+macro_rules! from_errors {
+    ($($error:ty: $status:expr;)*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                let status: fn(&$error) -> Status = $status;
+                Self::of(status(&error), &error)
+            }
+        }
+    )*};
+}
+
+from_errors! {
+    IsaError: |_| Status::TritgemmUnsupportedIsa;
+    SliceError: |_| Status::TritgemmInvalidSize;
+    ViewError: |_| Status::TritgemmInvalidSize;
+    Incomplete: |_| Status::TritgemmIncomplete;
+    CodecError: codec;
+    QuantError: quant;
+    MatrixError: matrix;
+    PrepareError: prepare;
+    GemmError: gemm;
+    PanelFileError: panel_file;
+}
+
+fn codec(error: &CodecError) -> Status {
+    match error {
+        CodecError::Length { .. } | CodecError::TooLarge { .. } => Status::TritgemmInvalidSize,
+        CodecError::Isa(_) => Status::TritgemmUnsupportedIsa,
+        _ => Status::TritgemmInvalidValue,
+    }
+}
+
+fn quant(error: &QuantError) -> Status {
+    match error {
+        QuantError::Length { .. } | QuantError::TooLarge { .. } => Status::TritgemmInvalidSize,
+        _ => Status::TritgemmInvalidValue,
+    }
+}
+
+fn matrix(error: &MatrixError) -> Status {
+    match error {
+        MatrixError::Scale { .. } => Status::TritgemmInvalidValue,
+        MatrixError::Codec(e) => codec(e),
+        MatrixError::Quant(e) => quant(e),
+        _ => Status::TritgemmInvalidSize,
+    }
+}
+
+fn prepare(error: &PrepareError) -> Status {
+    match error {
+        PrepareError::Quant(e) => quant(e),
+        PrepareError::Isa(_) => Status::TritgemmUnsupportedIsa,
+        PrepareError::Incomplete(_) => Status::TritgemmIncomplete,
+        _ => Status::TritgemmInvalidSize,
+    }
+}
+
+fn gemm(error: &GemmError) -> Status {
+    match error {
+        GemmError::PreparedType { .. } => Status::TritgemmInvalidArgument,
+        GemmError::Quant(e) => quant(e),
+        GemmError::Isa(_) => Status::TritgemmUnsupportedIsa,
+        GemmError::Incomplete(_) => Status::TritgemmIncomplete,
+        _ => Status::TritgemmInvalidSize,
+    }
+}
+
+fn panel_file(error: &PanelFileError) -> Status {
+    match error {
+        PanelFileError::Io { .. } => Status::TritgemmIo,
+        _ => Status::TritgemmBadFile,
+    }
+}
+
+thread_local! {
+    static LAST_ERROR: RefCell<CString> = RefCell::default();
+}
+
+fn fail(error: Error) -> Status {
+    let mut message = error.message.into_bytes();
+    message.retain(|&byte| byte != 0);
+    let message = CString::new(message).unwrap_or_default();
+    // A thread on its way out has no message any more.
+    let _ = LAST_ERROR.try_with(|last| last.replace(message));
+    error.status
+}
+
+/// Runs the body of a function: no panic leaves it, and its error becomes the
+/// last one of this thread.
+pub(crate) fn guard(body: impl FnOnce() -> Result<(), Error>) -> Status {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => Status::TritgemmOk,
+        Ok(Err(error)) => fail(error),
+        Err(payload) => {
+            let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+            // Dropping what was thrown could panic again.
+            core::mem::forget(payload);
+            let text = text.unwrap_or_default();
+            fail(Error::new(
+                Status::TritgemmInternal,
+                format!("panic: {text}"),
+            ))
+        }
+    }
+}
+
+/// As [`guard`], for functions that cannot fail: `or` after a panic.
+pub(crate) fn guard_value<T>(or: T, body: impl FnOnce() -> T) -> T {
+    let mut value = or;
+    guard(|| {
+        value = body();
+        Ok(())
+    });
+    value
+}
+
+/// What the last function that failed on this thread had to say: what was wrong, and
+/// what was expected. Empty before the first failure. Valid until the next failure on
+/// this thread, and no longer than the thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn tritgemm_last_error() -> *const c_char {
+    let pointer = LAST_ERROR.try_with(|last| last.borrow().as_ptr());
+    pointer.unwrap_or(c"".as_ptr())
+}
+
+/// The name of a status, such as "TRITGEMM_OK"; NULL if there is no such status.
+#[unsafe(no_mangle)]
+pub extern "C" fn tritgemm_status_name(status: i32) -> *const c_char {
+    const NAMES: [&CStr; 12] = [
+        c"TRITGEMM_OK",
+        c"TRITGEMM_NULL_POINTER",
+        c"TRITGEMM_INVALID_SIZE",
+        c"TRITGEMM_INVALID_ARGUMENT",
+        c"TRITGEMM_INVALID_VALUE",
+        c"TRITGEMM_OVERLAP",
+        c"TRITGEMM_UNSUPPORTED_ISA",
+        c"TRITGEMM_IO",
+        c"TRITGEMM_BAD_FILE",
+        c"TRITGEMM_INCOMPLETE",
+        c"TRITGEMM_BUSY",
+        c"TRITGEMM_INTERNAL",
+    ];
+    let name = usize::try_from(status).ok().and_then(|i| NAMES.get(i));
+    name.map_or(core::ptr::null(), |name| name.as_ptr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last() -> String {
+        // SAFETY: this thread's message, not replaced while it is read.
+        let text = unsafe { CStr::from_ptr(tritgemm_last_error()) };
+        text.to_str().expect("UTF-8").to_owned()
+    }
+
+    #[test]
+    fn panics_stop_at_the_wall() {
+        let status = guard(|| panic!("with {}", "text"));
+        assert_eq!(
+            (status, last().as_str()),
+            (Status::TritgemmInternal, "panic: with text")
+        );
+
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("again");
+            }
+        }
+        let status = guard(|| std::panic::panic_any(Bomb));
+        assert_eq!(
+            (status, last().as_str()),
+            (Status::TritgemmInternal, "panic: ")
+        );
+        assert_eq!(guard_value(7, || panic!("no value")), 7);
+    }
+
+    #[test]
+    fn messages_have_no_zero_inside() {
+        guard(|| Err(Error::new(Status::TritgemmIo, "a\0b")));
+        assert_eq!(last(), "ab");
+    }
+}

@@ -1,0 +1,298 @@
+//! Products on the caller's own threads: the same bits however it schedules, an
+//! error if it leaves work out, and a workspace that survives its panics.
+
+mod common;
+
+use common::case::{Case, Shape, Values, assert_same};
+use common::{LANES, backends, quick, view, view_mut, workspace};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use tritgemm::{
+    GemmError, Incomplete, Lanes, Options, ParallelFor, PrepareError, PreparedActivations, Threads,
+    Workspace,
+};
+
+type Work<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// A parallel-for with a scheduler of its own.
+struct With<F> {
+    workers: usize,
+    loops: AtomicUsize,
+    schedule: F,
+}
+
+fn with<F: Fn(usize, Work<'_>) + Send + Sync + 'static>(
+    workers: usize,
+    schedule: F,
+) -> Arc<With<F>> {
+    let loops = AtomicUsize::new(0);
+    Arc::new(With {
+        workers,
+        loops,
+        schedule,
+    })
+}
+
+impl<F: Fn(usize, Work<'_>) + Send + Sync> ParallelFor for With<F> {
+    fn workers(&self) -> usize {
+        self.workers
+    }
+
+    fn run(&self, items: usize, work: Work<'_>) {
+        self.loops.fetch_add(1, Ordering::Relaxed);
+        (self.schedule)(items, work);
+    }
+}
+
+/// `threads` threads that take the next item in turn.
+fn threaded(threads: usize) -> impl Fn(usize, Work<'_>) + Send + Sync + 'static {
+    move |items, work| {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            while let Some(item) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < items)
+            {
+                work(item);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(worker);
+            }
+        });
+    }
+}
+
+/// Every schedule that computes everything, with the number of workers it says.
+fn schedules() -> Vec<(&'static str, Arc<dyn ParallelFor>)> {
+    let backwards = |items, work: Work<'_>| (0..items).rev().for_each(work);
+    let twice = |items, work: Work<'_>| {
+        (0..2 * items).for_each(|i| work(i / 2));
+        (items..items + 9).for_each(work);
+        work(usize::MAX);
+    };
+    let everyone_everything = |items, work: Work<'_>| {
+        thread::scope(|scope| {
+            for _ in 0..5 {
+                scope.spawn(move || (0..items).for_each(work));
+            }
+        });
+    };
+    vec![
+        ("one thread", with(3, threaded(1))),
+        ("2 threads", with(2, threaded(2))),
+        ("3 threads", with(3, threaded(3))),
+        ("8 threads", with(8, threaded(8))),
+        ("more threads than workers", with(2, threaded(7))),
+        ("no workers", with(0, threaded(2))),
+        ("too many workers", with(usize::MAX, threaded(2))),
+        ("backwards", with(4, backwards)),
+        ("twice and beyond the end", with(4, twice)),
+        ("all items on all threads", with(4, everyone_everything)),
+    ]
+}
+
+/// Large enough to be shared among threads: few tokens, many, and both lanes.
+fn shapes() -> Vec<Shape> {
+    let sizes = [(1300, 500, 7, 128), (321, 300, 77, 2), (70, 2300, 130, 64)];
+    let shape = |(m, k, n, granularity)| Shape {
+        m,
+        k,
+        n,
+        gaps: [1, 3],
+        granularity,
+        bias: true,
+        values: Values::Wide,
+        seed: m as u64,
+    };
+    sizes
+        .map(shape)
+        .into_iter()
+        .take(if quick() { 1 } else { 3 })
+        .collect()
+}
+
+/// int8 sums, then all floats.
+fn results(case: &Case, ws: &mut Workspace) -> (Vec<i32>, Vec<u32>) {
+    let Shape { k, n, .. } = case.shape;
+    let x = view(&case.x_f32, n, k);
+    let prepared = PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite");
+    let mut floats = case.forward_f32(ws);
+    floats.extend(case.forward(ws));
+    floats.extend(case.forward_prepared(&prepared, ws));
+    (case.gemm_i8(ws), floats)
+}
+
+#[test]
+fn any_schedule_gives_the_same_bits() {
+    for shape in shapes() {
+        let case = Case::new(shape);
+        let backends = backends();
+        for &backend in backends
+            .iter()
+            .take(if quick() { 1 } else { backends.len() - 1 })
+        {
+            for lanes in LANES {
+                let options = Options::new().backend(backend).lanes(lanes);
+                let wanted = results(&case, &mut workspace(options.threads(Threads::Serial)));
+                let ws = &mut workspace(options);
+                for (name, pool) in schedules() {
+                    ws.set_parallel_for(Some(pool));
+                    let got = results(&case, ws);
+                    let what = format!("{name}, {:?}, {options:?}", case.shape);
+                    assert_same("int8", &what, &got.0, &wanted.0);
+                    assert_same("floats", &what, &got.1, &wanted.1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_pool_is_used_where_it_pays_and_not_with_serial() {
+    let case = Case::new(shapes().remove(0));
+    let loops = |options: Options, case: &Case| {
+        let pool = with(4, threaded(2));
+        let ws = &mut workspace(options).with_parallel_for(pool.clone());
+        case.gemm_i8(ws);
+        pool.loops.load(Ordering::Relaxed)
+    };
+    assert!(loops(Options::new(), &case) > 0);
+    assert_eq!(loops(Options::new().threads(Threads::Serial), &case), 0);
+    let tiny = Case::new(Shape {
+        m: 3,
+        k: 3,
+        ..case.shape
+    });
+    assert_eq!(loops(Options::new(), &tiny), 0);
+}
+
+#[test]
+fn the_pool_can_be_taken_away() {
+    let case = Case::new(shapes().remove(0));
+    let pool = with(4, threaded(2));
+    let mut ws = Workspace::new().with_parallel_for(pool.clone());
+    let wanted = case.gemm_i8(&mut ws);
+    ws.set_parallel_for(None);
+    let before = pool.loops.load(Ordering::Relaxed);
+    assert_eq!(case.gemm_i8(&mut ws), wanted);
+    assert_eq!(pool.loops.load(Ordering::Relaxed), before);
+    assert_eq!(Arc::strong_count(&pool), 1);
+}
+
+/// Items of the only loop of a product by row lanes: four for each worker.
+const WORKERS: usize = 4;
+
+/// Whether an item is run.
+type Keep = fn(usize) -> bool;
+
+#[test]
+fn work_left_out_is_an_error() {
+    let case = Case::new(shapes().remove(0));
+    let Shape { m, k, n, .. } = case.shape;
+    let cases: [Keep; 3] = [|_| false, |item| item != 7, |item| item == 0];
+    for keep in cases {
+        let some = move |items, work: Work<'_>| (0..items).filter(|&i| keep(i)).for_each(work);
+        let options = Options::new().lanes(Lanes::Row);
+        let ws = &mut workspace(options).with_parallel_for(with(WORKERS, some));
+        let items = m
+            .div_ceil(64)
+            .div_ceil(m.div_ceil(64).div_ceil(4 * WORKERS));
+        let (mut integers, mut floats) = (vec![0; n * m], vec![0.0; n * m]);
+        let (x_i8, x_f32) = (view(&case.x_i8, n, k), view(&case.x_f32, n, k));
+        let done = (0..items).filter(|&i| keep(i)).count();
+        let wanted = Err(GemmError::Incomplete(Incomplete { done, items }));
+
+        let panels = case.layer.panels();
+        assert_eq!(
+            panels.gemm_i8(x_i8, view_mut(&mut integers, n, m), ws),
+            wanted
+        );
+        let layer = &case.layer;
+        assert_eq!(
+            layer.forward(x_f32, view_mut(&mut floats, n, m), ws),
+            wanted
+        );
+        assert_eq!(
+            layer.forward_f32(x_f32, view_mut(&mut floats, n, m), ws),
+            wanted
+        );
+        let prepared = PreparedActivations::quantize(x_f32, layer.group(), ws).expect("serial");
+        let y = view_mut(&mut floats, n, m);
+        assert_eq!(layer.forward_prepared(&prepared, y, ws), wanted);
+        assert!(wanted.is_err_and(|e| e.to_string().contains(&format!("{done} of {items}"))));
+
+        // The same workspace, with a pool that does its work.
+        ws.set_parallel_for(Some(with(WORKERS, threaded(2))));
+        let serial = &mut workspace(options.threads(Threads::Serial));
+        assert_eq!(results(&case, ws), results(&case, serial));
+    }
+}
+
+/// Preparation goes parallel with column lanes and enough tokens.
+#[test]
+fn preparation_left_out_is_an_error() {
+    let (k, n) = (2048, 256);
+    let (x_i8, x_f32) = (vec![1; n * k], vec![1.0; n * k]);
+    let (x_i8, x_f32) = (view(&x_i8, n, k), view(&x_f32, n, k));
+    let never = with(WORKERS, |_, _: Work<'_>| ());
+    let options = Options::new().lanes(Lanes::Column);
+    let ws = &mut workspace(options).with_parallel_for(never.clone());
+    let errors = [
+        PreparedActivations::float(x_f32, None, ws),
+        PreparedActivations::quantize(x_f32, None, ws),
+        PreparedActivations::int8(x_i8, vec![1.0; n], None, ws),
+    ];
+    for error in errors {
+        let error = error.expect_err("nothing was done");
+        assert!(
+            matches!(error, PrepareError::Incomplete(Incomplete { done: 0, items }) if items > 1),
+            "{error}"
+        );
+    }
+    assert_eq!(never.loops.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn panics_leave_the_workspace_usable() {
+    let case = Case::new(shapes().remove(0));
+    let wanted = results(&case, &mut Workspace::new());
+    let mut ws = Workspace::new();
+    let panicking = |items: usize, work: Work<'_>| {
+        (0..items / 2).for_each(work);
+        panic!("the pool's own");
+    };
+    // A panic on a thread that already holds scratch memory.
+    let nested = |_, work: Work<'_>| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                work(0);
+                panic!("on another thread");
+            });
+        });
+    };
+    let pools: [Arc<dyn ParallelFor>; 2] = [with(4, panicking), with(4, nested)];
+    for pool in pools {
+        ws.set_parallel_for(Some(pool));
+        let result = catch_unwind(AssertUnwindSafe(|| case.gemm_i8(&mut ws)));
+        assert!(result.is_err());
+        ws.set_parallel_for(Some(with(3, threaded(3))));
+        assert!(results(&case, &mut ws) == wanted);
+    }
+}
+
+/// A loop of one product may run another product, in a pool of its own.
+#[test]
+fn pools_may_be_nested() {
+    let case = Arc::new(Case::new(shapes().remove(0)));
+    let wanted = results(&case, &mut Workspace::new());
+    let (inner, expected) = (case.clone(), wanted.clone());
+    let nested = move |items, work: Work<'_>| {
+        let ws = &mut Workspace::new().with_parallel_for(with(3, threaded(3)));
+        assert!(inner.gemm_i8(ws) == expected.0);
+        threaded(2)(items, work);
+    };
+    let ws = &mut Workspace::new().with_parallel_for(with(2, nested));
+    assert!(results(&case, ws) == wanted);
+}
