@@ -1,0 +1,1 @@
+//! The packed uint8 layout of Hugging Face BitNet checkpoints (safetensors).

@@ -1,0 +1,431 @@
+//! Each format against an encoder written from its description, one weight at a
+//! time, which shares nothing with the crate.
+
+mod common;
+
+use common::{assert_same, f32s, halves, matrix, rng, trits};
+use half::f16;
+use proptest::prelude::*;
+use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm_formats::ggml::TernaryType;
+use tritgemm_formats::{FormatError, ScaleRounding, simplify};
+
+/// `codes[row][col]`, `w + 1` or 3, and the scales in the format's own order.
+struct Stored {
+    ty: TernaryType,
+    rows: usize,
+    cols: usize,
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+impl Stored {
+    fn random(ty: TernaryType, rows: usize, cols: usize, seed: u64) -> Self {
+        let rng = &mut rng(seed);
+        let codes = trits(rng, rows * cols);
+        let codes = codes.into_iter().map(|trit| (trit + 1) as u8).collect();
+        let scales = match ty {
+            TernaryType::I2S => vec![0.1],
+            TernaryType::Iq2Bn => (0..rows).map(|row| 0.1 - row as f32).collect(),
+            TernaryType::Iq1Bn => f32s(&halves(rng, rows)),
+            _ => f32s(&halves(rng, rows * cols / ty.block())),
+        };
+        Self {
+            ty,
+            rows,
+            cols,
+            codes,
+            scales,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let rows = self.codes.chunks(self.cols).enumerate();
+        let half = |i: usize| f16::from_f32(self.scales[i]).to_le_bytes();
+        let mut out = Vec::new();
+        match self.ty {
+            TernaryType::Tq2_0 => {
+                for (i, block) in self.codes.chunks(256).enumerate() {
+                    let mut qs = [0; 64];
+                    for (e, code) in block.iter().enumerate() {
+                        // e = 4 j + m + 32 n with j = 0 or 32, m < 32, n < 4.
+                        let (j, n, m) = (e / 128 * 32, e % 128 / 32, e % 32);
+                        qs[j + m] |= code << (2 * n);
+                    }
+                    out.extend(qs);
+                    out.extend(half(i));
+                }
+            }
+            TernaryType::Tq1_0 => {
+                for (i, block) in self.codes.chunks(256).enumerate() {
+                    let byte = |elements: [Option<usize>; 5]| {
+                        let digit = |e: Option<usize>| e.map_or(0, |e| u32::from(block[e]));
+                        let q = elements.into_iter().fold(0, |q, e| 3 * q + digit(e));
+                        (q * 256).div_ceil(243) as u8
+                    };
+                    out.extend((0..32).map(|m| byte([0, 1, 2, 3, 4].map(|n| Some(m + 32 * n)))));
+                    let qs = (0..16).map(|m| byte([0, 1, 2, 3, 4].map(|n| Some(160 + m + 16 * n))));
+                    out.extend(qs);
+                    let qh = |j: usize| {
+                        byte([0, 1, 2, 3, 4].map(|m| (m < 4).then_some(240 + j + 4 * m)))
+                    };
+                    out.extend((0..4).map(qh));
+                    out.extend(half(i));
+                }
+            }
+            TernaryType::Q2_0 => {
+                for (i, block) in self.codes.chunks(64).enumerate() {
+                    out.extend(half(i));
+                    let mut qs = [0; 16];
+                    for (j, code) in block.iter().enumerate() {
+                        qs[j / 4] |= code << (2 * (j % 4));
+                    }
+                    out.extend(qs);
+                }
+            }
+            TernaryType::I2S => {
+                for block in self.codes.chunks(128) {
+                    let mut bytes = [0; 32];
+                    for (e, code) in block.iter().enumerate() {
+                        bytes[e % 32] |= code << [6, 4, 2, 0][e / 32];
+                    }
+                    out.extend(bytes);
+                }
+                out.extend(self.scales[0].to_le_bytes());
+                out.extend([0xa5; 28]); // Means nothing.
+            }
+            TernaryType::Iq2Bn => {
+                for (row, codes) in rows {
+                    out.extend(self.scales[row].to_le_bytes());
+                    for l in codes.chunks(64) {
+                        let byte =
+                            |j: usize| l[j] | l[j + 16] << 2 | l[j + 32] << 4 | l[j + 48] << 6;
+                        out.extend((0..16).map(byte));
+                    }
+                }
+            }
+            TernaryType::Iq1Bn => {
+                for (row, codes) in rows {
+                    out.extend(half(row));
+                    for block in codes.chunks(64) {
+                        let ceil = |idx: u32| (256 * idx).div_ceil(243) as u8;
+                        let mut extra = 0;
+                        for (i, sixteen) in block.chunks(16).enumerate() {
+                            for five in sixteen[..15].chunks(5) {
+                                let digits = five.iter().enumerate();
+                                let idx = digits.map(|(d, &l)| u32::from(l) * 3u32.pow(d as u32));
+                                out.push(ceil(idx.sum()));
+                            }
+                            extra += u32::from(sixteen[15]) * 3u32.pow(i as u32);
+                        }
+                        out.push(ceil(extra));
+                    }
+                }
+            }
+            _ => unreachable!("{}", self.ty),
+        }
+        out
+    }
+
+    fn matrix(&self) -> TernaryMatrix {
+        let trits: Vec<i8> = self.codes.iter().map(|&code| code as i8 - 1).collect();
+        let scales = self.scales.clone();
+        let scales = match self.ty {
+            TernaryType::Tq1_0 | TernaryType::Tq2_0 => Scales::per_group(GroupSize::G256, scales),
+            TernaryType::Q2_0 => Scales::per_group(GroupSize::G64, scales),
+            TernaryType::I2S => Scales::per_tensor(scales[0]),
+            _ => Scales::per_row(scales),
+        };
+        matrix(&trits, self.rows, self.cols, scales)
+    }
+
+    fn decoded(&self) -> Result<TernaryMatrix, FormatError> {
+        self.ty.decode(&self.bytes(), self.rows, self.cols, "w")
+    }
+}
+
+#[test]
+fn every_type_decodes_what_its_description_encodes() {
+    for &ty in TernaryType::ALL {
+        let block = ty.block();
+        // The last one is shared among threads.
+        for (rows, blocks) in [(1, 1), (3, 1), (5, 3), (64, 5), (300, 9)] {
+            let stored = Stored::random(ty, rows, blocks * block, rows as u64);
+            let bytes = stored.bytes();
+            let len = ty.tensor_bytes(rows, blocks * block, "w").unwrap();
+            assert_eq!(bytes.len(), len, "{ty}");
+            assert_same(&stored.decoded().unwrap(), &stored.matrix());
+            if ty.is_written() {
+                let encoded = ty.encode(&stored.matrix(), ScaleRounding::Exact, "w");
+                assert_eq!(encoded.unwrap(), bytes, "{ty}");
+            }
+        }
+    }
+}
+
+/// Blocks of I2_S run across the ends of rows, whatever K.
+#[test]
+fn i2_s_rows_need_not_end_with_a_block() {
+    for (rows, cols) in [(4, 32), (8, 48), (128, 5), (64, 6), (128, 127)] {
+        let stored = Stored::random(TernaryType::I2S, rows, cols, 7);
+        assert_same(&stored.decoded().unwrap(), &stored.matrix());
+    }
+}
+
+#[test]
+fn code_3_is_refused_at_its_place() {
+    for ty in [
+        TernaryType::Tq2_0,
+        TernaryType::Q2_0,
+        TernaryType::I2S,
+        TernaryType::Iq2Bn,
+    ] {
+        let (rows, cols) = (130, 512);
+        let mut stored = Stored::random(ty, rows, cols, 2);
+        // From the last place to the first: the first is told.
+        for (row, col) in [(129, 511), (129, 510), (100, 300), (7, 1), (0, 127), (0, 0)] {
+            stored.codes[row * cols + col] = 3;
+            let error = stored.decoded().unwrap_err();
+            let name = ty.name();
+            match error {
+                FormatError::NotTernary {
+                    ref tensor,
+                    row: r,
+                    col: c,
+                    code: 3,
+                    format,
+                } if tensor == "w" && (r, c) == (row, col) && format == name => {}
+                _ => panic!("{error}"),
+            }
+            let text = format!("tensor `w`, row {row}, column {col}: {name} code 3");
+            assert!(error.to_string().starts_with(&text), "{error}");
+        }
+    }
+}
+
+#[test]
+fn every_byte_of_five_trits_decodes() {
+    for (ty, cols) in [(TernaryType::Tq1_0, 256), (TernaryType::Iq1Bn, 64)] {
+        for byte in 0..=255 {
+            let mut bytes = vec![byte; ty.row_bytes(cols).unwrap()];
+            let scale = if ty == TernaryType::Tq1_0 { 52 } else { 0 };
+            bytes[scale..scale + 2].fill(0);
+            let matrix = ty.decode(&bytes, 1, cols, "w").unwrap();
+            // ggml's own arithmetic, as its sources have it.
+            let digit = |power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
+            let (place, powers) = match ty {
+                TernaryType::Tq1_0 => ([0, 32, 64, 96, 128], [1, 3, 9, 27, 81]),
+                _ => ([0, 1, 2, 3, 4], [81, 27, 9, 3, 1]),
+            };
+            for (at, power) in place.into_iter().zip(powers) {
+                assert_eq!(matrix.to_trits()[at], digit(power), "{ty} {byte} {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn scales_that_are_no_numbers_are_refused_at_their_place() {
+    for &ty in TernaryType::ALL {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut stored = Stored::random(ty, 3, 512, 4);
+            let last = stored.scales.len() - 1;
+            stored.scales[last] = value;
+            let (row, col) = match ty {
+                TernaryType::Tq1_0 | TernaryType::Tq2_0 => (2, 256),
+                TernaryType::Q2_0 => (2, 448),
+                TernaryType::I2S => (0, 0),
+                _ => (2, 0),
+            };
+            let error = stored.decoded().unwrap_err();
+            let at = match error {
+                FormatError::Scale { row, col, .. } => (row, col),
+                _ => panic!("{error}"),
+            };
+            assert_eq!(at, (row, col), "{ty}");
+        }
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    for &ty in TernaryType::ALL {
+        let bytes = Stored::random(ty, 2, 256, 5).bytes();
+        for wrong in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat(), &[]] {
+            let error = ty.decode(wrong, 2, 256, "w").unwrap_err();
+            assert!(
+                matches!(error, FormatError::SizeMismatch { expected, got, .. }
+                    if expected == bytes.len() && got == wrong.len()),
+                "{error}"
+            );
+        }
+        // K = 255, 1 and the block minus 4.
+        for cols in [255, 1, ty.block() - 4] {
+            let error = ty.decode(&bytes, 1, cols, "w").unwrap_err();
+            assert!(
+                matches!(error, FormatError::Block { cols: k, .. } if k == cols),
+                "{error}"
+            );
+        }
+        for (rows, cols) in [(0, 256), (2, 0), (0, 0)] {
+            let error = ty.decode(&[], rows, cols, "w").unwrap_err();
+            assert!(matches!(error, FormatError::Shape { .. }), "{error}");
+        }
+        let most = usize::MAX / 256 * 256;
+        for (rows, cols) in [(most, 256), (2, most), (most, most)] {
+            let error = ty.decode(&bytes, rows, cols, "w").unwrap_err();
+            assert!(
+                matches!(error, FormatError::ShapeOverflow { .. }),
+                "{error}"
+            );
+        }
+    }
+    // More columns than the library's sums allow, in a tensor that is whole.
+    let cols = 1 << 24;
+    let bytes = vec![0; TernaryType::Tq1_0.row_bytes(cols).unwrap()];
+    let error = TernaryType::Tq1_0.decode(&bytes, 1, cols, "w").unwrap_err();
+    assert!(matches!(error, FormatError::Matrix { .. }), "{error}");
+}
+
+fn encode(scales: Scales, rounding: ScaleRounding) -> Result<Vec<u8>, FormatError> {
+    let trits = trits(&mut rng(6), 2 * 512);
+    TernaryType::Tq2_0.encode(&matrix(&trits, 2, 512, scales), rounding, "w")
+}
+
+#[test]
+fn scales_that_f16_does_not_have_are_rounded_only_when_asked() {
+    let error = encode(Scales::per_row(vec![0.5, 0.1]), ScaleRounding::Exact).unwrap_err();
+    match error {
+        FormatError::ScaleRounding {
+            row: 1,
+            col: 0,
+            value,
+            nearest,
+            ..
+        } => {
+            assert_eq!((value, nearest), (0.1, 0.099_975_586));
+        }
+        _ => panic!("{error}"),
+    }
+    let rounded = encode(Scales::per_row(vec![0.5, 0.1]), ScaleRounding::Nearest).unwrap();
+    let back = simplify(TernaryType::Tq2_0.decode(&rounded, 2, 512, "w").unwrap());
+    assert_eq!(back.scales(), &Scales::per_row(vec![0.5, 0.099_975_586]));
+    // Beyond f16 at either end, even so.
+    for lost in [1e6, -1e6, 1e-9] {
+        let error = encode(Scales::per_tensor(lost), ScaleRounding::Nearest).unwrap_err();
+        assert!(
+            matches!(error, FormatError::ScaleRounding { .. }),
+            "{error}"
+        );
+    }
+    // The signs of 0 are two scales.
+    let zeros = encode(Scales::per_row(vec![0.0, -0.0]), ScaleRounding::Exact).unwrap();
+    assert_eq!(zeros[131], 0);
+    assert_eq!(zeros[263], 0x80);
+}
+
+#[test]
+fn groups_fit_where_a_block_has_one_scale() {
+    let group = |size: GroupSize, scales: &[f32]| {
+        let scales: Vec<f32> = scales.to_vec();
+        encode(Scales::per_group(size, scales), ScaleRounding::Exact)
+    };
+    let wide = group(GroupSize::G256, &[1.0, 2.0, 3.0, 4.0]).unwrap();
+    let narrow = [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0];
+    assert_eq!(group(GroupSize::G128, &narrow).unwrap(), wide);
+    let narrow: Vec<f32> = narrow.iter().flat_map(|&s| [s, s]).collect();
+    assert_eq!(group(GroupSize::G64, &narrow).unwrap(), wide);
+    let mut other = narrow;
+    other[14] = 4.5;
+    let error = group(GroupSize::G64, &other).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            FormatError::ScaleBlock {
+                row: 1,
+                col: 256,
+                block: 256,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn only_tq_is_written_and_only_whole_blocks() {
+    let whole = matrix(&[1; 256], 1, 256, Scales::per_tensor(1.0));
+    let part = matrix(&[1; 320], 1, 320, Scales::per_tensor(1.0));
+    for &ty in TernaryType::ALL {
+        let error = ty.encode(&part, ScaleRounding::Exact, "w").unwrap_err();
+        if ty.is_written() {
+            assert!(
+                matches!(error, FormatError::Block { cols: 320, .. }),
+                "{error}"
+            );
+        } else {
+            let error = ty.encode(&whole, ScaleRounding::Exact, "w").unwrap_err();
+            assert!(matches!(error, FormatError::Type { .. }), "{error}");
+        }
+        assert_eq!(TernaryType::from_id(ty.id()), Some(ty));
+    }
+    assert_eq!(TernaryType::from_id(0), None);
+}
+
+#[test]
+fn simplify_keeps_scales_that_differ() {
+    let of = |size, scales: &[f32]| {
+        let trits = [1; 2 * 512];
+        let matrix = matrix(&trits, 2, 512, Scales::per_group(size, scales.to_vec()));
+        simplify(matrix).scales().clone()
+    };
+    let g256 = GroupSize::G256;
+    assert_eq!(of(g256, &[0.5; 4]), Scales::per_tensor(0.5));
+    assert_eq!(
+        of(g256, &[0.5, 0.5, 0.25, 0.25]),
+        Scales::per_row(vec![0.5, 0.25])
+    );
+    let kept = of(g256, &[0.5, 0.5, 0.5, 0.25]);
+    assert_eq!(kept.granularity(), Granularity::PerGroup(g256));
+    assert_eq!(kept.values(), [0.5, 0.5, 0.5, 0.25]);
+    // +0 and -0 are equal numbers with different bits.
+    let kept = of(g256, &[0.0, -0.0, 0.0, 0.0]);
+    assert_eq!(kept.granularity(), Granularity::PerGroup(g256));
+}
+
+proptest! {
+    #[test]
+    fn round_trips_are_identities(rows in 1usize..20, blocks in 1usize..6, seed: u64, kind in 0..3) {
+        let rng = &mut rng(seed);
+        let cols = 256 * blocks;
+        let trits = trits(rng, rows * cols);
+        let scales = match kind {
+            0 => Scales::per_tensor(halves(rng, 1)[0].to_f32()),
+            1 => Scales::per_row(f32s(&halves(rng, rows))),
+            _ => Scales::per_group(GroupSize::G256, f32s(&halves(rng, rows * blocks))),
+        };
+        let matrix = matrix(&trits, rows, cols, scales);
+        for ty in [TernaryType::Tq1_0, TernaryType::Tq2_0] {
+            let bytes = ty.encode(&matrix, ScaleRounding::Exact, "w").unwrap();
+            let back = ty.decode(&bytes, rows, cols, "w").unwrap();
+            prop_assert_eq!(back.packed(), matrix.packed());
+            for row in 0..rows {
+                for block in 0..blocks {
+                    let at = |m: &TernaryMatrix| m.scales().at(row, 256 * block, cols).to_bits();
+                    prop_assert_eq!(at(&back), at(&matrix));
+                }
+            }
+            assert_same(&simplify(back), &simplify(matrix.clone()));
+        }
+    }
+
+    #[test]
+    fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..600),
+        rows in 0usize..5, cols in 0usize..1100, ty in 0..6usize) {
+        let ty = TernaryType::ALL[ty];
+        if let Ok(matrix) = ty.decode(&bytes, rows, cols, "w") {
+            prop_assert_eq!(ty.tensor_bytes(rows, cols, "w").unwrap(), bytes.len());
+            prop_assert_eq!((matrix.rows(), matrix.cols()), (rows, cols));
+        }
+    }
+}

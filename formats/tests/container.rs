@@ -1,0 +1,313 @@
+//! The GGUF container: versions, and files made to do harm.
+
+use peak_alloc::PeakAlloc;
+use std::sync::Mutex;
+use tritgemm_formats::FormatError;
+use tritgemm_formats::ggml::TernaryType;
+use tritgemm_formats::gguf::{Gguf, GgufWriter, TensorType, Value, ValueType};
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// The peak is one for all threads: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A file by hand: header, then `body` as given.
+fn file(version: u32, tensors: u64, metadata: u64, body: &[&[u8]]) -> Vec<u8> {
+    let mut file = b"GGUF".to_vec();
+    file.extend(version.to_le_bytes());
+    file.extend(tensors.to_le_bytes());
+    file.extend(metadata.to_le_bytes());
+    file.extend(body.concat());
+    file
+}
+
+fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+fn info(name: &str, shape: &[u64], ty: u32, offset: u64) -> Vec<u8> {
+    let mut info = string(name);
+    info.extend((shape.len() as u32).to_le_bytes());
+    info.extend(shape.iter().flat_map(|ne| ne.to_le_bytes()));
+    info.extend(ty.to_le_bytes());
+    info.extend(offset.to_le_bytes());
+    info
+}
+
+/// Infos and `bytes` of tensors after them, aligned to 32.
+fn with_data(infos: &[Vec<u8>], bytes: usize) -> Vec<u8> {
+    let mut file = file(3, infos.len() as u64, 0, &[&infos.concat()]);
+    file.resize(file.len().next_multiple_of(32) + bytes, 0);
+    file
+}
+
+/// Everything a caller may ask of a file; memory that stays within a multiple of
+/// its length.
+fn read_all(file: &[u8]) -> Result<(), FormatError> {
+    ALLOCATOR.reset_peak_usage();
+    let before = ALLOCATOR.current_usage();
+    let result = (|| {
+        let gguf = Gguf::parse(file)?;
+        for (_, value) in gguf.metadata() {
+            if let Value::Array(array) = value {
+                array.iter().for_each(drop);
+            }
+            assert!(value.to_string().len() < 4 * file.len() + 64);
+        }
+        for tensor in gguf.tensors() {
+            assert!(tensor.data().len() <= file.len());
+            let _ = (tensor.ternary(), tensor.experts(), tensor.to_f32());
+        }
+        Ok(())
+    })();
+    let peak = ALLOCATOR.peak_usage().saturating_sub(before);
+    assert!(peak <= 64 * file.len() + (1 << 16), "{peak} bytes");
+    result
+}
+
+#[track_caller]
+fn refused(file: &[u8], with: &str) {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let error = read_all(file).unwrap_err().to_string();
+    assert!(error.contains(with), "{error}, expected {with}");
+}
+
+fn small() -> Vec<u8> {
+    let mut writer = GgufWriter::new();
+    writer.metadata("name", Value::from("small")).unwrap();
+    writer.metadata("flag", Value::Bool(true)).unwrap();
+    let words = ["a", "bc"].map(Value::from);
+    writer
+        .metadata_array("words", ValueType::String, words)
+        .unwrap();
+    writer.tensor("norm", &[3], TensorType::F32).unwrap();
+    let ternary = [TernaryType::Tq2_0, TernaryType::I2S, TernaryType::Iq2Bn];
+    for ty in ternary {
+        writer.tensor(ty.name(), &[256, 1, 2], ty.into()).unwrap();
+    }
+    let mut tensors = writer.start(Vec::new()).unwrap();
+    tensors.write(&[0; 12]).unwrap();
+    for ty in ternary {
+        tensors
+            .write(&vec![0; ty.tensor_bytes(2, 256, "").unwrap()])
+            .unwrap();
+    }
+    let mut file = tensors.finish().unwrap();
+    // Without the padding of the last tensor, so that every byte counts.
+    let gguf = Gguf::parse(&file).unwrap();
+    let last = gguf.tensors().last().unwrap();
+    let end = last.offset() as usize + last.data().len();
+    file.truncate(end);
+    file
+}
+
+#[test]
+fn version_2_by_hand() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let bytes = TernaryType::I2S.tensor_bytes(2, 128, "w").unwrap();
+    let mut file = file(
+        2,
+        1,
+        1,
+        &[
+            &string("answer"),
+            &4u32.to_le_bytes(),
+            &42u32.to_le_bytes(),
+            &info("w", &[128, 2], 36, 0),
+        ],
+    );
+    file.resize(file.len().next_multiple_of(32), 0);
+    let start = file.len();
+    file.resize(start + bytes, 0b10_01_00_01);
+    file[start + 64..start + 68].copy_from_slice(&0.25f32.to_le_bytes());
+    let gguf = Gguf::parse(&file).unwrap();
+    assert_eq!(gguf.version(), 2);
+    assert_eq!(gguf.value("answer").and_then(|v| v.as_u64()), Some(42));
+    let trits = gguf.ternary("w").unwrap().to_trits();
+    let row = [[1; 32], [0; 32], [-1; 32], [0; 32]].concat();
+    assert_eq!(trits, [&row[..], &row].concat());
+    assert_eq!(gguf.ternary("w").unwrap().scales().values(), [0.25]);
+}
+
+#[test]
+fn experts_are_the_rows_of_the_stack() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let file = small();
+    let gguf = Gguf::parse(&file).unwrap();
+    for name in ["TQ2_0", "I2_S", "IQ2_BN"] {
+        let stack = gguf.ternary(name).unwrap();
+        let experts = gguf.tensor(name).unwrap().experts().unwrap();
+        assert_eq!((stack.rows(), experts.len()), (2, 2));
+        let rows: Vec<i8> = experts.iter().flat_map(|e| e.to_trits()).collect();
+        assert_eq!(rows, stack.to_trits());
+    }
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let file = small();
+    read_all(&file).unwrap();
+    for len in 0..file.len() {
+        assert!(read_all(&file[..len]).is_err(), "{len} bytes");
+    }
+}
+
+#[test]
+fn every_changed_byte_is_read_or_refused() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut file = small();
+    let head = Gguf::parse(&file)
+        .unwrap()
+        .tensors()
+        .next()
+        .unwrap()
+        .offset();
+    for at in 0..file.len() {
+        let byte = file[at];
+        // Every value where lengths and counts are.
+        let values = if at < head as usize {
+            0..=255
+        } else {
+            254..=255
+        };
+        for value in values {
+            file[at] = value;
+            let _ = read_all(&file);
+        }
+        file[at] = byte;
+    }
+}
+
+#[test]
+fn headers_of_other_kinds() {
+    refused(b"GGML\x03\0\0\0", "`GGML` at the start, expected `GGUF`");
+    refused(&file(1, 0, 0, &[]), "version 1, expected 2 or 3");
+    refused(&file(4, 0, 0, &[]), "version 4");
+    refused(&file(3u32.swap_bytes(), 0, 0, &[]), "big-endian");
+}
+
+#[test]
+fn counts_and_lengths_beyond_the_file() {
+    refused(&file(3, u64::MAX, 0, &[&[0; 100]]), "tensors, but");
+    refused(&file(3, 0, u64::MAX, &[&[0; 100]]), "metadata values, but");
+    let long = u64::MAX.to_le_bytes();
+    refused(&file(3, 0, 1, &[&long, &[0; 20]]), "the file ends after");
+    let key = string("k");
+    let value = |ty: u32| ty.to_le_bytes();
+    refused(
+        &file(3, 0, 1, &[&key, &value(8), &long]),
+        "the file ends after",
+    );
+    for element in [0, 8, 9, 12] {
+        let array = [&value(9)[..], &value(element), &long].concat();
+        refused(&file(3, 0, 1, &[&key, &array, &[0; 50]]), "array elements");
+    }
+    refused(&file(3, 0, 1, &[&key, &value(13)]), "value type 13");
+    refused(&file(3, 0, 1, &[&key, &value(7), &[2]]), "boolean of 2");
+}
+
+#[test]
+fn nested_arrays() {
+    let nested = |depth: usize| {
+        let level = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat();
+        let mut body = [string("k"), 9u32.to_le_bytes().to_vec()].concat();
+        body.extend(level.repeat(depth - 1));
+        body.extend([&0u32.to_le_bytes()[..], &1u64.to_le_bytes(), &[7]].concat());
+        file(3, 0, 1, &[&body])
+    };
+    {
+        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        read_all(&nested(8)).unwrap();
+    }
+    refused(&nested(9), "nested more than 8 deep");
+    refused(&nested(1000), "nested more than 8 deep");
+}
+
+#[test]
+fn duplicates() {
+    let value = [&string("k")[..], &0u32.to_le_bytes(), &[1]].concat();
+    refused(&file(3, 0, 2, &[&value, &value]), "a second metadata");
+    let tensors = [info("w", &[8], 0, 0), info("w", &[8], 0, 32)];
+    refused(&with_data(&tensors, 64), "a second tensor `w`");
+}
+
+#[test]
+fn alignments() {
+    let align = |value: &[u8], ty: u32| {
+        let key = string("general.alignment");
+        file(3, 0, 1, &[&key, &ty.to_le_bytes(), value])
+    };
+    refused(&align(&0u32.to_le_bytes(), 4), "an alignment of 0");
+    refused(&align(&48u32.to_le_bytes(), 4), "an alignment of 48");
+    refused(&align(&32u64.to_le_bytes(), 10), "type U64, expected U32");
+}
+
+#[test]
+fn tensors_in_impossible_places_and_shapes() {
+    let one = |shape: &[u64], ty, offset| with_data(&[info("w", shape, ty, offset)], 96);
+    refused(&one(&[8], 0, 8), "expected a multiple of 32");
+    refused(&one(&[8], 0, 128), "but there are 96 bytes");
+    refused(&one(&[8], 0, u64::MAX - 31), "but there are 96 bytes");
+    refused(&one(&[8, 4], 0, 0), "takes 128 bytes, but there are 96");
+    refused(&one(&[1; 5], 0, 0), "5 dimensions, expected 4");
+    for shape in [&[1 << 32, 1 << 32][..], &[256, u64::MAX], &[u64::MAX, 256]] {
+        refused(&one(shape, 0, 0), "overflows");
+        refused(&one(shape, 35, 0), "overflows");
+    }
+    // Fewer weights than overflow, more bytes.
+    refused(&one(&[1 << 62], 0, 0), "overflows");
+    refused(&one(&[255], 35, 0), "K = 255 is not a multiple of the 256");
+    refused(&one(&[100], 2, 0), "K = 100 is not a multiple of the 32");
+    refused(&one(&[64, 6], 42, 0), "PrismML");
+    let overlap = [info("a", &[16], 0, 0), info("b", &[8], 0, 32)];
+    refused(
+        &with_data(&overlap, 64),
+        "64 bytes, but there are 32 up to b",
+    );
+    let same = [info("a", &[8], 0, 0), info("b", &[8], 0, 0)];
+    refused(&with_data(&same, 64), "up to ");
+    let unknown = [info("a", &[8], 999, 0), info("b", &[8], 0, 0)];
+    refused(&with_data(&unknown, 64), "takes some bytes");
+}
+
+#[test]
+fn unknown_types_reach_to_the_next_tensor() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let tensors = [info("b", &[8], 0, 64), info("a", &[7], 999, 0)];
+    let file = with_data(&tensors, 96);
+    let gguf = Gguf::parse(&file).unwrap();
+    let a = gguf.tensor("a").unwrap();
+    assert_eq!((a.data().len(), a.tensor_type().name()), (64, "unknown"));
+    assert_eq!(gguf.tensor("b").unwrap().data().len(), 32);
+    let error = a.ternary().unwrap_err().to_string();
+    assert!(error.contains("unknown (999)"), "{error}");
+}
+
+#[test]
+fn the_writer_refuses_what_no_reader_would_take() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut writer = GgufWriter::new();
+    writer.metadata("k", Value::U8(1)).unwrap();
+    assert!(writer.metadata("k", Value::U8(1)).is_err());
+    let alignment = writer.metadata("general.alignment", Value::U32(3));
+    assert!(alignment.is_err());
+    let mixed = [Value::U8(1), Value::I8(1)];
+    assert!(writer.metadata_array("m", ValueType::U8, mixed).is_err());
+    writer.tensor("w", &[8], TensorType::F32).unwrap();
+    assert!(writer.tensor("w", &[8], TensorType::F32).is_err());
+    assert!(writer.tensor("v", &[8], TensorType(999)).is_err());
+    assert!(writer.tensor("v", &[1; 5], TensorType::F32).is_err());
+    let wrong = writer.tensor_of_len("v", &[8], TensorType::F32, 31);
+    assert!(wrong.is_err());
+    let mut tensors = writer.clone().start(Vec::new()).unwrap();
+    assert!(tensors.write(&[0; 31]).is_err());
+    tensors.write(&[0; 32]).unwrap();
+    assert!(tensors.write(&[]).is_err());
+    // What was refused has left no trace.
+    let file = tensors.finish().unwrap();
+    let gguf = Gguf::parse(&file).unwrap();
+    assert_eq!((gguf.metadata().len(), gguf.tensors().len()), (1, 1));
+    assert!(writer.start(Vec::new()).unwrap().finish().is_err());
+}
