@@ -4,6 +4,7 @@
 //! | to | use |
 //! |---|---|
 //! | load a layer as candle models do | [`bit_linear`], [`bit_linear_no_bias`] |
+//! | load packed Hugging Face checkpoints, GGUF files | [`bit_linear_hf`], [`BitLinear::from_gguf`] |
 //! | make one of tensors | [`BitLinear::quantize`], [`BitLinear::from_packed`] |
 //! | make one of a matrix, a packed layer or a panel file | [`BitLinear::new`], [`BitLinear::from`], [`BitLinear::load`] |
 //! | run it | [`Module::forward`](candle_core::Module::forward) |
@@ -34,7 +35,9 @@
 //! ternary weights themselves are not variables.
 #![forbid(unsafe_code)]
 
+mod gguf;
 mod gradient;
+mod hf;
 mod input;
 mod layer;
 mod load;
@@ -42,6 +45,7 @@ mod op;
 mod parallelism;
 mod rows;
 
+pub use hf::{HfLinearClass, bit_linear_hf};
 pub use input::{PreparedInput, forward_many};
 pub use layer::{ActivationMode, BitLinear};
 pub use load::{LoadError, bit_linear, bit_linear_b, bit_linear_no_bias};

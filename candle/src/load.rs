@@ -47,6 +47,27 @@ pub enum LoadError {
     /// A panel file could not be read or written.
     #[error(transparent)]
     PanelFile(#[from] PanelFileError),
+    /// A GGUF file or one of its tensors cannot be read.
+    #[error(transparent)]
+    Format(#[from] tritgemm_formats::FormatError),
+    /// A code of a packed Hugging Face tensor is no weight, or a row beyond M is
+    /// not empty.
+    #[error(
+        "code {code:02b} in row {row}, column {col} of `weight`, expected 00, 01 or 10 in rows of the matrix and 00 beyond"
+    )]
+    HfCode {
+        /// The code.
+        code: u8,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        col: usize,
+    },
+    /// `weight_scale` is there: what it means is not in the file.
+    #[error(
+        "`weight` is packed as Hugging Face BitNet does: load it with `bit_linear_hf`, which is told what `weight_scale` means"
+    )]
+    HfPacked,
     /// candle's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -61,9 +82,9 @@ impl From<LoadError> for candle_core::Error {
     }
 }
 
-type Result<T> = std::result::Result<T, LoadError>;
+pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
-fn on_cpu(tensor: &'static str, device: &Device) -> Result<()> {
+pub(crate) fn on_cpu(tensor: &'static str, device: &Device) -> Result<()> {
     match device.location() {
         DeviceLocation::Cpu => Ok(()),
         device => Err(LoadError::Device { tensor, device }),
@@ -71,7 +92,7 @@ fn on_cpu(tensor: &'static str, device: &Device) -> Result<()> {
 }
 
 /// The values of a float tensor as f32.
-fn floats(name: &'static str, tensor: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn floats(name: &'static str, tensor: &Tensor) -> Result<Vec<f32>> {
     on_cpu(name, tensor.device())?;
     match tensor.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => {}
@@ -172,6 +193,9 @@ fn scales(scales: &Tensor, [rows, cols]: [usize; 2]) -> Result<Scales> {
 /// | `weight.scales` | u8 `[M, ceil(K / 4)]` | packed by `tritgemm quantize` |
 /// | nothing | a float `[M, K]` | dense, quantised here by absmean, one scale a row |
 ///
+/// Packed Hugging Face checkpoints (`weight_scale` beside it) are
+/// [`bit_linear_hf`](crate::bit_linear_hf)'s.
+///
 /// # Errors
 /// If a tensor is missing, of another shape, holds what is no weight, or the
 /// builder's device is not the CPU.
@@ -216,6 +240,9 @@ pub fn bit_linear_b(
         let weight = stored((out_dim, in_dim.div_ceil(4)))?;
         let scales = vb.get_unchecked_dtype("weight.scales", DType::F32)?;
         return BitLinear::from_packed(&weight, &scales, in_dim, bias.as_ref());
+    }
+    if vb.contains_tensor("weight_scale") {
+        return Err(LoadError::HfPacked);
     }
     let init = candle_nn::init::DEFAULT_KAIMING_NORMAL;
     let weight = vb.get_with_hints_dtype((out_dim, in_dim), "weight", init, DType::F32)?;

@@ -3,8 +3,11 @@
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
-use tritgemm::{Granularity, GroupSize, TernaryMatrix};
-use tritgemm_candle::{BitLinear, LoadError, bit_linear, bit_linear_b, bit_linear_no_bias};
+use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm_candle::{ActivationMode, BitLinear, HfLinearClass, LoadError};
+use tritgemm_candle::{bit_linear, bit_linear_b, bit_linear_hf, bit_linear_no_bias};
+
+use tritgemm_formats::gguf::Gguf;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -168,5 +171,99 @@ fn what_is_no_layer_is_an_error_that_says_why() -> Result {
     let missing = bit_linear(16, 8, builder(&[("weight", &weight)])?);
     let error = candle_core::Error::from(missing.expect_err("there is no bias"));
     assert!(error.to_string().contains("bias"), "{error}");
+    Ok(())
+}
+
+/// `[M, K]` trits as Hugging Face packs them, from its description: the rows in
+/// four quarters, the first in the lowest bits.
+fn hf_packed(trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
+    let quarter = rows.div_ceil(4);
+    let code = |row: usize, col: usize| match row < rows {
+        true => (trits[row * cols + col] + 1) as u8,
+        false => 0,
+    };
+    let byte = |i: usize| {
+        (0..4)
+            .map(|q| code(q * quarter + i / cols, i % cols) << (2 * q))
+            .sum()
+    };
+    (0..quarter * cols).map(byte).collect()
+}
+
+#[test]
+fn hugging_face_weights_are_unpacked() -> Result {
+    let latent = random(&[ROWS, COLS])?.flatten_all()?.to_vec1::<f32>()?;
+    let trits = TernaryMatrix::quantize(&latent, ROWS, COLS, Granularity::PerTensor)?.to_trits();
+    let bias = random(&[ROWS])?;
+    let mut bytes = hf_packed(&trits, ROWS, COLS);
+    let tensor = |bytes: &[u8]| Tensor::from_slice(bytes, (18, COLS), &Device::Cpu);
+    let stored = Tensor::new(&[4f32], &Device::Cpu)?.to_dtype(DType::BF16)?;
+    for (class, scale) in [
+        (HfLinearClass::BitLinear, 0.25),
+        (HfLinearClass::AutoBitLinear, 4.0),
+    ] {
+        let scales = Scales::per_tensor(scale);
+        let matrix = TernaryMatrix::from_trits(&trits, ROWS, COLS, scales)?;
+        let packed = tensor(&bytes)?;
+        let vb = builder(&[
+            ("weight", &packed),
+            ("weight_scale", &stored),
+            ("bias", &bias),
+        ])?;
+        let expected = BitLinear::new(&matrix, Some(bias.to_vec1()?))?;
+        same(&bit_linear_hf(COLS, ROWS, class, vb.clone())?, &expected)?;
+        // What the scale means is asked for, not guessed.
+        let error = bit_linear_no_bias(COLS, ROWS, vb).expect_err("no class");
+        assert!(matches!(error, LoadError::HfPacked), "{error}");
+    }
+
+    let from_hf = |bytes: &[u8], scale: f32, rows| {
+        let scale = Tensor::new(&[scale], &Device::Cpu)?;
+        BitLinear::from_hf(
+            &tensor(bytes)?,
+            &scale,
+            rows,
+            HfLinearClass::BitLinear,
+            None,
+        )
+    };
+    let text = |result: std::result::Result<BitLinear, LoadError>| {
+        result.map(|_| ()).expect_err("an error").to_string()
+    };
+    assert!(text(from_hf(&bytes, 1.0, 73)).contains("[19, K] for M = 73"));
+    assert!(text(from_hf(&bytes, 0.0, ROWS)).contains("scale 0 is inf"));
+    // Rows 70 and 71 are padding, in the last quarter of packed rows 16 and 17.
+    bytes[17 * COLS + 5] |= 0b01 << 6;
+    assert!(text(from_hf(&bytes, 1.0, ROWS)).contains("code 01 in row 71, column 5"));
+    bytes[2 * COLS + 3] |= 0b11 << 2;
+    assert!(text(from_hf(&bytes, 1.0, ROWS)).contains("code 11 in row 20, column 3"));
+    Ok(())
+}
+
+#[test]
+fn gguf_tensors_are_read() -> Result {
+    let file = include_bytes!("../../formats/tests/vectors/python.gguf");
+    let gguf = Gguf::parse(file)?;
+    let ternary: Vec<_> = gguf
+        .tensors()
+        .filter(|t| t.tensor_type().ternary().is_some())
+        .collect();
+    assert!(!ternary.is_empty());
+    for tensor in ternary {
+        let layer = BitLinear::from_gguf(&gguf, tensor.name(), None)?;
+        let layer = layer.with_activations(ActivationMode::F32);
+        let (rows, cols) = (tensor.rows(), tensor.cols());
+        // The columns of the layer's matrix are its outputs for unit vectors.
+        let unit = Tensor::eye(cols, DType::F32, &Device::Cpu)?;
+        let columns = layer.forward(&unit)?.t()?.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(
+            columns,
+            tensor.ternary()?.to_f32(),
+            "{} {rows} x {cols}",
+            tensor.name()
+        );
+    }
+    let error = BitLinear::from_gguf(&gguf, "nothing", None).expect_err("no tensor");
+    assert!(error.to_string().contains("nothing"), "{error}");
     Ok(())
 }
