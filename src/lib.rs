@@ -73,3 +73,8 @@ pub use workspace::{Lanes, Options, Workspace};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The examples of the engine guide.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/integrate.md")]
+struct Integrate;
