@@ -81,3 +81,8 @@ pub use workspace::{Lanes, Options, Residency, Workspace};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The examples of the engine guide.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/integrate.md")]
+struct Integrate;

@@ -1,0 +1,216 @@
+//! The layer.
+
+use crate::gradient::Transposed;
+use crate::op::Product;
+use crate::{LoadError, Parallelism, PreparedInput};
+use candle_core::{Module, Result, Tensor};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use tritgemm::{Granularity, GroupSize, Linear, TernaryMatrix};
+
+/// What activations are multiplied as.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ActivationMode {
+    /// W1.58A8, as BitNet b1.58 infers (arXiv:2402.17764): every token is
+    /// quantised to int8 by its absolute maximum, the product is exact.
+    #[default]
+    Int8,
+    /// f32 throughout; f16 and bf16 are widened.
+    F32,
+}
+
+/// What layers of one matrix share.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) linear: Linear,
+    /// For gradients: made when first needed.
+    pub(crate) transposed: Mutex<Option<Arc<Transposed>>>,
+}
+
+/// A linear layer of ternary weights, `y = x W^T + b` with `W` of `[M, K]`: a
+/// drop-in for `candle_nn::Linear` on the CPU device.
+///
+/// Cloning shares the weights.
+///
+/// ```
+/// use candle_core::{Device, Module, Tensor};
+/// use tritgemm_candle::{ActivationMode, BitLinear};
+///
+/// // Rows of mean magnitude 0.5 and 1: trits 1 -1 and 0 1.
+/// let w = Tensor::new(&[[0.5f32, -0.5], [0.1, 1.9]], &Device::Cpu)?;
+/// let layer = BitLinear::quantize(&w, None)?.with_activations(ActivationMode::F32);
+/// let x = Tensor::new(&[[3f32, 1.0]], &Device::Cpu)?;
+/// assert_eq!(layer.forward(&x)?.to_vec2::<f32>()?, [[1.0, 1.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BitLinear {
+    pub(crate) packed: Arc<Packed>,
+    pub(crate) mode: ActivationMode,
+    pub(crate) parallelism: Parallelism,
+}
+
+impl From<Linear> for BitLinear {
+    /// A layer that is packed already, mapped from a file for instance.
+    fn from(linear: Linear) -> Self {
+        Self {
+            packed: Arc::new(Packed {
+                linear,
+                transposed: Mutex::new(None),
+            }),
+            mode: ActivationMode::default(),
+            parallelism: Parallelism::default(),
+        }
+    }
+}
+
+impl BitLinear {
+    /// From a ternary matrix `[M, K]` and an optional bias `[M]`.
+    ///
+    /// # Errors
+    /// If the bias does not have M values, or `TRITGEMM_ISA` names an
+    /// unavailable instruction set.
+    pub fn new(
+        matrix: &TernaryMatrix,
+        bias: Option<Vec<f32>>,
+    ) -> std::result::Result<Self, LoadError> {
+        let linear = Linear::new(matrix)?;
+        Ok(Self::from(match bias {
+            Some(bias) => linear.with_bias(bias)?,
+            None => linear,
+        }))
+    }
+
+    /// Quantises latent weights `[M, K]` (f32, f16 or bf16) by absmean, one
+    /// scale a row; `bias` is `[M]`.
+    ///
+    /// # Errors
+    /// As [`BitLinear::quantize_by`].
+    pub fn quantize(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> std::result::Result<Self, LoadError> {
+        Self::quantize_by(weight, bias, Granularity::PerRow)
+    }
+
+    /// [`BitLinear::quantize`] with one scale for the tensor, a row or a group
+    /// of columns. `Granularity::PerTensor` is the paper's choice.
+    ///
+    /// # Errors
+    /// If a tensor is not on the CPU, of another type or rank, a weight NaN or
+    /// infinite, or the bias does not have M values.
+    pub fn quantize_by(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        granularity: Granularity,
+    ) -> std::result::Result<Self, LoadError> {
+        let matrix = crate::load::quantized(weight, granularity)?;
+        Self::new(&matrix, crate::load::bias(bias)?)
+    }
+
+    /// From packed weights, the layout that `tritgemm quantize` writes: `packed`
+    /// u8 `[M, ceil(K / 4)]`, `scales` f32 `[1]`, `[M]` or `[M, groups]`. K is
+    /// `in_features`.
+    ///
+    /// # Errors
+    /// If a type or shape does not fit, or a byte holds a code that is none.
+    pub fn from_packed(
+        packed: &Tensor,
+        scales: &Tensor,
+        in_features: usize,
+        bias: Option<&Tensor>,
+    ) -> std::result::Result<Self, LoadError> {
+        let matrix = crate::load::packed(packed, scales, in_features)?;
+        Self::new(&matrix, crate::load::bias(bias)?)
+    }
+
+    /// Reads a panel file: see [`tritgemm::PanelFile`]. To map one without
+    /// copying, pass what `PanelFile::map` gives through `Linear::try_from` and
+    /// [`BitLinear::from`].
+    ///
+    /// # Errors
+    /// If the file cannot be read, is damaged, or has no scales.
+    pub fn load(path: impl AsRef<Path>) -> std::result::Result<Self, LoadError> {
+        Ok(Self::from(Linear::load(path)?))
+    }
+
+    /// The same layer with int8 or f32 activations.
+    pub fn with_activations(self, mode: ActivationMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The same layer on other threads.
+    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
+        Self {
+            parallelism,
+            ..self
+        }
+    }
+
+    /// K, the inputs.
+    pub fn in_features(&self) -> usize {
+        self.packed.linear.in_features()
+    }
+
+    /// M, the outputs.
+    pub fn out_features(&self) -> usize {
+        self.packed.linear.out_features()
+    }
+
+    /// What activations are multiplied as.
+    pub fn activations(&self) -> ActivationMode {
+        self.mode
+    }
+
+    /// Which threads run it.
+    pub fn parallelism(&self) -> Parallelism {
+        self.parallelism
+    }
+
+    /// The packed weights, scales and bias.
+    pub fn linear(&self) -> &Linear {
+        &self.packed.linear
+    }
+
+    /// Weights in a group of the scales, if they are per group: what
+    /// [`PreparedInput::new`] wants to know.
+    pub fn group(&self) -> Option<GroupSize> {
+        self.packed.linear.group()
+    }
+
+    /// Writes a panel file that [`BitLinear::load`] reads.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> std::result::Result<(), LoadError> {
+        Ok(self.linear().save(path)?)
+    }
+
+    /// The forward pass on an input that was prepared for several layers, the
+    /// same bits as [`Module::forward`] on the tensor it was made of.
+    ///
+    /// # Errors
+    /// If the input was prepared for another K, mode or group size.
+    pub fn forward_prepared(&self, x: &PreparedInput) -> Result<Tensor> {
+        x.tensor().apply_op1(Product {
+            layer: self.clone(),
+            prepared: Some(x.clone()),
+        })
+    }
+}
+
+impl Module for BitLinear {
+    /// `x` is `[.., K]` in f32, f16 or bf16; the result `[.., M]` in the same
+    /// type.
+    ///
+    /// # Errors
+    /// If `x` has another last dimension or type, is not on the CPU, or, with
+    /// int8 activations, holds a NaN or an infinity.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1(Product {
+            layer: self.clone(),
+            prepared: None,
+        })
+    }
+}

@@ -1,0 +1,259 @@
+//! Products against candle's own dense ones.
+
+mod common;
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use common::{bound, dense, layer, random};
+use half::bf16;
+use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, PreparedInput, forward_many};
+
+const GRANULARITIES: [Granularity; 3] = [
+    Granularity::PerTensor,
+    Granularity::PerRow,
+    Granularity::PerGroup(GroupSize::G64),
+];
+
+#[test]
+fn f32_products_are_candles_dense_ones_within_rounding() -> Result<()> {
+    for granularity in GRANULARITIES {
+        for (rows, cols) in [(1, 1), (3, 5), (64, 240), (130, 517)] {
+            for bias in [false, true] {
+                let layer =
+                    layer(rows, cols, granularity, bias)?.with_activations(ActivationMode::F32);
+                for leading in [
+                    vec![],
+                    vec![1],
+                    vec![40],
+                    vec![2, 3],
+                    vec![2, 1, 9],
+                    vec![0, 4],
+                ] {
+                    let x = random(&[&leading[..], &[cols]].concat())?;
+                    let y = layer.forward(&x)?;
+                    assert_eq!(y.dims(), [&leading[..], &[rows]].concat());
+                    common::assert_within(&y, &dense(&layer, &x)?, &bound(&layer, &x)?)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn int8_sums_are_exact() -> Result<()> {
+    let (rows, cols) = (70, 333);
+    let trits: Vec<i8> = (0..rows * cols).map(|i| (i * 7919 % 3) as i8 - 1).collect();
+    let matrix = TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_tensor(1.0));
+    let layer = BitLinear::new(&matrix.unwrap(), None)?;
+    for tokens in [1, 5, 64] {
+        // The largest value is 127, so quantising changes nothing.
+        let x: Vec<i32> = (0..tokens * cols)
+            .map(|i| {
+                if i % cols == 0 {
+                    127
+                } else {
+                    (i * 104_729 % 255) as i32 - 127
+                }
+            })
+            .collect();
+        let floats = x.iter().map(|&v| v as f32).collect::<Vec<_>>();
+        let y = layer.forward(&Tensor::from_vec(floats, (tokens, cols), &Device::Cpu)?)?;
+        let y = y.to_vec2::<f32>()?;
+        for (token, x) in x.chunks(cols).enumerate() {
+            for (row, trits) in trits.chunks(cols).enumerate() {
+                let sum: i32 = x.iter().zip(trits).map(|(x, &w)| x * i32::from(w)).sum();
+                assert_eq!(y[token][row], sum as f32, "token {token}, row {row}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn strided_inputs_give_the_bits_of_dense_ones() -> Result<()> {
+    for mode in [ActivationMode::Int8, ActivationMode::F32] {
+        let layer = layer(65, 40, Granularity::PerRow, true)?.with_activations(mode);
+        let wide = random(&[6, 3, 100])?;
+        let inputs = [
+            wide.narrow(2, 13, 40)?,
+            wide.narrow(2, 0, 40)?.narrow(1, 1, 2)?,
+            random(&[5, 40, 7])?.transpose(1, 2)?,
+            random(&[1, 40])?.broadcast_as((4, 40))?,
+        ];
+        for x in inputs {
+            assert!(!x.is_contiguous());
+            let (y, expected) = (layer.forward(&x)?, layer.forward(&x.contiguous()?)?);
+            assert_eq!(
+                common::bits(&y)?,
+                common::bits(&expected)?,
+                "{:?}",
+                x.layout()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn half_inputs_are_widened_and_their_outputs_rounded() -> Result<()> {
+    for mode in [ActivationMode::Int8, ActivationMode::F32] {
+        let layer = layer(66, 250, Granularity::PerRow, true)?.with_activations(mode);
+        for dtype in [DType::F16, DType::BF16] {
+            let x = random(&[9, 250])?.to_dtype(dtype)?;
+            let y = layer.forward(&x)?;
+            let expected = layer.forward(&x.to_dtype(DType::F32)?)?.to_dtype(dtype)?;
+            assert_eq!(y.dtype(), dtype);
+            assert_eq!(
+                common::bits(&y)?,
+                common::bits(&expected)?,
+                "{mode:?} {dtype:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn many_layers_on_one_input_give_the_bits_of_each() -> Result<()> {
+    let grouped = Granularity::PerGroup(GroupSize::G128);
+    let q = layer(128, 300, Granularity::PerRow, true)?;
+    let k = layer(32, 300, Granularity::PerTensor, false)?;
+    let v = layer(32, 300, grouped, false)?.with_activations(ActivationMode::F32);
+    let x = random(&[2, 6, 300])?;
+    let outputs = forward_many([&q, &k, &v], &x)?;
+    for (layer, y) in [&q, &k, &v].into_iter().zip(&outputs) {
+        assert_eq!(common::bits(y)?, common::bits(&layer.forward(&x)?)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn threads_do_not_change_a_bit() -> Result<()> {
+    let base = layer(512, 640, Granularity::PerRow, false)?;
+    let x = random(&[33, 640])?;
+    let expected = common::bits(
+        &base
+            .clone()
+            .with_parallelism(Parallelism::Serial)
+            .forward(&x)?,
+    )?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(3)
+        .build()
+        .unwrap();
+    for parallelism in [
+        Parallelism::Global,
+        Parallelism::Caller,
+        Parallelism::Serial,
+    ] {
+        let layer = base.clone().with_parallelism(parallelism);
+        assert_eq!(common::bits(&layer.forward(&x)?)?, expected);
+        let inside = pool.install(|| layer.forward(&x));
+        assert_eq!(common::bits(&inside?)?, expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn input_gradients_are_candles_dense_ones_within_rounding() -> Result<()> {
+    for granularity in GRANULARITIES {
+        let layer = layer(70, 150, granularity, true)?.with_activations(ActivationMode::F32);
+        let x = Var::from_tensor(&random(&[4, 150])?)?;
+        // Weights that make every output's gradient another.
+        let towards = random(&[4, 70])?;
+        let loss = layer.forward(x.as_tensor())?.mul(&towards)?.sum_all()?;
+        let ours = loss.backward()?.get(&x).expect("x is a variable").clone();
+        let loss = dense(&layer, x.as_tensor())?.mul(&towards)?.sum_all()?;
+        let dense = loss.backward()?.get(&x).expect("x is a variable").clone();
+
+        let weights = common::weights(&layer)?.abs()?;
+        let magnitude = towards.abs()?.matmul(&weights)?;
+        let bound = (magnitude * common::rounding(70))?;
+        common::assert_within(&ours, &dense, &bound)?;
+        let norm = dense.sqr()?.sum_all()?.to_scalar::<f32>()?;
+        assert!(norm > 1.0, "a gradient of nothing shows nothing: {norm}");
+
+        // int8 activations count as an estimator that lets gradients through,
+        // and a shared input as the input itself.
+        let layer = layer.with_activations(ActivationMode::Int8);
+        let shared = PreparedInput::for_layer(x.as_tensor(), &layer)?;
+        for y in [
+            layer.forward(x.as_tensor())?,
+            layer.forward_prepared(&shared)?,
+        ] {
+            let loss = y.mul(&towards)?.sum_all()?;
+            let through = loss.backward()?.get(&x).expect("x is a variable").clone();
+            assert_eq!(common::bits(&through)?, common::bits(&ours)?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
+    let layer = layer(8, 16, Granularity::PerRow, false)?;
+    let f32s = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    let nan = Tensor::full(f32::NAN, (1, 16), &Device::Cpu)?;
+    let grouped = PreparedInput::new(
+        &f32s(&[1, 16])?,
+        ActivationMode::Int8,
+        Some(GroupSize::G64),
+        Parallelism::Serial,
+    )?;
+    let float = PreparedInput::new(
+        &f32s(&[1, 16])?,
+        ActivationMode::F32,
+        None,
+        Parallelism::Serial,
+    )?;
+    let cases = [
+        (
+            layer.forward(&f32s(&[2, 17])?),
+            "expected: [2, 16], got: [2, 17]",
+        ),
+        (
+            layer.forward(&f32s(&[])?),
+            "unexpected rank, expected: 1, got: 0",
+        ),
+        (
+            layer.forward(&f32s(&[2, 16])?.to_dtype(DType::F64)?),
+            "f16 or bf16, expected: F32, got: F64",
+        ),
+        (
+            layer.forward(&f32s(&[2, 16])?.to_dtype(DType::U8)?),
+            "got: U8",
+        ),
+        (layer.forward(&nan), "activation 0 of token 0 is NaN"),
+        (
+            layer.forward_prepared(&grouped),
+            "groups of Some(G64), the matrix has None",
+        ),
+        (
+            layer.forward_prepared(&float),
+            "prepared for F32 activations, the layer takes Int8",
+        ),
+        (
+            forward_many([&layer], &f32s(&[3])?).map(|[y]| y),
+            "expected: [16], got: [3]",
+        ),
+    ];
+    for (i, (result, message)) in cases.into_iter().enumerate() {
+        let error = result.expect_err(message).to_string();
+        assert!(error.contains(message), "case {i}: {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_tokens_and_no_features_are_products_too() -> Result<()> {
+    let layer = layer(8, 16, Granularity::PerRow, true)?;
+    let y = layer.forward(&Tensor::zeros((0, 16), DType::BF16, &Device::Cpu)?)?;
+    assert_eq!((y.dims(), y.dtype()), (&[0, 8][..], DType::BF16));
+    assert!(y.flatten_all()?.to_vec1::<bf16>()?.is_empty());
+    let matrix = TernaryMatrix::from_trits(&[], 2, 0, Scales::per_tensor(1.0)).unwrap();
+    let layer = BitLinear::new(&matrix, Some(vec![1.0, 2.0]))?;
+    let y = layer.forward(&Tensor::zeros((3, 0), DType::F32, &Device::Cpu)?)?;
+    assert_eq!(y.to_vec2::<f32>()?, [[1.0, 2.0]; 3]);
+    Ok(())
+}
