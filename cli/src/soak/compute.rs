@@ -37,7 +37,7 @@ impl Case {
     }
 
     fn layer(&self, backend: Backend) -> Result<Linear> {
-        let panels = Panels::pack_with(backend, self.threads, &self.matrix);
+        let panels = Panels::pack_with(backend, self.threads, &self.matrix)?;
         let scales = self.matrix.scales().clone();
         let layer = Linear::from_parts(panels, scales, self.bias.clone())?;
         match self.path {
