@@ -164,7 +164,11 @@ impl From<CoreFileError> for Error {
         match error {
             // With an errno, Python picks the subclass: FileNotFoundError and so on.
             CoreFileError::Io { path, source } => Self(match source.raw_os_error() {
-                Some(code) => PyOSError::new_err((code, source.to_string(), path)),
+                Some(code) => {
+                    let text = source.to_string();
+                    let text = text.trim_end_matches(&format!(" (os error {code})"));
+                    PyOSError::new_err((code, text.to_owned(), path.into_os_string()))
+                }
                 None => PyOSError::new_err(format!("{}: {source}", path.display())),
             }),
             CoreFileError::Matrix(error) => error.into(),
