@@ -39,8 +39,14 @@ impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
         let (x, group) = (Input::<T>::new("x", "[N, K] or [K]", self.x)?, self.group);
         let view = x.view()?;
-        let core = run(py, x.rows().saturating_mul(x.cols()), |ws| Core::quantize(view, group, ws))??;
-        Ok(PreparedActivations { core, path: Path::Int8, vector: x.is_vector() })
+        let core = run(py, x.rows().saturating_mul(x.cols()), |ws| {
+            Core::quantize(view, group, ws)
+        })??;
+        Ok(PreparedActivations {
+            core,
+            path: Path::Int8,
+            vector: x.is_vector(),
+        })
     }
 }
 
@@ -62,7 +68,11 @@ impl PreparedActivations {
                 let view = x.view()?;
                 let size = x.rows().saturating_mul(x.cols());
                 let core = run(py, size, |ws| Core::float(view, group, ws))??;
-                Ok(Self { core, path: Path::F32, vector: x.is_vector() })
+                Ok(Self {
+                    core,
+                    path: Path::F32,
+                    vector: x.is_vector(),
+                })
             }
         }
     }
@@ -97,7 +107,11 @@ impl PreparedActivations {
         let view = x.view()?;
         let size = x.rows().saturating_mul(x.cols());
         let core = run(py, size, |ws| Core::int8(view, scales, group, ws))??;
-        Ok(Self { core, path: Path::Int8, vector: x.is_vector() })
+        Ok(Self {
+            core,
+            path: Path::Int8,
+            vector: x.is_vector(),
+        })
     }
 
     /// (N, K).

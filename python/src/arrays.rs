@@ -48,7 +48,13 @@ pub fn describe(object: &Bound<'_, PyAny>) -> String {
 fn dtype_name(array: &Bound<'_, PyUntypedArray>) -> String {
     let dtype = array.dtype();
     match dtype.getattr("name").and_then(|name| name.extract()) {
-        Ok(name) if dtype.getattr("isnative").is_ok_and(|n| n.is_truthy().unwrap_or(true)) => name,
+        Ok(name)
+            if dtype
+                .getattr("isnative")
+                .is_ok_and(|n| n.is_truthy().unwrap_or(true)) =>
+        {
+            name
+        }
         _ => dtype.to_string(),
     }
 }
@@ -98,7 +104,10 @@ impl<'py, T: Named> Layout<'py, T> {
             [cols] => (1, cols, true),
             _ => {
                 let got = describe(array);
-                return Err(Error::shape(format!("{name}: expected {} {shape}, got {got}", T::NAME)));
+                return Err(Error::shape(format!(
+                    "{name}: expected {} {shape}, got {got}",
+                    T::NAME
+                )));
             }
         };
         let whole = |array: &Bound<'py, PyArrayDyn<T>>| {
@@ -106,7 +115,14 @@ impl<'py, T: Named> Layout<'py, T> {
         };
         if array.is_c_contiguous() && array.is_aligned() {
             let (array, start, stride) = (array.clone(), 0, cols);
-            return Ok(Self { array, start, rows, cols, stride, vector });
+            return Ok(Self {
+                array,
+                start,
+                rows,
+                cols,
+                stride,
+                vector,
+            });
         }
         let strided = || {
             let size = isize::try_from(size_of::<T>()).ok()?;
@@ -117,13 +133,24 @@ impl<'py, T: Named> Layout<'py, T> {
                 return None;
             }
             let stride = usize::try_from(row / size).ok().filter(|&s| s >= cols)?;
-            let base = array.getattr("base").ok()?.cast_into::<PyArrayDyn<T>>().ok()?;
+            let base = array
+                .getattr("base")
+                .ok()?
+                .cast_into::<PyArrayDyn<T>>()
+                .ok()?;
             let offset = (array.data().addr()).checked_sub(base.data().addr())?;
             let fits = whole(&base) && offset % size_of::<T>() == 0;
             fits.then_some((base, offset / size_of::<T>(), stride))
         };
         match strided() {
-            Some((array, start, stride)) => Ok(Self { array, start, rows, cols, stride, vector }),
+            Some((array, start, stride)) => Ok(Self {
+                array,
+                start,
+                rows,
+                cols,
+                stride,
+                vector,
+            }),
             None => Err(Error::shape(format!(
                 "{name}: strides {:?} for {}; expected C order, or contiguous rows a stride apart in an \
                  array's memory (numpy.ascontiguousarray copies it)",
@@ -170,10 +197,25 @@ pub struct Input<'py, T: Element> {
 impl<'py, T: Named> Input<'py, T> {
     /// A matrix, or a vector as a matrix of one row.
     pub fn new(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
-        let Layout { array, start, rows, cols, stride, vector } =
-            Layout::of(name, shape, typed::<T>(name, shape, object)?)?;
-        let borrow = array.try_into_readonly().map_err(|e| borrow_error(name, e))?;
-        Ok(Self { borrow, start, rows, cols, stride, vector })
+        let Layout {
+            array,
+            start,
+            rows,
+            cols,
+            stride,
+            vector,
+        } = Layout::of(name, shape, typed::<T>(name, shape, object)?)?;
+        let borrow = array
+            .try_into_readonly()
+            .map_err(|e| borrow_error(name, e))?;
+        Ok(Self {
+            borrow,
+            start,
+            rows,
+            cols,
+            stride,
+            vector,
+        })
     }
 
     /// A matrix without gaps between its rows.
@@ -206,7 +248,11 @@ impl<'py, T: Named> Input<'py, T> {
 
     /// The addresses from the first element to the end of the last.
     fn addresses(&self) -> Range<usize> {
-        extent(&self.borrow, self.start, [self.rows, self.cols, self.stride])
+        extent(
+            &self.borrow,
+            self.start,
+            [self.rows, self.cols, self.stride],
+        )
     }
 
     /// The elements from the first on, row-major with the stride.
@@ -217,7 +263,12 @@ impl<'py, T: Named> Input<'py, T> {
 
     /// The library's view.
     pub fn view(&self) -> Result<MatRef<'_, T>, Error> {
-        Ok(MatRef::with_stride(self.elements()?, self.rows, self.cols, self.stride)?)
+        Ok(MatRef::with_stride(
+            self.elements()?,
+            self.rows,
+            self.cols,
+            self.stride,
+        )?)
     }
 
     /// The elements of a [`dense`](Self::dense) matrix.
@@ -258,14 +309,31 @@ impl<'py, T: Named> Output<'py, T> {
         let array = typed::<T>("out", &shape, &object)?;
         if array.shape() != dims {
             let got = describe(array);
-            return Err(Error::shape(format!("out: expected {} {shape}, got {got}", T::NAME)));
+            return Err(Error::shape(format!(
+                "out: expected {} {shape}, got {got}",
+                T::NAME
+            )));
         }
         if !array.getattr("flags")?.getattr("writeable")?.is_truthy()? {
             return Err(borrow_error("out", BorrowError::NotWriteable));
         }
-        let Layout { array, start, stride, .. } = Layout::of("out", &shape, array)?;
-        let borrow = array.try_into_readwrite().map_err(|e| borrow_error("out", e))?;
-        Ok(Self { object, borrow, start, rows, cols, stride })
+        let Layout {
+            array,
+            start,
+            stride,
+            ..
+        } = Layout::of("out", &shape, array)?;
+        let borrow = array
+            .try_into_readwrite()
+            .map_err(|e| borrow_error("out", e))?;
+        Ok(Self {
+            object,
+            borrow,
+            start,
+            rows,
+            cols,
+            stride,
+        })
     }
 
     /// The caller's array or a new one, without gaps between its rows.
@@ -289,15 +357,28 @@ impl<'py, T: Named> Output<'py, T> {
     pub fn fresh(py: Python<'py>, dims: &[usize]) -> Result<Self, Error> {
         let array = PyArrayDyn::<T>::zeros(py, dims, false);
         let object = array.clone().into_any();
-        let borrow = array.try_into_readwrite().map_err(|e| borrow_error("out", e))?;
+        let borrow = array
+            .try_into_readwrite()
+            .map_err(|e| borrow_error("out", e))?;
         let (start, rows, cols) = (0, 1, dims.iter().product());
-        Ok(Self { object, borrow, start, rows, cols, stride: cols })
+        Ok(Self {
+            object,
+            borrow,
+            start,
+            rows,
+            cols,
+            stride: cols,
+        })
     }
 
     /// Checks that no element is the input's as well. The borrow checks know
     /// arrays that share an owner; this knows addresses, whoever owns them.
     pub fn check_apart<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
-        let ours = extent(&self.borrow, self.start, [self.rows, self.cols, self.stride]);
+        let ours = extent(
+            &self.borrow,
+            self.start,
+            [self.rows, self.cols, self.stride],
+        );
         let theirs = input.addresses();
         if ours.start < theirs.end && theirs.start < ours.end {
             return Err(Error::overlap(format!("out: shares memory with {name}")));
@@ -309,7 +390,12 @@ impl<'py, T: Named> Output<'py, T> {
     pub fn view(&mut self) -> Result<MatMut<'_, T>, Error> {
         let all = self.borrow.as_slice_mut().map_err(PyErr::from)?;
         let elements = all.get_mut(self.start..).unwrap_or_default();
-        Ok(MatMut::with_stride(elements, self.rows, self.cols, self.stride)?)
+        Ok(MatMut::with_stride(
+            elements,
+            self.rows,
+            self.cols,
+            self.stride,
+        )?)
     }
 
     /// The elements of an array without gaps.

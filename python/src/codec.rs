@@ -28,7 +28,9 @@ pub fn pack<'py>(
     let mut packed = Output::<u8>::dense(py, out, [rows, codec::row_bytes(cols)])?;
     packed.check_apart("trits", &trits)?;
     let (from, to) = (trits.slice()?, packed.slice_mut()?);
-    run(py, from.len(), |_| codec::encode(from, rows, cols, to, mode(strict)))??;
+    run(py, from.len(), |_| {
+        codec::encode(from, rows, cols, to, mode(strict))
+    })??;
     Ok(packed.into_object())
 }
 
@@ -51,7 +53,9 @@ pub fn unpack<'py>(
     let mut trits = Output::<i8>::dense(py, out, [rows, k])?;
     trits.check_apart("packed", &packed)?;
     let (from, to) = (packed.slice()?, trits.slice_mut()?);
-    run(py, to.len(), |_| codec::decode(from, rows, k, to, mode(strict)))??;
+    run(py, to.len(), |_| {
+        codec::decode(from, rows, k, to, mode(strict))
+    })??;
     Ok(trits.into_object())
 }
 

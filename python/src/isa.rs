@@ -35,7 +35,10 @@ pub fn pin(isa: Option<&str>) -> Result<(), Error> {
 #[pyfunction]
 pub fn kernels() -> Result<BTreeMap<&'static str, &'static str>, Error> {
     let kernels = Backend::active()?.kernels();
-    Ok(kernels.iter().map(|kernel| (kernel.operation, kernel.name)).collect())
+    Ok(kernels
+        .iter()
+        .map(|kernel| (kernel.operation, kernel.name))
+        .collect())
 }
 
 /// The CPU features that kernels ask for, and whether this CPU has each.

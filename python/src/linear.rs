@@ -100,13 +100,20 @@ impl Linear {
 
     fn __repr__(&self) -> String {
         let (k, m) = (self.core.in_features(), self.core.out_features());
-        let bias = if self.core.bias().is_some() { "True" } else { "False" };
+        let bias = if self.core.bias().is_some() {
+            "True"
+        } else {
+            "False"
+        };
         format!("tritgemm.Linear(in_features={k}, out_features={m}, bias={bias})")
     }
 
     fn __reduce__<'py>(
         slf: &Bound<'py, Self>,
     ) -> Result<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,)), Error> {
-        packed::reduce(slf.get_type(), packed::file_bytes(slf.py(), &slf.get().core)?)
+        packed::reduce(
+            slf.get_type(),
+            packed::file_bytes(slf.py(), &slf.get().core)?,
+        )
     }
 }

@@ -26,25 +26,39 @@ pub struct Packed {
 }
 
 /// Scales from a number, or an array [1], [M] or, with a group, [M, G].
-fn scales(object: Option<&Bound<'_, PyAny>>, group: Option<usize>, rows: usize) -> Result<Scales, Error> {
+fn scales(
+    object: Option<&Bound<'_, PyAny>>,
+    group: Option<usize>,
+    rows: usize,
+) -> Result<Scales, Error> {
     let group = group.map(group_size).transpose()?;
     let Some(object) = object else {
         return match group {
             None => Ok(Scales::per_tensor(1.0)),
-            Some(_) => Err(Error::shape("scales: expected float32 [M, G] for a group, got None".into())),
+            Some(_) => Err(Error::shape(
+                "scales: expected float32 [M, G] for a group, got None".into(),
+            )),
         };
     };
-    if group.is_none() && let Ok(scale) = object.extract::<f32>() {
+    if group.is_none()
+        && let Ok(scale) = object.extract::<f32>()
+    {
         return Ok(Scales::per_tensor(scale));
     }
-    let shape = if group.is_some() { "[M, G]" } else { "[1] or [M]" };
+    let shape = if group.is_some() {
+        "[M, G]"
+    } else {
+        "[1] or [M]"
+    };
     let array = Input::<f32>::new("scales", shape, object)?;
     let dense = array.is_vector() != group.is_some();
     let values = match array.slice() {
         Ok(values) if dense => values.to_vec(),
         _ => {
             let got = describe(object);
-            return Err(Error::shape(format!("scales: expected C-contiguous float32 {shape}, got {got}")));
+            return Err(Error::shape(format!(
+                "scales: expected C-contiguous float32 {shape}, got {got}"
+            )));
         }
     };
     match group {
@@ -179,7 +193,14 @@ impl Packed {
             // Both are as long as the weights vouch for.
             let mut trits = vec![0; values.len()];
             let mut scales = vec![0.0; scales_shape(granularity, [rows, cols]).iter().product()];
-            ternarize_slice(values, [rows, cols], granularity, sparse, &mut trits, &mut scales)?;
+            ternarize_slice(
+                values,
+                [rows, cols],
+                granularity,
+                sparse,
+                &mut trits,
+                &mut scales,
+            )?;
             let scales = match granularity {
                 Granularity::PerTensor => Scales::per_tensor(scales[0]),
                 Granularity::PerRow => Scales::per_row(scales),
@@ -311,7 +332,9 @@ impl Packed {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let (rows, cols) = self.shape();
         let granularity = self.granularity(py)?.repr()?;
-        Ok(format!("tritgemm.Packed(shape=({rows}, {cols}), granularity={granularity})"))
+        Ok(format!(
+            "tritgemm.Packed(shape=({rows}, {cols}), granularity={granularity})"
+        ))
     }
 
     fn __reduce__<'py>(
@@ -336,7 +359,9 @@ pub fn bias(object: &Bound<'_, PyAny>) -> Result<Vec<f32>, Error> {
         Ok(values) if array.is_vector() => Ok(values.to_vec()),
         _ => {
             let got = describe(object);
-            Err(Error::shape(format!("bias: expected float32 [M], got {got}")))
+            Err(Error::shape(format!(
+                "bias: expected float32 [M], got {got}"
+            )))
         }
     }
 }
@@ -346,6 +371,11 @@ pub fn bias_array<'py>(py: Python<'py>, core: &Core) -> Option<Bound<'py, PyAny>
     let bias = core.bias()?;
     let array = PyArrayDyn::<f32>::zeros(py, vec![bias.len()], false);
     debug_assert_eq!(array.len(), bias.len());
-    array.try_readwrite().ok()?.as_slice_mut().ok()?.copy_from_slice(bias);
+    array
+        .try_readwrite()
+        .ok()?
+        .as_slice_mut()
+        .ok()?
+        .copy_from_slice(bias);
     Some(array.into_any())
 }

@@ -68,9 +68,14 @@ pub fn gemm_i8<'py>(
     if let Ok(x) = x.cast::<PreparedActivations>() {
         let x = x.get();
         check_width(x.core.cols(), panels)?;
-        return into_array(py, out, panels, x.rows(), |_| Ok(()), |y, ws| {
-            panels.gemm_i8_prepared(&x.core, y, ws)
-        });
+        return into_array(
+            py,
+            out,
+            panels,
+            x.rows(),
+            |_| Ok(()),
+            |y, ws| panels.gemm_i8_prepared(&x.core, y, ws),
+        );
     }
     of_array::<i8, i32>(py, x, out, panels, |x, y, ws| panels.gemm_i8(x, y, ws))
 }
@@ -96,9 +101,14 @@ pub fn forward<'py>(
             )));
         }
         check_width(x.core.cols(), panels)?;
-        return into_array(py, out, panels, x.rows(), |_| Ok(()), |y, ws| {
-            core.forward_prepared(&x.core, y, ws)
-        });
+        return into_array(
+            py,
+            out,
+            panels,
+            x.rows(),
+            |_| Ok(()),
+            |y, ws| core.forward_prepared(&x.core, y, ws),
+        );
     }
     match path {
         None | Some(Path::F32) => {
@@ -177,12 +187,16 @@ pub fn linear<'py>(
     if let Ok(layer) = weights.cast::<Linear>() {
         return match bias {
             None => forward(py, &layer.get().core, x, activations, out),
-            Some(_) => Err(Error::other("bias: the Linear given as `weights` has its own")),
+            Some(_) => Err(Error::other(
+                "bias: the Linear given as `weights` has its own",
+            )),
         };
     }
     let Ok(weights) = weights.cast::<Packed>() else {
         let got = crate::arrays::describe(weights);
-        return Err(Error::wrong_type(format!("weights: expected Packed or Linear, got {got}")));
+        return Err(Error::wrong_type(format!(
+            "weights: expected Packed or Linear, got {got}"
+        )));
     };
     let core = &weights.get().core;
     match bias {

@@ -14,6 +14,33 @@ _Path: TypeAlias = Literal["f32", "int8"]
 _Isa: TypeAlias = Literal["scalar", "avx2", "avx512", "neon"]
 _Scales: TypeAlias = float | NDArray[np.float32]
 
+__all__ = [
+    "EncodingError",
+    "IsaError",
+    "Linear",
+    "OverlapError",
+    "Packed",
+    "PanelFileError",
+    "PreparedActivations",
+    "QuantizationError",
+    "ShapeError",
+    "TritgemmError",
+    "__version__",
+    "available",
+    "cpu_features",
+    "gemm_i8",
+    "get_num_threads",
+    "isa",
+    "kernels",
+    "linear",
+    "pack",
+    "pin",
+    "quantize_activations",
+    "set_num_threads",
+    "ternarize",
+    "unpack",
+]
+
 __version__: str
 
 class TritgemmError(ValueError): ...

@@ -17,12 +17,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import _tritgemm as native
 
 __all__ = ["BitLinear", "replace_linear"]
 
 Activations = Literal["f32", "int8"]
+
+
+# Steps of fused optimizers so far: their kernels change parameters without
+# counting the parameters' versions up.
+_fused_steps = 0
+
+
+def _count_fused_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+    global _fused_steps
+    if any(group.get("fused") for group in optimizer.param_groups):
+        _fused_steps += 1
+
+
+register_optimizer_step_post_hook(_count_fused_step)
 
 
 def _array(tensor: Tensor) -> Any:
@@ -138,7 +153,8 @@ class BitLinear(nn.Module):
             no gradient is asked for (W1.58A8). With gradients, and with
             ``"f32"``, they are float32.
 
-    A change is seen by the weight's version counter, memory, dtype and shape.
+    A change is seen by the weight's version counter, memory, dtype and shape,
+    and by the steps of fused optimizers, which the counter does not see.
     Two kinds of change leave no trace there: writing through ``weight.data`` or
     a numpy array that shares its memory, and another process writing to shared
     memory. Call :meth:`invalidate_packed` after those.
@@ -200,7 +216,8 @@ class BitLinear(nn.Module):
             activations=activations,
         )
         layer.weight = linear.weight
-        layer.bias = linear.bias
+        # torch's own types leave out that a bias is a parameter.
+        layer.bias = linear.bias  # type: ignore[assignment,unused-ignore]
         return layer.train(linear.training)
 
     def reset_parameters(self) -> None:
@@ -210,6 +227,7 @@ class BitLinear(nn.Module):
             bound = 1 / math.sqrt(self.in_features) if self.in_features > 0 else 0
             nn.init.uniform_(self.bias, -bound, bound)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in_features] to [..., out_features]."""
         self._check(x)
@@ -278,8 +296,9 @@ class BitLinear(nn.Module):
         weight = self.weight
         counted = not weight.is_inference()
         version = weight._version if counted else None
-        shape = tuple(weight.shape)
-        return counted, version, weight.data_ptr(), weight.dtype, shape, self.nm_2_4
+        fused = _fused_steps if weight.requires_grad else 0
+        memory = (weight.data_ptr(), weight.dtype, tuple(weight.shape))
+        return counted, version, fused, memory, self.nm_2_4
 
     def _packed_now(self, *, explicit: bool) -> _Ternary:
         key, ternary = self._key(), self._ternary
