@@ -215,9 +215,9 @@ class BitLinear(nn.Module):
             device="meta",
             activations=activations,
         )
-        layer.weight = linear.weight
-        # torch's own types leave out that a bias is a parameter.
-        layer.bias = linear.bias  # type: ignore[assignment,unused-ignore]
+        # torch's own types call it a tensor.
+        layer.weight = linear.weight  # type: ignore[assignment,unused-ignore]
+        layer.bias = linear.bias
         return layer.train(linear.training)
 
     def reset_parameters(self) -> None:
