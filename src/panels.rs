@@ -186,8 +186,8 @@ impl Panels {
     pub fn pack_transposed(matrix: &TernaryMatrix) -> Result<Self, MatrixError> {
         let (rows, cols) = (matrix.cols(), matrix.rows());
         check_cols(cols)?;
-        let len = panel_bytes(rows, cols)
-            .ok_or(crate::codec::CodecError::TooLarge { rows, cols })?;
+        let len =
+            panel_bytes(rows, cols).ok_or(crate::codec::CodecError::TooLarge { rows, cols })?;
         let row_bytes = matrix.cols().div_ceil(4);
         let mut bytes = lines();
         bytes.resize(len, 0);
