@@ -7,6 +7,8 @@ use crate::isa::Backend;
 use crate::kernels::call::{self, PanelView};
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
 use crate::kernels::tiles::TileGrid;
+#[cfg(feature = "train")]
+use crate::kernels::vector::transpose::transposed_panel;
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
 use crate::memory::{OutOfMemory, zeroed_lines};
 use crate::threads::Threads;
@@ -188,6 +190,38 @@ impl Panels {
         let backend = Backend::active().map_err(CodecError::from)?;
         let panels = Self::pack_bytes(backend, Threads::Rayon, packed, rows, cols)?;
         Ok(panels)
+    }
+
+    /// Lays out the transposed matrix `[cols, rows]`, without scales: a product
+    /// with it takes the gradient of the outputs, once it is multiplied by the
+    /// scales of the rows, back to the inputs. Inside the caller's rayon pool if
+    /// it is in one.
+    ///
+    /// ```
+    /// use tritgemm::{Panels, Scales, TernaryMatrix};
+    /// let w = TernaryMatrix::from_trits(&[1, 0, -1, 0, 1, 1], 2, 3, Scales::per_tensor(1.0))?;
+    /// let transposed = Panels::pack_transposed(&w)?;
+    /// assert_eq!((transposed.rows(), transposed.cols()), (3, 2));
+    /// assert_eq!(transposed.to_packed(), [0b01_00_00_00, 0b00_01_00_00, 0b10_01_00_00]);
+    /// # Ok::<(), tritgemm::MatrixError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the matrix has more rows than a row may have columns
+    /// ([`MAX_COLS`](crate::MAX_COLS)), or the panels do not fit the address
+    /// space or memory.
+    #[cfg(feature = "train")]
+    pub fn pack_transposed(matrix: &TernaryMatrix) -> Result<Self, MatrixError> {
+        let (rows, cols) = (matrix.cols(), matrix.rows());
+        check_cols(cols)?;
+        let len =
+            panel_bytes(rows, cols).ok_or(crate::codec::CodecError::TooLarge { rows, cols })?;
+        let row_bytes = matrix.cols().div_ceil(4);
+        let mut bytes = crate::memory::zeroed_lines(len)?;
+        crate::parallel::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
+            transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
+        });
+        Ok(Self::from_parts(bytes.into(), 0, rows, cols))
     }
 
     fn pack_bytes(

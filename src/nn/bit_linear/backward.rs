@@ -3,14 +3,12 @@
 use super::{BitLinear, BitLinearError};
 use crate::isa::Backend;
 use crate::kernels::call::decode_row_i8;
-use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::dense;
 use crate::kernels::vector::training;
-use crate::kernels::vector::transpose::transposed_panel;
 use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::memory;
-use crate::panels::{Panels, depth, panel_bytes};
+use crate::panels::Panels;
 use crate::parallel::{all_rows, each_row_mut};
 use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
@@ -179,14 +177,7 @@ impl BitLinear {
 /// The transposed matrix as a layer, its scales all 1: alpha has gone into the
 /// gradient.
 fn transposed(matrix: &TernaryMatrix) -> Result<Linear, BitLinearError> {
-    let (rows, cols) = (matrix.cols(), matrix.rows());
-    let len = panel_bytes(rows, cols).ok_or(QuantError::TooLarge { rows, cols })?;
-    let row_bytes = matrix.cols().div_ceil(4);
-    let mut panels = memory::zeroed_lines(len)?;
-    each_row_mut(&mut panels, depth(cols) * PANEL_ROWS, |p, panel| {
-        transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
-    });
-    let panels = Panels::from_parts(panels.into(), 0, rows, cols);
+    let panels = Panels::pack_transposed(matrix)?;
     Ok(Linear::from_parts(panels, Scales::per_tensor(1.0), None)?)
 }
 

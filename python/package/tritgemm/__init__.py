@@ -1,0 +1,83 @@
+"""Ternary neural networks on CPUs: 2-bit packed weights, products by additions
+and subtractions only, the same bits on every instruction set.
+
+Arrays are numpy's, used where they are: never copied, never converted. What
+does not fit raises a TypeError or a subclass of TritgemmError (a ValueError)
+that says what was expected. Every call on large data releases the GIL; until it
+returns, no other thread may write to its arrays.
+
+With torch installed, ``tritgemm.BitLinear`` and ``tritgemm.replace_linear`` are
+those of :mod:`tritgemm.torch`, which is imported when one is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._tritgemm import (
+    EncodingError,
+    IsaError,
+    Linear,
+    OverlapError,
+    Packed,
+    PanelFileError,
+    PreparedActivations,
+    QuantizationError,
+    ShapeError,
+    TritgemmError,
+    __version__,
+    available,
+    cpu_features,
+    gemm_i8,
+    get_num_threads,
+    isa,
+    kernels,
+    linear,
+    pack,
+    pin,
+    quantize_activations,
+    set_num_threads,
+    ternarize,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from .torch import BitLinear, replace_linear
+
+__all__ = [
+    "BitLinear",
+    "EncodingError",
+    "IsaError",
+    "Linear",
+    "OverlapError",
+    "Packed",
+    "PanelFileError",
+    "PreparedActivations",
+    "QuantizationError",
+    "ShapeError",
+    "TritgemmError",
+    "__version__",
+    "available",
+    "cpu_features",
+    "gemm_i8",
+    "get_num_threads",
+    "isa",
+    "kernels",
+    "linear",
+    "pack",
+    "pin",
+    "quantize_activations",
+    "replace_linear",
+    "set_num_threads",
+    "ternarize",
+    "unpack",
+]
+
+_FROM_TORCH = ("BitLinear", "replace_linear")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_TORCH:
+        return getattr(import_module(".torch", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

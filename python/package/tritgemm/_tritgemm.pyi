@@ -1,0 +1,186 @@
+"""Types of the compiled module. Shapes: M outputs, K inputs, N tokens."""
+
+from os import PathLike
+from typing import Any, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What numpy cannot name: bfloat16 arrays, of ml_dtypes, for the int8 path.
+_Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[Any]
+_Granularity: TypeAlias = Literal["tensor", "row", 64, 128, 256]
+_Group: TypeAlias = Literal[64, 128, 256]
+_Path: TypeAlias = Literal["f32", "int8"]
+_Isa: TypeAlias = Literal["scalar", "avx2", "avx512", "neon"]
+_Scales: TypeAlias = float | NDArray[np.float32]
+
+__all__ = [
+    "EncodingError",
+    "IsaError",
+    "Linear",
+    "OverlapError",
+    "Packed",
+    "PanelFileError",
+    "PreparedActivations",
+    "QuantizationError",
+    "ShapeError",
+    "TritgemmError",
+    "__version__",
+    "available",
+    "cpu_features",
+    "gemm_i8",
+    "get_num_threads",
+    "isa",
+    "kernels",
+    "linear",
+    "pack",
+    "pin",
+    "quantize_activations",
+    "set_num_threads",
+    "ternarize",
+    "unpack",
+]
+
+__version__: str
+
+class TritgemmError(ValueError): ...
+class ShapeError(TritgemmError): ...
+class EncodingError(TritgemmError): ...
+class QuantizationError(TritgemmError): ...
+class IsaError(TritgemmError): ...
+class PanelFileError(TritgemmError): ...
+class OverlapError(TritgemmError): ...
+
+def pack(
+    trits: NDArray[np.int8], *, strict: bool = True, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]: ...
+def unpack(
+    packed: NDArray[np.uint8],
+    k: int,
+    *,
+    strict: bool = True,
+    out: NDArray[np.int8] | None = None,
+) -> NDArray[np.int8]: ...
+def ternarize(
+    weights: NDArray[np.float32],
+    granularity: _Granularity = "row",
+    *,
+    sparsity: Literal["2:4"] | None = None,
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+def quantize_activations(x: _Float) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+def gemm_i8(
+    weights: Packed | Linear | NDArray[np.uint8],
+    x: NDArray[np.int8] | PreparedActivations,
+    out: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]: ...
+def linear(
+    x: _Float | PreparedActivations,
+    weights: Packed | Linear,
+    bias: NDArray[np.float32] | None = None,
+    activations: _Path | None = None,
+    *,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]: ...
+def isa() -> _Isa: ...
+def available() -> list[_Isa]: ...
+def pin(isa: _Isa | None) -> None: ...
+def kernels() -> dict[str, str]: ...
+def cpu_features() -> dict[str, bool]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+
+@final
+class Packed:
+    @staticmethod
+    def from_packed(
+        packed: NDArray[np.uint8],
+        k: int,
+        scales: _Scales | None = None,
+        *,
+        group: _Group | None = None,
+    ) -> Packed: ...
+    @staticmethod
+    def from_trits(
+        trits: NDArray[np.int8],
+        scales: _Scales | None = None,
+        *,
+        group: _Group | None = None,
+    ) -> Packed: ...
+    @staticmethod
+    def quantize(
+        weights: NDArray[np.float32],
+        granularity: _Granularity = "row",
+        *,
+        sparsity: Literal["2:4"] | None = None,
+    ) -> Packed: ...
+    @staticmethod
+    def load(
+        path: str | PathLike[str], *, mmap: bool = False, verify: bool = True
+    ) -> Packed: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> Packed: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+    def to_bytes(self) -> bytes: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def granularity(self) -> _Granularity: ...
+    @property
+    def scales(self) -> NDArray[np.float32]: ...
+    def to_packed(self) -> NDArray[np.uint8]: ...
+    def to_trits(self) -> NDArray[np.int8]: ...
+    def dequantize(self) -> NDArray[np.float32]: ...
+    def slice_rows(self, start: int, stop: int) -> Packed: ...
+    def transpose(self) -> Packed: ...
+    def gemm_i8(
+        self,
+        x: NDArray[np.int8] | PreparedActivations,
+        out: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.int32]: ...
+
+@final
+class Linear:
+    def __new__(cls, weights: Packed, bias: NDArray[np.float32] | None = None) -> Linear: ...
+    def __call__(
+        self,
+        x: _Float | PreparedActivations,
+        activations: _Path | None = None,
+        *,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]: ...
+    @staticmethod
+    def load(
+        path: str | PathLike[str], *, mmap: bool = False, verify: bool = True
+    ) -> Linear: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> Linear: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+    def to_bytes(self) -> bytes: ...
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def bias(self) -> NDArray[np.float32] | None: ...
+    @property
+    def weights(self) -> Packed: ...
+    def slice_rows(self, start: int, stop: int) -> Linear: ...
+
+@final
+class PreparedActivations:
+    def __new__(
+        cls, x: _Float, activations: _Path = "f32", *, group: _Group | None = None
+    ) -> PreparedActivations: ...
+    @staticmethod
+    def from_int8(
+        x: NDArray[np.int8],
+        token_scales: NDArray[np.float32] | None = None,
+        *,
+        group: _Group | None = None,
+    ) -> PreparedActivations: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def activations(self) -> _Path: ...

@@ -1,0 +1,416 @@
+//! numpy arrays as the library's matrix views, without copies.
+//!
+//! A matrix may be C-contiguous, or have rows that are contiguous and lie a
+//! larger stride apart, as `a[:, :k]` does. The second needs a slice over what
+//! lies between the rows as well: it is taken from the array that owns the
+//! memory (`a.base`), which is borrowed as a whole, so that numpy's borrow
+//! checks cover it and nothing here is unsafe. Everything else is an error:
+//! nothing is ever copied or converted.
+
+use crate::errors::Error;
+use numpy::{
+    BorrowError, Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+    PyUntypedArray, PyUntypedArrayMethods,
+};
+use pyo3::prelude::*;
+use std::ops::Range;
+use tritgemm::{MatMut, MatRef};
+
+/// A numpy element type with the name that errors give it.
+pub trait Named: Element {
+    /// As `numpy.dtype.name`.
+    const NAME: &'static str;
+}
+
+macro_rules! named {
+    ($($element:ty = $name:literal),*) => {$(
+        impl Named for $element {
+            const NAME: &'static str = $name;
+        }
+    )*};
+}
+
+named!(i8 = "int8", u8 = "uint8", i32 = "int32", f32 = "float32");
+named!(half::f16 = "float16", half::bf16 = "bfloat16");
+
+/// `float32 [2, 3]`, or the type of what is no array.
+pub fn describe(object: &Bound<'_, PyAny>) -> String {
+    match object.cast::<PyUntypedArray>() {
+        Ok(array) => format!("{} {:?}", dtype_name(array), array.shape()),
+        Err(_) => object
+            .get_type()
+            .fully_qualified_name()
+            .map_or_else(|_| "another type".to_owned(), |name| name.to_string()),
+    }
+}
+
+/// The name of an array's element type.
+fn dtype_name(array: &Bound<'_, PyUntypedArray>) -> String {
+    let dtype = array.dtype();
+    match dtype.getattr("name").and_then(|name| name.extract()) {
+        Ok(name)
+            if dtype
+                .getattr("isnative")
+                .is_ok_and(|n| n.is_truthy().unwrap_or(true)) =>
+        {
+            name
+        }
+        _ => dtype.to_string(),
+    }
+}
+
+/// Whether `object` is an array of elements of this name.
+pub fn has_dtype(object: &Bound<'_, PyAny>, name: &str) -> bool {
+    object
+        .cast::<PyUntypedArray>()
+        .is_ok_and(|array| dtype_name(array) == name)
+}
+
+/// `object` as an array of `T`, or a `TypeError` naming both types. `shape` is
+/// the shape it should have, in words.
+fn typed<'a, 'py, T: Named>(
+    name: &str,
+    shape: &str,
+    object: &'a Bound<'py, PyAny>,
+) -> Result<&'a Bound<'py, PyArrayDyn<T>>, Error> {
+    // By name first: asking for bfloat16 imports ml_dtypes.
+    has_dtype(object, T::NAME)
+        .then(|| object.cast::<PyArrayDyn<T>>().ok())
+        .flatten()
+        .ok_or_else(|| {
+            let got = describe(object);
+            Error::wrong_type(format!("{name}: expected {} {shape}, got {got}", T::NAME))
+        })
+}
+
+/// Where the elements of a matrix lie in an array's memory.
+struct Layout<'py, T: Element> {
+    /// The array to borrow: it owns the memory, or is the matrix itself.
+    array: Bound<'py, PyArrayDyn<T>>,
+    /// Its first element that belongs to the matrix.
+    start: usize,
+    rows: usize,
+    cols: usize,
+    /// Elements from a row to the next.
+    stride: usize,
+    /// Whether the array has one dimension: a single row.
+    vector: bool,
+}
+
+impl<'py, T: Named> Layout<'py, T> {
+    fn of(name: &str, shape: &str, array: &Bound<'py, PyArrayDyn<T>>) -> Result<Self, Error> {
+        let (rows, cols, vector) = match *array.shape() {
+            [rows, cols] => (rows, cols, false),
+            [cols] => (1, cols, true),
+            _ => {
+                let got = describe(array);
+                return Err(Error::shape(format!(
+                    "{name}: expected {} {shape}, got {got}",
+                    T::NAME
+                )));
+            }
+        };
+        let whole = |array: &Bound<'py, PyArrayDyn<T>>| {
+            (array.is_c_contiguous() || array.is_fortran_contiguous()) && array.is_aligned()
+        };
+        if array.is_c_contiguous() && array.is_aligned() {
+            let (array, start, stride) = (array.clone(), 0, cols);
+            return Ok(Self {
+                array,
+                start,
+                rows,
+                cols,
+                stride,
+                vector,
+            });
+        }
+        let strided = || {
+            let size = isize::try_from(size_of::<T>()).ok()?;
+            let [row, col] = *array.strides() else {
+                return None;
+            };
+            if (col != size && cols > 1) || row % size != 0 {
+                return None;
+            }
+            let stride = usize::try_from(row / size).ok().filter(|&s| s >= cols)?;
+            let base = array
+                .getattr("base")
+                .ok()?
+                .cast_into::<PyArrayDyn<T>>()
+                .ok()?;
+            let offset = (array.data().addr()).checked_sub(base.data().addr())?;
+            let fits = whole(&base) && offset % size_of::<T>() == 0;
+            fits.then_some((base, offset / size_of::<T>(), stride))
+        };
+        match strided() {
+            Some((array, start, stride)) => Ok(Self {
+                array,
+                start,
+                rows,
+                cols,
+                stride,
+                vector,
+            }),
+            None => Err(Error::shape(format!(
+                "{name}: strides {:?} for {}; expected C order, or contiguous rows a stride apart in an \
+                 array's memory (numpy.ascontiguousarray copies it)",
+                array.strides(),
+                describe(array),
+            ))),
+        }
+    }
+}
+
+/// Addresses of a matrix that starts at element `start` of an array.
+fn extent<'py, T: Element>(
+    array: &Bound<'py, PyArrayDyn<T>>,
+    start: usize,
+    [rows, cols, stride]: [usize; 3],
+) -> Range<usize> {
+    let elements = match rows.checked_sub(1) {
+        Some(last) if cols > 0 => last * stride + cols,
+        _ => 0,
+    };
+    let first = array.data().addr() + start * size_of::<T>();
+    first..first + elements * size_of::<T>()
+}
+
+fn borrow_error(name: &str, error: BorrowError) -> Error {
+    match error {
+        BorrowError::NotWriteable => Error::other(format!("{name}: the array is not writeable")),
+        _ => Error::overlap(format!(
+            "{name}: shares memory with another argument or with a call that is running"
+        )),
+    }
+}
+
+/// An input matrix, borrowed until dropped.
+pub struct Input<'py, T: Element> {
+    borrow: PyReadonlyArrayDyn<'py, T>,
+    start: usize,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    vector: bool,
+}
+
+impl<'py, T: Named> Input<'py, T> {
+    /// A matrix, or a vector as a matrix of one row.
+    pub fn new(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+        let Layout {
+            array,
+            start,
+            rows,
+            cols,
+            stride,
+            vector,
+        } = Layout::of(name, shape, typed::<T>(name, shape, object)?)?;
+        let borrow = array
+            .try_into_readonly()
+            .map_err(|e| borrow_error(name, e))?;
+        Ok(Self {
+            borrow,
+            start,
+            rows,
+            cols,
+            stride,
+            vector,
+        })
+    }
+
+    /// A matrix without gaps between its rows.
+    pub fn dense(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+        let input = Self::new(name, shape, object)?;
+        if input.vector || (input.stride != input.cols && input.rows > 1) {
+            let got = describe(object);
+            return Err(Error::shape(format!(
+                "{name}: expected C-contiguous {} {shape}, got {got}",
+                T::NAME
+            )));
+        }
+        Ok(input)
+    }
+
+    /// Rows, N or M.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, K.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether it came as a vector.
+    pub fn is_vector(&self) -> bool {
+        self.vector
+    }
+
+    /// The addresses from the first element to the end of the last.
+    fn addresses(&self) -> Range<usize> {
+        extent(
+            &self.borrow,
+            self.start,
+            [self.rows, self.cols, self.stride],
+        )
+    }
+
+    /// The elements from the first on, row-major with the stride.
+    fn elements(&self) -> Result<&[T], Error> {
+        let all = self.borrow.as_slice().map_err(PyErr::from)?;
+        Ok(all.get(self.start..).unwrap_or_default())
+    }
+
+    /// The library's view.
+    pub fn view(&self) -> Result<MatRef<'_, T>, Error> {
+        Ok(MatRef::with_stride(
+            self.elements()?,
+            self.rows,
+            self.cols,
+            self.stride,
+        )?)
+    }
+
+    /// The elements of a [`dense`](Self::dense) matrix.
+    pub fn slice(&self) -> Result<&[T], Error> {
+        let len = self.rows * self.cols;
+        let elements = self.elements()?;
+        elements
+            .get(..len)
+            .ok_or_else(|| Error::shape(format!("{} elements, expected {len}", elements.len())))
+    }
+}
+
+/// An output matrix, borrowed until dropped.
+pub struct Output<'py, T: Element> {
+    object: Bound<'py, PyAny>,
+    borrow: PyReadwriteArrayDyn<'py, T>,
+    start: usize,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'py, T: Named> Output<'py, T> {
+    /// The caller's array, or a new one: `[rows, cols]`, without the first
+    /// dimension for a `vector`.
+    pub fn new(
+        py: Python<'py>,
+        out: Option<&Bound<'py, PyAny>>,
+        [rows, cols]: [usize; 2],
+        vector: bool,
+    ) -> Result<Self, Error> {
+        let dims: &[usize] = if vector { &[cols] } else { &[rows, cols] };
+        let object = match out {
+            Some(out) => out.clone(),
+            None => PyArrayDyn::<T>::zeros(py, dims, false).into_any(),
+        };
+        let shape = format!("{dims:?}");
+        let array = typed::<T>("out", &shape, &object)?;
+        if array.shape() != dims {
+            let got = describe(array);
+            return Err(Error::shape(format!(
+                "out: expected {} {shape}, got {got}",
+                T::NAME
+            )));
+        }
+        if !array.getattr("flags")?.getattr("writeable")?.is_truthy()? {
+            return Err(borrow_error("out", BorrowError::NotWriteable));
+        }
+        let Layout {
+            array,
+            start,
+            stride,
+            ..
+        } = Layout::of("out", &shape, array)?;
+        let borrow = array
+            .try_into_readwrite()
+            .map_err(|e| borrow_error("out", e))?;
+        Ok(Self {
+            object,
+            borrow,
+            start,
+            rows,
+            cols,
+            stride,
+        })
+    }
+
+    /// The caller's array or a new one, without gaps between its rows.
+    pub fn dense(
+        py: Python<'py>,
+        out: Option<&Bound<'py, PyAny>>,
+        shape: [usize; 2],
+    ) -> Result<Self, Error> {
+        let output = Self::new(py, out, shape, false)?;
+        if output.stride != output.cols && output.rows > 1 {
+            let got = describe(&output.object);
+            return Err(Error::shape(format!(
+                "out: expected C-contiguous {} {shape:?}, got {got}",
+                T::NAME
+            )));
+        }
+        Ok(output)
+    }
+
+    /// A new array of any shape, as one row.
+    pub fn fresh(py: Python<'py>, dims: &[usize]) -> Result<Self, Error> {
+        let array = PyArrayDyn::<T>::zeros(py, dims, false);
+        let object = array.clone().into_any();
+        let borrow = array
+            .try_into_readwrite()
+            .map_err(|e| borrow_error("out", e))?;
+        let (start, rows, cols) = (0, 1, dims.iter().product());
+        Ok(Self {
+            object,
+            borrow,
+            start,
+            rows,
+            cols,
+            stride: cols,
+        })
+    }
+
+    /// Checks that no element is the input's as well. The borrow checks know
+    /// arrays that share an owner; this knows addresses, whoever owns them.
+    pub fn check_apart<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
+        let ours = extent(
+            &self.borrow,
+            self.start,
+            [self.rows, self.cols, self.stride],
+        );
+        let theirs = input.addresses();
+        if ours.start < theirs.end && theirs.start < ours.end {
+            return Err(Error::overlap(format!("out: shares memory with {name}")));
+        }
+        Ok(())
+    }
+
+    /// The library's view.
+    pub fn view(&mut self) -> Result<MatMut<'_, T>, Error> {
+        let all = self.borrow.as_slice_mut().map_err(PyErr::from)?;
+        let elements = all.get_mut(self.start..).unwrap_or_default();
+        Ok(MatMut::with_stride(
+            elements,
+            self.rows,
+            self.cols,
+            self.stride,
+        )?)
+    }
+
+    /// The elements of an array without gaps.
+    pub fn slice_mut(&mut self) -> Result<&mut [T], Error> {
+        let len = self.rows * self.cols;
+        let all = self.borrow.as_slice_mut().map_err(PyErr::from)?;
+        let elements = all.get_mut(self.start..).unwrap_or_default();
+        let got = elements.len();
+        elements
+            .get_mut(..len)
+            .ok_or_else(|| Error::shape(format!("out: {got} elements, expected {len}")))
+    }
+
+    /// The array.
+    pub fn into_object(self) -> Bound<'py, PyAny> {
+        self.object
+    }
+}

@@ -1,0 +1,178 @@
+//! The module's exceptions, and which of the library's errors becomes which.
+//!
+//! All of them are subclasses of `ValueError`. A wrong type is a `TypeError`,
+//! what the operating system says about a file an `OSError`.
+
+use pyo3::PyErr;
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use std::fmt::Display;
+use tritgemm::codec::CodecError;
+use tritgemm::nn::BitLinearError;
+use tritgemm::quant::QuantError;
+use tritgemm::{
+    GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError,
+    PrepareError, SliceError, ViewError,
+};
+
+/// `pyo3::create_exception!` with a docstring and a name in `tritgemm`.
+macro_rules! exceptions {
+    ($($name:ident: $base:ty = $doc:literal;)*) => {$(
+        pyo3::create_exception!(tritgemm, $name, $base, $doc);
+    )*};
+}
+
+exceptions! {
+    TritgemmError: PyValueError = "Base class of the module's exceptions.";
+    ShapeError: TritgemmError = "A shape, a length or strides that do not fit.";
+    EncodingError: TritgemmError =
+        "A value that is no trit, a code 11, or padding bits that are not zero.";
+    QuantizationError: TritgemmError =
+        "A weight, an activation or a scale that is NaN or infinite.";
+    IsaError: TritgemmError = "An instruction set that is unknown or not available.";
+    PanelFileError: TritgemmError = "A panel file that is none, damaged, or of another version.";
+    OverlapError: TritgemmError =
+        "`out` shares memory with an input, or a running call uses the array.";
+}
+
+/// A Python exception in the making: what `?` turns the library's errors into.
+pub struct Error(PyErr);
+
+impl Error {
+    /// A `TypeError`.
+    pub fn wrong_type(message: String) -> Self {
+        Self(PyTypeError::new_err(message))
+    }
+
+    /// A `ShapeError`.
+    pub fn shape(message: String) -> Self {
+        Self(ShapeError::new_err(message))
+    }
+
+    /// An `OverlapError`.
+    pub fn overlap(message: String) -> Self {
+        Self(OverlapError::new_err(message))
+    }
+
+    /// A `TritgemmError`.
+    pub fn other(message: impl Display) -> Self {
+        Self(TritgemmError::new_err(message.to_string()))
+    }
+}
+
+impl From<PyErr> for Error {
+    fn from(error: PyErr) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        error.0
+    }
+}
+
+impl From<ViewError> for Error {
+    fn from(error: ViewError) -> Self {
+        Self::shape(error.to_string())
+    }
+}
+
+impl From<SliceError> for Error {
+    fn from(error: SliceError) -> Self {
+        Self::shape(error.to_string())
+    }
+}
+
+impl From<CoreIsaError> for Error {
+    fn from(error: CoreIsaError) -> Self {
+        Self(IsaError::new_err(error.to_string()))
+    }
+}
+
+impl From<CodecError> for Error {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Isa(error) => error.into(),
+            CodecError::Length { .. } | CodecError::TooLarge { .. } => {
+                Self::shape(error.to_string())
+            }
+            _ => Self(EncodingError::new_err(error.to_string())),
+        }
+    }
+}
+
+impl From<QuantError> for Error {
+    fn from(error: QuantError) -> Self {
+        match error {
+            QuantError::Length { .. } | QuantError::TooLarge { .. } => {
+                Self::shape(error.to_string())
+            }
+            _ => Self(QuantizationError::new_err(error.to_string())),
+        }
+    }
+}
+
+impl From<MatrixError> for Error {
+    fn from(error: MatrixError) -> Self {
+        match error {
+            MatrixError::Codec(error) => error.into(),
+            MatrixError::Quant(error) => error.into(),
+            MatrixError::Scale { .. } => Self(QuantizationError::new_err(error.to_string())),
+            _ => Self::shape(error.to_string()),
+        }
+    }
+}
+
+impl From<GemmError> for Error {
+    fn from(error: GemmError) -> Self {
+        match error {
+            GemmError::Quant(error) => error.into(),
+            GemmError::Isa(error) => error.into(),
+            GemmError::InputWidth { .. } | GemmError::OutputShape { .. } => {
+                Self::shape(error.to_string())
+            }
+            _ => Self::other(error),
+        }
+    }
+}
+
+impl From<PrepareError> for Error {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Quant(error) => error.into(),
+            PrepareError::Isa(error) => error.into(),
+            PrepareError::TokenScales { .. } => Self::shape(error.to_string()),
+            _ => Self::other(error),
+        }
+    }
+}
+
+impl From<BitLinearError> for Error {
+    fn from(error: BitLinearError) -> Self {
+        match error {
+            BitLinearError::Quant(error) => error.into(),
+            BitLinearError::Matrix(error) => error.into(),
+            BitLinearError::Gemm(error) => error.into(),
+            BitLinearError::Isa(error) => error.into(),
+            _ => Self::shape(error.to_string()),
+        }
+    }
+}
+
+impl From<CoreFileError> for Error {
+    fn from(error: CoreFileError) -> Self {
+        match error {
+            // With an errno, Python picks the subclass: FileNotFoundError and so on.
+            CoreFileError::Io { path, source } => Self(match source.raw_os_error() {
+                Some(code) => {
+                    let text = source.to_string();
+                    let text = text.trim_end_matches(&format!(" (os error {code})"));
+                    PyOSError::new_err((code, text.to_owned(), path.into_os_string()))
+                }
+                None => PyOSError::new_err(format!("{}: {source}", path.display())),
+            }),
+            CoreFileError::Matrix(error) => error.into(),
+            _ => Self(PanelFileError::new_err(error.to_string())),
+        }
+    }
+}

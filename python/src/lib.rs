@@ -1,0 +1,58 @@
+//! The compiled half of the Python package `tritgemm`: numpy arrays in and out
+//! without copies, the GIL released in every product.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`arrays`] | numpy arrays as the library's views |
+//! | [`pool`] | the module's threads, and calls without the GIL |
+//! | [`errors`] | exceptions |
+//! | [`options`] | arguments that are one of a few words |
+//! | [`codec`], [`quant`] | functions on trits and floats |
+//! | [`packed`], [`linear`], [`activations`] | classes |
+//! | [`product`] | the products behind them |
+//! | [`isa`] | instruction sets |
+#![deny(unsafe_code)]
+
+mod activations;
+mod arrays;
+mod codec;
+mod errors;
+mod isa;
+mod linear;
+mod options;
+#[allow(unsafe_code)] // One call: a panel file mapped into memory.
+mod packed;
+mod pool;
+mod product;
+mod quant;
+
+/// The module.
+#[pyo3::pymodule]
+mod _tritgemm {
+    #[pymodule_export]
+    use crate::activations::PreparedActivations;
+    #[pymodule_export]
+    use crate::codec::{pack, unpack};
+    #[pymodule_export]
+    use crate::errors::{
+        EncodingError, IsaError, OverlapError, PanelFileError, QuantizationError, ShapeError,
+        TritgemmError,
+    };
+    #[pymodule_export]
+    use crate::isa::{available, cpu_features, isa, kernels, pin};
+    #[pymodule_export]
+    use crate::linear::Linear;
+    #[pymodule_export]
+    use crate::packed::Packed;
+    #[pymodule_export]
+    use crate::pool::{get_num_threads, set_num_threads};
+    #[pymodule_export]
+    use crate::product::{gemm_i8_function, linear};
+    #[pymodule_export]
+    use crate::quant::{quantize_activations, ternarize};
+
+    /// The version of the package.
+    #[allow(non_upper_case_globals)]
+    #[pymodule_export]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,119 @@
+//! `Linear`: packed weights with a bias.
+
+use crate::errors::Error;
+use crate::packed::{self, Packed};
+use crate::product;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::path::PathBuf;
+use tritgemm::{Linear as Core, PanelFile, Verify};
+
+/// A linear layer on packed weights: y = x w^T, times the scales, plus the bias
+/// (float32 [M], or none). Immutable; shares the memory of `weights`.
+#[pyclass(frozen, module = "tritgemm")]
+pub struct Linear {
+    pub core: Core,
+}
+
+#[pymethods]
+impl Linear {
+    #[new]
+    #[pyo3(signature = (weights, bias = None))]
+    fn new(weights: &Bound<'_, Packed>, bias: Option<&Bound<'_, PyAny>>) -> Result<Self, Error> {
+        let core = weights.get().core.clone();
+        let core = match bias {
+            Some(bias) => core.with_bias(packed::bias(bias)?)?,
+            None => core,
+        };
+        Ok(Self { core })
+    }
+
+    /// The forward pass: see linear.
+    #[pyo3(signature = (x, activations = None, *, out = None))]
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        activations: Option<&str>,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        product::forward(py, &self.core, x, activations, out)
+    }
+
+    /// Reads a panel file, which must have scales. `mmap` and `verify` as in
+    /// Packed.load: nobody may change or truncate a mapped file.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, mmap = false, verify = true))]
+    fn load(py: Python<'_>, path: PathBuf, mmap: bool, verify: bool) -> Result<Self, Error> {
+        let core = Core::try_from(packed::open(py, path, mmap, verify)?)?;
+        Ok(Self { core })
+    }
+
+    /// From the bytes of a panel file.
+    #[staticmethod]
+    fn from_bytes(data: Vec<u8>) -> Result<Self, Error> {
+        let core = Core::try_from(PanelFile::from_bytes(data, Verify::Full)?)?;
+        Ok(Self { core })
+    }
+
+    /// Writes a panel file, atomically.
+    fn save(&self, py: Python<'_>, path: PathBuf) -> Result<(), Error> {
+        Ok(py.detach(|| self.core.save(path))?)
+    }
+
+    /// The bytes of a panel file.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>, Error> {
+        packed::file_bytes(py, &self.core)
+    }
+
+    /// K.
+    #[getter]
+    fn in_features(&self) -> usize {
+        self.core.in_features()
+    }
+
+    /// M.
+    #[getter]
+    fn out_features(&self) -> usize {
+        self.core.out_features()
+    }
+
+    /// A copy of the bias, float32 [M], or None.
+    #[getter]
+    fn bias<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        packed::bias_array(py, &self.core)
+    }
+
+    /// The weights without the bias, sharing their memory.
+    #[getter]
+    fn weights(&self) -> Result<Packed, Error> {
+        let (panels, scales) = (self.core.panels().clone(), self.core.scales().clone());
+        let core = Core::from_parts(panels, scales, None)?;
+        Ok(Packed { core })
+    }
+
+    /// Rows start to stop as a layer of its own: see Packed.slice_rows.
+    fn slice_rows(&self, start: usize, stop: usize) -> Result<Self, Error> {
+        let core = self.core.slice_rows(start..stop)?;
+        Ok(Self { core })
+    }
+
+    fn __repr__(&self) -> String {
+        let (k, m) = (self.core.in_features(), self.core.out_features());
+        let bias = if self.core.bias().is_some() {
+            "True"
+        } else {
+            "False"
+        };
+        format!("tritgemm.Linear(in_features={k}, out_features={m}, bias={bias})")
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> Result<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,)), Error> {
+        packed::reduce(
+            slf.get_type(),
+            packed::file_bytes(slf.py(), &slf.get().core)?,
+        )
+    }
+}

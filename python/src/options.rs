@@ -1,0 +1,67 @@
+//! Arguments that are one of a few words.
+
+use crate::errors::Error;
+use pyo3::prelude::*;
+use tritgemm::{Granularity, GroupSize};
+
+/// Which path the activations take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// f32 throughout.
+    F32,
+    /// Quantised to int8, token by token (W1.58A8).
+    Int8,
+}
+
+impl Path {
+    /// From `"f32"` or `"int8"`.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "int8" => Ok(Self::Int8),
+            _ => Err(Error::other(format!(
+                "activations: expected 'f32' or 'int8', got '{name}'"
+            ))),
+        }
+    }
+
+    /// The name it is parsed from.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// A group size: 64, 128 or 256.
+pub fn group_size(len: usize) -> Result<GroupSize, Error> {
+    GroupSize::from_len(len)
+        .ok_or_else(|| Error::other(format!("group: expected 64, 128 or 256, got {len}")))
+}
+
+/// What a scale covers: `"tensor"`, `"row"` or a group size.
+pub fn granularity(object: &Bound<'_, PyAny>) -> Result<Granularity, Error> {
+    if let Ok(len) = object.extract::<usize>() {
+        return Ok(Granularity::PerGroup(group_size(len)?));
+    }
+    match object.extract::<String>().as_deref() {
+        Ok("tensor") => Ok(Granularity::PerTensor),
+        Ok("row") => Ok(Granularity::PerRow),
+        _ => Err(Error::other(format!(
+            "granularity: expected 'tensor', 'row', 64, 128 or 256, got {}",
+            object.repr()?
+        ))),
+    }
+}
+
+/// Whether the weights are made 2:4 sparse: `None` or `"2:4"`.
+pub fn is_2_4(sparsity: Option<&str>) -> Result<bool, Error> {
+    match sparsity {
+        None => Ok(false),
+        Some("2:4") => Ok(true),
+        Some(other) => Err(Error::other(format!(
+            "sparsity: expected None or '2:4', got '{other}'"
+        ))),
+    }
+}

@@ -1,0 +1,381 @@
+//! `Packed`: ternary weights as the kernels read them.
+
+use crate::arrays::{Input, Output, describe};
+use crate::codec::check_width;
+use crate::errors::Error;
+use crate::options::{granularity, group_size, is_2_4};
+use crate::pool::run;
+use crate::product;
+use crate::quant::{scales_shape, ternarize_slice};
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyType};
+use std::path::PathBuf;
+use tritgemm::{
+    Granularity, Linear as Core, MatrixError, PanelFile, Panels, Scales, TernaryMatrix, Verify,
+};
+
+/// Ternary weights [M, K] with their scales, laid out once for the kernels:
+/// 2 bits a weight. Immutable; slices and layers share its memory.
+///
+/// Made by from_packed, from_trits, quantize, load or from_bytes.
+#[pyclass(frozen, module = "tritgemm")]
+pub struct Packed {
+    /// Without bias.
+    pub core: Core,
+}
+
+/// Scales from a number, or an array [1], [M] or, with a group, [M, G].
+fn scales(
+    object: Option<&Bound<'_, PyAny>>,
+    group: Option<usize>,
+    rows: usize,
+) -> Result<Scales, Error> {
+    let group = group.map(group_size).transpose()?;
+    let Some(object) = object else {
+        return match group {
+            None => Ok(Scales::per_tensor(1.0)),
+            Some(_) => Err(Error::shape(
+                "scales: expected float32 [M, G] for a group, got None".into(),
+            )),
+        };
+    };
+    if group.is_none()
+        && let Ok(scale) = object.extract::<f32>()
+    {
+        return Ok(Scales::per_tensor(scale));
+    }
+    let shape = if group.is_some() {
+        "[M, G]"
+    } else {
+        "[1] or [M]"
+    };
+    let array = Input::<f32>::new("scales", shape, object)?;
+    let dense = array.is_vector() != group.is_some();
+    let values = match array.slice() {
+        Ok(values) if dense => values.to_vec(),
+        _ => {
+            let got = describe(object);
+            return Err(Error::shape(format!(
+                "scales: expected C-contiguous float32 {shape}, got {got}"
+            )));
+        }
+    };
+    match group {
+        Some(_) if array.rows() != rows => Err(Error::shape(format!(
+            "scales: {} rows, expected {rows} (M)",
+            array.rows()
+        ))),
+        Some(size) => Ok(Scales::per_group(size, values)),
+        None if values.len() == 1 => Ok(Scales::per_tensor(values[0])),
+        None => Ok(Scales::per_row(values)),
+    }
+}
+
+/// A new array with a layer's scales, shaped as `ternarize` does.
+fn scales_array<'py>(py: Python<'py>, core: &Core) -> Result<Bound<'py, PyAny>, Error> {
+    let shape = [core.out_features(), core.in_features()];
+    let mut array = Output::<f32>::fresh(py, &scales_shape(core.scales().granularity(), shape))?;
+    array.slice_mut()?.copy_from_slice(core.scales().values());
+    Ok(array.into_object())
+}
+
+impl Packed {
+    fn pack(matrix: &TernaryMatrix) -> Result<Self, Error> {
+        let core = Core::new(matrix)?;
+        Ok(Self { core })
+    }
+
+    /// From a panel file, less its bias; the scale is 1 where it has none.
+    fn from_file(file: PanelFile) -> Result<Self, Error> {
+        let (panels, scales, _) = file.into_parts();
+        let scales = scales.unwrap_or_else(|| Scales::per_tensor(1.0));
+        let core = Core::from_parts(panels, scales, None)?;
+        Ok(Self { core })
+    }
+
+    /// Row-major packed bytes, made from the panels.
+    fn matrix(&self) -> Result<TernaryMatrix, MatrixError> {
+        let panels = self.core.panels();
+        let scales = self.core.scales().clone();
+        TernaryMatrix::from_packed(panels.to_packed(), panels.rows(), panels.cols(), scales)
+    }
+
+    fn size(&self) -> usize {
+        self.core.panels().as_bytes().len().saturating_mul(4)
+    }
+}
+
+/// Opens a panel file, mapped or read.
+pub fn open(py: Python<'_>, path: PathBuf, mmap: bool, verify: bool) -> Result<PanelFile, Error> {
+    let verify = if verify { Verify::Full } else { Verify::Header };
+    let file = py.detach(|| match mmap {
+        // SAFETY: that nobody changes or truncates the file meanwhile is asked
+        // of the caller by the docstrings of both `load`; mapping is not the
+        // default.
+        true => unsafe { PanelFile::map(path, verify) },
+        false => PanelFile::load(path),
+    });
+    Ok(file?)
+}
+
+/// The bytes of a panel file.
+pub fn file_bytes<'py>(py: Python<'py>, core: &Core) -> Result<Bound<'py, PyBytes>, Error> {
+    let file = PanelFile::from(core);
+    let bytes = py.detach(|| {
+        let mut bytes = Vec::new();
+        file.write_to(&mut bytes).map(|()| bytes)
+    });
+    Ok(PyBytes::new(py, &bytes.map_err(PyErr::from)?))
+}
+
+#[pymethods]
+impl Packed {
+    /// From packed bytes (uint8 [M, ceil(k/4)]): see pack.
+    ///
+    /// `scales` is a number, float32 [1], [M] or, with `group` 64, 128 or 256,
+    /// [M, ceil(k/group)]; 1 if not given.
+    #[staticmethod]
+    #[pyo3(signature = (packed, k, scales = None, *, group = None))]
+    fn from_packed(
+        py: Python<'_>,
+        packed: &Bound<'_, PyAny>,
+        k: usize,
+        scales: Option<&Bound<'_, PyAny>>,
+        group: Option<usize>,
+    ) -> Result<Self, Error> {
+        let packed = Input::<u8>::dense("packed", "[M, ceil(k/4)]", packed)?;
+        check_width(&packed, k)?;
+        let rows = packed.rows();
+        let scales = self::scales(scales, group, rows)?;
+        let bytes = packed.slice()?;
+        run(py, bytes.len(), |_| {
+            let panels = Panels::from_packed(bytes, rows, k)?;
+            let core = Core::from_parts(panels, scales, None)?;
+            Ok(Self { core })
+        })?
+    }
+
+    /// From trits (int8 [M, K], values -1, 0, 1). `scales` as in from_packed.
+    #[staticmethod]
+    #[pyo3(signature = (trits, scales = None, *, group = None))]
+    fn from_trits(
+        py: Python<'_>,
+        trits: &Bound<'_, PyAny>,
+        scales: Option<&Bound<'_, PyAny>>,
+        group: Option<usize>,
+    ) -> Result<Self, Error> {
+        let trits = Input::<i8>::dense("trits", "[M, K]", trits)?;
+        let (rows, cols) = (trits.rows(), trits.cols());
+        let scales = self::scales(scales, group, rows)?;
+        let values = trits.slice()?;
+        run(py, values.len(), |_| {
+            Self::pack(&TernaryMatrix::from_trits(values, rows, cols, scales)?)
+        })?
+    }
+
+    /// From latent weights (float32 [M, K]): see ternarize.
+    #[staticmethod]
+    #[pyo3(signature = (weights, granularity = None, *, sparsity = None))]
+    #[pyo3(text_signature = "(weights, granularity='row', *, sparsity=None)")]
+    fn quantize(
+        py: Python<'_>,
+        weights: &Bound<'_, PyAny>,
+        granularity: Option<&Bound<'_, PyAny>>,
+        sparsity: Option<&str>,
+    ) -> Result<Self, Error> {
+        let granularity = granularity.map_or(Ok(Granularity::PerRow), self::granularity)?;
+        let sparse = is_2_4(sparsity)?;
+        let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
+        let (rows, cols) = (weights.rows(), weights.cols());
+        let values = weights.slice()?;
+        run(py, values.len().saturating_mul(4), |_| {
+            // Both are as long as the weights vouch for.
+            let mut trits = vec![0; values.len()];
+            let mut scales = vec![0.0; scales_shape(granularity, [rows, cols]).iter().product()];
+            ternarize_slice(
+                values,
+                [rows, cols],
+                granularity,
+                sparse,
+                &mut trits,
+                &mut scales,
+            )?;
+            let scales = match granularity {
+                Granularity::PerTensor => Scales::per_tensor(scales[0]),
+                Granularity::PerRow => Scales::per_row(scales),
+                Granularity::PerGroup(size) => Scales::per_group(size, scales),
+            };
+            Self::pack(&TernaryMatrix::from_trits(&trits, rows, cols, scales)?)
+        })?
+    }
+
+    /// Reads a panel file, less its bias; the scale is 1 if the file has none.
+    ///
+    /// With `mmap` the weights stay in the file, are read when first used and
+    /// shared with other processes that map it; nobody may change or truncate the
+    /// file as long as they live (save replaces files, which is fine). Without
+    /// `verify` a mapped file's weights are not checked against their checksum.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, mmap = false, verify = true))]
+    fn load(py: Python<'_>, path: PathBuf, mmap: bool, verify: bool) -> Result<Self, Error> {
+        Self::from_file(open(py, path, mmap, verify)?)
+    }
+
+    /// From the bytes of a panel file.
+    #[staticmethod]
+    fn from_bytes(data: Vec<u8>) -> Result<Self, Error> {
+        Self::from_file(PanelFile::from_bytes(data, Verify::Full)?)
+    }
+
+    /// Writes a panel file, atomically.
+    fn save(&self, py: Python<'_>, path: PathBuf) -> Result<(), Error> {
+        Ok(py.detach(|| self.core.save(path))?)
+    }
+
+    /// The bytes of a panel file.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>, Error> {
+        file_bytes(py, &self.core)
+    }
+
+    /// (M, K).
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        (self.core.out_features(), self.core.in_features())
+    }
+
+    /// Bytes of the packed weights, padding included.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.core.panels().as_bytes().len()
+    }
+
+    /// What a scale covers: 'tensor', 'row', 64, 128 or 256.
+    #[getter]
+    fn granularity<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match self.core.scales().granularity() {
+            Granularity::PerTensor => "tensor".into_pyobject(py)?.into_any(),
+            Granularity::PerRow => "row".into_pyobject(py)?.into_any(),
+            Granularity::PerGroup(size) => size.len().into_pyobject(py)?.into_any(),
+        })
+    }
+
+    /// A copy of the scales: float32 [1], [M] or [M, ceil(K/group)].
+    #[getter]
+    fn scales<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Error> {
+        scales_array(py, &self.core)
+    }
+
+    /// The packed bytes, uint8 [M, ceil(K/4)].
+    fn to_packed<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Error> {
+        let panels = self.core.panels();
+        let bytes = run(py, self.size(), |_| panels.to_packed())?;
+        let shape = [panels.rows(), tritgemm::codec::row_bytes(panels.cols())];
+        let mut array = Output::<u8>::dense(py, None, shape)?;
+        array.slice_mut()?.copy_from_slice(&bytes);
+        Ok(array.into_object())
+    }
+
+    /// The weights, int8 [M, K].
+    fn to_trits<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Error> {
+        let shape = [self.core.out_features(), self.core.in_features()];
+        let mut array = Output::<i8>::dense(py, None, shape)?;
+        let out = array.slice_mut()?;
+        run(py, self.size(), |_| {
+            out.copy_from_slice(&self.matrix()?.to_trits());
+            Ok::<_, MatrixError>(())
+        })??;
+        Ok(array.into_object())
+    }
+
+    /// The weights times their scales, float32 [M, K].
+    fn dequantize<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Error> {
+        let shape = [self.core.out_features(), self.core.in_features()];
+        let mut array = Output::<f32>::dense(py, None, shape)?;
+        let out = array.slice_mut()?;
+        run(py, self.size(), |_| {
+            out.copy_from_slice(&self.matrix()?.to_f32());
+            Ok::<_, MatrixError>(())
+        })??;
+        Ok(array.into_object())
+    }
+
+    /// Rows start to stop as weights of their own, sharing the memory. Both are
+    /// multiples of 64, or stop is M: a shard for tensor parallelism.
+    fn slice_rows(&self, start: usize, stop: usize) -> Result<Self, Error> {
+        let core = self.core.slice_rows(start..stop)?;
+        Ok(Self { core })
+    }
+
+    /// The transposed weights [K, M], with scale 1: what takes a gradient back,
+    /// once it is multiplied by the scales of the rows.
+    fn transpose(&self, py: Python<'_>) -> Result<Self, Error> {
+        run(py, self.size(), |_| {
+            let panels = Panels::pack_transposed(&self.matrix()?)?;
+            let core = Core::from_parts(panels, Scales::per_tensor(1.0), None)?;
+            Ok(Self { core })
+        })?
+    }
+
+    /// The exact integer product of x (int8 [N, K] or [K]) with the transposed
+    /// weights, int32 [N, M] or [M]; scales are not applied. See gemm_i8.
+    #[pyo3(signature = (x, out = None))]
+    fn gemm_i8<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        product::gemm_i8(py, self.core.panels(), x, out)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let (rows, cols) = self.shape();
+        let granularity = self.granularity(py)?.repr()?;
+        Ok(format!(
+            "tritgemm.Packed(shape=({rows}, {cols}), granularity={granularity})"
+        ))
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> Result<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,)), Error> {
+        reduce(slf.get_type(), file_bytes(slf.py(), &slf.get().core)?)
+    }
+}
+
+/// What pickle needs: `from_bytes` and its argument.
+pub fn reduce<'py>(
+    class: Bound<'py, PyType>,
+    bytes: Bound<'py, PyBytes>,
+) -> Result<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,)), Error> {
+    Ok((class.getattr("from_bytes")?, (bytes,)))
+}
+
+/// A bias: float32 [M], copied.
+pub fn bias(object: &Bound<'_, PyAny>) -> Result<Vec<f32>, Error> {
+    let array = Input::<f32>::new("bias", "[M]", object)?;
+    match array.slice() {
+        Ok(values) if array.is_vector() => Ok(values.to_vec()),
+        _ => {
+            let got = describe(object);
+            Err(Error::shape(format!(
+                "bias: expected float32 [M], got {got}"
+            )))
+        }
+    }
+}
+
+/// A copy of a bias as an array.
+pub fn bias_array<'py>(py: Python<'py>, core: &Core) -> Option<Bound<'py, PyAny>> {
+    let bias = core.bias()?;
+    let array = PyArrayDyn::<f32>::zeros(py, vec![bias.len()], false);
+    debug_assert_eq!(array.len(), bias.len());
+    array
+        .try_readwrite()
+        .ok()?
+        .as_slice_mut()
+        .ok()?
+        .copy_from_slice(bias);
+    Some(array.into_any())
+}

@@ -1,0 +1,129 @@
+//! `ternarize` and `quantize_activations`: floats to trits and to int8.
+
+use crate::arrays::{Input, Named, Output, describe, has_dtype};
+use crate::errors::Error;
+use crate::options::{granularity, is_2_4};
+use crate::pool::run;
+use half::{bf16, f16};
+use pyo3::prelude::*;
+use tritgemm::quant::{
+    absmean_into, quantize_activations_into, sparsify_trits_2_4, ternarize_into,
+};
+use tritgemm::{Activation, Granularity};
+
+/// Quantising a value costs about as much as this many weights of a product.
+const COST: usize = 16;
+
+/// What latent weights become: `(trits, scales)`, without the GIL.
+pub fn ternarize_slice(
+    weights: &[f32],
+    [rows, cols]: [usize; 2],
+    granularity: Granularity,
+    sparse: bool,
+    trits: &mut [i8],
+    scales: &mut [f32],
+) -> Result<(), tritgemm::quant::QuantError> {
+    absmean_into(weights, rows, cols, granularity, scales)?;
+    ternarize_into(weights, rows, cols, granularity, scales, trits)?;
+    if sparse {
+        sparsify_trits_2_4(trits, rows, cols)?;
+    }
+    Ok(())
+}
+
+/// The shape of an array of scales.
+pub fn scales_shape(granularity: Granularity, [rows, cols]: [usize; 2]) -> Vec<usize> {
+    match granularity {
+        Granularity::PerTensor => vec![1],
+        Granularity::PerRow => vec![rows],
+        Granularity::PerGroup(size) => vec![rows, size.groups(cols)],
+    }
+}
+
+/// Ternarises latent weights (float32 [M, K]): `(trits, scales)`.
+///
+/// A scale is max(mean |w|, 1e-5) of the tensor, of a row or of a group of 64,
+/// 128 or 256 along K (BitNet b1.58, arXiv:2402.17764); a trit is w / scale,
+/// clamped to -1..1 and rounded half to even. With sparsity="2:4" at most two of
+/// every four trits along K stay nonzero, those of the larger magnitude, the
+/// later ones of equals. `trits` is int8 [M, K]; `scales` is float32 [1], [M] or
+/// [M, ceil(K/group)]. A NaN or an infinity raises QuantizationError.
+#[pyfunction]
+#[pyo3(signature = (weights, granularity = None, *, sparsity = None))]
+#[pyo3(text_signature = "(weights, granularity='row', *, sparsity=None)")]
+pub fn ternarize<'py>(
+    py: Python<'py>,
+    weights: &Bound<'py, PyAny>,
+    granularity: Option<&Bound<'py, PyAny>>,
+    sparsity: Option<&str>,
+) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Error> {
+    let granularity = granularity.map_or(Ok(Granularity::PerRow), self::granularity)?;
+    let sparse = is_2_4(sparsity)?;
+    let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
+    let shape = [weights.rows(), weights.cols()];
+    let mut trits = Output::<i8>::dense(py, None, shape)?;
+    let mut scales = Output::<f32>::fresh(py, &scales_shape(granularity, shape))?;
+    let (from, to, scales_to) = (weights.slice()?, trits.slice_mut()?, scales.slice_mut()?);
+    run(py, from.len().saturating_mul(COST), |_| {
+        ternarize_slice(from, shape, granularity, sparse, to, scales_to)
+    })??;
+    Ok((trits.into_object(), scales.into_object()))
+}
+
+/// Quantises activations (float32, float16 or bfloat16 [N, K]), token by token:
+/// `(values, scales)`, int8 [N, K] and float32 [N], as the int8 path does.
+///
+/// A scale is max(max |x|, 1e-5) / 127, a value x / scale rounded half to even.
+/// A NaN or an infinity raises QuantizationError.
+#[pyfunction]
+pub fn quantize_activations<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Error> {
+    struct Quantize<'a, 'py>(&'a Bound<'py, PyAny>);
+    impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
+        type Output = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+        fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
+            let x = Input::<T>::dense("x", "[N, K]", self.0)?;
+            let (tokens, k) = (x.rows(), x.cols());
+            let mut values = Output::<i8>::dense(py, None, [tokens, k])?;
+            let mut scales = Output::<f32>::fresh(py, &[tokens])?;
+            let (from, to, scales_to) = (x.slice()?, values.slice_mut()?, scales.slice_mut()?);
+            run(py, from.len().saturating_mul(COST), |_| {
+                quantize_activations_into(from, tokens, k, to, scales_to)
+            })??;
+            Ok((values.into_object(), scales.into_object()))
+        }
+    }
+    for_float(py, "x", "[N, K]", x, Quantize(x))
+}
+
+/// Work that any float type of activations can do.
+pub trait ForFloat<'py> {
+    /// What comes of it.
+    type Output;
+    /// Does it with the array's own type.
+    fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error>;
+}
+
+/// Calls `work` with the float type that the array `x` has.
+pub fn for_float<'py, F: ForFloat<'py>>(
+    py: Python<'py>,
+    name: &str,
+    shape: &str,
+    x: &Bound<'py, PyAny>,
+    work: F,
+) -> Result<F::Output, Error> {
+    if has_dtype(x, f32::NAME) {
+        work.call::<f32>(py)
+    } else if has_dtype(x, f16::NAME) {
+        work.call::<f16>(py)
+    } else if has_dtype(x, bf16::NAME) {
+        work.call::<bf16>(py)
+    } else {
+        let got = describe(x);
+        Err(Error::wrong_type(format!(
+            "{name}: expected float32, float16 or bfloat16 {shape}, got {got}"
+        )))
+    }
+}

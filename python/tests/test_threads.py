@@ -1,0 +1,188 @@
+"""Threads, forks, the GIL, instruction sets."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import tritgemm
+
+
+def product(packed, x):
+    return packed.gemm_i8(x).tobytes()
+
+
+@pytest.fixture
+def large(rng):
+    """Large enough for the pool."""
+    packed = tritgemm.Packed.from_trits(rng.integers(-1, 2, (1024, 1024), dtype=np.int8))
+    return packed, rng.integers(-128, 128, (64, 1024), dtype=np.int8)
+
+
+def run_python(code, **variables):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_number_of_threads(large, defaults):
+    expected = product(*large)
+    for threads in (1, 2, 5):
+        tritgemm.set_num_threads(threads)
+        assert tritgemm.get_num_threads() == threads
+        assert product(*large) == expected
+    for bad in (0, 4097):
+        with pytest.raises(tritgemm.TritgemmError, match=f"{bad} threads, expected 1 to 4096"):
+            tritgemm.set_num_threads(bad)
+    assert tritgemm.get_num_threads() == 5
+
+
+def test_threads_by_the_environment():
+    code = "import tritgemm; print(tritgemm.get_num_threads())"
+    assert run_python(code, TRITGEMM_NUM_THREADS="3").stdout.strip() == "3"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert 1 <= int(run_python(code, TRITGEMM_NUM_THREADS="").stdout) <= cpus
+    for bad in ("0", "-1", "many", "99999"):
+        result = run_python(code, TRITGEMM_NUM_THREADS=bad)
+        assert f"TRITGEMM_NUM_THREADS is `{bad}`, expected a number from 1" in result.stderr
+
+
+def in_child(connection, packed, x):
+    tritgemm.set_num_threads(tritgemm.get_num_threads())
+    connection.send(product(packed, x))
+    connection.close()
+
+
+def without_setting(connection, packed, x):
+    connection.send(product(packed, x))
+    connection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("target", [in_child, without_setting])
+def test_a_forked_child_makes_threads_of_its_own(large, defaults, target):
+    """The parent's pool exists when it forks, and a product runs in another
+    thread: the child has neither."""
+    tritgemm.set_num_threads(2)
+    expected = product(*large)
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            product(*large)
+
+    worker = threading.Thread(target=busy)
+    worker.start()
+    try:
+        context = multiprocessing.get_context("fork")
+        for _ in range(5):
+            ours, theirs = context.Pipe(duplex=False)
+            child = context.Process(target=target, args=(theirs, *large))
+            child.start()
+            theirs.close()
+            assert ours.poll(30), "the child hangs"
+            assert ours.recv() == expected
+            child.join(30)
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        worker.join()
+    assert product(*large) == expected, "the parent's own still works"
+
+
+def test_the_gil_is_released(defaults, rng):
+    """While one thread multiplies, another one runs Python code."""
+    tritgemm.set_num_threads(1)
+    tritgemm.pin("scalar")
+    packed = tritgemm.Packed.from_trits(rng.integers(-1, 2, (2048, 4096), dtype=np.int8))
+    x = np.ones((64, 4096), np.int8)
+    span = []
+
+    def multiply():
+        start = time.perf_counter()
+        packed.gemm_i8(x)
+        span.extend((start, time.perf_counter()))
+
+    worker = threading.Thread(target=multiply)
+    ticks = []
+    worker.start()
+    while worker.is_alive():
+        ticks.append(time.perf_counter())
+    start, end = span
+    margin = (end - start) / 4
+    inside = [tick for tick in ticks if start + margin < tick < end - margin]
+    assert len(inside) > 10, (len(ticks), end - start)
+
+
+def test_many_python_threads_at_once(large, defaults):
+    tritgemm.set_num_threads(2)
+    expected = product(*large)
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(product(*large) for _ in range(5)))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 30
+
+
+def test_instruction_sets(defaults):
+    names = tritgemm.available()
+    assert names[-1] == "scalar" and len(set(names)) == len(names)
+    for name in names:
+        tritgemm.pin(name)
+        assert tritgemm.isa() == name
+        kernels = tritgemm.kernels()
+        assert set(kernels) == {"codec", "i8-row", "i8-column", "f32-row", "f32-column"}
+        assert all(kernel.startswith(name) for kernel in kernels.values())
+    assert all(isinstance(has, bool) for has in tritgemm.cpu_features().values())
+    with pytest.raises(tritgemm.IsaError, match="unknown instruction set `sse9`"):
+        tritgemm.pin("sse9")
+    missing = {"scalar", "avx2", "avx512", "neon"} - set(names)
+    for name in missing:
+        with pytest.raises(tritgemm.IsaError, match=name):
+            tritgemm.pin(name)
+    assert tritgemm.isa() == "scalar", "a failed pin changes nothing"
+
+
+def test_the_instruction_set_by_the_environment():
+    code = "import tritgemm; print(tritgemm.isa())"
+    assert run_python(code, TRITGEMM_ISA="scalar").stdout.strip() == "scalar"
+    assert "unknown instruction set `mmx`" in run_python(code, TRITGEMM_ISA="mmx").stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc here")
+def test_threads_start_with_the_first_large_product():
+    code = """
+import glob, numpy, tritgemm
+def ours():
+    names = [open(path).read() for path in glob.glob("/proc/self/task/*/comm")]
+    return sum(name.startswith("tritgemm-") for name in names)
+counts = [ours()]
+for size in (8, 2048):
+    packed = tritgemm.Packed.from_trits(numpy.ones((size, size), numpy.int8))
+    packed.gemm_i8(numpy.ones((1, size), numpy.int8))
+    counts.append(ours())
+print(counts)
+"""
+    assert run_python(code, TRITGEMM_NUM_THREADS="3").stdout.strip() == "[0, 0, 3]"
+
+
+def test_exceptions_are_value_errors():
+    for name in ("Shape", "Encoding", "Quantization", "Isa", "PanelFile", "Overlap"):
+        kind = getattr(tritgemm, f"{name}Error")
+        assert issubclass(kind, tritgemm.TritgemmError) and issubclass(kind, ValueError)
+        assert kind.__module__ == "tritgemm"

@@ -1,0 +1,32 @@
+"""Not a test to run: mypy --strict checks the types of an ordinary use."""
+
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tritgemm
+
+trits = np.ones((4, 8), np.int8)
+assert_type(tritgemm.pack(trits), NDArray[np.uint8])
+assert_type(tritgemm.unpack(tritgemm.pack(trits), 8), NDArray[np.int8])
+values, scales = tritgemm.ternarize(np.ones((4, 8), np.float32), 64, sparsity="2:4")
+assert_type(scales, NDArray[np.float32])
+packed = tritgemm.Packed.from_trits(values, scales, group=64)
+assert_type(packed.gemm_i8(trits), NDArray[np.int32])
+assert_type(packed.shape, tuple[int, int])
+layer = tritgemm.Linear(packed, np.zeros(4, np.float32))
+x = tritgemm.PreparedActivations(np.ones((2, 8), np.float32), "int8", group=64)
+assert_type(layer(x), NDArray[np.float32])
+assert_type(tritgemm.linear(x, packed, activations="int8"), NDArray[np.float32])
+tritgemm.pin("scalar")
+tritgemm.pin(None)
+try:
+    tritgemm.pack(trits, strict=False)
+except tritgemm.EncodingError as error:
+    raise SystemExit(str(error)) from error
+
+# Each of these is an error, and mypy says so if it is not.
+tritgemm.pin("sse")  # type: ignore[arg-type]
+tritgemm.ternarize(values)  # type: ignore[arg-type]
+tritgemm.linear(x, packed, activations="int4")  # type: ignore[arg-type]
