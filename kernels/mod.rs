@@ -12,6 +12,7 @@
 //! | `dense` | the dense product of training, by the `gemm` crate |
 //! | `map` | panel files mapped into memory |
 //! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
+//! | [`zeroed`](mod@zeroed) | memory that is zero already, or an error |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
 pub mod call;
@@ -26,6 +27,7 @@ pub mod scale;
 pub mod table;
 pub mod tiles;
 pub mod vector;
+pub mod zeroed;
 
 #[cfg(kernels = "aarch64")]
 pub mod aarch64;

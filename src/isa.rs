@@ -317,8 +317,14 @@ pub struct TableRow {
     pub name: &'static str,
     /// As [`Backend::isa`].
     pub isa: Isa,
+    /// As [`Backend::features`].
+    pub features: Vec<&'static str>,
+    /// Whether this CPU has them.
+    pub runs_here: bool,
     /// As [`Backend::kernels`].
     pub kernels: [KernelInfo; 5],
+    /// The kernel for one int8 token and weights out of memory.
+    pub streamed_i8: &'static str,
     /// Every function pointer that dispatch can call, with the kernel's name.
     pub entries: Vec<(&'static str, *const ())>,
 }
@@ -355,7 +361,10 @@ pub fn kernel_table() -> Vec<TableRow> {
         TableRow {
             name: set.name,
             isa: set.isa,
+            features: Backend { set }.features().collect(),
+            runs_here: set.features.iter().all(|f| (f.detect)()),
             kernels: Backend { set }.kernels(),
+            streamed_i8: set.streamed_i8.name,
             entries,
         }
     };

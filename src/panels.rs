@@ -10,7 +10,7 @@ use crate::kernels::tiles::TileGrid;
 #[cfg(feature = "train")]
 use crate::kernels::vector::transpose::transposed_panel;
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
-use crate::memory::{OutOfMemory, zeroed_lines};
+use crate::memory::{self, OutOfMemory};
 use crate::threads::Threads;
 use crate::workspace::Lines;
 use core::ops::Range;
@@ -135,6 +135,9 @@ impl std::error::Error for SliceError {}
 
 from_variants!(SliceError: Memory(OutOfMemory));
 
+/// What panels are aligned to where this crate allocates them.
+const CACHE_LINE: usize = 64;
+
 /// Strips of a panel of `cols` columns.
 pub(crate) fn depth(cols: usize) -> usize {
     strips(cols).next_multiple_of(DEPTH_MULTIPLE)
@@ -217,7 +220,7 @@ impl Panels {
         let len =
             panel_bytes(rows, cols).ok_or(crate::codec::CodecError::TooLarge { rows, cols })?;
         let row_bytes = matrix.cols().div_ceil(4);
-        let mut bytes = crate::memory::zeroed_lines(len)?;
+        let mut bytes = memory::zeroed_lines(len)?;
         crate::parallel::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
             transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
         });
@@ -234,12 +237,19 @@ impl Panels {
         // The packed bytes are in memory, but their padding may be 64 times as long.
         let len = panel_bytes(rows, cols).ok_or(OutOfMemory { bytes: usize::MAX })?;
         let (row_bytes, stride) = (cols.div_ceil(4), depth(cols) * PANEL_ROWS);
-        let mut bytes = zeroed_lines(len)?;
+        // Not cleared by a pass of its own: that would cost a third more traffic.
+        let mut bytes = memory::fresh_bytes(len.saturating_add(CACHE_LINE - 1))?;
+        let offset = bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE - 1);
         let panels = rows.div_ceil(PANEL_ROWS);
         if row_bytes > 0 && panels > 0 {
             let workers = if len < 1 << 20 { 1 } else { threads.workers() };
             let per_item = panels.div_ceil(if workers > 1 { 8 * workers } else { 1 });
-            let grid = TileGrid::new(&mut bytes, [panels, stride], stride, [per_item, stride]);
+            let grid = TileGrid::new(
+                &mut bytes[offset..][..len],
+                [panels, stride],
+                stride,
+                [per_item, stride],
+            );
             threads.for_each(workers, grid.len(), |i| {
                 let Some(mut tile) = grid.claim(i) else {
                     return;
@@ -252,7 +262,7 @@ impl Panels {
                 }
             });
         }
-        Ok(Self::from_parts(bytes.into(), 0, rows, cols))
+        Ok(Self::from_parts(bytes.into(), offset, rows, cols))
     }
 
     /// Panels that are laid out already, as [`Panels::as_bytes`] gives them:

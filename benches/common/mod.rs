@@ -84,7 +84,12 @@ pub fn backends() -> Vec<Backend> {
         };
         return wanted.split(',').map(by_name).collect();
     }
-    match Profile::get() {
+    measured(Profile::get(), available)
+}
+
+/// Those of `available`, best first, that a profile measures.
+pub fn measured(profile: Profile, available: Vec<Backend>) -> Vec<Backend> {
+    match profile {
         Profile::Full => available,
         Profile::Quick => {
             let best = available[0];

@@ -7,6 +7,8 @@
 //! in ordinary memory. Encoding and packing, whose slices are the caller's, are
 //! placed by `tests/guard_pages/codec.rs`.
 
+#[path = "../common/coverage.rs"]
+mod coverage;
 #[path = "../common/guarded.rs"]
 mod guarded;
 
@@ -229,6 +231,21 @@ fn counts() -> impl Iterator<Item = usize> {
 
 fn backends() -> impl Iterator<Item = Backend> {
     Backend::available()
+}
+
+/// The tests below leave out no row of the table that runs here.
+#[test]
+fn every_row_is_placed() {
+    let table = crate::kernel_table();
+    let here = table.iter().filter(|row| row.runs_here);
+    let here: Vec<_> = here.map(|row| row.name).collect();
+    let suite = coverage::Suite {
+        kind: "guard pages",
+        operations: &coverage::OPERATIONS[1..],
+        rows: backends().map(Backend::name).collect(),
+    };
+    let missing = coverage::uncovered(&here, suite.operations, &[suite.kind], &[suite]);
+    assert!(missing.is_empty(), "{missing:#?}");
 }
 
 #[test]
