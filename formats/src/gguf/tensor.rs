@@ -137,7 +137,10 @@ pub(super) fn place<'a>(
 ) -> Result<Vec<Tensor<'a>>> {
     // From the last one in the file to the first, empty ones after others.
     let mut order: Vec<usize> = (0..infos.len()).collect();
-    order.sort_unstable_by_key(|&i| core::cmp::Reverse((infos[i].offset, infos[i].bytes)));
+    order.sort_unstable_by_key(|&i| {
+        let info = &infos[i];
+        core::cmp::Reverse((info.offset, info.has_weights(), info.bytes))
+    });
     let mut slices: Vec<&[u8]> = vec![&[]; infos.len()];
     let mut end = data.len() as u64;
     let mut next = "the end of the file";
@@ -153,7 +156,7 @@ pub(super) fn place<'a>(
             corrupt(info.said_at, what)
         })?;
         let bytes = info.bytes.unwrap_or(room);
-        let missing = info.bytes.is_none() && room == 0 && info.shape.ne.iter().all(|&ne| ne > 0);
+        let missing = info.bytes.is_none() && room == 0 && info.has_weights();
         if bytes > room || missing {
             return Err(info.too_long(room, next));
         }
@@ -172,6 +175,10 @@ pub(super) fn place<'a>(
 }
 
 impl Info<'_> {
+    fn has_weights(&self) -> bool {
+        self.shape.ne.iter().all(|&ne| ne > 0)
+    }
+
     fn too_long(&self, room: u64, next: &str) -> FormatError {
         let (name, ty) = (self.name, self.ty);
         let bytes = self.bytes.map_or("some".into(), |bytes| bytes.to_string());
