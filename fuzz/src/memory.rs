@@ -2,8 +2,10 @@
 
 /// Numbers that are bytes in memory.
 pub trait Bytes: Copy + Default {
-    /// Them.
-    fn bytes(&self) -> Vec<u8>;
+    /// Appends them.
+    fn append(&self, out: &mut Vec<u8>);
+    /// What tells values apart, NaNs included.
+    fn bits(&self) -> u64;
     /// And back.
     fn from_bytes(bytes: &[u8]) -> Self;
 }
@@ -11,8 +13,13 @@ pub trait Bytes: Copy + Default {
 macro_rules! bytes {
     ($($number:ty)*) => {$(
         impl Bytes for $number {
-            fn bytes(&self) -> Vec<u8> {
-                self.to_ne_bytes().to_vec()
+            fn append(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_ne_bytes());
+            }
+            fn bits(&self) -> u64 {
+                let mut word = [0; 8];
+                word[..size_of::<Self>()].copy_from_slice(&self.to_ne_bytes());
+                u64::from_ne_bytes(word)
             }
             fn from_bytes(bytes: &[u8]) -> Self {
                 Self::from_ne_bytes(bytes.try_into().expect("its size"))
@@ -37,7 +44,8 @@ impl<T: Bytes> Memory<T> {
     /// A copy of `values`, `at` bytes modulo 16 after an address that is a
     /// multiple of 16.
     pub fn new(values: &[T], at: u8) -> Self {
-        let inside: Vec<u8> = values.iter().flat_map(T::bytes).collect();
+        let mut inside = Vec::with_capacity(size_of_val(values));
+        values.iter().for_each(|value| value.append(&mut inside));
         let mut data = vec![CANARY; inside.len() + 2 * MARGIN];
         let aligned = data.as_ptr().align_offset(16);
         let start = aligned + usize::from(at % 16);
