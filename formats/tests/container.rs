@@ -301,6 +301,10 @@ fn empty_tensors_take_nothing_from_unknown_ones() {
             tensors.reverse();
         }
     }
+    // Nor has one of an unknown type data if it has no weights.
+    let file = with_data(&[info("odd", &[7, 0], 999, 0)], 32);
+    let gguf = Gguf::parse(&file).unwrap();
+    assert!(gguf.tensor("odd").unwrap().data().is_empty());
 }
 
 #[test]
