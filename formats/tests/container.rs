@@ -286,6 +286,28 @@ fn unknown_types_reach_to_the_next_tensor() {
 }
 
 #[test]
+fn empty_tensors_take_nothing_from_unknown_ones() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    for empty_type in [0, 998] {
+        let mut tensors = [
+            info("empty", &[0], empty_type, 0),
+            info("odd", &[7], 999, 0),
+        ];
+        for _ in 0..2 {
+            let file = with_data(&tensors, 32);
+            let gguf = Gguf::parse(&file).unwrap();
+            assert_eq!(gguf.tensor("odd").unwrap().data().len(), 32);
+            assert!(gguf.tensor("empty").unwrap().data().is_empty());
+            tensors.reverse();
+        }
+    }
+    // Nor has one of an unknown type data if it has no weights.
+    let file = with_data(&[info("odd", &[7, 0], 999, 0)], 32);
+    let gguf = Gguf::parse(&file).unwrap();
+    assert!(gguf.tensor("odd").unwrap().data().is_empty());
+}
+
+#[test]
 fn the_writer_refuses_what_no_reader_would_take() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let mut writer = GgufWriter::new();

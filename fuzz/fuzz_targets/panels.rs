@@ -27,7 +27,7 @@ fuzz_target!(|input: Input| match input {
         let matrix = TernaryMatrix::from_trits(&trits, size.rows, size.cols, scales);
         let matrix = matrix.expect("trits");
         for backend in backends() {
-            let panels = Panels::pack_with(backend, Threads::Rayon, &matrix);
+            let panels = Panels::pack_with(backend, Threads::Rayon, &matrix).expect("memory");
             check(&panels, size, matrix.packed());
             slice(&panels, matrix.packed(), cut);
         }

@@ -6,6 +6,8 @@
 //! | [`fill`] | any number of values from a few bytes |
 //! | [`codec`] | the encoding by definition, one weight at a time |
 //! | [`draw`] | a product: shape, weights, activations, scales, strides |
+//! | [`ggml`] | ggml's ternary types by definition, one weight at a time |
+//! | [`memory`] | memory at an address of any alignment, with canaries around it |
 //! | [`way`] | lanes and threads |
 //! | [`panel_file`] | the fields of a panel file, to be repaired |
 //! | [`common`] | the oracle and the canaries of the crate's own tests |
@@ -15,6 +17,8 @@ pub mod codec;
 pub mod common;
 pub mod draw;
 pub mod fill;
+pub mod ggml;
+pub mod memory;
 pub mod panel_file;
 pub mod way;
 

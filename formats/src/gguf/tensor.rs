@@ -30,14 +30,15 @@ impl Shape {
         &self.ne[..self.dims]
     }
 
-    /// Bytes of a tensor of a type that is known; `None` for another.
+    /// Bytes of a tensor of a type that is known; `None` for another, unless it
+    /// has no weights.
     pub(super) fn bytes(&self, ty: TensorType, name: &str) -> Result<Option<u64>> {
         let (rows, cols) = self.matrix(name)?;
         if let Some(ternary) = ty.ternary() {
             return Ok(Some(ternary.tensor_bytes(rows, cols, name)? as u64));
         }
         let Some((block, bytes)) = ty.layout() else {
-            return Ok(None);
+            return Ok((rows == 0 || cols == 0).then_some(0));
         };
         if !(cols as u64).is_multiple_of(block) {
             return Err(FormatError::Block {
@@ -137,7 +138,8 @@ pub(super) fn place<'a>(
 ) -> Result<Vec<Tensor<'a>>> {
     // From the last one in the file to the first, empty ones after others.
     let mut order: Vec<usize> = (0..infos.len()).collect();
-    order.sort_unstable_by_key(|&i| core::cmp::Reverse((infos[i].offset, infos[i].bytes)));
+    let place = |i: usize| (infos[i].offset, infos[i].bytes != Some(0), infos[i].bytes);
+    order.sort_unstable_by_key(|&i| core::cmp::Reverse(place(i)));
     let mut slices: Vec<&[u8]> = vec![&[]; infos.len()];
     let mut end = data.len() as u64;
     let mut next = "the end of the file";
@@ -153,7 +155,7 @@ pub(super) fn place<'a>(
             corrupt(info.said_at, what)
         })?;
         let bytes = info.bytes.unwrap_or(room);
-        let missing = info.bytes.is_none() && room == 0 && info.shape.ne.iter().all(|&ne| ne > 0);
+        let missing = info.bytes.is_none() && room == 0;
         if bytes > room || missing {
             return Err(info.too_long(room, next));
         }
