@@ -19,7 +19,7 @@
 //! beside other work, in the L2 cache, GB/s read plus written (memcpy: 113;
 //! with as many bytes as the floats 98): encode 74, decode 79, floats 74.
 //! Packing swings with the neighbours: 0.45 to 0.55 of the same run's memcpy in
-//! L2, 0.2 to 0.3 from memory, where the cause is not yet found.
+//! L2.
 
 use super::super::super::contract::{CodecKernel, PANEL_ROWS};
 use super::super::super::scalar::SCALAR;
