@@ -82,7 +82,7 @@ pub use workspace::{Lanes, Options, Residency, Workspace};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The examples of the engine guide.
-#[cfg(doctest)]
+/// The examples of the engine guide, some of which map files or use a pool.
+#[cfg(all(doctest, feature = "mmap", feature = "rayon"))]
 #[doc = include_str!("../docs/integrate.md")]
 struct Integrate;

@@ -167,7 +167,7 @@ def test_the_instruction_set_by_the_environment():
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc here")
 def test_threads_start_with_the_first_large_product():
     code = """
-import glob, numpy, tritgemm
+import glob, time, numpy, tritgemm
 def ours():
     names = [open(path).read() for path in glob.glob("/proc/self/task/*/comm")]
     return sum(name.startswith("tritgemm-") for name in names)
@@ -175,6 +175,10 @@ counts = [ours()]
 for size in (8, 2048):
     packed = tritgemm.Packed.from_trits(numpy.ones((size, size), numpy.int8))
     packed.gemm_i8(numpy.ones((1, size), numpy.int8))
+    # A thread takes its name when it first runs, which may be later.
+    deadline = time.monotonic() + (10 if size > 8 else 0)
+    while ours() < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
     counts.append(ours())
 print(counts)
 """
