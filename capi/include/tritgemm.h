@@ -61,6 +61,8 @@ typedef enum {
     TRITGEMM_BUSY = 10,
     // A defect of this library; the handles stay usable. Please report it.
     TRITGEMM_INTERNAL = 11,
+    // Memory ran out; the handles stay usable.
+    TRITGEMM_OUT_OF_MEMORY = 12,
 } tritgemm_status;
 
 // An instruction set to pin.

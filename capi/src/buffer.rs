@@ -5,6 +5,7 @@ use crate::handle::null;
 use crate::status::{Error, Status};
 use core::ops::Range;
 use std::borrow::Cow;
+use tritgemm::OutOfMemory;
 
 /// Numbers without padding for which every pattern of bits is a value.
 pub(crate) trait Number: Copy + Default {}
@@ -67,10 +68,38 @@ pub(crate) unsafe fn input<'a, T: Number>(
             core::slice::from_raw_parts(ptr, len)
         }));
     }
-    let mut copy = vec![T::default(); len];
+    let mut copy = Vec::new();
+    zeros(&mut copy, len)?;
     // SAFETY: by precondition 1; `copy` is new and of the same length.
     unsafe { copy_bytes(ptr, copy.as_mut_ptr(), len) };
     Ok(Cow::Owned(copy))
+}
+
+/// Makes `values` `len` zeros.
+fn zeros<T: Number>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
+    values.clear();
+    reserve(values, len)?;
+    values.resize(len, T::default());
+    Ok(())
+}
+
+fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
+    let bytes = len.saturating_mul(size_of::<T>());
+    let reserved = values.try_reserve_exact(len);
+    reserved.map_err(|_| OutOfMemory { bytes })
+}
+
+/// An input to keep: its own copy.
+pub(crate) fn owned<T: Number>(values: Cow<'_, [T]>) -> Result<Vec<T>, OutOfMemory> {
+    match values {
+        Cow::Owned(values) => Ok(values),
+        Cow::Borrowed(values) => {
+            let mut copy = Vec::new();
+            reserve(&mut copy, values.len())?;
+            copy.extend_from_slice(values);
+            Ok(copy)
+        }
+    }
 }
 
 /// Copies `len` numbers between places of any alignment.
@@ -110,7 +139,8 @@ pub(crate) unsafe fn output<T: Number>(
         // checked; it overlaps no input.
         return write(unsafe { core::slice::from_raw_parts_mut(ptr, len) });
     }
-    let mut copy = vec![T::default(); len];
+    let mut copy = Vec::new();
+    zeros(&mut copy, len)?;
     write(&mut copy)?;
     // SAFETY: by precondition 1; `copy` is of the same length.
     unsafe { copy_bytes(copy.as_ptr(), ptr, len) };
@@ -211,22 +241,21 @@ impl<'n, T: Number> Rows<'n, T> {
     ///
     /// # Safety
     /// Precondition 1 of the crate's documentation, for `'a`.
-    pub(crate) unsafe fn read<'a>(&self, stage: &'a mut Vec<T>) -> &'a [T] {
+    pub(crate) unsafe fn read<'a>(&self, stage: &'a mut Vec<T>) -> Result<&'a [T], Error> {
         let len = self.len();
         if len == 0 {
-            return &[];
+            return Ok(&[]);
         }
         if self.in_place() {
             // SAFETY: by precondition 1: checked by `new`, aligned, dense.
-            return unsafe { core::slice::from_raw_parts(self.ptr, len) };
+            return Ok(unsafe { core::slice::from_raw_parts(self.ptr, len) });
         }
-        stage.clear();
-        stage.resize(len, T::default());
+        zeros(stage, len)?;
         for (row, to) in stage.chunks_exact_mut(self.cols).enumerate() {
             // SAFETY: by precondition 1: `new` checked that every row is inside.
             unsafe { copy_bytes(self.row(row).cast_const(), to.as_mut_ptr(), self.cols) };
         }
-        stage
+        Ok(stage)
     }
 
     /// Runs `write` with the rows, dense: in place, or through `stage`. They
@@ -258,8 +287,7 @@ impl<'n, T: Number> Rows<'n, T> {
             // overlaps nothing that is read.
             return write(unsafe { core::slice::from_raw_parts_mut(self.ptr, len) });
         }
-        stage.clear();
-        stage.resize(len, T::default());
+        zeros(stage, len)?;
         write(stage)?;
         for (row, from) in stage.chunks_exact(self.cols).enumerate() {
             // SAFETY: by precondition 1: `new` checked that every row is inside.

@@ -1,6 +1,6 @@
 //! `tritgemm_linear`.
 
-use crate::buffer::{Number, Rows, input, reads_slice};
+use crate::buffer::{Number, Rows, input, owned, reads_slice};
 use crate::handle::{borrow, destroy, give};
 use crate::matrix::{Matrix, scales};
 use crate::panels::Panels;
@@ -23,7 +23,7 @@ unsafe fn bias(ptr: *const f32, len: usize) -> Result<Option<Vec<f32>>, Error> {
         return Ok(None);
     }
     // SAFETY: the caller's precondition.
-    Ok(Some(unsafe { input("bias", ptr, len) }?.into_owned()))
+    Ok(Some(owned(unsafe { input("bias", ptr, len) }?)?))
 }
 
 /// A layer of a matrix, its scales and `bias`, M values, or NULL and 0 for none.
@@ -165,7 +165,7 @@ unsafe fn forward<T: Number>(
             let products = &mut inner.products;
             let mut stage_y = core::mem::take(&mut inner.stage.y_f32);
             let result = y.write(&mut stage_y, Some(&x), &weights, |y| {
-                let x = MatRef::new(x.read(stage_x(&mut inner.stage)), tokens, k)?;
+                let x = MatRef::new(x.read(stage_x(&mut inner.stage))?, tokens, k)?;
                 Ok(run(linear, x, MatMut::new(y, tokens, m)?, products)?)
             });
             inner.stage.y_f32 = stage_y;

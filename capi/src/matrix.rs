@@ -1,6 +1,6 @@
 //! `tritgemm_matrix`.
 
-use crate::buffer::input;
+use crate::buffer::{input, owned};
 use crate::handle::{borrow, destroy, give, put};
 use crate::quant::{granularity, number};
 use crate::status::{Error, Status, guard, guard_value};
@@ -16,17 +16,26 @@ pub struct Matrix(pub(crate) TernaryMatrix);
 pub(crate) unsafe fn scales(kind: i32, ptr: *const f32, len: usize) -> Result<Scales, Error> {
     let kind = granularity(kind)?;
     // SAFETY: the caller's precondition.
-    let values = unsafe { input("scales", ptr, len) }?;
-    Ok(match kind {
+    let values = owned(unsafe { input("scales", ptr, len) }?)?;
+    with_granularity(kind, values)
+}
+
+/// Scales of a granularity.
+pub(crate) fn with_granularity(
+    granularity: tritgemm::Granularity,
+    values: Vec<f32>,
+) -> Result<Scales, Error> {
+    Ok(match granularity {
         tritgemm::Granularity::PerTensor => match values[..] {
             [scale] => Scales::per_tensor(scale),
             _ => {
+                let len = values.len();
                 let text = format!("`scales` has length {len}, expected 1 for the tensor");
                 return Err(Error::new(Status::TritgemmInvalidSize, text));
             }
         },
-        tritgemm::Granularity::PerRow => Scales::per_row(values.into_owned()),
-        tritgemm::Granularity::PerGroup(size) => Scales::per_group(size, values.into_owned()),
+        tritgemm::Granularity::PerRow => Scales::per_row(values),
+        tritgemm::Granularity::PerGroup(size) => Scales::per_group(size, values),
     })
 }
 
@@ -71,7 +80,7 @@ pub unsafe extern "C" fn tritgemm_matrix_from_packed(
     // SAFETY: preconditions 1 and 3.
     guard(|| unsafe {
         give(out, || {
-            let packed = input("packed", packed, packed_len)?.into_owned();
+            let packed = owned(input("packed", packed, packed_len)?)?;
             let scales = self::scales(granularity, scales, scales_len)?;
             Ok(Matrix(TernaryMatrix::from_packed(
                 packed, rows, cols, scales,

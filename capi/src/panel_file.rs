@@ -1,13 +1,16 @@
 //! `tritgemm_panel_file`.
 
+use crate::buffer::owned;
 use crate::handle::{borrow, destroy, give, null, put};
 use crate::linear::Linear;
+use crate::matrix::with_granularity;
 use crate::panels::{Panels, lasting};
 use crate::quant::number;
 use crate::status::{Error, Status, guard};
 use core::ffi::{CStr, c_char};
 use std::borrow::Cow;
 use std::path::Path;
+use tritgemm::PanelFileError;
 
 /// A panel file: one matrix in panels with its scales and bias, versioned and
 /// checksummed, the same on every CPU.
@@ -162,7 +165,14 @@ pub unsafe extern "C" fn tritgemm_panel_file_linear(
     // SAFETY: preconditions 2 and 3.
     guard(|| unsafe {
         give(out, || {
-            Ok(Linear(borrow("file", file)?.0.clone().try_into()?))
+            let file = &borrow("file", file)?.0;
+            let scales = file.scales().ok_or(PanelFileError::NoScales)?;
+            let values = owned(Cow::Borrowed(scales.values()))?;
+            let scales = with_granularity(scales.granularity(), values)?;
+            let bias = file.bias().map(|bias| owned(Cow::Borrowed(bias)));
+            let panels = file.panels().clone();
+            let layer = tritgemm::Linear::from_parts(panels, scales, bias.transpose()?);
+            Ok(Linear(layer.map_err(PanelFileError::Matrix)?))
         })
     })
 }

@@ -149,7 +149,7 @@ pub unsafe extern "C" fn tritgemm_gemm_i8(
             let stage = &mut inner.stage;
             let products = &mut inner.products;
             y.write(&mut stage.y_i32, Some(&x), &weights, |y| {
-                let x = MatRef::new(x.read(&mut stage.x_i8), tokens, k)?;
+                let x = MatRef::new(x.read(&mut stage.x_i8)?, tokens, k)?;
                 Ok(panels.gemm_i8(x, MatMut::new(y, tokens, m)?, products)?)
             })
         })

@@ -1,6 +1,6 @@
 //! `tritgemm_prepared`.
 
-use crate::buffer::{Number, Rows, input};
+use crate::buffer::{Number, Rows, input, owned};
 use crate::handle::{borrow, destroy, give};
 use crate::status::{Error, Status, guard, guard_value};
 use crate::workspace::{Stage, Workspace};
@@ -44,7 +44,7 @@ unsafe fn prepare<T: Number>(
             let group = self::group(group)?;
             let x = Rows::new("x", x, [tokens, features])?;
             Workspace::with(workspace, |inner| {
-                let x = MatRef::new(x.read(stage(&mut inner.stage)), tokens, features)?;
+                let x = MatRef::new(x.read(stage(&mut inner.stage))?, tokens, features)?;
                 Ok(Prepared(run(x, group, &mut inner.products)?))
             })
         })
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn tritgemm_prepare_i8(
     guard(|| unsafe {
         prepare(shape, x, workspace, out, stage, |x, group, ws| {
             let token_scales = input("token_scales", token_scales, token_scales_len);
-            let token_scales = token_scales?.into_owned();
+            let token_scales = owned(token_scales?)?;
             Ok(PreparedActivations::int8(x, token_scales, group, ws)?)
         })
     })

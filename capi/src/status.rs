@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
-    GemmError, Incomplete, IsaError, MatrixError, PanelFileError, PrepareError, SliceError,
-    ViewError,
+    GemmError, Incomplete, IsaError, MatrixError, OutOfMemory, PanelFileError, PrepareError,
+    SliceError, ViewError,
 };
 
 /// What a function returns.
@@ -41,6 +41,8 @@ pub enum Status {
     TritgemmBusy = 10,
     /// A defect of this library; the handles stay usable. Please report it.
     TritgemmInternal = 11,
+    /// Memory ran out; the handles stay usable.
+    TritgemmOutOfMemory = 12,
 }
 
 pub(crate) struct Error {
@@ -71,8 +73,9 @@ macro_rules! from_errors {
 }
 
 from_errors! {
+    OutOfMemory: |_| Status::TritgemmOutOfMemory;
     IsaError: |_| Status::TritgemmUnsupportedIsa;
-    SliceError: |_| Status::TritgemmInvalidSize;
+    SliceError: slice;
     ViewError: |_| Status::TritgemmInvalidSize;
     Incomplete: |_| Status::TritgemmIncomplete;
     CodecError: codec;
@@ -81,6 +84,13 @@ from_errors! {
     PrepareError: prepare;
     GemmError: gemm;
     PanelFileError: panel_file;
+}
+
+fn slice(error: &SliceError) -> Status {
+    match error {
+        SliceError::Memory(_) => Status::TritgemmOutOfMemory,
+        _ => Status::TritgemmInvalidSize,
+    }
 }
 
 fn codec(error: &CodecError) -> Status {
@@ -94,6 +104,7 @@ fn codec(error: &CodecError) -> Status {
 fn quant(error: &QuantError) -> Status {
     match error {
         QuantError::Length { .. } | QuantError::TooLarge { .. } => Status::TritgemmInvalidSize,
+        QuantError::Memory(_) => Status::TritgemmOutOfMemory,
         _ => Status::TritgemmInvalidValue,
     }
 }
@@ -103,6 +114,7 @@ fn matrix(error: &MatrixError) -> Status {
         MatrixError::Scale { .. } => Status::TritgemmInvalidValue,
         MatrixError::Codec(e) => codec(e),
         MatrixError::Quant(e) => quant(e),
+        MatrixError::Memory(_) => Status::TritgemmOutOfMemory,
         _ => Status::TritgemmInvalidSize,
     }
 }
@@ -110,6 +122,7 @@ fn matrix(error: &MatrixError) -> Status {
 fn prepare(error: &PrepareError) -> Status {
     match error {
         PrepareError::Quant(e) => quant(e),
+        PrepareError::Memory(_) => Status::TritgemmOutOfMemory,
         PrepareError::Isa(_) => Status::TritgemmUnsupportedIsa,
         PrepareError::Incomplete(_) => Status::TritgemmIncomplete,
         _ => Status::TritgemmInvalidSize,
@@ -120,6 +133,7 @@ fn gemm(error: &GemmError) -> Status {
     match error {
         GemmError::PreparedType { .. } => Status::TritgemmInvalidArgument,
         GemmError::Quant(e) => quant(e),
+        GemmError::Memory(_) => Status::TritgemmOutOfMemory,
         GemmError::Isa(_) => Status::TritgemmUnsupportedIsa,
         GemmError::Incomplete(_) => Status::TritgemmIncomplete,
         _ => Status::TritgemmInvalidSize,
@@ -129,6 +143,9 @@ fn gemm(error: &GemmError) -> Status {
 fn panel_file(error: &PanelFileError) -> Status {
     match error {
         PanelFileError::Io { .. } => Status::TritgemmIo,
+        PanelFileError::Memory(_) | PanelFileError::Matrix(MatrixError::Memory(_)) => {
+            Status::TritgemmOutOfMemory
+        }
         _ => Status::TritgemmBadFile,
     }
 }
@@ -188,7 +205,7 @@ pub extern "C" fn tritgemm_last_error() -> *const c_char {
 /// The name of a status, such as "TRITGEMM_OK"; NULL if there is no such status.
 #[unsafe(no_mangle)]
 pub extern "C" fn tritgemm_status_name(status: i32) -> *const c_char {
-    const NAMES: [&CStr; 12] = [
+    const NAMES: [&CStr; 13] = [
         c"TRITGEMM_OK",
         c"TRITGEMM_NULL_POINTER",
         c"TRITGEMM_INVALID_SIZE",
@@ -201,6 +218,7 @@ pub extern "C" fn tritgemm_status_name(status: i32) -> *const c_char {
         c"TRITGEMM_INCOMPLETE",
         c"TRITGEMM_BUSY",
         c"TRITGEMM_INTERNAL",
+        c"TRITGEMM_OUT_OF_MEMORY",
     ];
     let name = usize::try_from(status).ok().and_then(|i| NAMES.get(i));
     name.map_or(core::ptr::null(), |name| name.as_ptr())

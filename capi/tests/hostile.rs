@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Case, K, M, N, fails, make, ok};
+use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 use tritgemm_capi::*;
 
@@ -348,7 +349,9 @@ fn choices_and_values() {
             "/nonexistent",
         );
         assert!(file.is_null());
-        assert!(tritgemm_status_name(-1).is_null() && tritgemm_status_name(12).is_null());
+        assert!(tritgemm_status_name(-1).is_null() && tritgemm_status_name(13).is_null());
+        let last = CStr::from_ptr(tritgemm_status_name(12));
+        assert_eq!(last, c"TRITGEMM_OUT_OF_MEMORY");
         assert!(tritgemm_backend_name(99).is_null());
         assert!(tritgemm_cpu_feature(usize::MAX, null_mut()).is_null());
     }
