@@ -5,9 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
-use tritgemm::{Linear, Options, PanelFile, PanelFileError, Panels, Verify, Workspace};
+use tritgemm::{Linear, Options, PanelFile, PanelFileError, Verify, Workspace};
 use tritgemm_fuzz::common::{backends, bits, view, view_mut};
-use tritgemm_fuzz::panel_file::{derive, repair};
+use tritgemm_fuzz::panel_file::{derive, is_legal, repair};
 
 /// Bits of the first byte: repair the checksums; first make everything right
 /// that follows from the shape; go through the file system too.
@@ -88,7 +88,7 @@ fn multiply(file: PanelFile) {
     if m.max(1).saturating_mul(k.max(1)) > MAX_MACS / 20 {
         return;
     }
-    let legal = legal(panels);
+    let legal = is_legal(panels);
     let layer = match Linear::try_from(file) {
         Ok(layer) => layer,
         Err(PanelFileError::NoScales) => return,
@@ -113,10 +113,4 @@ fn multiply(file: PanelFile) {
             assert!(!legal || y == *want, "{m} x {k}, {n} tokens, {backend:?}");
         }
     }
-}
-
-/// No code 11, zeros where there is no weight.
-fn legal(panels: &Panels) -> bool {
-    let again = Panels::from_packed(&panels.to_packed(), panels.rows(), panels.cols());
-    again.is_ok_and(|again| again.as_bytes() == panels.as_bytes())
 }

@@ -3,6 +3,7 @@
 //!
 //! | module | what it has |
 //! |---|---|
+//! | [`capi`] | the C interface beside the Rust interface |
 //! | [`fill`] | any number of values from a few bytes |
 //! | [`codec`] | the encoding by definition, one weight at a time |
 //! | [`draw`] | a product: shape, weights, activations, scales, strides |
@@ -12,6 +13,7 @@
 //! | [`panel_file`] | the fields of a panel file, to be repaired |
 //! | [`common`] | the oracle and the canaries of the crate's own tests |
 
+pub mod capi;
 pub mod codec;
 #[path = "../../tests/common/mod.rs"]
 pub mod common;
