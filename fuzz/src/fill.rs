@@ -19,7 +19,15 @@ impl Fill {
     pub fn bytes(&self, len: usize) -> Vec<u8> {
         match self {
             Fill::Repeat(pattern) if pattern.is_empty() => vec![0; len],
-            Fill::Repeat(pattern) => pattern.iter().copied().cycle().take(len).collect(),
+            Fill::Repeat(pattern) => {
+                let mut bytes = Vec::with_capacity(len);
+                bytes.extend_from_slice(&pattern[..pattern.len().min(len)]);
+                // Whole copies, not byte by byte: the fuzzer looks into loops.
+                while bytes.len() < len {
+                    bytes.extend_from_within(..bytes.len().min(len - bytes.len()));
+                }
+                bytes
+            }
             Fill::Spots(base, spots) => {
                 let mut bytes = vec![*base; len];
                 for &(at, value) in spots.iter().take_while(|_| len > 0) {
@@ -74,7 +82,8 @@ impl Style {
             Style::Unit => unit,
             Style::Tiny => f32::from_bits(bits & 0x807f_ffff),
             Style::Huge if bits & 0xff < 8 => f32::MAX.copysign(unit),
-            Style::Wide | Style::Huge => unit * 2f32.powi((bits & 0xff) as i32 % 41 - 20),
+            // A power of two by its exponent.
+            Style::Wide | Style::Huge => unit * f32::from_bits((bits % 256 % 41 + 107) << 23),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-/// Most weights of a usual matrix.
-const WEIGHTS: usize = 1 << 12;
+/// Most weights of a matrix, usually and now and then.
+const WEIGHTS: [usize; 2] = [1 << 10, 1 << 12];
 /// Most multiply-adds of a usual product, and of one of a large matrix, which is
 /// enough to be shared among workers.
 const MACS: [usize; 2] = [1 << 15, 3 << 20];
@@ -22,12 +22,13 @@ pub struct Shape {
 impl<'a> Arbitrary<'a> for Shape {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         if u.ratio(1, 64)? {
-            let rows = u.int_in_range(LARGE..=4 * LARGE)?;
+            let rows = u.int_in_range(LARGE..=2 * LARGE)?;
             let cols = u.int_in_range(64..=128)?;
             return Ok(Self { rows, cols });
         }
+        let weights = WEIGHTS[usize::from(u.ratio(1, 4)?)];
         let cols = u.int_in_range(0..=300)?;
-        let rows = u.int_in_range(0..=200)?.min(WEIGHTS / cols.max(1));
+        let rows = u.int_in_range(0..=200)?.min(weights / cols.max(1));
         Ok(Self { rows, cols })
     }
 }

@@ -51,14 +51,13 @@ struct Place {
 
 impl Place {
     fn end(self) -> usize {
-        match self.rows.min(self.width) {
-            0 => self.start,
-            _ => self.start + (self.rows - 1) * self.stride + self.width,
-        }
+        self.rows().last().map_or(self.start, |row| row.end)
     }
 
+    /// Those with something in them.
     fn rows(self) -> impl Iterator<Item = std::ops::Range<usize>> {
-        (0..self.rows).map(move |row| {
+        let rows = if self.width > 0 { self.rows } else { 0 };
+        (0..rows).map(move |row| {
             let start = self.start + row * self.stride;
             start..start + self.width
         })
@@ -207,8 +206,7 @@ impl Shared {
         let mut y = vec![Y::zeroed(); n * m];
         model(n, &x, &mut y);
         let (mut want, mut got) = (bytes, memory.values());
-        let rows = y_place.rows().take_while(|_| m > 0);
-        for (row, values) in rows.zip(y.chunks(m.max(1))) {
+        for (row, values) in y_place.rows().zip(y.chunks(m.max(1))) {
             want[row.clone()].copy_from_slice(cast_slice(values));
             if !legal {
                 got[row.clone()].copy_from_slice(cast_slice(values));
