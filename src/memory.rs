@@ -5,7 +5,7 @@
 //! that say so.
 
 use crate::kernels;
-use crate::workspace::{Lines, lines};
+use crate::workspace::Lines;
 use aligned_vec::TryReserveError;
 use bytemuck::Zeroable;
 use std::fmt;
@@ -80,8 +80,9 @@ pub(crate) fn fresh_bytes(len: usize) -> Result<Vec<u8>, OutOfMemory> {
 }
 
 /// Zeros, aligned to cache lines.
+#[cfg(feature = "train")]
 pub(crate) fn zeroed_lines(len: usize) -> Result<Lines, OutOfMemory> {
-    let mut zeroed = lines();
+    let mut zeroed = crate::workspace::lines();
     resize_lines(&mut zeroed, len)?;
     Ok(zeroed)
 }
