@@ -63,7 +63,8 @@ struct Line<T>(T);
 pub struct Quad([u64; PANEL_ROWS]);
 
 impl Quad {
-    /// The words, as an array to write.
+    /// The words, as an array to write. The scalar kernels need no pointer.
+    #[cfg_attr(not(any(kernels = "x86_64", kernels = "aarch64")), allow(dead_code))]
     pub fn as_mut_ptr(&mut self) -> *mut u64 {
         self.0.as_mut_ptr()
     }

@@ -85,6 +85,9 @@ impl<Acc> RowCall<Acc> {
     /// Past its end a panel is followed by another of the same tile, which is
     /// being read already: with 4 panels of 66 KB the next tile would begin
     /// with some 4 x 6 KB that nobody asked memory for.
+    ///
+    /// The scalar and NEON kernels leave prefetching to the CPU.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     #[inline(always)]
     pub fn prefetch(&self, distance: usize, left: usize) -> usize {
         if left > distance {

@@ -31,6 +31,7 @@
 //! byte. Whatever follows from the shape is stored all the same, computed
 //! again when read, and a difference is an error.
 
+mod floats;
 mod header;
 mod save;
 
@@ -40,9 +41,7 @@ use crate::memory::{self, OutOfMemory, resize_lines};
 use crate::panels::{PanelBytes, Panels};
 use crate::scales::Granularity;
 use crate::workspace::lines;
-use core::mem::size_of;
 use header::{HEADER, Layout, check_magic};
-use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -262,16 +261,18 @@ impl PanelFile {
         // Everything is in memory already, less the header.
         let layout = Layout::of(shape, granularity, self.bias.is_some())
             .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let sections = [
-            Cow::Borrowed(self.panels.as_bytes()),
-            floats_to_bytes(self.scales.as_ref().map_or(&[], Scales::values)),
-            floats_to_bytes(self.bias.as_deref().unwrap_or(&[])),
+        let panels = self.panels.as_bytes();
+        let scales = self.scales.as_ref().map_or(&[][..], Scales::values);
+        let bias = self.bias.as_deref().unwrap_or(&[]);
+        let crcs = [
+            crc32fast::hash(panels),
+            floats::crc(scales),
+            floats::crc(bias),
         ];
-        let crcs = [&sections[0], &sections[1], &sections[2]].map(|s| crc32fast::hash(s));
         out.write_all(&layout.header(crcs))?;
-        for section in &sections {
-            out.write_all(section)?;
-        }
+        out.write_all(panels)?;
+        floats::write(scales, &mut out)?;
+        floats::write(bias, &mut out)?;
         out.flush()
     }
 
@@ -386,13 +387,13 @@ impl PanelFile {
         scales: &[u8],
         bias: &[u8],
     ) -> Result<Self, PanelFileError> {
-        let values = floats_from_bytes(scales)?;
+        let values = floats::read(scales)?;
         let scales = layout.granularity.map(|granularity| match granularity {
             Granularity::PerTensor => Scales::per_tensor(values[0]),
             Granularity::PerRow => Scales::per_row(values),
             Granularity::PerGroup(size) => Scales::per_group(size, values),
         });
-        let bias = layout.has_bias.then(|| floats_from_bytes(bias));
+        let bias = layout.has_bias.then(|| floats::read(bias));
         Ok(Self::new(panels, scales, bias.transpose()?)?)
     }
 }
@@ -422,19 +423,6 @@ fn check(section: &'static str, stored: u32, bytes: &[u8]) -> Result<(), PanelFi
 pub(crate) fn at(path: &Path, source: io::Error) -> PanelFileError {
     let path = path.to_owned();
     PanelFileError::Io { path, source }
-}
-
-fn floats_to_bytes(values: &[f32]) -> Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        Cow::Borrowed(bytemuck::cast_slice(values))
-    } else {
-        values.iter().flat_map(|v| v.to_le_bytes()).collect()
-    }
-}
-
-fn floats_from_bytes(bytes: &[u8]) -> Result<Vec<f32>, OutOfMemory> {
-    let (floats, _) = bytes.as_chunks::<{ size_of::<f32>() }>();
-    memory::collected(floats.iter().map(|&b| f32::from_le_bytes(b)))
 }
 
 impl From<&Linear> for PanelFile {
