@@ -9,7 +9,7 @@ use super::contract::{
 };
 use crate::isa::Backend;
 use bytemuck::Pod;
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 use core::ops::Range;
 
 /// Where a row-lane kernel is to expect its weights.
@@ -349,10 +349,25 @@ pub fn decode_row_f32(backend: Backend, packed: &[u8], scale: f32, weights: &mut
 
 /// Transposes up to 64 rows of `row_bytes` bytes into one panel.
 pub fn pack_panel(backend: Backend, packed: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    let (start, len) = (panel.as_mut_ptr().cast(), panel.len());
+    // SAFETY: the same bytes under the same exclusive borrow; `pack_new_panel`
+    // writes them all, so none is left uninitialised.
+    let panel = unsafe { core::slice::from_raw_parts_mut(start, len) };
+    pack_new_panel(backend, packed, row_bytes, panel);
+}
+
+/// As [`pack_panel`], into a panel that nothing was written to. When this
+/// returns, every byte of it is.
+pub fn pack_new_panel(
+    backend: Backend,
+    packed: &[u8],
+    row_bytes: usize,
+    panel: &mut [MaybeUninit<u8>],
+) {
     let rows = packed.len().checked_div(row_bytes).unwrap_or(0);
     let depth = panel.len() / PANEL_ROWS;
     assert!(rows <= PANEL_ROWS && row_bytes <= depth && panel.len().is_multiple_of(PANEL_ROWS));
-    let (src, dst) = (packed.as_ptr(), panel.as_mut_ptr());
+    let (src, dst) = (packed.as_ptr(), panel.as_mut_ptr().cast());
     // SAFETY: 1: the backend is the proof; the rest is asserted, and `rows`
     // whole rows lie in `packed`.
     unsafe { (backend.set().codec.pack_panel)(src, row_bytes, rows, row_bytes, dst, depth) }

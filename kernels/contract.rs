@@ -217,7 +217,8 @@ pub struct CodecKernel {
     pub decode_f32: unsafe fn(src: *const u8, cols: usize, scale: f32, dst: *mut f32) -> bool,
     /// Transposes `rows <= 64` rows of `bytes` bytes, `stride` apart, into a
     /// panel `dst[depth][64]` with zeros beyond `rows` and `bytes`
-    /// (`bytes <= depth`). Precondition 1; both disjoint and in bounds.
+    /// (`bytes <= depth`). Precondition 1; both disjoint and in bounds. Every byte
+    /// of `dst` is written, none read: it need not be initialised.
     pub pack_panel: unsafe fn(
         src: *const u8,
         stride: usize,

@@ -5,6 +5,7 @@
 //! | [`contract`] | what a kernel is given, and the preconditions it may rely on |
 //! | [`table`] | the one list of kernels |
 //! | [`call`] | safe wrappers: they check the preconditions, then call a kernel |
+//! | [`block`] | the memory that packed panels lie in |
 //! | [`tiles`] | disjoint output tiles for work that runs in parallel |
 //! | [`column`] | the column-lane algorithm, one generic source for every ISA |
 //! | [`scalar`] | the reference that defines every result |
@@ -12,9 +13,9 @@
 //! | `dense` | the dense product of training, by the `gemm` crate |
 //! | `map` | panel files mapped into memory |
 //! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
-//! | [`zeroed`](mod@zeroed) | memory that is zero already, or an error |
 //! | [`scale`] | the epilogues: the one place where an output is multiplied |
 
+pub mod block;
 pub mod call;
 pub mod column;
 pub mod contract;
@@ -27,7 +28,6 @@ pub mod scale;
 pub mod table;
 pub mod tiles;
 pub mod vector;
-pub mod zeroed;
 
 #[cfg(kernels = "aarch64")]
 pub mod aarch64;

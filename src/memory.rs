@@ -4,7 +4,6 @@
 //! without memory as everywhere in Rust, and so do `Clone` and the functions
 //! that say so.
 
-use crate::kernels;
 use crate::workspace::Lines;
 use aligned_vec::TryReserveError;
 use bytemuck::Zeroable;
@@ -72,11 +71,6 @@ pub(crate) fn resize<T: Clone>(
     values.try_reserve_exact(more).map_err(|_| of::<T>(len))?;
     values.resize(len, value);
     Ok(())
-}
-
-/// Zeros in memory that was not touched yet.
-pub(crate) fn fresh_bytes(len: usize) -> Result<Vec<u8>, OutOfMemory> {
-    kernels::zeroed::zeroed(len).ok_or(OutOfMemory { bytes: len })
 }
 
 /// Zeros, aligned to cache lines.

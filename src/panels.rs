@@ -4,9 +4,9 @@
 use crate::codec::CodecError;
 use crate::gemm::{Weights, strips};
 use crate::isa::Backend;
-use crate::kernels::call::{self, PanelView};
+use crate::kernels::block::{self, Block};
+use crate::kernels::call::PanelView;
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
-use crate::kernels::tiles::TileGrid;
 #[cfg(feature = "train")]
 use crate::kernels::vector::transpose::transposed_panel;
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
@@ -42,6 +42,7 @@ pub struct PanelBytes(Storage);
 
 #[derive(Clone, Debug)]
 enum Storage {
+    Block(Arc<Block>),
     Lines(Arc<Lines>),
     Vec(Arc<Vec<u8>>),
     Slice(Arc<[u8]>),
@@ -54,6 +55,7 @@ impl PanelBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
+            Storage::Block(bytes) => bytes,
             Storage::Lines(bytes) => bytes,
             Storage::Vec(bytes) => bytes,
             Storage::Slice(bytes) => bytes,
@@ -134,9 +136,6 @@ impl fmt::Display for SliceError {
 impl std::error::Error for SliceError {}
 
 from_variants!(SliceError: Memory(OutOfMemory));
-
-/// What panels are aligned to where this crate allocates them.
-const CACHE_LINE: usize = 64;
 
 /// Strips of a panel of `cols` columns.
 pub(crate) fn depth(cols: usize) -> usize {
@@ -236,33 +235,16 @@ impl Panels {
     ) -> Result<Self, OutOfMemory> {
         // The packed bytes are in memory, but their padding may be 64 times as long.
         let len = panel_bytes(rows, cols).ok_or(OutOfMemory { bytes: usize::MAX })?;
-        let (row_bytes, stride) = (cols.div_ceil(4), depth(cols) * PANEL_ROWS);
-        // Not cleared by a pass of its own: that would cost a third more traffic.
-        let mut bytes = memory::fresh_bytes(len.saturating_add(CACHE_LINE - 1))?;
-        let offset = bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE - 1);
-        let panels = rows.div_ceil(PANEL_ROWS);
-        if row_bytes > 0 && panels > 0 {
-            let workers = if len < 1 << 20 { 1 } else { threads.workers() };
-            let per_item = panels.div_ceil(if workers > 1 { 8 * workers } else { 1 });
-            let grid = TileGrid::new(
-                &mut bytes[offset..][..len],
-                [panels, stride],
-                stride,
-                [per_item, stride],
-            );
-            threads.for_each(workers, grid.len(), |i| {
-                let Some(mut tile) = grid.claim(i) else {
-                    return;
-                };
-                for panel in tile.rows() {
-                    let first = panel * PANEL_ROWS * row_bytes;
-                    let last = packed.len().min(first + PANEL_ROWS * row_bytes);
-                    let rows = &packed[first..last];
-                    call::pack_panel(backend, rows, row_bytes, tile.row_mut(panel, 0..stride));
-                }
-            });
-        }
-        Ok(Self::from_parts(bytes.into(), offset, rows, cols))
+        let (panels, depth) = (rows.div_ceil(PANEL_ROWS), depth(cols));
+        let workers = if len < 1 << 20 { 1 } else { threads.workers() };
+        let per_item = panels.div_ceil(if workers > 1 { 8 * workers } else { 1 });
+        let shape = [rows, cols.div_ceil(4), depth];
+        let block = block::pack(backend, packed, shape, per_item, |items, work| {
+            threads.for_each(workers, items, work);
+        });
+        let block = block.ok_or(OutOfMemory { bytes: len })?;
+        let bytes = PanelBytes(Storage::Block(Arc::new(block)));
+        Ok(Self::from_parts(bytes, 0, rows, cols))
     }
 
     /// Panels that are laid out already, as [`Panels::as_bytes`] gives them:

@@ -120,11 +120,12 @@ pub unsafe fn pack_panel(
     dst: *mut u8,
     depth: usize,
 ) {
-    // SAFETY: the caller's word: `dst` holds `depth` strips of 64 bytes.
-    let strips = unsafe { core::slice::from_raw_parts_mut(dst.cast::<[u8; PANEL_ROWS]>(), depth) };
-    for strip in strips.iter_mut() {
-        *strip = [0; PANEL_ROWS];
-    }
+    // SAFETY: the caller's word: `dst` holds `depth` strips of 64 bytes; they are
+    // initialised before they are borrowed.
+    let strips = unsafe {
+        dst.write_bytes(0, depth * PANEL_ROWS);
+        core::slice::from_raw_parts_mut(dst.cast::<[u8; PANEL_ROWS]>(), depth)
+    };
     let mut row_start = src;
     for r in 0..rows {
         // SAFETY: the caller's word: row r < rows has `bytes` readable bytes.
