@@ -10,7 +10,7 @@ use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
 #[cfg(feature = "train")]
 use crate::kernels::vector::transpose::transposed_panel;
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
-use crate::memory::{self, OutOfMemory};
+use crate::memory::OutOfMemory;
 use crate::threads::Threads;
 use crate::workspace::Lines;
 use core::ops::Range;
@@ -219,7 +219,7 @@ impl Panels {
         let len =
             panel_bytes(rows, cols).ok_or(crate::codec::CodecError::TooLarge { rows, cols })?;
         let row_bytes = matrix.cols().div_ceil(4);
-        let mut bytes = memory::zeroed_lines(len)?;
+        let mut bytes = crate::memory::zeroed_lines(len)?;
         crate::parallel::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
             transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
         });
