@@ -7,6 +7,7 @@
 use super::contract::{
     COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
 };
+use super::vector::transpose::{SQUARE, square_f32, square_i8};
 use crate::isa::Backend;
 use bytemuck::Pod;
 use core::mem::{MaybeUninit, size_of};
@@ -32,6 +33,8 @@ pub trait Element: Pod + Send + Sync {
     fn column(backend: Backend) -> &'static ColumnKernel<Self, Self::Acc>;
     /// From how many tokens a backend prefers the column lanes.
     fn crossover(backend: Backend) -> usize;
+    /// A square of activations, transposed.
+    fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
 
 impl Element for i8 {
@@ -48,6 +51,10 @@ impl Element for i8 {
     fn crossover(backend: Backend) -> usize {
         backend.set().crossover_i8
     }
+    #[inline]
+    fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
+        square_i8(square)
+    }
 }
 
 impl Element for f32 {
@@ -60,6 +67,10 @@ impl Element for f32 {
     }
     fn crossover(backend: Backend) -> usize {
         backend.set().crossover_f32
+    }
+    #[inline]
+    fn transposed(square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+        square_f32(square)
     }
 }
 

@@ -20,7 +20,6 @@ pub mod norm;
 pub mod ste;
 #[cfg(feature = "train")]
 pub mod training;
-#[cfg(feature = "train")]
 pub mod transpose;
 pub mod weights;
 

@@ -1,14 +1,49 @@
-//! Packed rows to the panels of the transposed matrix.
+//! Transpositions: squares of activations, and packed rows to the panels of the
+//! transposed matrix.
 
+#[cfg(feature = "train")]
 use crate::kernels::contract::PANEL_ROWS;
+#[cfg(feature = "train")]
 use multiversion::multiversion;
 
+/// Rows and columns of a square.
+pub const SQUARE: usize = 8;
+
+/// A square of bytes, transposed: `[j][i]` becomes `[i][j]`.
+///
+/// A row is one word, its first byte the lowest. Three rounds exchange the two
+/// quarters that lie on the wrong side of the diagonal: 4 x 4 bytes, then 2 x 2
+/// in each quarter, then single ones.
+#[inline]
+pub fn square_i8(rows: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
+    let mut words = rows.map(|row| u64::from_le_bytes(row.map(i8::cast_unsigned)));
+    let mut exchange = |pairs: [(usize, usize); 4], shift: u32, low: u64| {
+        for (upper, lower) in pairs {
+            let exchanged = (words[upper] >> shift ^ words[lower]) & low;
+            words[upper] ^= exchanged << shift;
+            words[lower] ^= exchanged;
+        }
+    };
+    exchange([(0, 4), (1, 5), (2, 6), (3, 7)], 32, 0x0000_0000_ffff_ffff);
+    exchange([(0, 2), (1, 3), (4, 6), (5, 7)], 16, 0x0000_ffff_0000_ffff);
+    exchange([(0, 1), (2, 3), (4, 5), (6, 7)], 8, 0x00ff_00ff_00ff_00ff);
+    words.map(|word| word.to_le_bytes().map(u8::cast_signed))
+}
+
+/// A square of f32, transposed.
+#[inline]
+pub fn square_f32(rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+    core::array::from_fn(|i| core::array::from_fn(|j| rows[j][i]))
+}
+
 /// Packed bytes of one row that hold a panel's 64 columns.
+#[cfg(feature = "train")]
 const PANEL_BYTES: usize = PANEL_ROWS / 4;
 
 /// Fills the panel of the transposed matrix whose rows are columns
 /// `4 * first_byte ..` of the packed rows `[rows][row_bytes]`: strip s takes
 /// rows `4 s .. 4 s + 4`. What lies beyond the rows or columns becomes 0.
+#[cfg(feature = "train")]
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn transposed_panel(packed: &[u8], row_bytes: usize, first_byte: usize, panel: &mut [u8]) {
     let rows = packed.len().checked_div(row_bytes).unwrap_or(0);
@@ -32,6 +67,23 @@ pub fn transposed_panel(packed: &[u8], row_bytes: usize, first_byte: usize, pane
                 // The code of column 4 i + j in each of the four rows.
                 let code = |byte: u8| byte >> (6 - 2 * j) & 0b11;
                 strip[4 * i + j] = code(a[i]) << 6 | code(b[i]) << 4 | code(c[i]) << 2 | code(d[i]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SQUARE, square_f32, square_i8};
+
+    #[test]
+    fn squares_are_transposed() {
+        let value = |i: usize, j: usize| (31 * i + j) as u8 as i8;
+        let rows = core::array::from_fn(|i| core::array::from_fn(|j| value(i, j)));
+        let floats = rows.map(|row: [i8; SQUARE]| row.map(f32::from));
+        for (i, (row, float)) in square_i8(rows).iter().zip(square_f32(floats)).enumerate() {
+            for j in 0..SQUARE {
+                assert_eq!((row[j], float[j]), (value(j, i), f32::from(value(j, i))));
             }
         }
     }

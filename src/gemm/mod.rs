@@ -5,12 +5,14 @@
 //! | [`prepare`] | which tokens take which lanes; tables and transposed activations |
 //! | [`row`] | the loop over one tile with row lanes |
 //! | [`column`] | the loop over one tile with column lanes |
+//! | [`transpose`] | tokens to the lanes of a column tile |
 //! | [`sink`] | what becomes of the sums: raw, scaled, biased |
 
 pub(crate) mod column;
 pub(crate) mod prepare;
 pub(crate) mod row;
 pub(crate) mod sink;
+mod transpose;
 
 use crate::kernels::call::{Element, PanelView};
 use crate::kernels::contract::PANEL_ROWS;

@@ -1,5 +1,6 @@
 //! Activations made ready for the kernels, once for any number of matrices.
 
+use super::transpose::transpose;
 use super::{segments, strips};
 use crate::isa::Backend;
 use crate::kernels::call::{self, Element, Source};
@@ -8,7 +9,6 @@ use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{Stopped, Team};
 use crate::view::MatRef;
 use crate::workspace::{Lanes, Lines, lines, reserve};
-use core::ops::Range;
 
 /// What activations are prepared for.
 #[derive(Clone, Copy, Debug)]
@@ -227,27 +227,5 @@ impl<X: Element> Prepared<X> {
             }
         }
         Ok(())
-    }
-}
-
-/// Writes tokens `tokens` of `x` as the lanes of one tile, `xt[k][lane]`;
-/// lanes without a token and k beyond K become zero.
-fn transpose<X: Element>(x: MatRef<'_, X>, tokens: Range<usize>, lanes: usize, xt: &mut [X]) {
-    // Blocks along K keep the part of `xt` that is written in the L1 cache.
-    const BLOCK: usize = 64;
-    let k = x.cols();
-    if tokens.len() < lanes {
-        xt.fill(X::zeroed());
-    }
-    xt[k * lanes..].fill(X::zeroed());
-    for start in (0..k).step_by(BLOCK) {
-        let end = k.min(start + BLOCK);
-        for (lane, token) in tokens.clone().enumerate() {
-            let from = &x.row(token)[start..end];
-            let to = xt[start * lanes + lane..].iter_mut().step_by(lanes);
-            for (to, &from) in to.zip(from) {
-                *to = from;
-            }
-        }
     }
 }

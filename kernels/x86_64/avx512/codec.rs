@@ -1,4 +1,4 @@
-//! The codec with AVX-512 F and BW (and VL for packing).
+//! The codec with AVX-512 F and BW; packing has a file of its own.
 //!
 //! The ideas are those of `avx2/codec.rs`, where the layouts are drawn, in
 //! vectors twice as wide and with masks for every tail. What differs:
@@ -9,20 +9,16 @@
 //!   (`vpsrlvw` by 4 or 0) brings two fields into the low nibbles; masked to
 //!   bits 3-2 in one byte and 1-0 in the other they index ONE table of 16:
 //!   {0, 4, 8} and {0, 1, 2} do not clash, and 12 and 3 (code 11) hold 0.
-//! - Packing stays at 256 bits, where 32 registers hold a 16 x 16 network
-//!   without spills. A 512-bit version reached 24 to 27 GB/s on Zen 4, this one
-//!   41 to 52; without its unpacks the former reached 61 to 65.
 //!
 //! Zen 4 starts two 512-bit operations a cycle (one of them a shift or shuffle)
 //! and stores 32 bytes a cycle: encoding is about 26 operations for 320 bytes,
 //! decoding 4 for 80, floats are bound by stores. Measured on a Zen 4 at 3.7 GHz
 //! beside other work, in the L2 cache, GB/s read plus written (memcpy: 113;
 //! with as many bytes as the floats 98): encode 74, decode 79, floats 74.
-//! Packing swings with the neighbours: 0.45 to 0.55 of the same run's memcpy in
-//! L2.
 
-use super::super::super::contract::{CodecKernel, PANEL_ROWS};
+use super::super::super::contract::CodecKernel;
 use super::super::super::scalar::SCALAR;
+use super::pack::pack_panel;
 use core::arch::x86_64::*;
 
 /// The codec.
@@ -36,7 +32,7 @@ pub static CODEC: CodecKernel = CodecKernel {
         "x86_64::avx512::codec::encode",
         "x86_64::avx512::codec::decode_i8",
         "x86_64::avx512::codec::decode_f32",
-        "x86_64::avx512::codec::pack_panel",
+        "x86_64::avx512::pack::pack_panel",
     ],
 };
 
@@ -44,8 +40,6 @@ pub static CODEC: CodecKernel = CodecKernel {
 const ENCODE_STEP: usize = 256;
 /// Bytes that `decode_i8` and `decode_f32` take at once.
 const DECODE_STEP: usize = 64;
-/// Columns of a packing block: one cache line of each row.
-const BLOCK: usize = 64;
 
 /// The first `n` lanes of 64.
 #[inline(always)]
@@ -261,123 +255,4 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
     let legal_end =
         unsafe { (SCALAR.codec.decode_f32)(src.add(bytes), cols & 3, scale, dst.add(4 * bytes)) };
     legal_blocks & legal_tail & legal_end
-}
-
-/// One round of the transposition: vectors i and i + 8, byte by byte in turn.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn interleave(a: [__m256i; 16]) -> [__m256i; 16] {
-    let lo = |x, y| _mm256_unpacklo_epi8(x, y);
-    let hi = |x, y| _mm256_unpackhi_epi8(x, y);
-    [
-        lo(a[0], a[8]),
-        hi(a[0], a[8]),
-        lo(a[1], a[9]),
-        hi(a[1], a[9]),
-        lo(a[2], a[10]),
-        hi(a[2], a[10]),
-        lo(a[3], a[11]),
-        hi(a[3], a[11]),
-        lo(a[4], a[12]),
-        hi(a[4], a[12]),
-        lo(a[5], a[13]),
-        hi(a[5], a[13]),
-        lo(a[6], a[14]),
-        hi(a[6], a[14]),
-        lo(a[7], a[15]),
-        hi(a[7], a[15]),
-    ]
-}
-
-/// 64 bytes of 64 rows.
-#[repr(C, align(64))]
-struct Stage([[u8; BLOCK]; PANEL_ROWS]);
-
-/// See [`CodecKernel::pack_panel`].
-///
-/// # Safety
-/// As [`CodecKernel::pack_panel`] states.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub unsafe fn pack_panel(
-    src: *const u8,
-    stride: usize,
-    rows: usize,
-    bytes: usize,
-    dst: *mut u8,
-    depth: usize,
-) {
-    let mut stage = Stage([[0; BLOCK]; PANEL_ROWS]);
-    let mut at = 0;
-    while at < bytes {
-        let cols = (bytes - at).min(BLOCK);
-        let mask = first(cols);
-        let mut row = src.wrapping_add(at);
-        // The 64 rows that follow are the next panel's; read in order, they are
-        // in L2 when their columns are wanted 64 rows at a time.
-        let mut next = src.wrapping_add((stride + at) << 6);
-        for line in stage.0.iter_mut().take(rows) {
-            // SAFETY: the mask admits only the row's bytes `at .. at + cols`; a
-            // line of the stage has 64 aligned bytes; a prefetch never faults.
-            unsafe {
-                let low = _mm256_maskz_loadu_epi8(mask as u32, row.cast());
-                let high =
-                    _mm256_maskz_loadu_epi8((mask >> 32) as u32, row.wrapping_add(32).cast());
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                _mm256_store_si256(line.as_mut_ptr().cast(), low);
-                _mm256_store_si256(line.as_mut_ptr().add(32).cast(), high);
-            }
-            row = row.wrapping_add(stride);
-            next = next.wrapping_add(64);
-        }
-        for c in (0..cols).step_by(16) {
-            for half in [0, 32] {
-                let load = |i: usize| {
-                    // SAFETY: `c + 16 <= 64`, the bytes of a line; aligned to 16.
-                    unsafe {
-                        let low = _mm_load_si128(stage.0[half + i].as_ptr().add(c).cast());
-                        let high = _mm_load_si128(stage.0[half + i + 16].as_ptr().add(c).cast());
-                        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
-                    }
-                };
-                let lines = [
-                    load(0),
-                    load(1),
-                    load(2),
-                    load(3),
-                    load(4),
-                    load(5),
-                    load(6),
-                    load(7),
-                    load(8),
-                    load(9),
-                    load(10),
-                    load(11),
-                    load(12),
-                    load(13),
-                    load(14),
-                    load(15),
-                ];
-                let lines = interleave(interleave(interleave(interleave(lines))));
-                let strips = dst.wrapping_add((at + c) * PANEL_ROWS + half);
-                if cols - c >= 16 {
-                    for (i, line) in lines.into_iter().enumerate() {
-                        // SAFETY: half of strip `at + c + i < bytes <= depth`.
-                        unsafe { _mm256_storeu_si256(strips.add(i * PANEL_ROWS).cast(), line) };
-                    }
-                } else {
-                    for (i, line) in lines.iter().enumerate().take(cols - c) {
-                        // SAFETY: half of strip `at + c + i < bytes <= depth`.
-                        unsafe { _mm256_storeu_si256(strips.add(i * PANEL_ROWS).cast(), *line) };
-                    }
-                }
-            }
-        }
-        at += cols;
-    }
-    // SAFETY: strips `bytes .. depth` of `dst`.
-    unsafe {
-        dst.add(bytes * PANEL_ROWS)
-            .write_bytes(0, (depth - bytes) * PANEL_ROWS)
-    };
 }
