@@ -1,0 +1,207 @@
+//! The column lanes' inner loop: a row's accumulator plus one table entry for
+//! each strip, the entry found by an offset from memory. Tables, accumulators
+//! and offsets have the sizes of a real product with 4096 rows; their contents
+//! are random indices and nothing else.
+
+use crate::measure::Loop;
+use std::arch::x86_64::*;
+
+/// Rows whose accumulators are streamed: 256 KiB of 64-byte entries.
+const ROWS: usize = 4096;
+/// Entries of a table: the signed sums of four activations.
+const ENTRIES: usize = 81;
+/// Passes of one run.
+const PASSES: usize = 4;
+
+/// One table entry, and an accumulator of the same width.
+trait Entry: Copy {
+    const NAME: &'static str;
+    const BYTES: usize;
+    fn zero() -> Self;
+    /// # Safety
+    /// `from` is aligned to and readable for an entry.
+    unsafe fn load(from: *const u8) -> Self;
+    /// # Safety
+    /// `to` is aligned to and writable for an entry.
+    unsafe fn store(self, to: *mut u8);
+    /// # Safety
+    /// AVX-512 BW and VL.
+    unsafe fn add(self, other: Self) -> Self;
+}
+
+macro_rules! entry {
+    ($name:ident, $text:literal, $vector:ty, $count:literal, $add:ident) => {
+        #[derive(Clone, Copy)]
+        struct $name([$vector; $count]);
+        impl Entry for $name {
+            const NAME: &'static str = $text;
+            const BYTES: usize = size_of::<Self>();
+            #[inline(always)]
+            fn zero() -> Self {
+                // SAFETY: all bits zero is a vector.
+                unsafe { std::mem::zeroed() }
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const u8) -> Self {
+                // SAFETY: the caller's word.
+                unsafe { *from.cast() }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut u8) {
+                // SAFETY: the caller's word.
+                unsafe { *to.cast() = self }
+            }
+            #[inline(always)]
+            unsafe fn add(mut self, other: Self) -> Self {
+                for (a, b) in self.0.iter_mut().zip(other.0) {
+                    // SAFETY: the caller's word for the features.
+                    *a = unsafe { $add(*a, b) };
+                }
+                self
+            }
+        }
+    };
+}
+entry!(Zmm, "one zmm (32 tokens)", __m512i, 1, _mm512_add_epi16);
+entry!(TwoZmm, "two zmm (64 tokens)", __m512i, 2, _mm512_add_epi16);
+entry!(Ymm, "one ymm (16 tokens)", __m256i, 1, _mm256_add_epi16);
+entry!(TwoYmm, "two ymm (32 tokens)", __m256i, 2, _mm256_add_epi16);
+
+// How an offset gets out of memory: by a 16-bit load for each, or four to a
+// 64-bit load, split by shifts.
+const EACH: bool = true;
+const FOUR: bool = false;
+// Where the accumulators are between two chunks of strips.
+const MEMORY: bool = true;
+const REGISTERS: bool = false;
+
+/// One pass: `STRIPS` look-ups for each of [`ROWS`] rows, two rows at a time.
+///
+/// # Safety
+/// AVX-512 BW and VL; `offsets` has `ROWS * STRIPS / 4` words whose 16-bit parts
+/// are multiples of an entry below `ENTRIES`, `tables` room for `STRIPS` tables,
+/// `acc` for `ROWS` entries, both aligned to 64.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2")]
+unsafe fn pass<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEMORY: bool>(
+    offsets: *const u64,
+    tables: *const u8,
+    acc: *mut u8,
+) {
+    let mut kept = [E::zero(); 2];
+    for row in (0..ROWS).step_by(2) {
+        // SAFETY: within what the caller vouches for.
+        unsafe {
+            let acc = acc.add(row * E::BYTES);
+            let mut sums = if IN_MEMORY {
+                [E::load(acc), E::load(acc.add(E::BYTES))]
+            } else {
+                kept
+            };
+            let mut table = tables;
+            for quad in 0..STRIPS / 4 {
+                let at = offsets.add(row * (STRIPS / 4) + quad);
+                let at = [at, at.add(STRIPS / 4)];
+                let mut words = at.map(|at| *at);
+                for strip in 0..4 {
+                    for i in 0..2 {
+                        let offset = if BY_MOVZX {
+                            at[i].cast::<u16>().add(strip).read_volatile()
+                        } else {
+                            words[i] as u16
+                        };
+                        words[i] >>= 16;
+                        sums[i] = sums[i].add(E::load(table.add(offset.into())));
+                    }
+                    table = table.add(ENTRIES * E::BYTES);
+                }
+            }
+            if IN_MEMORY {
+                sums[0].store(acc);
+                sums[1].store(acc.add(E::BYTES));
+            } else {
+                kept = sums;
+            }
+        }
+    }
+    // SAFETY: room for an entry, and the same again.
+    unsafe { kept[0].add(kept[1]).store(acc) };
+}
+
+/// A cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
+
+/// The loop of one entry type and shape.
+fn lookup<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEMORY: bool>() -> Loop {
+    const { assert!(STRIPS.is_multiple_of(4) && ENTRIES * E::BYTES <= 1 << 16) };
+    // Knuth's generator: what matters is that no predictor learns the order.
+    let mut state = 1_u64;
+    let mut index = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % ENTRIES
+    };
+    let offsets: Vec<u64> = (0..ROWS * STRIPS / 4)
+        .map(|_| (0..4).fold(0, |word, _| word << 16 | (index() * E::BYTES) as u64))
+        .collect();
+    let lines = |bytes: usize| vec![Line([1; 64]); bytes.div_ceil(64)];
+    let tables = lines(STRIPS * ENTRIES * E::BYTES);
+    let mut acc = lines(ROWS * E::BYTES);
+    let how = match (BY_MOVZX, IN_MEMORY) {
+        (EACH, _) => ", offsets by movzx",
+        (FOUR, REGISTERS) => ", sums in registers",
+        (FOUR, MEMORY) => "",
+    };
+    Loop {
+        group: E::NAME,
+        name: format!("{STRIPS} strips{how}"),
+        unit: "look-up",
+        units: (PASSES * ROWS * STRIPS) as u64,
+        macs: 4 * E::BYTES as u64 / 2,
+        run: Box::new(move || {
+            for _ in 0..PASSES {
+                // SAFETY: `loops` has looked for the features; the buffers were
+                // made for these constants.
+                unsafe {
+                    pass::<E, STRIPS, BY_MOVZX, IN_MEMORY>(
+                        offsets.as_ptr(),
+                        tables.as_ptr().cast(),
+                        acc.as_mut_ptr().cast(),
+                    );
+                }
+            }
+        }),
+    }
+}
+
+/// The loops that this CPU can run.
+pub fn loops() -> Vec<Loop> {
+    if !(is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("bmi2"))
+    {
+        return Vec::new();
+    }
+    vec![
+        lookup::<Zmm, 4, FOUR, REGISTERS>(),
+        lookup::<Zmm, 12, FOUR, REGISTERS>(),
+        lookup::<Zmm, 4, FOUR, MEMORY>(),
+        lookup::<Zmm, 8, FOUR, MEMORY>(),
+        lookup::<Zmm, 12, FOUR, MEMORY>(),
+        lookup::<Zmm, 16, FOUR, MEMORY>(),
+        lookup::<Zmm, 20, FOUR, MEMORY>(),
+        lookup::<Zmm, 60, FOUR, MEMORY>(),
+        lookup::<Zmm, 12, EACH, MEMORY>(),
+        lookup::<TwoZmm, 4, FOUR, MEMORY>(),
+        lookup::<TwoZmm, 8, FOUR, MEMORY>(),
+        lookup::<TwoZmm, 12, FOUR, MEMORY>(),
+        lookup::<Ymm, 8, FOUR, REGISTERS>(),
+        lookup::<Ymm, 8, FOUR, MEMORY>(),
+        lookup::<Ymm, 12, FOUR, MEMORY>(),
+        lookup::<Ymm, 20, FOUR, MEMORY>(),
+        lookup::<TwoYmm, 8, FOUR, MEMORY>(),
+        lookup::<TwoYmm, 12, FOUR, MEMORY>(),
+    ]
+}

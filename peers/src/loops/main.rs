@@ -1,0 +1,32 @@
+//! The bare loops behind docs/performance.md: what one instruction, one mix of
+//! instructions, and the column lanes' load-add take on this CPU, in cycles.
+//!
+//! ```sh
+//! cargo run --release -p tritgemm-peers --bin loops
+//! ```
+//!
+//! A loop here computes nothing of use. It shows where a kernel's limit lies and
+//! what a change of its shape would win, before the rest of the kernel exists.
+
+#[cfg(target_arch = "x86_64")]
+mod column;
+#[cfg(target_arch = "x86_64")]
+mod measure;
+#[cfg(target_arch = "x86_64")]
+mod ports;
+
+#[cfg(target_arch = "x86_64")]
+fn main() {
+    let mut loops = ports::loops();
+    loops.extend(column::loops());
+    if loops.is_empty() {
+        println!("no loops for this CPU: they take AVX-512 BW and VL");
+    } else {
+        measure::report(&mut loops);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn main() {
+    println!("no loops for this CPU: they are written for x86-64");
+}
