@@ -6,7 +6,7 @@ use crate::ceilings::READ;
 use crate::contender::{Family, Loaded, Output, Path, Run, Work};
 use crate::ours;
 use crate::problem::{Activations, Job, Residency, Shape, Weights};
-use crate::timing::{Protocol, Sample, interleaved};
+use crate::timing::{Sample, interleaved};
 use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
 use tritgemm::codec::{self, Mode};
@@ -92,56 +92,6 @@ pub fn threads(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
         });
     }
     Ok(verdicts)
-}
-
-pub fn cliff(context: &Context<'_>) -> anyhow::Result<Verdict> {
-    const LAST: usize = 65;
-    let weights = Weights::random(SHAPE);
-    let mut verdict = Verdict {
-        case: "int8 N=1..64, 4096x4096: time(N)".to_owned(),
-        over: "time(N+1)".to_owned(),
-        sense: Sense::AtMost,
-        bar: 1.05,
-        aim: None,
-        ratio: None,
-        note: String::new(),
-    };
-    let Some(found) = find(context.families, &best_int8(), &weights, Residency::Hot)? else {
-        return Ok(verdict);
-    };
-    let inputs: Vec<Activations> = (1..=LAST)
-        .map(|n| Activations::random(n, SHAPE.cols))
-        .collect();
-    let mut runs = Vec::new();
-    for activations in &inputs {
-        let job = Job {
-            weights: &weights,
-            activations,
-            threads: 1,
-        };
-        runs.push(found.loaded.start(found.index, &job)?);
-    }
-    // The worst of 64 ratios of neighbours: noise counts against us here more
-    // than anywhere, so there are more repeats.
-    let protocol = Protocol {
-        repeats: 2 * context.protocol.repeats + 1,
-        ..context.protocol
-    };
-    let samples = interleaved(&mut runs, protocol);
-    let mut steps: Vec<(f64, usize)> = samples
-        .windows(2)
-        .zip(1..)
-        .map(|(pair, n)| (pair[0].median / pair[1].median, n))
-        .collect();
-    steps.sort_by(|a, b| b.0.total_cmp(&a.0));
-    verdict.ratio = steps.first().map(|s| s.0);
-    verdict.note = steps
-        .iter()
-        .take(3)
-        .map(|(ratio, n)| format!("N={n}: {ratio:.2}"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    Ok(verdict)
 }
 
 /// A closure as a run.
