@@ -1,13 +1,16 @@
 //! Row lanes against column lanes over the number of tokens, on one thread with
 //! hot weights: `lanes/i8/2560x2560/N=9/avx2/column`.
 //!
-//! At the end it prints each backend's crossovers, the first number of tokens
-//! from which column lanes are the faster ones: what `crossover_i8` and
-//! `crossover_f32` of its kernel set are set from. They come from products run
-//! in turn, row and column lanes, less the time that Linux let them wait for a
-//! core: benchmarks measured one after the other compare badly on a machine that
-//! does something else meanwhile. W1.58A8 runs the int8 kernels behind the same
-//! crossover, so it has none of its own.
+//! Up to half a wide tile, 16 int8 or 8 f32 tokens, column lanes are the narrow
+//! kernel's where there is one. At the end it prints each backend's crossovers:
+//! the first number of tokens from which column lanes are the faster ones
+//! (`narrow`), and the first from which a wide tile is faster than a narrow one
+//! and row lanes for the rest (`wide`): what `crossover_i8` and `crossover_f32` of
+//! its kernel set are set from. They come from products run in turn, row and
+//! column lanes, less the time that Linux let them wait for a core: benchmarks
+//! measured one after the other compare badly on a machine that does something
+//! else meanwhile. W1.58A8 runs the int8 kernels behind the same crossover, so it
+//! has none of its own.
 
 #![allow(
     missing_docs,
@@ -29,8 +32,8 @@ const SHAPES: [Shape; 4] = [
     Shape::new(14336, 4096),
     Shape::new(4096, 14336),
 ];
-/// Up to the 32 tokens of the smallest int8 tile; beyond it only what is left
-/// over after whole tiles is a choice.
+/// Up to the 32 tokens of a wide int8 tile; beyond it only what is left over
+/// after whole tiles is a choice.
 const QUICK_TOKENS: [usize; 15] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32];
 const TOKENS: [usize; 20] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 24, 28, 32,
@@ -43,8 +46,8 @@ const ROUNDS: usize = 15;
 /// to the column lanes long before.
 const SCALAR_MACS: usize = 1 << 27;
 
-/// Number of tokens, time of row lanes over time of column lanes.
-type Gain = (usize, f64);
+/// Number of tokens, seconds of row lanes and of column lanes.
+type Times = (usize, [f64; 2]);
 
 fn lanes(c: &mut Criterion) {
     let profile = Profile::get();
@@ -72,9 +75,9 @@ fn sweep<'a>(
     shape: Shape,
     backend: Backend,
     layer: impl Fn() -> &'a Linear,
-) -> Vec<Gain> {
+) -> Vec<Times> {
     let mut group = c.benchmark_group(format!("lanes/{}/{shape}", path.name()));
-    let mut gain = |n: usize| {
+    let mut both = |n: usize| {
         let macs = shape.macs(n);
         if backend.isa() == Isa::Scalar && macs > SCALAR_MACS {
             return None;
@@ -98,44 +101,67 @@ fn sweep<'a>(
         })
     };
     let tokens = Profile::get().pick(&QUICK_TOKENS[..], &TOKENS);
-    tokens.iter().filter_map(|&n| gain(n)).collect()
+    tokens.iter().filter_map(|&n| both(n)).collect()
 }
 
-/// The median, over rounds in which each ran once, of the first one's time over
-/// the second one's.
-fn contest(mut products: [Product; 2], layer: &Linear) -> f64 {
-    let mut round = || {
-        let [first, second] = &mut products;
-        let [first, second] = [first, second].map(|product| {
+/// The median seconds of each, over rounds in which each ran once.
+fn contest(mut products: [Product; 2], layer: &Linear) -> [f64; 2] {
+    let mut seconds = [const { Vec::new() }; 2];
+    for round in 0..=ROUNDS {
+        for (product, seconds) in products.iter_mut().zip(&mut seconds) {
             let queued = common::queued();
             let time = common::repeat(1, || product.run(layer));
-            time.saturating_sub(common::queued() - queued).as_secs_f64()
-        });
-        first / second
-    };
-    round();
-    let mut ratios: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
-    common::median(&mut ratios)
+            // The first round fills the caches.
+            if round > 0 {
+                seconds.push(time.saturating_sub(common::queued() - queued).as_secs_f64());
+            }
+        }
+    }
+    seconds.map(|mut seconds| common::median(&mut seconds))
 }
 
-/// A line of the final table: the first N from which on, and at every larger N
-/// that was measured, column lanes were faster.
-fn crossover(path: Path, shape: Shape, backend: Backend, gains: &[Gain]) -> Option<String> {
-    let (most, _) = *gains.last()?;
-    let rows_win = gains.iter().rposition(|&(_, gain)| gain <= 1.0);
-    let from = gains.get(rows_win.map_or(0, |i| i + 1));
-    let from = from.map_or(format!("none up to {most}"), |(n, _)| n.to_string());
-    let gains: Vec<String> = gains
+/// A line of the final table.
+fn crossover(path: Path, shape: Shape, backend: Backend, times: &[Times]) -> Option<String> {
+    times.last()?;
+    let half = match path {
+        Path::F32 => 8,
+        _ => 16,
+    };
+    let at = |n: usize, lanes: usize| {
+        let found = times.iter().find(|&&(tokens, _)| tokens == n);
+        found.map(|(_, seconds)| seconds[lanes])
+    };
+    let upto = times.iter().filter(|&&(n, _)| n <= half);
+    let narrow = first(upto.map(|&(n, [row, column])| (n, row, column)));
+    // Beyond half a tile: a narrow tile and rows, against a wide one.
+    let beyond = times.iter().filter(|&&(n, _)| n > half);
+    let wide = first(beyond.filter_map(|&(n, [_, column])| {
+        let mixed = at(half, 1)? + at(n - half, 0)?;
+        Some((n, mixed, column))
+    }));
+    let ratios: Vec<String> = times
         .iter()
-        .map(|(n, gain)| format!("{n}: {gain:.2}"))
+        .map(|(n, [row, column])| format!("{n}: {:.2}", row / column))
         .collect();
     Some(format!(
-        "{:12} {:4} {:12} {from}\n    time of row lanes / column lanes: {}",
+        "{:12} {:4} {:12} narrow {narrow}, wide {wide}\n    time of row lanes / column lanes: {}",
         backend.name(),
         path.name(),
         shape.to_string(),
-        gains.join(", ")
+        ratios.join(", ")
     ))
+}
+
+/// The first number of tokens from which on, and at every larger one that was
+/// measured, the second time is the shorter.
+fn first(times: impl Iterator<Item = (usize, f64, f64)>) -> String {
+    let times: Vec<_> = times.collect();
+    let lost = times.iter().rposition(|&(_, other, this)| other <= this);
+    match (times.get(lost.map_or(0, |i| i + 1)), times.last()) {
+        (Some((n, ..)), _) => n.to_string(),
+        (None, Some((most, ..))) => format!("none up to {most}"),
+        (None, None) => "not measured".to_owned(),
+    }
 }
 
 criterion_group! {

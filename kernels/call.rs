@@ -7,6 +7,7 @@
 use super::contract::{
     COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
 };
+use super::table::Crossover;
 use super::vector::transpose::{SQUARE, square_f32, square_i8};
 use crate::isa::Backend;
 use bytemuck::Pod;
@@ -23,16 +24,25 @@ pub enum Source {
     Memory,
 }
 
+/// Which of a backend's two column-lane kernels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Width {
+    /// The one for whole tiles.
+    Wide,
+    /// The one for what is left over; it may be the same.
+    Narrow,
+}
+
 /// An activation type that kernels exist for: `i8` or `f32`.
 pub trait Element: Pod + Send + Sync {
     /// What its products are summed in.
     type Acc: Pod + Send + Sync;
     /// The row-lane kernel of a backend for weights from `source`.
     fn row(backend: Backend, source: Source) -> &'static RowKernel<Self, Self::Acc>;
-    /// The column-lane kernel of a backend.
-    fn column(backend: Backend) -> &'static ColumnKernel<Self, Self::Acc>;
-    /// From how many tokens a backend prefers the column lanes.
-    fn crossover(backend: Backend) -> usize;
+    /// A column-lane kernel of a backend.
+    fn column(backend: Backend, width: Width) -> &'static ColumnKernel<Self, Self::Acc>;
+    /// From how many left-over tokens a backend prefers the column lanes.
+    fn crossover(backend: Backend) -> Crossover;
     /// A square of activations, transposed.
     fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
@@ -45,10 +55,13 @@ impl Element for i8 {
             Source::Memory => backend.set().streamed_i8,
         }
     }
-    fn column(backend: Backend) -> &'static ColumnKernel<i8, i32> {
-        backend.set().column_i8
+    fn column(backend: Backend, width: Width) -> &'static ColumnKernel<i8, i32> {
+        match width {
+            Width::Wide => backend.set().column_i8,
+            Width::Narrow => backend.set().narrow_i8,
+        }
     }
-    fn crossover(backend: Backend) -> usize {
+    fn crossover(backend: Backend) -> Crossover {
         backend.set().crossover_i8
     }
     #[inline]
@@ -62,10 +75,13 @@ impl Element for f32 {
     fn row(backend: Backend, _: Source) -> &'static RowKernel<f32, f32> {
         backend.set().row_f32
     }
-    fn column(backend: Backend) -> &'static ColumnKernel<f32, f32> {
-        backend.set().column_f32
+    fn column(backend: Backend, width: Width) -> &'static ColumnKernel<f32, f32> {
+        match width {
+            Width::Wide => backend.set().column_f32,
+            Width::Narrow => backend.set().narrow_f32,
+        }
     }
-    fn crossover(backend: Backend) -> usize {
+    fn crossover(backend: Backend) -> Crossover {
         backend.set().crossover_f32
     }
     #[inline]
@@ -115,10 +131,6 @@ impl<'a> PanelView<'a> {
         );
         self.bytes[(panels.start * self.depth + start) * PANEL_ROWS..].as_ptr()
     }
-}
-
-fn assert_aligned(bytes: &[u8]) {
-    assert_aligned_to(bytes, 64);
 }
 
 /// The largest power of two, at most 64, that divides `bytes`.
@@ -233,8 +245,13 @@ pub fn row_run<X: Element>(
 
 /// Builds the column-lane tables of `bytes` panel bytes from activations laid
 /// out as `xt[4 * bytes][lanes]`.
-pub fn column_build<X: Element>(backend: Backend, xt: &[X], bytes: usize, tables: &mut [u8]) {
-    let kernel = X::column(backend);
+pub fn column_build<X: Element>(
+    (backend, width): (Backend, Width),
+    xt: &[X],
+    bytes: usize,
+    tables: &mut [u8],
+) {
+    let kernel = X::column(backend, width);
     assert!(
         xt.len() / 4 / kernel.lanes >= bytes,
         "activations too short"
@@ -243,7 +260,7 @@ pub fn column_build<X: Element>(backend: Backend, xt: &[X], bytes: usize, tables
         tables.len() / COLUMN_ENTRIES / kernel.entry_bytes >= bytes,
         "tables too short"
     );
-    assert_aligned(tables);
+    assert_aligned_to(tables, alignment(kernel.entry_bytes));
     // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
     unsafe { (kernel.build)(xt.as_ptr(), bytes, tables.as_mut_ptr()) }
 }
@@ -263,13 +280,13 @@ pub struct ColumnPart<'a> {
 
 /// Runs the column-lane kernel over one chunk of the panels of `part`.
 pub fn column_run<X: Element>(
-    backend: Backend,
+    (backend, width): (Backend, Width),
     part: &ColumnPart<'_>,
     tables: &[u8],
     (acc, total): (&mut [u8], &mut [u8]),
     (first, fold): (bool, Fold),
 ) {
-    let kernel = X::column(backend);
+    let kernel = X::column(backend, width);
     assert!(
         (1..=kernel.chunk_bytes).contains(&part.bytes),
         "chunk too long"
@@ -288,9 +305,9 @@ pub fn column_run<X: Element>(
         total.len() / kernel.entry_bytes >= entries,
         "totals too short"
     );
-    assert_aligned(tables);
-    assert_aligned(acc);
-    assert_aligned(total);
+    assert_aligned_to(tables, alignment(kernel.entry_bytes));
+    assert_aligned_to(acc, alignment(kernel.entry_bytes));
+    assert_aligned_to(total, alignment(kernel.entry_bytes));
     let call = ColumnCall {
         panels,
         panel_stride: part.view.stride(),
@@ -309,12 +326,12 @@ pub fn column_run<X: Element>(
 /// Transposes the sums of one panel into `out[token][64]`, tokens `out_stride`
 /// elements apart.
 pub fn column_finish<X: Element>(
-    backend: Backend,
+    (backend, width): (Backend, Width),
     (acc, total): (&[u8], &[u8]),
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
-    let kernel = X::column(backend);
+    let kernel = X::column(backend, width);
     let needed = PANEL_ROWS * kernel.entry_bytes;
     assert!(
         acc.len() >= needed && total.len() >= needed,
@@ -323,8 +340,8 @@ pub fn column_finish<X: Element>(
     let needed = reach(kernel.lanes, out_stride, PANEL_ROWS);
     assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
     assert!(out_stride >= PANEL_ROWS, "outputs overlap");
-    assert_aligned(acc);
-    assert_aligned(total);
+    assert_aligned_to(acc, alignment(kernel.entry_bytes));
+    assert_aligned_to(total, alignment(kernel.entry_bytes));
     let call = FinishCall {
         acc: acc.as_ptr(),
         total: total.as_ptr(),

@@ -39,17 +39,13 @@ use super::generated::BYTE_INDEX;
 use core::mem::size_of;
 use pulp::Simd;
 
-/// Bytes of a table entry.
+/// Bytes of a table entry of the wide kernels: a cache line. Narrow kernels have
+/// entries of one shorter vector; below, an entry is `VECTORS` vectors.
 pub const ENTRY: usize = 64;
-/// int8 tokens of a tile: 16-bit lanes of an entry.
+/// int8 tokens of a wide tile: 16-bit lanes of an entry.
 pub const LANES_I8: usize = ENTRY / 2;
-/// f32 tokens of a tile.
+/// f32 tokens of a wide tile.
 pub const LANES_F32: usize = ENTRY / 4;
-
-/// A table entry or accumulator, on its cache line.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line<T>(T);
 
 /// Byte offsets of table entries, for four strips of 64 rows: of each row four
 /// 16-bit offsets in one word, the first strip's in the low bits, so that one
@@ -75,7 +71,7 @@ pub trait Expand {
     /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
     const LANES: usize;
 
-    /// Offsets `64 * BYTE_INDEX[byte]` of four strips.
+    /// Offsets of four strips: `BYTE_INDEX[byte]` times the bytes of an entry.
     ///
     /// # Safety
     /// Precondition 1 of [`super::contract`]; `panel` has 256 readable bytes.
@@ -86,7 +82,7 @@ pub trait Expand {
     fn prefetch(_panel: *const u8) {}
 }
 
-/// The expansion by the generated table.
+/// The expansion by the generated table, for entries of [`ENTRY`] bytes.
 pub struct ByTable;
 
 impl Expand for ByTable {
@@ -153,17 +149,16 @@ lanes!(F32s, f32s, 0f32, splat_f32s, add_f32s, sub_f32s);
 /// `load(i, v)` must be callable for `i < 4 * bytes`; `tables` holds
 /// `bytes * COLUMN_ENTRIES` entries, aligned to 64.
 #[inline(always)]
-unsafe fn build<S: Simd, V: Lanes<S>>(
+unsafe fn build<S: Simd, V: Lanes<S>, const VECTORS: usize>(
     simd: S,
     mut load: impl FnMut(usize, usize) -> V,
     bytes: usize,
     tables: *mut u8,
 ) {
-    let vectors = ENTRY / size_of::<V>();
     let zero = V::zeroed();
     let mut table = tables.cast::<V>();
     for b in 0..bytes {
-        for v in 0..vectors {
+        for v in 0..VECTORS {
             let mut terms = [[zero; 3]; 4];
             for (j, term) in terms.iter_mut().enumerate() {
                 let x = load(4 * b + j, v);
@@ -177,7 +172,7 @@ unsafe fn build<S: Simd, V: Lanes<S>>(
                     i += 1;
                 }
             }
-            // SAFETY: v < vectors, within the first entry of group b.
+            // SAFETY: v < VECTORS, within the first entry of group b.
             let mut entry = unsafe { table.add(v) };
             for t0 in terms[0] {
                 for t1 in terms[1] {
@@ -187,13 +182,13 @@ unsafe fn build<S: Simd, V: Lanes<S>>(
                         unsafe { entry.write(V::add(simd, high, low)) };
                         // Wrapping: after the last entry it may be v vectors
                         // beyond one past the end of the tables.
-                        entry = entry.wrapping_add(vectors);
+                        entry = entry.wrapping_add(VECTORS);
                     }
                 }
             }
         }
         // SAFETY: one past group b's entries; b < bytes.
-        table = unsafe { table.add(COLUMN_ENTRIES * vectors) };
+        table = unsafe { table.add(COLUMN_ENTRIES * VECTORS) };
     }
 }
 
@@ -202,20 +197,27 @@ unsafe fn build<S: Simd, V: Lanes<S>>(
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::contract`].
 #[inline(always)]
-pub unsafe fn build_i8<S: Simd>(simd: S, xt: *const i8, bytes: usize, tables: *mut u8) {
+pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(
+    simd: S,
+    xt: *const i8,
+    bytes: usize,
+    tables: *mut u8,
+) {
     let width = size_of::<I16s<S>>() / 2;
+    let lanes_of_tile = VECTORS * width;
     let load = |k: usize, v: usize| {
         let mut wide = I16s::<S>(bytemuck::Zeroable::zeroed());
         let lanes: &mut [i16] = bytemuck::cast_slice_mut(core::slice::from_mut(&mut wide));
-        // SAFETY: precondition 3: row k < 4 * bytes holds LANES_I8 values.
-        let x = unsafe { core::slice::from_raw_parts(xt.add(k * LANES_I8 + v * width), width) };
+        // SAFETY: precondition 3: row k < 4 * bytes holds a value for each lane.
+        let x =
+            unsafe { core::slice::from_raw_parts(xt.add(k * lanes_of_tile + v * width), width) };
         for (lane, &x) in lanes.iter_mut().zip(x) {
             *lane = i16::from(x);
         }
         wide
     };
     // SAFETY: preconditions 3 and 4 as stated.
-    unsafe { build::<S, I16s<S>>(simd, load, bytes, tables) }
+    unsafe { build::<S, I16s<S>, VECTORS>(simd, load, bytes, tables) }
 }
 
 /// f32 tables: see [`super::contract::ColumnKernel::build`].
@@ -223,16 +225,21 @@ pub unsafe fn build_i8<S: Simd>(simd: S, xt: *const i8, bytes: usize, tables: *m
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::contract`].
 #[inline(always)]
-pub unsafe fn build_f32<S: Simd>(simd: S, xt: *const f32, bytes: usize, tables: *mut u8) {
+pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(
+    simd: S,
+    xt: *const f32,
+    bytes: usize,
+    tables: *mut u8,
+) {
     let width = size_of::<F32s<S>>() / 4;
-    // SAFETY: precondition 3: row k < 4 * bytes holds LANES_F32 values.
+    // SAFETY: precondition 3: row k < 4 * bytes holds a value for each lane.
     let load = |k: usize, v: usize| unsafe {
-        xt.add(k * LANES_F32 + v * width)
+        xt.add(k * VECTORS * width + v * width)
             .cast::<F32s<S>>()
             .read_unaligned()
     };
     // SAFETY: preconditions 3 and 4 as stated.
-    unsafe { build::<S, F32s<S>>(simd, load, bytes, tables) }
+    unsafe { build::<S, F32s<S>, VECTORS>(simd, load, bytes, tables) }
 }
 
 /// The loop over panels and rows, for both accumulator types. `fold` turns a
@@ -241,7 +248,7 @@ pub unsafe fn build_f32<S: Simd>(simd: S, xt: *const f32, bytes: usize, tables: 
 ///
 /// # Safety
 /// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::contract`]; `VECTORS` vectors
-/// of type `V` make one entry.
+/// of type `V` make one entry, which `acc`, `total` and `tables` are aligned to.
 #[inline(always)]
 unsafe fn run<
     S: Simd,
@@ -255,15 +262,14 @@ unsafe fn run<
     call: &ColumnCall,
     fold: impl Fn([V; VECTORS], Option<[V; VECTORS]>) -> ([V; VECTORS], [V; VECTORS]),
 ) {
-    const { assert!(VECTORS * size_of::<V>() == ENTRY) };
     let (quads, rest) = if FULL {
         (QUADS, 0)
     } else {
         (call.bytes / 4, call.bytes % 4)
     };
     let mut panel = call.panels;
-    let mut acc = call.acc.cast::<Line<[V; VECTORS]>>();
-    let mut total = call.total.cast::<Line<[V; VECTORS]>>();
+    let mut acc = call.acc.cast::<[V; VECTORS]>();
+    let mut total = call.total.cast::<[V; VECTORS]>();
     let mut offsets = [const { Quad([0; PANEL_ROWS]) }; QUADS];
     for _ in 0..call.panel_count {
         let mut strip = panel;
@@ -304,7 +310,7 @@ unsafe fn run<
                 let mut sums = [[V::zeroed(); VECTORS]; 2];
                 if !call.first {
                     // SAFETY: precondition 6: acc holds 64 entries a panel.
-                    sums = unsafe { [(*acc).0, (*acc.add(1)).0] };
+                    sums = unsafe { [*acc, *acc.add(1)] };
                 }
                 let mut table = call.tables;
                 let mut look_up = |quad: &Quad, strips: usize| {
@@ -320,7 +326,7 @@ unsafe fn run<
                             *word >>= 16;
                         }
                         // SAFETY: at most one past the tables of the chunk.
-                        table = unsafe { table.add(COLUMN_ENTRIES * ENTRY) };
+                        table = unsafe { table.add(COLUMN_ENTRIES * VECTORS * size_of::<V>()) };
                     }
                 };
                 if FULL {
@@ -338,9 +344,9 @@ unsafe fn run<
                 // SAFETY: precondition 6, for acc and total alike.
                 let mut store = |sum| unsafe {
                     match call.fold {
-                        Fold::Keep => (*acc).0 = sum,
-                        Fold::Start => ((*acc).0, (*total).0) = fold(sum, None),
-                        Fold::Add => ((*acc).0, (*total).0) = fold(sum, Some((*total).0)),
+                        Fold::Keep => *acc = sum,
+                        Fold::Start => (*acc, *total) = fold(sum, None),
+                        Fold::Add => (*acc, *total) = fold(sum, Some(*total)),
                     }
                     acc = acc.add(1);
                     total = total.add(1);

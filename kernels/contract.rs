@@ -16,12 +16,12 @@
 //! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
 //!    `units * table_bytes` bytes that `build` has filled for the same units,
 //!    aligned to the largest power of two, at most 64, that divides
-//!    `table_bytes`. Column tables are aligned to 64.
+//!    `table_bytes`. Column tables are aligned likewise to `entry_bytes`.
 //! 5. **Outputs.** For every token `t` of the tile, `out + t * out_stride` is
 //!    valid for `64 * panel_count` elements, initialised where the call
 //!    accumulates. Aligned as its element type.
 //! 6. **Accumulators.** `acc` and `total` each hold `panel_count * 64` rows of
-//!    one table entry (`lanes` elements), aligned to 64; `acc` is
+//!    one table entry (`lanes` elements), aligned as column tables are; `acc` is
 //!    initialised unless `first`, `total` unless `fold` is not `Fold::Add`.
 //! 7. **Exclusive.** What is written overlaps nothing else that is passed.
 //! 8. **Bounds on K.** `units <= max_units` (row lanes); at most

@@ -27,10 +27,26 @@ pub struct KernelSet {
     pub column_i8: &'static ColumnKernel<i8, i32>,
     /// f32, many tokens.
     pub column_f32: &'static ColumnKernel<f32, f32>,
-    /// From how many int8 tokens the column lanes take over.
-    pub crossover_i8: usize,
-    /// From how many f32 tokens the column lanes take over.
-    pub crossover_f32: usize,
+    /// int8, tokens left over after whole tiles of `column_i8`: a kernel with
+    /// smaller tiles, or the same one again.
+    pub narrow_i8: &'static ColumnKernel<i8, i32>,
+    /// As `narrow_i8`, for f32.
+    pub narrow_f32: &'static ColumnKernel<f32, f32>,
+    /// From how many left-over int8 tokens they take column lanes.
+    pub crossover_i8: Crossover,
+    /// From how many left-over f32 tokens they take column lanes.
+    pub crossover_f32: Crossover,
+}
+
+/// From how many tokens, left over after whole tiles, column lanes are faster
+/// than row lanes, though a part of their lanes may stay empty.
+#[derive(Clone, Copy)]
+pub struct Crossover {
+    /// A tile of the narrow kernel; tokens beyond it take row lanes. Looked at
+    /// only where there is a narrower kernel.
+    pub narrow: usize,
+    /// A tile of the wide kernel.
+    pub wide: usize,
 }
 
 /// A CPU feature and how to ask for it.

@@ -3,6 +3,7 @@
 use crate::element::Activation;
 use crate::gemm::prepare::Prepared;
 use crate::isa::IsaError;
+use crate::kernels::call::Width;
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::Incomplete;
 use crate::quant::{self, QuantError};
@@ -179,8 +180,17 @@ impl PreparedActivations {
     /// take the others. For reports: the results do not depend on it.
     pub fn column_tokens(&self) -> usize {
         match &self.inner {
-            Inner::I8(prepared, _) => prepared.column_tokens(),
-            Inner::F32(prepared) => prepared.column_tokens(),
+            Inner::I8(prepared, _) => prepared.first_row_token(),
+            Inner::F32(prepared) => prepared.first_row_token(),
+        }
+    }
+
+    /// Tokens, the last ones of [`column_tokens`](Self::column_tokens), that a
+    /// narrower kernel multiplies. For reports: the results do not depend on it.
+    pub fn narrow_tokens(&self) -> usize {
+        match &self.inner {
+            Inner::I8(prepared, _) => prepared.tokens_of(Width::Narrow),
+            Inner::F32(prepared) => prepared.tokens_of(Width::Narrow),
         }
     }
 }

@@ -121,9 +121,12 @@ pub struct Backend {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug)]
 pub struct KernelInfo {
-    /// What it is for: `codec`, `i8-row`, `i8-column`, `f32-row`, `f32-column`.
+    /// What it is for: `codec`, `i8-row` (few tokens), `i8-column` (many),
+    /// `i8-narrow` (what whole tiles of `i8-column` leave over), and the same for
+    /// `f32`.
     pub operation: &'static str,
-    /// Its name, `{level}-{operation}`.
+    /// Its name, `{level}-{operation}`; `{level}-i8-column` for `i8-narrow` where
+    /// there is no narrower kernel.
     pub name: &'static str,
     /// Paths of its functions as their symbols spell them.
     pub symbols: &'static [&'static str],
@@ -231,7 +234,7 @@ impl Backend {
     }
 
     /// Its kernels.
-    pub fn kernels(self) -> [KernelInfo; 5] {
+    pub fn kernels(self) -> [KernelInfo; 7] {
         let set = self.set;
         let info = |operation, name, symbols| KernelInfo {
             operation,
@@ -242,8 +245,10 @@ impl Backend {
             info("codec", set.codec.name, set.codec.symbols),
             info("i8-row", set.row_i8.name, set.row_i8.symbols),
             info("i8-column", set.column_i8.name, set.column_i8.symbols),
+            info("i8-narrow", set.narrow_i8.name, set.narrow_i8.symbols),
             info("f32-row", set.row_f32.name, set.row_f32.symbols),
             info("f32-column", set.column_f32.name, set.column_f32.symbols),
+            info("f32-narrow", set.narrow_f32.name, set.narrow_f32.symbols),
         ]
     }
 
@@ -322,7 +327,7 @@ pub struct TableRow {
     /// Whether this CPU has them.
     pub runs_here: bool,
     /// As [`Backend::kernels`].
-    pub kernels: [KernelInfo; 5],
+    pub kernels: [KernelInfo; 7],
     /// The kernel for one int8 token and weights out of memory.
     pub streamed_i8: &'static str,
     /// Every function pointer that dispatch can call, with the kernel's name.
@@ -358,6 +363,8 @@ pub fn kernel_table() -> Vec<TableRow> {
         entries.extend(row(set.row_f32));
         entries.extend(column(set.column_i8));
         entries.extend(column(set.column_f32));
+        entries.extend(column(set.narrow_i8));
+        entries.extend(column(set.narrow_f32));
         TableRow {
             name: set.name,
             isa: set.isa,

@@ -26,7 +26,14 @@ type Source = (
     &'static str,
 );
 
-const PRODUCTS: &[&str] = &["i8-row", "i8-column", "f32-row", "f32-column"];
+const PRODUCTS: &[&str] = &[
+    "i8-row",
+    "i8-column",
+    "i8-narrow",
+    "f32-row",
+    "f32-column",
+    "f32-narrow",
+];
 
 /// Those that go over `tests/common`'s list.
 const TESTS: &[Source] = &[
@@ -188,7 +195,7 @@ fn what_cannot_be_proven_is_found() {
         faults(&row, &table)
     };
     assert!(broken(|_| ()).is_empty());
-    let without_symbols = broken(|row| row.kernels[3].symbols = &[]);
+    let without_symbols = broken(|row| row.kernels[4].symbols = &[]);
     assert_eq!(without_symbols, ["scalar-f32-row: no symbols"]);
     let without_entries = broken(|row| row.entries.retain(|(name, _)| *name != "scalar-codec"));
     assert_eq!(without_entries, ["scalar-codec: no entry points"]);

@@ -128,7 +128,7 @@ unsafe fn expand(panel: *const u8, quad: &mut Quad) {
 #[inline(never)]
 unsafe fn build_i8(xt: *const i8, bytes: usize, tables: *mut u8) {
     // SAFETY: 1 proves the token; the others are handed on unchanged.
-    unsafe { column::build_i8(Neon::new_unchecked(), xt, bytes, tables) }
+    unsafe { column::build_i8::<_, 4>(Neon::new_unchecked(), xt, bytes, tables) }
 }
 
 /// # Safety
@@ -137,7 +137,7 @@ unsafe fn build_i8(xt: *const i8, bytes: usize, tables: *mut u8) {
 #[inline(never)]
 unsafe fn build_f32(xt: *const f32, bytes: usize, tables: *mut u8) {
     // SAFETY: 1 proves the token; the others are handed on unchanged.
-    unsafe { column::build_f32(Neon::new_unchecked(), xt, bytes, tables) }
+    unsafe { column::build_f32::<_, 4>(Neon::new_unchecked(), xt, bytes, tables) }
 }
 
 /// # Safety

@@ -12,7 +12,7 @@ mod row_i8;
 #[cfg(test)]
 mod tests;
 
-use super::table::KernelSet;
+use super::table::{Crossover, KernelSet};
 use crate::isa::Isa;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -28,10 +28,15 @@ pub static NEON: KernelSet = KernelSet {
     row_f32: &row_f32::ROW_F32,
     column_i8: &column::COLUMN_I8,
     column_f32: &column::COLUMN_F32,
+    narrow_i8: &column::COLUMN_I8,
+    narrow_f32: &column::COLUMN_F32,
     // Where llvm-mca's cycles of the two lanes meet on a neoverse-n1 (7 and 3 on
     // a neoverse-v1); to be replaced by measurements.
-    crossover_i8: 12,
-    crossover_f32: 5,
+    crossover_i8: Crossover {
+        narrow: 12,
+        wide: 12,
+    },
+    crossover_f32: Crossover { narrow: 5, wide: 5 },
 };
 
 /// A register of constants.

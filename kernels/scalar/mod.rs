@@ -8,7 +8,7 @@ mod row;
 
 use super::column::{self, ByTable};
 use super::contract::{ColumnKernel, RowKernel, RowTile};
-use super::table::KernelSet;
+use super::table::{Crossover, KernelSet};
 use crate::isa::Isa;
 
 /// int8, few tokens.
@@ -47,44 +47,50 @@ pub static SCALAR: KernelSet = KernelSet {
         }],
         symbols: &["scalar::row::row_f32"],
     },
-    column_i8: &ColumnKernel {
-        name: "scalar-i8-column",
-        lanes: 32,
-        entry_bytes: 64,
-        chunk_bytes: 12,
-        build: build_i8,
-        run: column_i8,
-        finish: column::finish_i8,
-        symbols: &["scalar::build_i8", "scalar::column_i8", "column::finish_i8"],
-    },
-    column_f32: &ColumnKernel {
-        name: "scalar-f32-column",
-        lanes: 16,
-        entry_bytes: 64,
-        chunk_bytes: 12,
-        build: build_f32,
-        run: column_f32,
-        finish: column::finish_f32,
-        symbols: &[
-            "scalar::build_f32",
-            "scalar::column_f32",
-            "column::finish_f32",
-        ],
-    },
-    crossover_i8: 2,
-    crossover_f32: 2,
+    column_i8: &COLUMN_I8,
+    column_f32: &COLUMN_F32,
+    narrow_i8: &COLUMN_I8,
+    narrow_f32: &COLUMN_F32,
+    crossover_i8: Crossover { narrow: 2, wide: 2 },
+    crossover_f32: Crossover { narrow: 2, wide: 2 },
+};
+
+static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
+    name: "scalar-i8-column",
+    lanes: 32,
+    entry_bytes: 64,
+    chunk_bytes: 12,
+    build: build_i8,
+    run: column_i8,
+    finish: column::finish_i8,
+    symbols: &["scalar::build_i8", "scalar::column_i8", "column::finish_i8"],
+};
+
+static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
+    name: "scalar-f32-column",
+    lanes: 16,
+    entry_bytes: 64,
+    chunk_bytes: 12,
+    build: build_f32,
+    run: column_f32,
+    finish: column::finish_f32,
+    symbols: &[
+        "scalar::build_f32",
+        "scalar::column_f32",
+        "column::finish_f32",
+    ],
 };
 
 #[inline(never)]
 unsafe fn build_i8(xt: *const i8, bytes: usize, tables: *mut u8) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::build_i8(pulp::Scalar512b, xt, bytes, tables) }
+    unsafe { column::build_i8::<_, 1>(pulp::Scalar512b, xt, bytes, tables) }
 }
 
 #[inline(never)]
 unsafe fn build_f32(xt: *const f32, bytes: usize, tables: *mut u8) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::build_f32(pulp::Scalar512b, xt, bytes, tables) }
+    unsafe { column::build_f32::<_, 1>(pulp::Scalar512b, xt, bytes, tables) }
 }
 
 #[inline(never)]

@@ -3,7 +3,7 @@
 pub mod avx2;
 pub mod avx512;
 
-use super::table::{Feature, KernelSet};
+use super::table::{Crossover, Feature, KernelSet};
 use crate::isa::Isa;
 
 /// Features by their names, with their detection.
@@ -43,8 +43,16 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
     row_f32: &avx512::row_f32::ROW_F32_VBMI,
     column_i8: &avx512::column::COLUMN_I8,
     column_f32: &avx512::column::COLUMN_F32,
-    crossover_i8: 18,
-    crossover_f32: 10,
+    narrow_i8: &avx2::column::NARROW_I8,
+    narrow_f32: &avx2::column::NARROW_F32,
+    crossover_i8: Crossover {
+        narrow: 13,
+        wide: 25,
+    },
+    crossover_f32: Crossover {
+        narrow: 6,
+        wide: 12,
+    },
 };
 
 /// AVX-512 without VBMI.
@@ -61,8 +69,16 @@ pub static AVX512: KernelSet = KernelSet {
     row_f32: &avx512::row_f32::ROW_F32,
     column_i8: &avx512::column::COLUMN_I8,
     column_f32: &avx512::column::COLUMN_F32,
-    crossover_i8: 15,
-    crossover_f32: 7,
+    narrow_i8: &avx2::column::NARROW_I8,
+    narrow_f32: &avx2::column::NARROW_F32,
+    crossover_i8: Crossover {
+        narrow: 10,
+        wide: 23,
+    },
+    crossover_f32: Crossover {
+        narrow: 4,
+        wide: 11,
+    },
 };
 
 /// AVX2.
@@ -79,6 +95,14 @@ pub static AVX2: KernelSet = KernelSet {
     row_f32: &avx2::row_f32::ROW_F32,
     column_i8: &avx2::column::COLUMN_I8,
     column_f32: &avx2::column::COLUMN_F32,
-    crossover_i8: 16,
-    crossover_f32: 5,
+    narrow_i8: &avx2::column::NARROW_I8,
+    narrow_f32: &avx2::column::NARROW_F32,
+    crossover_i8: Crossover {
+        narrow: 9,
+        wide: 23,
+    },
+    crossover_f32: Crossover {
+        narrow: 3,
+        wide: 10,
+    },
 };

@@ -1,7 +1,7 @@
 //! The loop over one output tile with column lanes.
 //!
 //! ```text
-//! for token tile                       32 int8 or 16 f32 tokens
+//! for token tile                       32 int8 or 16 f32 tokens; 16 or 8 narrow
 //!   for block of panels                accumulators and totals stay in L2
 //!     for segment
 //!       for chunk of strips            its tables stay in L1 and L2
@@ -14,7 +14,7 @@ use super::Product;
 use super::sink::{At, Sink};
 use crate::cache::CacheSizes;
 use crate::isa::Backend;
-use crate::kernels::call::{self, ColumnPart, Element, PanelView};
+use crate::kernels::call::{self, ColumnPart, Element, PanelView, Width};
 use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_BLOCKS, Fold, PANEL_ROWS};
 use crate::kernels::tiles::Tile;
 use crate::memory::OutOfMemory;
@@ -31,11 +31,12 @@ fn acc_budget() -> usize {
 /// Computes one tile of `y`.
 pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
+    width: Width,
     y: &mut Tile<'_, S::Out>,
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
-    let backend = product.prepared.backend();
-    let kernel = X::column(backend);
+    let which = (product.prepared.backend(), width);
+    let kernel = X::column(which.0, which.1);
     let rows = y.cols();
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let block = balanced(
@@ -50,7 +51,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 panels: first_panel..panels.end.min(first_panel + block),
                 row_end: rows.end,
             };
-            run_block(product, y, &block, scratch)?;
+            run_block(product, which, y, &block, scratch)?;
         }
     }
     Ok(())
@@ -70,14 +71,15 @@ struct Block {
 
 fn run_block<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
+    which: (Backend, Width),
     y: &mut Tile<'_, S::Out>,
     block: &Block,
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
     let (weights, prepared) = (&product.weights, product.prepared);
-    let backend = prepared.backend();
-    let kernel = X::column(backend);
-    let xt = prepared.tile(block.tokens.start / kernel.lanes);
+    let kernel = X::column(which.0, which.1);
+    let xt = prepared.tile(which.1, block.tokens.start / kernel.lanes);
+    let first_token = prepared.first_token(which.1);
     let acc_len = block.panels.len() * PANEL_ROWS * kernel.entry_bytes;
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
     let panel_sums = PANEL_ROWS * kernel.lanes;
@@ -106,7 +108,7 @@ fn run_block<X: Element, S: Sink<X>>(
         while start < segment.end {
             let end = segment.end.min(start.saturating_add(stretch));
             run_stretch(
-                backend,
+                which,
                 weights.view,
                 block.panels.clone(),
                 xt,
@@ -125,7 +127,7 @@ fn run_block<X: Element, S: Sink<X>>(
                     &mut sums[i * panel_sums..]
                 };
                 let accumulate = start > segment.start;
-                call::column_finish::<X>(backend, accs, (sums, PANEL_ROWS), accumulate);
+                call::column_finish::<X>(which, accs, (sums, PANEL_ROWS), accumulate);
                 if !last {
                     continue;
                 }
@@ -134,7 +136,7 @@ fn run_block<X: Element, S: Sink<X>>(
                 for (token, sums) in block.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
                     let at = At {
                         segment: (index, count),
-                        token,
+                        token: first_token + token,
                         row,
                     };
                     let out = y.row_mut(token, row..row_end);
@@ -155,21 +157,21 @@ struct Buffers<'a> {
 
 /// Sums over `strips`, not empty, into the accumulators and totals.
 fn run_stretch<X: Element>(
-    backend: Backend,
+    which: (Backend, Width),
     view: PanelView<'_>,
     panels: Range<usize>,
     xt: &[X],
     strips: Range<usize>,
     buffers: &mut Buffers<'_>,
 ) {
-    let kernel = X::column(backend);
+    let kernel = X::column(which.0, which.1);
     let float = size_of::<X>() != 1;
     for block in strips.clone().step_by(BLOCK_BYTES) {
         let block_end = strips.end.min(block + BLOCK_BYTES);
         for start in (block..block_end).step_by(kernel.chunk_bytes) {
             let bytes = kernel.chunk_bytes.min(block_end - start);
             call::column_build(
-                backend,
+                which,
                 &xt[4 * start * kernel.lanes..],
                 bytes,
                 buffers.tables,
@@ -188,7 +190,7 @@ fn run_stretch<X: Element>(
                 bytes,
             };
             let accs = (&mut *buffers.acc, &mut *buffers.total);
-            call::column_run::<X>(backend, &part, buffers.tables, accs, (first, fold));
+            call::column_run::<X>(which, &part, buffers.tables, accs, (first, fold));
         }
     }
 }

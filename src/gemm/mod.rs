@@ -14,7 +14,7 @@ pub(crate) mod row;
 pub(crate) mod sink;
 mod transpose;
 
-use crate::kernels::call::{Element, PanelView};
+use crate::kernels::call::{Element, PanelView, Width};
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::tiles::{MAX_TILES, TileGrid};
 use crate::parallel_for::{Stopped, Team};
@@ -99,20 +99,23 @@ pub(crate) fn run<X: Element, S: Sink<X>>(
     };
     slots.grow(workers)?;
     let slots = &*slots;
-    let (by_column, by_row) = y.split_at_row(prepared.column_tokens());
+    let (wide, rest) = y.split_at_row(prepared.tokens_of(Width::Wide));
+    let (narrow, by_row) = rest.split_at_row(prepared.tokens_of(Width::Narrow));
 
-    let lanes = X::column(prepared.backend()).lanes;
-    let tile = column_tile([by_column.rows(), product.weights.rows], lanes, workers);
-    let grid = grid(by_column, tile);
-    team.for_each(workers, grid.len(), |i| {
-        let Some(mut tile) = grid.claim(i) else {
-            return Ok(false);
-        };
-        slots.with(team.worker(), |scratch| {
-            column::run_tile(product, &mut tile, scratch)
+    for (by_column, width) in [(wide, Width::Wide), (narrow, Width::Narrow)] {
+        let lanes = X::column(prepared.backend(), width).lanes;
+        let tile = column_tile([by_column.rows(), product.weights.rows], lanes, workers);
+        let grid = grid(by_column, tile);
+        team.for_each(workers, grid.len(), |i| {
+            let Some(mut tile) = grid.claim(i) else {
+                return Ok(false);
+            };
+            slots.with(team.worker(), |scratch| {
+                column::run_tile(product, width, &mut tile, scratch)
+            })?;
+            Ok(true)
         })?;
-        Ok(true)
-    })?;
+    }
 
     let tile = row_tile([by_row.rows(), product.weights.rows], workers);
     let grid = self::grid(by_row, tile);

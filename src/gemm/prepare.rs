@@ -3,7 +3,7 @@
 use super::transpose::transpose;
 use super::{segments, strips};
 use crate::isa::Backend;
-use crate::kernels::call::{self, Element, Source};
+use crate::kernels::call::{self, Element, Source, Width};
 use crate::kernels::tiles::TileGrid;
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{Stopped, Team};
@@ -21,8 +21,9 @@ pub(crate) struct How {
 
 /// Prepared activations of one element type, in memory that is reused.
 ///
-/// The first `column_tokens` tokens are transposed, `xt[tile][4 * strip + j][lane]`,
-/// for the column lanes; the rest have row-lane tables, segment after segment.
+/// The first tokens are transposed, `xt[tile][4 * strip + j][lane]`, for the wide
+/// column lanes, those after them for one tile of the narrow ones; the rest have
+/// row-lane tables, segment after segment.
 #[derive(Debug)]
 pub(crate) struct Prepared<X: Element> {
     backend: Backend,
@@ -30,7 +31,8 @@ pub(crate) struct Prepared<X: Element> {
     tokens: usize,
     k: usize,
     group_bytes: usize,
-    column_tokens: usize,
+    /// Tokens that take the wide and the narrow column lanes.
+    column_tokens: [usize; 2],
     xt: Lines,
     tables: Lines,
     table_stride: usize,
@@ -45,7 +47,7 @@ impl<X: Element> Default for Prepared<X> {
             tokens: 0,
             k: 0,
             group_bytes: usize::MAX,
-            column_tokens: 0,
+            column_tokens: [0, 0],
             xt: lines(),
             tables: lines(),
             table_stride: 0,
@@ -54,20 +56,21 @@ impl<X: Element> Default for Prepared<X> {
     }
 }
 
-/// Tokens of `tokens` that take the column lanes: whole tiles, and the rest
-/// too where it is worth a tile.
-fn column_tokens<X: Element>(backend: Backend, lanes: Lanes, tokens: usize) -> usize {
+/// Tokens of `tokens` that take wide and narrow column lanes: whole tiles, and
+/// of the rest what is worth a tile.
+fn split<X: Element>(backend: Backend, lanes: Lanes, tokens: usize) -> [usize; 2] {
+    let [wide, narrow] = [Width::Wide, Width::Narrow].map(|w| X::column(backend, w).lanes);
+    let rest = tokens % wide;
+    let crossover = X::crossover(backend);
     match lanes {
-        Lanes::Row => 0,
-        Lanes::Column => tokens,
-        Lanes::Auto => {
-            let rest = tokens % X::column(backend).lanes;
-            if rest >= X::crossover(backend) {
-                tokens
-            } else {
-                tokens - rest
-            }
+        Lanes::Row => [0, 0],
+        Lanes::Column if narrow < wide && rest <= narrow => [tokens - rest, rest],
+        Lanes::Column => [tokens, 0],
+        Lanes::Auto if rest >= crossover.wide => [tokens, 0],
+        Lanes::Auto if narrow < wide && rest >= crossover.narrow => {
+            [tokens - rest, rest.min(narrow)]
         }
+        Lanes::Auto => [tokens - rest, 0],
     }
 }
 
@@ -93,9 +96,22 @@ impl<X: Element> Prepared<X> {
         self.group_bytes
     }
 
-    /// Tokens that take the column lanes, the first ones.
-    pub(crate) fn column_tokens(&self) -> usize {
-        self.column_tokens
+    /// Tokens that take column lanes of a width.
+    pub(crate) fn tokens_of(&self, width: Width) -> usize {
+        self.column_tokens[width as usize]
+    }
+
+    /// The first of them.
+    pub(crate) fn first_token(&self, width: Width) -> usize {
+        match width {
+            Width::Wide => 0,
+            Width::Narrow => self.column_tokens[0],
+        }
+    }
+
+    /// The first token that takes row lanes; all after it do.
+    pub(crate) fn first_row_token(&self) -> usize {
+        self.column_tokens[0] + self.column_tokens[1]
     }
 
     fn strips(&self) -> usize {
@@ -103,13 +119,25 @@ impl<X: Element> Prepared<X> {
     }
 
     /// Activations of one column tile, `[4 * strips][lanes]`.
-    pub(crate) fn tile(&self, tile: usize) -> &[X] {
-        let len = self.tile_bytes();
-        bytemuck::cast_slice(&self.xt[tile * len..][..len])
+    pub(crate) fn tile(&self, width: Width, tile: usize) -> &[X] {
+        let len = self.tile_bytes(width);
+        let start = match width {
+            Width::Wide => tile * len,
+            Width::Narrow => self.wide_tiles() * self.tile_bytes(Width::Wide) + tile * len,
+        };
+        bytemuck::cast_slice(&self.xt[start..][..len])
     }
 
-    fn tile_bytes(&self) -> usize {
-        call::lines::<X>(4 * self.strips() * X::column(self.backend).lanes)
+    fn lanes(&self, width: Width) -> usize {
+        X::column(self.backend, width).lanes
+    }
+
+    fn tile_bytes(&self, width: Width) -> usize {
+        call::lines::<X>(4 * self.strips() * self.lanes(width))
+    }
+
+    fn wide_tiles(&self) -> usize {
+        self.column_tokens[0].div_ceil(self.lanes(Width::Wide))
     }
 
     /// Row-lane tables from unit `unit` of token `token` on (counted from the
@@ -134,9 +162,9 @@ impl<X: Element> Prepared<X> {
         self.tokens = x.rows();
         self.k = x.cols();
         self.group_bytes = group_bytes;
-        self.column_tokens = column_tokens::<X>(how.backend, how.lanes, x.rows());
+        self.column_tokens = split::<X>(how.backend, how.lanes, x.rows());
         // The second token finds the weights in the cache.
-        let streamed = how.streamed && x.rows() - self.column_tokens == 1;
+        let streamed = how.streamed && x.rows() - self.first_row_token() == 1;
         self.source = if streamed {
             Source::Memory
         } else {
@@ -153,16 +181,16 @@ impl<X: Element> Prepared<X> {
 
     /// Fails where what the activations take does not fit the address space.
     fn check_sizes(&self) -> Result<(), OutOfMemory> {
-        let column = X::column(self.backend);
         let row = X::row(self.backend, self.source);
         let padded = self.strips().checked_mul(4 * size_of::<X>());
-        let tile = padded.and_then(|len| len.checked_mul(column.lanes)?.checked_add(64));
-        let tiles = self.column_tokens.div_ceil(column.lanes);
-        let xt = tile.and_then(|len| len.checked_mul(tiles));
+        let lanes = self.lanes(Width::Wide);
+        let tile = padded.and_then(|len| len.checked_mul(lanes)?.checked_add(64));
+        // One more than there are, for the narrow tile.
+        let xt = tile.and_then(|len| len.checked_mul(self.wide_tiles() + 1));
         // At most one unit more a segment than strips.
         let units = self.strips().checked_mul(2);
         let table = units.and_then(|units| units.checked_mul(row.table_bytes)?.checked_add(64));
-        let tables = table.and_then(|len| len.checked_mul(self.tokens - self.column_tokens));
+        let tables = table.and_then(|len| len.checked_mul(self.tokens - self.first_row_token()));
         match (xt, tables) {
             (Some(_), Some(_)) => Ok(()),
             _ => Err(OutOfMemory { bytes: usize::MAX }),
@@ -170,19 +198,28 @@ impl<X: Element> Prepared<X> {
     }
 
     fn transpose(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Stopped> {
-        let lanes = X::column(self.backend).lanes;
-        let (tokens, tile_bytes) = (self.column_tokens, self.tile_bytes());
-        let tiles = tokens.div_ceil(lanes);
-        if tiles == 0 || tile_bytes == 0 {
+        let lanes = self.lanes(Width::Wide);
+        let (tokens, tile_bytes) = (self.column_tokens[0], self.tile_bytes(Width::Wide));
+        let tiles = self.wide_tiles();
+        if self.first_row_token() == 0 || tile_bytes == 0 {
             return Ok(());
         }
+        let narrow_bytes = match self.column_tokens[1] {
+            0 => 0,
+            _ => self.tile_bytes(Width::Narrow),
+        };
+        let narrow = (tokens..self.first_row_token(), self.lanes(Width::Narrow));
         let workers = if tiles * tile_bytes < 1 << 16 {
             1
         } else {
             team.workers()
         };
-        let per_item = tiles.div_ceil(64 * workers);
-        let xt = reserve(&mut self.xt, tiles * tile_bytes)?;
+        let per_item = tiles.div_ceil(64 * workers).max(1);
+        let xt = reserve(&mut self.xt, tiles * tile_bytes + narrow_bytes)?;
+        let (xt, xt_narrow) = xt.split_at_mut(tiles * tile_bytes);
+        if narrow_bytes > 0 {
+            transpose(x, narrow.0, narrow.1, bytemuck::cast_slice_mut(xt_narrow));
+        }
         let grid = TileGrid::new(xt, [tiles, tile_bytes], tile_bytes, [per_item, tile_bytes]);
         team.for_each(workers, grid.len(), |i| {
             let Some(mut item) = grid.claim(i) else {
@@ -207,10 +244,10 @@ impl<X: Element> Prepared<X> {
             .map(|s| units_of(s.start, s.end))
             .sum();
         self.table_stride = (units * kernel.table_bytes).next_multiple_of(64);
-        let rows = self.tokens - self.column_tokens;
+        let rows = self.tokens - self.first_row_token();
         reserve(&mut self.tables, rows * self.table_stride)?;
         for token in 0..rows {
-            let x = x.row(self.column_tokens + token);
+            let x = x.row(self.first_row_token() + token);
             let mut first_unit = 0;
             for segment in segments(strips, self.group_bytes) {
                 let units = units_of(segment.start, segment.end);

@@ -77,7 +77,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
             let row = first_panel * PANEL_ROWS;
             let end = rows.end.min(row + sums_stride);
             for (t, sums) in sums.chunks(sums_stride).enumerate() {
-                let token = prepared.column_tokens() + tokens.start + t;
+                let token = prepared.first_row_token() + tokens.start + t;
                 let at = At {
                     segment: (index, count),
                     token,

@@ -4,7 +4,15 @@
 
 /// What [`Backend::kernels`](tritgemm::Backend::kernels) calls the kernels of a
 /// row.
-pub const OPERATIONS: [&str; 5] = ["codec", "i8-row", "i8-column", "f32-row", "f32-column"];
+pub const OPERATIONS: [&str; 7] = [
+    "codec",
+    "i8-row",
+    "i8-column",
+    "i8-narrow",
+    "f32-row",
+    "f32-column",
+    "f32-narrow",
+];
 
 /// Suites of one kind: what they are, which operations they run, and on which
 /// rows of the table.

@@ -13,8 +13,8 @@ mod coverage;
 mod guarded;
 
 use super::call::{
-    ColumnPart, Element, PanelView, RowPart, Source, column_build, column_finish, column_run,
-    row_build, row_run,
+    ColumnPart, Element, PanelView, RowPart, Source, Width, column_build, column_finish,
+    column_run, row_build, row_run,
 };
 use super::contract::{BLOCK_BYTES, COLUMN_ENTRIES, Fold, PANEL_ROWS};
 use crate::isa::Backend;
@@ -151,7 +151,13 @@ fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
 /// The column kernel over `bytes` panel bytes of `panels` panels: blocks,
 /// chunks and folds as a product has them.
 fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place: Place) {
-    let kernel = X::column(backend);
+    for width in [Width::Wide, Width::Narrow] {
+        check_width::<X>((backend, width), panels, bytes, place);
+    }
+}
+
+fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, place: Place) {
+    let kernel = X::column(which.0, which.1);
     let what = format!("{}, {panels} panels of {bytes} at {place:?}", kernel.name);
     let mut rng = StdRng::seed_from_u64(bytes as u64);
     let data: Vec<u8> = (0..panels * bytes * PANEL_ROWS)
@@ -173,7 +179,7 @@ fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place:
             let x = Guarded::new(x, place.of_operand(1));
             let table_bytes = chunk * COLUMN_ENTRIES * kernel.entry_bytes;
             let mut tables = Guarded::<u8>::filled(table_bytes, side);
-            column_build(backend, x.get(), chunk, tables.get_mut());
+            column_build(which, x.get(), chunk, tables.get_mut());
             let fold = match (start + chunk == block_end, block) {
                 (false, _) => Fold::Keep,
                 (true, 0) => Fold::Start,
@@ -187,7 +193,7 @@ fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place:
             };
             let first = start == if float { block } else { 0 };
             let accs = (acc.get_mut(), total.get_mut());
-            column_run::<X>(backend, &part, tables.get(), accs, (first, fold));
+            column_run::<X>(which, &part, tables.get(), accs, (first, fold));
             tables.take(&what);
         }
     }
@@ -204,7 +210,7 @@ fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place:
             &total.get()[at..][..panel_acc],
         );
         let accumulate = panel % 2 == 1;
-        column_finish::<X>(backend, accs, (out.get_mut(), out_stride), accumulate);
+        column_finish::<X>(which, accs, (out.get_mut(), out_stride), accumulate);
         for (sums, out) in sums.iter_mut().zip(out.take(&what).chunks(out_stride)) {
             sums.extend(out[..PANEL_ROWS].iter().map(|&v| X::bits(v)));
         }

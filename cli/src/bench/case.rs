@@ -222,8 +222,12 @@ impl Case {
                 "i8",
             ),
         };
-        let columns = prepared.column_tokens();
-        let runs = [("column", columns > 0), ("row", columns < self.tokens)];
+        let (columns, narrow) = (prepared.column_tokens(), prepared.narrow_tokens());
+        let runs = [
+            ("column", columns > narrow),
+            ("narrow", narrow > 0),
+            ("row", columns < self.tokens),
+        ];
         let name = |&(lanes, runs): &(&str, bool)| {
             let operation = format!("{element}-{lanes}");
             let kernel = self

@@ -1,6 +1,11 @@
 //! Column lanes with 256-bit vectors: two vectors are one table entry, and
 //! share its index. The algorithm is in [`super::super::super::column`]; here
 //! are its look-up of indices and its transpositions.
+//!
+//! The narrow kernels have one vector an entry, for half as many tokens. A Zen 4
+//! does two of their load-adds in the time of one of 512 bits, so they serve
+//! AVX-512 as well: 16 int8 tokens in a tile of their own instead of one that is
+//! half empty.
 
 use super::super::super::column::{self, Expand, LANES_F32, LANES_I8, Quad};
 use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
@@ -43,16 +48,51 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     ],
 };
 
-/// Two nibble look-ups, widened and scaled to bytes.
-struct ByShuffle;
+/// The int8 kernel for 16 tokens.
+pub static NARROW_I8: ColumnKernel<i8, i32> = ColumnKernel {
+    name: "avx2-i8-narrow",
+    lanes: LANES_I8 / 2,
+    entry_bytes: column::ENTRY / 2,
+    chunk_bytes: 4 * QUADS,
+    build: build_narrow_i8,
+    run: run_narrow_i8,
+    finish: finish_narrow_i8,
+    symbols: &[
+        "avx2::column::build_narrow_i8",
+        "avx2::column::run_narrow_i8",
+        "avx2::column::finish_narrow_i8",
+    ],
+};
 
-impl Expand for ByShuffle {
+/// The f32 kernel for 8 tokens.
+pub static NARROW_F32: ColumnKernel<f32, f32> = ColumnKernel {
+    name: "avx2-f32-narrow",
+    lanes: LANES_F32 / 2,
+    entry_bytes: column::ENTRY / 2,
+    chunk_bytes: 4 * QUADS,
+    build: build_narrow_f32,
+    run: run_narrow_f32,
+    finish: finish_narrow_f32,
+    symbols: &[
+        "avx2::column::build_narrow_f32",
+        "avx2::column::run_narrow_f32",
+        "avx2::column::finish_narrow_f32",
+    ],
+};
+
+/// Two nibble look-ups, widened and scaled to entries of `1 << SHIFT` bytes.
+struct ByShuffle<const SHIFT: i32>;
+
+type Wide = ByShuffle<6>;
+type Narrow = ByShuffle<5>;
+
+impl<const SHIFT: i32> Expand for ByShuffle<SHIFT> {
     const LANES: usize = 2;
 
     #[inline(always)]
     unsafe fn quad(panel: *const u8, quad: &mut Quad) {
         // SAFETY: precondition 1 of the contract; 256 readable bytes.
-        unsafe { quad_avx2(panel, quad) }
+        unsafe { quad_avx2::<SHIFT>(panel, quad) }
     }
 
     #[inline(always)]
@@ -82,7 +122,7 @@ fn indices(bytes: __m256i) -> __m256i {
 /// `panel` has 256 readable bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn quad_avx2(panel: *const u8, quad: &mut Quad) {
+unsafe fn quad_avx2<const SHIFT: i32>(panel: *const u8, quad: &mut Quad) {
     let zero = _mm256_setzero_si256();
     let mut to = quad.as_mut_ptr().cast::<__m256i>();
     for half in 0..2 {
@@ -92,7 +132,7 @@ unsafe fn quad_avx2(panel: *const u8, quad: &mut Quad) {
             [0, 2, 4, 6].map(|i| indices(strips.add(i).read_unaligned()))
         };
         let mut rows = |w: [__m256i; 4]| {
-            let w = w.map(|w| _mm256_slli_epi16(w, 6));
+            let w = w.map(|w| _mm256_slli_epi16::<SHIFT>(w));
             for (a, b) in [
                 (
                     _mm256_unpacklo_epi16(w[0], w[1]),
@@ -131,35 +171,58 @@ macro_rules! kernel {
         }
     };
 }
-kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3>);
-kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3>);
-kernel!(run_i8(call: &ColumnCall), column::run_i8::<V3, ByShuffle, 2, QUADS>);
-kernel!(run_f32(call: &ColumnCall), column::run_f32::<V3, ByShuffle, 2, QUADS>);
+kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3, 2>);
+kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3, 2>);
+kernel!(run_i8(call: &ColumnCall), column::run_i8::<V3, Wide, 2, QUADS>);
+kernel!(run_f32(call: &ColumnCall), column::run_f32::<V3, Wide, 2, QUADS>);
+kernel!(build_narrow_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3, 1>);
+kernel!(build_narrow_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3, 1>);
+kernel!(run_narrow_i8(call: &ColumnCall), column::run_i8::<V3, Narrow, 1, QUADS>);
+kernel!(run_narrow_f32(call: &ColumnCall), column::run_f32::<V3, Narrow, 1, QUADS>);
 
-/// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 8 rows at a time.
+macro_rules! finish {
+    ($name:ident, $acc:ty, $body:expr) => {
+        /// See [`ColumnKernel::finish`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
+        #[target_feature(enable = "avx2")]
+        #[inline(never)]
+        unsafe fn $name(call: &FinishCall<$acc>) {
+            // SAFETY: handed on unchanged; the shift is that of the entry.
+            unsafe { $body(call) }
+        }
+    };
+}
+finish!(finish_i8, i32, quarters::<2>);
+finish!(finish_narrow_i8, i32, quarters::<1>);
+finish!(finish_f32, f32, halves::<1>);
+finish!(finish_narrow_f32, f32, halves::<0>);
+
+/// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 8 rows at a time; an entry is
+/// `1 << SHIFT` times 8 tokens.
 ///
 /// # Safety
 /// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
 #[target_feature(enable = "avx2")]
-#[inline(never)]
-unsafe fn finish_i8(call: &FinishCall<i32>) {
+#[inline]
+unsafe fn quarters<const SHIFT: u32>(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m128i>(), call.total.cast::<__m128i>());
     for first in (0..PANEL_ROWS).step_by(8) {
         let mut out = call.out.wrapping_add(first);
-        // Each quarter of an entry is 8 tokens.
-        for quarter in 0..4 {
+        for quarter in 0..1 << SHIFT {
             let mut rows = [_mm256_setzero_si256(); 8];
             for (r, row) in rows.iter_mut().enumerate() {
-                // SAFETY: precondition 6: 64 rows of four quarters.
+                // SAFETY: precondition 6: 64 rows of an entry.
                 let (low, high) = unsafe {
-                    let at = ((first + r) << 2) + quarter;
+                    let at = ((first + r) << SHIFT) + quarter;
                     (*acc.add(at), *total.add(at))
                 };
                 let high = _mm256_slli_epi32(_mm256_cvtepi16_epi32(high), 8);
                 *row = _mm256_add_epi32(high, _mm256_cvtepi16_epi32(low));
             }
             for column in transpose(rows) {
-                // SAFETY: precondition 5: 64 elements for each of 32 tokens.
+                // SAFETY: precondition 5: 64 elements for each token.
                 unsafe {
                     let to = out.cast::<__m256i>();
                     let sum = if call.accumulate {
@@ -176,25 +239,26 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
     }
 }
 
-/// `out[t][r] (+)= total[r][t]`, 8 rows at a time.
+/// `out[t][r] (+)= total[r][t]`, 8 rows at a time; an entry is `1 << SHIFT`
+/// times 8 tokens.
 ///
 /// # Safety
 /// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
 #[target_feature(enable = "avx2")]
-#[inline(never)]
-unsafe fn finish_f32(call: &FinishCall<f32>) {
+#[inline]
+unsafe fn halves<const SHIFT: u32>(call: &FinishCall<f32>) {
     let total = call.total.cast::<__m256i>();
     for first in (0..PANEL_ROWS).step_by(8) {
         let mut out = call.out.wrapping_add(first);
-        for half in 0..2 {
+        for half in 0..1 << SHIFT {
             let mut rows = [_mm256_setzero_si256(); 8];
             for (r, row) in rows.iter_mut().enumerate() {
-                // SAFETY: precondition 6: 64 rows of two halves.
-                *row = unsafe { *total.add(((first + r) << 1) + half) };
+                // SAFETY: precondition 6: 64 rows of an entry.
+                *row = unsafe { *total.add(((first + r) << SHIFT) + half) };
             }
             for column in transpose(rows) {
                 let column = _mm256_castsi256_ps(column);
-                // SAFETY: precondition 5: 64 elements for each of 16 tokens.
+                // SAFETY: precondition 5: 64 elements for each token.
                 unsafe {
                     let sum = if call.accumulate {
                         _mm256_add_ps(column, _mm256_loadu_ps(out))

@@ -132,8 +132,8 @@ macro_rules! kernel {
         }
     };
 }
-kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V4>);
-kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V4>);
+kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V4, 1>);
+kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V4, 1>);
 kernel!(run_i8(call: &ColumnCall), column::run_i8::<V4, ByShuffle, 1, QUADS>);
 kernel!(run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, QUADS>);
 
