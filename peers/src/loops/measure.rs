@@ -65,7 +65,7 @@ pub fn report(loops: &mut [Loop]) {
     for (l, best) in loops.iter().zip(best) {
         if l.group != group {
             group = l.group;
-            println!("\n{group}\n{:>52}  {:>7}  GMAC/s", "", "cycles");
+            println!("\n{group}\n{:>54}  {:>7}  GMAC/s", "", "cycles");
         }
         let each = best / l.units as f64;
         let rate = match l.macs {
@@ -73,7 +73,7 @@ pub fn report(loops: &mut [Loop]) {
             macs => format!("{:.0}", macs as f64 / each / 1e9),
         };
         println!(
-            "{:>36} {:>15}  {:>7.2}  {rate:>6}",
+            "{:>42} {:>11}  {:>7.2}  {rate:>6}",
             l.name,
             l.unit,
             each * hertz
