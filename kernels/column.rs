@@ -50,7 +50,7 @@ pub const LANES_F32: usize = ENTRY / 4;
 /// Byte offsets of table entries, for four strips of 64 rows: of each row four
 /// 16-bit offsets in one word, the first strip's in the low bits, so that one
 /// load serves four look-ups (a load for each would compete with the tables'
-/// for the load ports: 1.4 instead of 1.15 cycles a look-up on Zen 4).
+/// for the load ports).
 ///
 /// Interleaving four vectors by unpacking leaves the rows in an order that
 /// depends on the vector's number of 128-bit lanes, `LANES`: row

@@ -9,6 +9,7 @@ mod contender;
 mod dense;
 mod ggml;
 mod machine;
+mod memory;
 mod ours;
 mod plots;
 mod pools;

@@ -19,9 +19,9 @@
 //! # Port arithmetic
 //! A byte and panel, 256 MACs: 1 load, 7 shifts, 8 `vpermps`, 8 additions. On
 //! Zen 4 shifts, permutations and float additions share three of the four
-//! pipes: 15.4 cycles measured for that mix alone. With VBMI `vpmultishiftqb`
-//! brings any bits of a lane down, and has a pipe of its own: 11.4 cycles, 22
-//! MACs a cycle. Intel (shifts on one port, additions on two, permutations on
+//! pipes: 15.3 cycles measured for that mix alone (`--bin loops` of `peers/`).
+//! With VBMI `vpmultishiftqb` brings any bits of a lane down on pipes that are
+//! freer: 12.7 cycles, 20 MACs a cycle; 10.7 remain without any shift. Intel (shifts on one port, additions on two, permutations on
 //! one): about the same for both.
 
 use super::super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};

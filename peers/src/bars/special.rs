@@ -4,10 +4,10 @@
 use super::{Context, Sense, Verdict};
 use crate::ceilings::READ;
 use crate::contender::{Family, Loaded, Output, Path, Run, Work};
+use crate::memory::Bytes;
 use crate::ours;
 use crate::problem::{Activations, Job, Residency, Shape, Weights};
 use crate::timing::{Sample, interleaved};
-use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
 use tritgemm::codec::{self, Mode};
 use tritgemm::{Backend, Panels, Threads};
@@ -118,40 +118,6 @@ impl<F: FnMut()> Run for Timed<F> {
     }
 }
 
-/// A copy in memory of the kind that panels get: fresh from the system, in huge
-/// pages where it grants them.
-struct FreshCopy {
-    start: *mut u8,
-    layout: Layout,
-}
-
-impl FreshCopy {
-    fn of(bytes: &[u8]) -> Self {
-        const HUGE_PAGE: usize = 2 << 20;
-        let layout = Layout::from_size_align(bytes.len(), HUGE_PAGE).expect("a small layout");
-        assert!(layout.size() > 0);
-        // SAFETY: not of size 0; null is looked for.
-        let start = unsafe { alloc(layout) };
-        assert!(!start.is_null(), "out of memory");
-        let whole = bytes.len() / HUGE_PAGE * HUGE_PAGE;
-        // SAFETY: advice on whole pages of this allocation, then a copy into it;
-        // `bytes` is another one.
-        unsafe {
-            #[cfg(target_os = "linux")]
-            libc::madvise(start.cast(), whole, libc::MADV_HUGEPAGE);
-            start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-        }
-        Self { start, layout }
-    }
-}
-
-impl Drop for FreshCopy {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.start, self.layout) };
-    }
-}
-
 /// Bytes moved (read and written) a second by encoding, decoding and packing,
 /// each over a memcpy that moves as many in total, into memory of the same kind:
 /// the caller's, or freshly allocated where the operation returns its result.
@@ -190,7 +156,7 @@ pub fn codec(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
             "pack panels from packed bytes",
             race(
                 context,
-                &mut || drop(black_box(FreshCopy::of(black_box(packed)))),
+                &mut || drop(black_box(Bytes::copy(black_box(packed)))),
                 &mut || {
                     drop(black_box(Panels::pack_with(
                         backend,

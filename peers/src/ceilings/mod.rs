@@ -8,10 +8,10 @@ mod loops;
 
 use crate::contender::{Family, Info, Loaded, Output, Path, Role, Run, Work};
 use crate::machine::Machine;
+use crate::memory::Bytes;
 use crate::pools::{Pools, split};
-use crate::problem::{COLD_BYTES, Job, Lines, Residency, Weights};
+use crate::problem::{COLD_BYTES, Job, Residency, Weights};
 use crate::timing::undisturbed;
-use aligned_vec::avec;
 use anyhow::Context;
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
@@ -161,7 +161,7 @@ fn levels(machine: &Machine, threads: usize) -> Vec<(&'static str, usize)> {
 
 fn bandwidth(level: &'static str, bytes: usize, threads: usize, pool: &ThreadPool) -> Bandwidth {
     // Written by the thread that reads it, so that it lies on its NUMA node.
-    let buffers: Vec<Lines> = pool.broadcast(|_| avec![[64]| 1u8; bytes]);
+    let buffers: Vec<Bytes> = pool.broadcast(|_| Bytes::filled(1, bytes));
     let seconds = |way: &Way, repeats, passes, bytes: usize| {
         median(threads, repeats, || {
             pool.broadcast(|thread| {
@@ -254,7 +254,7 @@ impl Family for CeilingFamily {
         Ok(Box::new(LoadedCeilings {
             peaks: self.peaks.clone(),
             pools: Arc::clone(&self.pools),
-            copies: (0..copies).map(|_| avec![[64]| 1u8; bytes]).collect(),
+            copies: (0..copies).map(|_| Bytes::filled(1, bytes)).collect(),
         }))
     }
 }
@@ -262,7 +262,7 @@ impl Family for CeilingFamily {
 struct LoadedCeilings {
     peaks: Vec<Peak>,
     pools: Arc<Pools>,
-    copies: Vec<Lines>,
+    copies: Vec<Bytes>,
 }
 
 impl Loaded for LoadedCeilings {
@@ -319,7 +319,7 @@ impl Run for PeakRun {
 }
 
 struct ReadRun<'a> {
-    copies: &'a [Lines],
+    copies: &'a [Bytes],
     way: Option<Way>,
     pool: Arc<ThreadPool>,
     threads: usize,
