@@ -121,12 +121,13 @@ pub struct Backend {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug)]
 pub struct KernelInfo {
-    /// What it is for: `codec`, `i8-row` (few tokens), `i8-column` (many),
-    /// `i8-narrow` (what whole tiles of `i8-column` leave over), and the same for
-    /// `f32`.
+    /// What it is for: `codec`, `i8-row` (few tokens), `i8-streamed` (one token,
+    /// weights out of memory), `i8-column` (many tokens), `i8-narrow` (what whole
+    /// tiles of `i8-column` leave over), and `f32-row`, `f32-column`, `f32-narrow`.
     pub operation: &'static str,
-    /// Its name, `{level}-{operation}`; `{level}-i8-column` for `i8-narrow` where
-    /// there is no narrower kernel.
+    /// Its name, `{level}-{operation}`. A level may use another's kernel, and that
+    /// for `i8-row` or `i8-column` where it has none of its own for the special
+    /// case.
     pub name: &'static str,
     /// Paths of its functions as their symbols spell them.
     pub symbols: &'static [&'static str],
@@ -234,7 +235,7 @@ impl Backend {
     }
 
     /// Its kernels.
-    pub fn kernels(self) -> [KernelInfo; 7] {
+    pub fn kernels(self) -> [KernelInfo; 8] {
         let set = self.set;
         let info = |operation, name, symbols| KernelInfo {
             operation,
@@ -244,6 +245,7 @@ impl Backend {
         [
             info("codec", set.codec.name, set.codec.symbols),
             info("i8-row", set.row_i8.name, set.row_i8.symbols),
+            info("i8-streamed", set.streamed_i8.name, set.streamed_i8.symbols),
             info("i8-column", set.column_i8.name, set.column_i8.symbols),
             info("i8-narrow", set.narrow_i8.name, set.narrow_i8.symbols),
             info("f32-row", set.row_f32.name, set.row_f32.symbols),
@@ -327,9 +329,7 @@ pub struct TableRow {
     /// Whether this CPU has them.
     pub runs_here: bool,
     /// As [`Backend::kernels`].
-    pub kernels: [KernelInfo; 7],
-    /// The kernel for one int8 token and weights out of memory.
-    pub streamed_i8: &'static str,
+    pub kernels: [KernelInfo; 8],
     /// Every function pointer that dispatch can call, with the kernel's name.
     pub entries: Vec<(&'static str, *const ())>,
 }
@@ -360,6 +360,7 @@ pub fn kernel_table() -> Vec<TableRow> {
             (codec.name, codec.pack_panel as *const ()),
         ];
         entries.extend(row(set.row_i8));
+        entries.extend(row(set.streamed_i8));
         entries.extend(row(set.row_f32));
         entries.extend(column(set.column_i8));
         entries.extend(column(set.column_f32));
@@ -371,7 +372,6 @@ pub fn kernel_table() -> Vec<TableRow> {
             features: Backend { set }.features().collect(),
             runs_here: set.features.iter().all(|f| (f.detect)()),
             kernels: Backend { set }.kernels(),
-            streamed_i8: set.streamed_i8.name,
             entries,
         }
     };

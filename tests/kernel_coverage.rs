@@ -50,6 +50,18 @@ const TESTS: &[Source] = &[
         "in backends()",
     ),
     (
+        "bit-exact test",
+        &["i8-streamed"],
+        include_str!("bit_exact/residency.rs"),
+        "in backends()",
+    ),
+    (
+        "guard-page test",
+        &["i8-streamed"],
+        include_str!("guard_pages/kernels.rs"),
+        "[Source::Cache, Source::Memory]",
+    ),
+    (
         "guard-page test",
         PRODUCTS,
         include_str!("guard_pages/products.rs"),
@@ -69,6 +81,12 @@ const BENCHES: &[Source] = &[
         "bench",
         &["codec"],
         include_str!("../benches/codec.rs"),
+        "in common::backends()",
+    ),
+    (
+        "bench",
+        &["i8-streamed"],
+        include_str!("../benches/gemm.rs"),
         "in common::backends()",
     ),
     (
@@ -164,15 +182,22 @@ fn faults(row: &TableRow, table: &[TableRow]) -> Vec<String> {
             faults.push(format!("{}: no entry points", kernel.name));
         }
     }
-    // A kernel for weights out of memory is tested as the `row_i8` of a row;
-    // it must run wherever this row does.
-    let runs = |other: &&TableRow| other.features.iter().all(|f| row.features.contains(f));
-    let has = |other: &&TableRow| other.kernels[1].name == row.streamed_i8;
-    if !table.iter().any(|other| has(&other) && runs(&other)) {
-        faults.push(format!(
-            "{}: {} is the i8-row of no row that needs only {:?}",
-            row.name, row.streamed_i8, row.features
-        ));
+    // A kernel of another row, as its name begins, must run wherever this one's do.
+    for kernel in &row.kernels {
+        let of = |other: &&TableRow| {
+            let rest = kernel.name.strip_prefix(other.name);
+            rest.is_some_and(|rest| rest.starts_with('-'))
+        };
+        let Some(owner) = table.iter().filter(of).max_by_key(|other| other.name.len()) else {
+            faults.push(format!("{}: {} is of no row", row.name, kernel.name));
+            continue;
+        };
+        if !owner.features.iter().all(|f| row.features.contains(f)) {
+            faults.push(format!(
+                "{}: {} needs more than {:?}",
+                row.name, kernel.name, row.features
+            ));
+        }
     }
     faults
 }
@@ -195,17 +220,24 @@ fn what_cannot_be_proven_is_found() {
         faults(&row, &table)
     };
     assert!(broken(|_| ()).is_empty());
-    let without_symbols = broken(|row| row.kernels[4].symbols = &[]);
+    let without_symbols = broken(|row| row.kernels[5].symbols = &[]);
     assert_eq!(without_symbols, ["scalar-f32-row: no symbols"]);
     let without_entries = broken(|row| row.entries.retain(|(name, _)| *name != "scalar-codec"));
     assert_eq!(without_entries, ["scalar-codec: no entry points"]);
-    assert_eq!(broken(|row| row.streamed_i8 = "made-up-i8-row").len(), 1);
+    // Its entry points still have the old name.
+    let unknown = broken(|row| row.kernels[2].name = "made-up-i8-row");
+    assert!(unknown.contains(&"scalar: made-up-i8-row is of no row".to_owned()));
 
     // A kernel that needs more than the row that uses it.
     if let Some(more) = table.iter().find(|row| !row.features.is_empty()) {
         let mut row = kernel_table().pop().expect("the scalar row");
-        row.streamed_i8 = more.kernels[1].name;
-        assert_eq!(faults(&row, &table).len(), 1, "{}", more.name);
+        row.kernels[2].name = more.kernels[1].name;
+        row.entries.push((more.kernels[1].name, std::ptr::null()));
+        let found = faults(&row, &table);
+        assert!(
+            matches!(&found[..], [fault] if fault.contains("needs more than")),
+            "{found:?}"
+        );
     }
 }
 

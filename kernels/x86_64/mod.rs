@@ -39,7 +39,7 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
     ),
     codec: &avx512::codec::CODEC,
     row_i8: &avx512::row_i8_vbmi::ROW_I8,
-    streamed_i8: &avx512::row_i8::ROW_I8,
+    streamed_i8: &avx512::row_i8::STREAMED_I8,
     row_f32: &avx512::row_f32::ROW_F32_VBMI,
     column_i8: &avx512::column::COLUMN_I8,
     column_f32: &avx512::column::COLUMN_F32,

@@ -4,9 +4,10 @@
 
 /// What [`Backend::kernels`](tritgemm::Backend::kernels) calls the kernels of a
 /// row.
-pub const OPERATIONS: [&str; 7] = [
+pub const OPERATIONS: [&str; 8] = [
     "codec",
     "i8-row",
+    "i8-streamed",
     "i8-column",
     "i8-narrow",
     "f32-row",

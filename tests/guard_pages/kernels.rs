@@ -89,9 +89,16 @@ fn reference<X: Values>(
     sums.into_iter().map(X::bits).collect()
 }
 
-/// Every tile of the row kernel over `units` units.
+/// Every tile of both row kernels over `units` units, or as many as they take.
 fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
-    let kernel = X::row(backend, Source::Cache);
+    for source in [Source::Cache, Source::Memory] {
+        let most = X::row(backend, source).max_units;
+        check_source::<X>((backend, source), units.min(most), place);
+    }
+}
+
+fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place) {
+    let kernel = X::row(which.0, which.1);
     let mut rng = StdRng::seed_from_u64(units as u64);
     let bytes = units * kernel.unit_bytes;
     for (tile, shape) in kernel.tiles.iter().enumerate() {
@@ -113,7 +120,7 @@ fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
         for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
             let x = Guarded::new(x, place.of_operand(1));
             let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
-            row_build((backend, Source::Cache), x.get(), units, tables.get_mut());
+            row_build(which, x.get(), units, tables.get_mut());
             all[..table_bytes].copy_from_slice(&tables.take(&what));
         }
         for (accumulate, gap) in [(false, 0), (true, 3)] {
@@ -130,7 +137,7 @@ fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
             };
             let tables = (all.get(), stride);
             row_run::<X>(
-                (backend, Source::Cache),
+                which,
                 tile,
                 &part,
                 tables,
@@ -259,17 +266,8 @@ fn row_kernels_at_every_tail() {
     for backend in backends() {
         for units in counts() {
             for place in Place::tight() {
-                let most = |max: usize| units.min(max);
-                check_row::<i8>(
-                    backend,
-                    most(i8::row(backend, Source::Cache).max_units),
-                    place,
-                );
-                check_row::<f32>(
-                    backend,
-                    most(f32::row(backend, Source::Cache).max_units),
-                    place,
-                );
+                check_row::<i8>(backend, units, place);
+                check_row::<f32>(backend, units, place);
             }
         }
     }

@@ -5,6 +5,12 @@
 //! A byte and panel, 256 MACs: 1 load, 1 shift, 2 `and`, 4 `vpshufb`, 4
 //! additions, and 6 / 4 of folding: 12.5 vector operations, 6.3 cycles at two
 //! a cycle, 41 MACs a cycle.
+//!
+//! # With VBMI
+//! `vpermb` takes six bits of an index where the table has 64 bytes. It has 16,
+//! four times over, so the upper two bits may be anything and the two `and` are
+//! gone: 10.5 operations. That is for weights out of memory, where the 64-entry
+//! tables of [`super::row_i8_vbmi`] would take more of L2's bandwidth.
 
 use super::super::super::contract::{PANEL_ROWS, RowCall, RowKernel, RowTile};
 use super::super::avx2::row_i8::{LOOKUPS_PER_FOLD, STRETCH, TABLE_BYTES, build};
@@ -48,13 +54,42 @@ pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
     ],
 };
 
+/// The kernel by `vpermb`, for weights out of memory.
+pub static STREAMED_I8: RowKernel<i8, i32> = RowKernel {
+    name: "avx512-vbmi-i8-streamed",
+    tiles: &[
+        RowTile {
+            panels: 4,
+            tokens: 1,
+            run: row_4_vbmi,
+        },
+        RowTile {
+            panels: 2,
+            tokens: 1,
+            run: row_2_vbmi,
+        },
+        RowTile {
+            panels: 1,
+            tokens: 1,
+            run: row_1_vbmi,
+        },
+    ],
+    symbols: &[
+        "avx2::row_i8::build",
+        "avx512::row_i8::row_4_vbmi",
+        "avx512::row_i8::row_2_vbmi",
+        "avx512::row_i8::row_1_vbmi",
+    ],
+    ..ROW_I8
+};
+
 macro_rules! row {
-    ($name:ident, $panels:literal) => {
+    ($name:ident, $panels:literal, $by:ty, $features:literal) => {
         /// See [`RowTile::run`].
         ///
         /// # Safety
         /// Preconditions 1, 2, 4, 5, 7 and 8 of [`super::super::super::contract`].
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        #[target_feature(enable = $features)]
         #[inline(never)]
         unsafe fn $name(call: &RowCall<i32>) {
             let mut rest = *call;
@@ -65,7 +100,7 @@ macro_rules! row {
                     part.ahead = 0;
                 }
                 // SAFETY: the caller's preconditions hold for each part of K.
-                unsafe { row::<$panels>(&part) };
+                unsafe { row::<$by, $panels>(&part) };
                 rest.units -= part.units;
                 if rest.units == 0 {
                     return;
@@ -77,9 +112,80 @@ macro_rules! row {
         }
     };
 }
-row!(row_4, 4);
-row!(row_2, 2);
-row!(row_1, 1);
+row!(row_4, 4, ByShuffle, "avx512f,avx512bw,avx512vl");
+row!(row_2, 2, ByShuffle, "avx512f,avx512bw,avx512vl");
+row!(row_1, 1, ByShuffle, "avx512f,avx512bw,avx512vl");
+row!(
+    row_4_vbmi,
+    4,
+    ByPermutation,
+    "avx512f,avx512bw,avx512vl,avx512vbmi"
+);
+row!(
+    row_2_vbmi,
+    2,
+    ByPermutation,
+    "avx512f,avx512bw,avx512vl,avx512vbmi"
+);
+row!(
+    row_1_vbmi,
+    1,
+    ByPermutation,
+    "avx512f,avx512bw,avx512vl,avx512vbmi"
+);
+
+/// Looks nibbles up in a table of 16 bytes that fills a vector four times.
+trait Nibbles {
+    /// Indices of the high and of the low nibbles.
+    ///
+    /// # Safety
+    /// Precondition 1 of [`super::super::super::contract`].
+    unsafe fn indices(bytes: __m512i) -> [__m512i; 2];
+
+    /// The entries.
+    ///
+    /// # Safety
+    /// As `indices`.
+    unsafe fn look_up(table: __m512i, indices: __m512i) -> __m512i;
+}
+
+/// By `vpshufb`, whose index is a nibble below a bit that must be 0.
+struct ByShuffle;
+
+impl Nibbles for ByShuffle {
+    #[inline(always)]
+    unsafe fn indices(bytes: __m512i) -> [__m512i; 2] {
+        // SAFETY: precondition 1.
+        unsafe {
+            let nibble = _mm512_set1_epi8(15);
+            let high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
+            [high, _mm512_and_si512(bytes, nibble)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: __m512i, indices: __m512i) -> __m512i {
+        // SAFETY: precondition 1.
+        unsafe { _mm512_shuffle_epi8(table, indices) }
+    }
+}
+
+/// By VBMI's `vpermb`, which reads two bits more that change nothing here.
+struct ByPermutation;
+
+impl Nibbles for ByPermutation {
+    #[inline(always)]
+    unsafe fn indices(bytes: __m512i) -> [__m512i; 2] {
+        // SAFETY: precondition 1.
+        unsafe { [_mm512_srli_epi16(bytes, 4), bytes] }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: __m512i, indices: __m512i) -> __m512i {
+        // SAFETY: precondition 1.
+        unsafe { _mm512_permutexvar_epi8(indices, table) }
+    }
+}
 
 /// Sums at most [`STRETCH`] units.
 ///
@@ -87,9 +193,8 @@ row!(row_1, 1);
 /// As [`row_4`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn row<const P: usize>(call: &RowCall<i32>) {
+unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<i32>) {
     let zero = _mm512_setzero_si512();
-    let nibble = _mm512_set1_epi8(15);
     let mut low = [Sum {
         both: zero,
         odd: zero,
@@ -122,11 +227,12 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
                     _mm512_loadu_si512(panels[p].cast())
                 };
                 panels[p] = panels[p].wrapping_add(PANEL_ROWS);
-                let first = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
-                let second = _mm512_and_si512(bytes, nibble);
-                for (index, i) in [(first, 0), (second, 2)] {
-                    low8[p] = _mm512_add_epi8(low8[p], _mm512_shuffle_epi8(table[i], index));
-                    high8[p] = _mm512_add_epi8(high8[p], _mm512_shuffle_epi8(table[i + 1], index));
+                // SAFETY: precondition 1.
+                unsafe {
+                    for (index, i) in N::indices(bytes).into_iter().zip([0, 2]) {
+                        low8[p] = _mm512_add_epi8(low8[p], N::look_up(table[i], index));
+                        high8[p] = _mm512_add_epi8(high8[p], N::look_up(table[i + 1], index));
+                    }
                 }
             }
             // SAFETY: at most one past the tables.
