@@ -32,8 +32,9 @@ impl Default for CacheSizes {
     }
 }
 
-/// Sizes outside are some hypervisor's fiction.
-const PLAUSIBLE: core::ops::RangeInclusive<usize> = 8 << 10..=4 << 30;
+/// Sizes outside are some hypervisor's fiction. In u64: on 32 bits the upper end
+/// would be 0 as a usize.
+const PLAUSIBLE: core::ops::RangeInclusive<u64> = 8 << 10..=4 << 30;
 
 impl CacheSizes {
     /// The sizes of the first CPU's caches.
@@ -62,7 +63,7 @@ impl CacheSizes {
     fn read(caches: impl Iterator<Item = [String; 3]>) -> Self {
         let mut sizes = Self::default();
         for [level, kind, size] in caches {
-            let Some(size) = parse(&size).filter(|size| PLAUSIBLE.contains(size)) else {
+            let Some(size) = parse(&size).filter(|&size| PLAUSIBLE.contains(&(size as u64))) else {
                 continue;
             };
             match (level.trim(), kind.trim()) {

@@ -148,7 +148,11 @@ fn sizes_that_lie() {
         let error = error.unwrap_err();
         assert!(matches!(error, FormatError::SizeMismatch { .. }), "{error}");
     }
-    for (packed_rows, cols) in [(usize::MAX, 2), (usize::MAX / 2, 1), (1 << 63, 1)] {
+    for (packed_rows, cols) in [
+        (usize::MAX, 2),
+        (usize::MAX / 2, 1),
+        (1 << (usize::BITS - 1), 1),
+    ] {
         let error = hf::decode(
             &packed(&[], packed_rows, cols),
             LinearClass::BitLinear,

@@ -17,6 +17,11 @@ use tritgemm::Backend;
 /// those of `avx512` (`_mm512_permutexvar_epi8`,
 /// `_mm512_multishift_epi64_epi8`) do not run there at all. Nor does training,
 /// whose dense product asks the CPU for its caches (`cpuid`).
+///
+/// All NEON kernels are interpreted, with two stand-ins in `kernels/aarch64/`:
+/// `vsliq_n_u8` is a shift, an `and` and an `or` there (`codec.rs`, `insert`), and
+/// the `asm!` without instructions that guides the compiler (`step`, `pin`) is
+/// left out. The emulators run what they stand for.
 const UNSUPPORTED: &[&str] = &["avx512-f32-row", "avx512-codec: decode_f32"];
 
 /// Whether the kernel of `operation` (`i8-row`, `codec` and so on) can be run

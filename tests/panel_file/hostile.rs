@@ -265,6 +265,8 @@ fn a_promise_of_terabytes_takes_no_memory() {
     for result in [parse(&bytes), PanelFile::load(&path)] {
         match result {
             Err(PanelFileError::Length { len: 336, expected }) => assert_eq!(expected, len),
+            // More than a pointer of 32 bits reaches.
+            Err(PanelFileError::TooLarge { .. }) if cfg!(target_pointer_width = "32") => {}
             other => panic!("{other:?}"),
         }
     }
