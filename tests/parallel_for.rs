@@ -221,6 +221,9 @@ fn work_left_out_is_an_error() {
         let prepared = PreparedActivations::quantize(x_f32, layer.group(), ws).expect("serial");
         let y = view_mut(&mut floats, n, m);
         assert_eq!(layer.forward_prepared(&prepared, y, ws), wanted);
+        let prepared = PreparedActivations::int8(x_i8, vec![1.0; n], None, ws).expect("serial");
+        let y = view_mut(&mut integers, n, m);
+        assert_eq!(panels.gemm_i8_prepared(&prepared, y, ws), wanted);
         assert!(wanted.is_err_and(|e| e.to_string().contains(&format!("{done} of {items}"))));
 
         // The same workspace, with a pool that does its work.

@@ -1,6 +1,7 @@
 //! Damaged and forged files.
 
 use crate::{Dir, crc32, parse, small};
+use std::error::Error;
 use std::fs;
 use tritgemm::{Granularity, MatrixError, PanelFile, PanelFileError, Scales, Verify};
 
@@ -58,6 +59,61 @@ fn the_damaged_section_is_named() {
                 assert!(text.contains(name), "{text}");
             }
             other => panic!("byte {at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_header_shows_both_checksums() {
+    let mut damaged = small();
+    damaged[20] ^= 4;
+    let wanted = u32::from_le_bytes(damaged[124..128].try_into().expect("four bytes"));
+    let found = crc32(&damaged[..124]);
+    match parse(&damaged) {
+        Err(error @ PanelFileError::HeaderChecksum { stored, computed }) => {
+            assert_eq!((stored, computed), (wanted, found));
+            let text = error.to_string();
+            assert!(text.contains(&format!("{stored:08x}")), "{text}");
+            assert!(text.contains(&format!("{computed:08x}")), "{text}");
+            assert!(error.source().is_none());
+        }
+        other => panic!("{other:?}"),
+    }
+    let text = parse(&small()[..335]).expect_err("cut").to_string();
+    assert_eq!(text, "panel file of 335 bytes, expected 336");
+}
+
+/// Every sum and product of sizes that overflows by itself: the header and the
+/// panels, the bytes of the scales, with the scales, with the bias.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn sections_that_do_not_fit_are_too_large() {
+    let to_the_brim = 64 * (((1_u64 << 58) - 1) / 3);
+    let (floats, sum) = (1 << 62, (1 << 61) + (1 << 60));
+    let cases: [(u64, u32, u32); 6] = [
+        (to_the_brim, 0, 0),
+        (floats, 2, 0),
+        (sum, 2, 0),
+        (floats, 1, 1),
+        (sum, 1, 1),
+        (u64::MAX, 0, 0),
+    ];
+    for (rows, granularity, flags) in cases {
+        let result = forged(&[
+            (16, &rows.to_le_bytes()),
+            (24, &12_u64.to_le_bytes()),
+            (40, &granularity.to_le_bytes()),
+            (44, &flags.to_le_bytes()),
+        ]);
+        match result {
+            Err(error @ PanelFileError::TooLarge { rows: r, cols: 12 }) => {
+                assert_eq!(r, rows);
+                assert!(
+                    error.to_string().contains(&format!("{rows} x 12")),
+                    "{error}"
+                );
+            }
+            other => panic!("{rows}, {granularity}, {flags}: {other:?}"),
         }
     }
 }
