@@ -320,6 +320,16 @@ fn every_packing_refuses(error: &IsaError) {
     let mut layer = BitLinear::new(vec![1.0], 1, 1).expect("a layer");
     let refused = layer.prepare_for_inference().map(|_| ());
     assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
+    #[cfg(feature = "train")]
+    {
+        let grads = tritgemm::nn::BitLinearGrads {
+            weight: Some(&mut weights),
+            ..Default::default()
+        };
+        let one = common::view(&[1.0], 1, 1);
+        let refused = layer.backward(one, one, grads, &mut workspace(Options::new()));
+        assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
+    }
 
     let matrix = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
