@@ -168,6 +168,28 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_overflow_give_no_block() {
+        for shape in [[1, 1, usize::MAX], [usize::MAX, 1, 3]] {
+            let block = pack(Backend::best(), &[], shape, 1, |_, _| unreachable!());
+            assert!(block.is_none());
+        }
+    }
+
+    #[test]
+    fn an_item_run_again_is_packed_once() {
+        let packed = [0b01_00_10_00; 130 * 3];
+        let pack = |times: usize| {
+            let block = pack(Backend::best(), &packed, [130, 3, 3], 1, |items, work| {
+                (0..times * items).for_each(|i| work(i / times));
+            });
+            block.expect("little memory")
+        };
+        assert_eq!(*pack(2), *pack(1));
+        let text = format!("{:?}", pack(1));
+        assert!(text.starts_with("[72, 72, ") && text.ends_with(", 0]"));
+    }
+
+    #[test]
     fn an_item_left_out_gives_no_block() {
         let packed = [0b01_00_10_00; 130 * 3];
         let pack = |skipped: usize| {

@@ -258,3 +258,40 @@ impl Slots {
         work(&mut Scratch::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// The lengths that successive uses leave and find.
+    fn lengths(slots: &Slots, hint: usize) -> usize {
+        slots.with(hint, |scratch| {
+            reserve(&mut scratch.sums, 64).expect("little memory");
+            scratch.sums.len()
+        })
+    }
+
+    #[test]
+    fn more_threads_than_slots_have_scratch_all_the_same() {
+        let mut slots = Slots::default();
+        slots.grow(2).expect("little memory");
+        let inner = slots.with(0, |_| slots.with(0, |_| lengths(&slots, 0)));
+        assert_eq!(inner, 64);
+        // What the surplus allocated is gone.
+        for hint in 0..2 {
+            slots.with(hint, |scratch| assert!(scratch.sums.is_empty()));
+        }
+        assert_eq!(lengths(&Slots::default(), 7), 64);
+    }
+
+    #[test]
+    fn scratch_outlives_a_panic() {
+        let mut slots = Slots::default();
+        slots.grow(1).expect("little memory");
+        lengths(&slots, 0);
+        let panicking = || slots.with(0, |_| panic!("with scratch in hand"));
+        assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
+        slots.with(0, |scratch| assert_eq!(scratch.sums.len(), 64));
+    }
+}

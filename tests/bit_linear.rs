@@ -90,7 +90,8 @@ fn a_frozen_layer_outlives_the_training_of_its_origin() {
 #[test]
 fn a_changed_bias_counts_and_packs_nothing() {
     let layer = BitLinear::kaiming_uniform(8, 3, 3).unwrap();
-    let mut layer = layer.with_bias(vec![0.0; 3]).unwrap();
+    let mut layer = layer.with_bias(vec![9.0; 3]).unwrap();
+    layer.bias_mut().unwrap().fill(0.0); // before there is anything packed
     let (x, mut ws) = (uniform(8, 1), Workspace::new());
     let without = forward(&mut layer, &x, &mut ws);
     let packed = panels(&layer);
@@ -277,7 +278,10 @@ fn bad_input_is_named() {
         col: 1,
         value,
     };
-    assert_eq!(layer.prepare_for_inference().unwrap_err(), expected.into());
+    let expected = BitLinearError::from(expected);
+    assert_eq!(layer.prepare_for_inference().unwrap_err(), expected);
+    assert_eq!(layer.nonzero_mask().unwrap_err(), expected);
+    assert_eq!(layer.ternary().unwrap_err(), expected);
     layer.weight_mut()[4] = 0.5;
     layer.prepare_for_inference().unwrap();
 
@@ -563,6 +567,28 @@ mod backward {
                 assert_eq!(*ours == 0.0, *dense == 0.0);
             }
         });
+    }
+
+    #[test]
+    fn a_bad_weight_is_named_by_either_gradient() {
+        let mut layer = BitLinear::new(vec![0.5, f32::NAN, 0.5, 0.5], 2, 2).unwrap();
+        let (mut x, mut weight) = ([0.0; 2], [0.0; 4]);
+        let grads = [
+            BitLinearGrads {
+                x: Some(MatMut::new(&mut x, 1, 2).unwrap()),
+                ..Default::default()
+            },
+            BitLinearGrads {
+                weight: Some(&mut weight),
+                ..Default::default()
+            },
+        ];
+        for grads in grads {
+            let data = MatRef::new(&[1.0; 2], 1, 2).unwrap();
+            let result = layer.backward(data, data, grads, &mut Workspace::new());
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("row 0, column 1 is NaN"), "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use common::case::{Case, Shape, Values};
 use common::{backends, bits, workspace};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tritgemm::codec::{self, CodecError, Mode};
+use tritgemm::nn::{BitLinear, BitLinearError};
 use tritgemm::{
     Backend, GemmError, ISA_VARIABLE, Isa, IsaError, MatrixError, Options, Panels, PrepareError,
     PreparedActivations, Scales, TernaryMatrix, cpu_features, pin,
@@ -320,11 +322,36 @@ fn every_operation_refuses(error: &IsaError) {
     for result in refused {
         assert_eq!(result.err(), Some(PrepareError::Isa(error.clone())));
     }
+    every_packing_refuses(error);
+}
+
+fn every_packing_refuses(error: &IsaError) {
+    let (strict, refused) = (Mode::Strict, Err(CodecError::Isa(error.clone())));
+    let (mut packed, mut trits, mut weights) = ([7], [7], [7.0]);
+    let results = [
+        codec::encode(&[1], 1, 1, &mut packed, strict),
+        codec::decode(&[0], 1, 1, &mut trits, strict),
+        codec::decode_f32(&[0], 1, 1, &[1.0], &mut weights, strict),
+    ];
+    assert_eq!(results, [&refused; 3].map(Clone::clone));
+    assert_eq!((packed, trits, bits(&weights)), ([7], [7], bits(&[7.0])));
+    let mut layer = BitLinear::new(vec![1.0], 1, 1).expect("a layer");
+    let refused = layer.prepare_for_inference().map(|_| ());
+    assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
+    #[cfg(feature = "train")]
+    {
+        let grads = tritgemm::nn::BitLinearGrads {
+            weight: Some(&mut weights),
+            ..Default::default()
+        };
+        let one = common::view(&[1.0], 1, 1);
+        let refused = layer.backward(one, one, grads, &mut workspace(Options::new()));
+        assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
+    }
+
     let matrix = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
-    let error = Some(MatrixError::Codec(tritgemm::codec::CodecError::Isa(
-        error.clone(),
-    )));
+    let error = Some(MatrixError::Codec(CodecError::Isa(error.clone())));
     assert_eq!(Panels::pack(&matrix).err(), error);
     assert_eq!(tritgemm::Linear::new(&matrix).err(), error);
     assert_eq!(Panels::from_packed(&[0], 1, 1).err(), error);

@@ -337,6 +337,10 @@ fn wrong_lengths_name_both() {
         wrong("trits", 11, 10)
     );
     assert_eq!(
+        codec::decode_f32(&[0; 3], 2, 5, &[1.0; 2], &mut [0.0; 10], l),
+        wrong("packed", 3, 4)
+    );
+    assert_eq!(
         codec::decode_f32(&[0; 4], 2, 5, &[1.0], &mut [0.0; 10], s),
         wrong("scales", 1, 2)
     );
@@ -348,7 +352,12 @@ fn wrong_lengths_name_both() {
     let (rows, cols) = (usize::MAX / 2, 5);
     let too_large = CodecError::TooLarge { rows, cols };
     assert_eq!(codec::packed_len(rows, cols), Err(too_large.clone()));
-    assert_eq!(codec::encode(&[], rows, cols, &mut [], s), Err(too_large));
+    let decoded = [
+        codec::encode(&[], rows, cols, &mut [], s),
+        codec::decode(&[], rows, cols, &mut [], s),
+        codec::decode_f32(&[], rows, cols, &[], &mut [], s),
+    ];
+    assert_eq!(decoded, [const { () }; 3].map(|()| Err(too_large.clone())));
     for (rows, cols) in [(0, 0), (0, usize::MAX), (usize::MAX, 0)] {
         assert_eq!(codec::packed_len(rows, cols), Ok(0));
         assert_eq!(codec::encode(&[], rows, cols, &mut [], s), Ok(()));

@@ -221,6 +221,9 @@ fn work_left_out_is_an_error() {
         let prepared = PreparedActivations::quantize(x_f32, layer.group(), ws).expect("serial");
         let y = view_mut(&mut floats, n, m);
         assert_eq!(layer.forward_prepared(&prepared, y, ws), wanted);
+        let prepared = PreparedActivations::int8(x_i8, vec![1.0; n], None, ws).expect("serial");
+        let y = view_mut(&mut integers, n, m);
+        assert_eq!(panels.gemm_i8_prepared(&prepared, y, ws), wanted);
         assert!(wanted.is_err_and(|e| e.to_string().contains(&format!("{done} of {items}"))));
 
         // The same workspace, with a pool that does its work.
@@ -252,6 +255,35 @@ fn preparation_left_out_is_an_error() {
         );
     }
     assert_eq!(never.loops.load(Ordering::Relaxed), 3);
+}
+
+/// The gradient of the input is a product: nothing is added to it in silence.
+#[cfg(feature = "train")]
+#[test]
+fn a_gradient_left_out_is_an_error() {
+    use tritgemm::nn::{BitLinear, BitLinearError, BitLinearGrads};
+    let (k, m, n) = (1024, 1024, 4);
+    let mut layer = BitLinear::kaiming_uniform(k, m, 1).expect("a layer");
+    let (x, grad_y) = (vec![1.0; n * k], vec![1.0; n * m]);
+    let mut gradient = |ws: &mut Workspace| {
+        let mut grad_x = vec![0.0; n * k];
+        let grads = BitLinearGrads {
+            x: Some(view_mut(&mut grad_x, n, k)),
+            ..Default::default()
+        };
+        let result = layer.backward(view(&x, n, k), view(&grad_y, n, m), grads, ws);
+        result.map(|()| grad_x)
+    };
+    let wanted = gradient(&mut Workspace::new()).expect("alone");
+    let mut ws = Workspace::new().with_parallel_for(with(WORKERS, |_, _: Work<'_>| ()));
+    match gradient(&mut ws) {
+        Err(BitLinearError::Gemm(GemmError::Incomplete(Incomplete { done: 0, items }))) => {
+            assert!(items > 1, "{items}");
+        }
+        other => panic!("{other:?}"),
+    }
+    ws.set_parallel_for(Some(with(WORKERS, threaded(2))));
+    assert!(gradient(&mut ws).expect("all of it") == wanted);
 }
 
 #[test]

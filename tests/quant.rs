@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use tritgemm::quant::{
-    MIN_ABSMAX, MIN_ALPHA, QuantError, absmean, quantize_activations, quantize_token, sparsify_2_4,
-    sparsify_trits_2_4, ternarize, ternarize_into,
+    MIN_ABSMAX, MIN_ALPHA, QuantError, absmean, absmean_into, quantize_activations,
+    quantize_activations_into, quantize_token, sparsify_2_4, sparsify_trits_2_4, ternarize,
+    ternarize_into,
 };
 use tritgemm::{Activation, Granularity, GroupSize};
 
@@ -346,6 +347,33 @@ fn wrong_lengths_are_named() {
     );
     let short = ternarize_into(&[0.0; 6], 2, 3, per_row, &[1.0; 2], &mut [0; 4]);
     length(short, error("trits", 4, 6));
+    for (weights, alphas, wrong) in [
+        (5, 2, error("weights", 5, 6)),
+        (6, 3, error("alphas", 3, 2)),
+    ] {
+        let (w, mut a) = (vec![0.0; weights], vec![1.0; alphas]);
+        length(absmean_into(&w, 2, 3, per_row, &mut a), wrong.clone());
+        assert_eq!(a, vec![1.0; alphas]);
+        let mut trits = [7; 6];
+        let into = ternarize_into(&w, 2, 3, per_row, &a, &mut trits);
+        length(into, wrong.clone());
+        assert_eq!(trits, [7; 6]);
+        length(ternarize(&w, 2, 3, per_row, &a).map(|_| ()), wrong);
+    }
+    for (x, q, scales, wrong) in [
+        (5, 6, 2, error("x", 5, 6)),
+        (6, 7, 2, error("q", 7, 6)),
+        (6, 6, 1, error("token_scales", 1, 2)),
+    ] {
+        let (mut q, mut scales) = (vec![7; q], vec![7.0; scales]);
+        let into = quantize_activations_into(&vec![1.0_f32; x], 2, 3, &mut q, &mut scales);
+        length(into, wrong);
+        assert!(q.iter().all(|&q| q == 7) && scales.iter().all(|&s| s == 7.0));
+    }
+    assert_eq!(
+        error("alphas", 3, 2).to_string(),
+        "`alphas` holds 3 values, expected 2"
+    );
     length(sparsify_2_4(&mut [0.0; 3], 1, 4), error("weights", 3, 4));
     length(sparsify_trits_2_4(&mut [0; 3], 1, 4), error("trits", 3, 4));
     length(
@@ -370,7 +398,14 @@ fn an_alpha_must_be_a_divisor() {
     for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let error = ternarize(&[0.1; 4], 2, 2, Granularity::PerRow, &[1.0, bad]).unwrap_err();
         match error {
-            QuantError::Alpha { index: 1, value } => assert_eq!(value.to_bits(), bad.to_bits()),
+            QuantError::Alpha { index: 1, value } => {
+                assert_eq!(value.to_bits(), bad.to_bits());
+                assert!(
+                    error
+                        .to_string()
+                        .starts_with(&format!("alpha 1 is {bad}, "))
+                );
+            }
             other => panic!("alpha {bad}: {other:?}"),
         }
     }

@@ -206,6 +206,8 @@ fn bad_arguments_are_named() {
             matches!(norm.clone().with_eps(eps), Err(RmsNormError::Eps { .. })),
             "{eps}"
         );
+        let text = RmsNormError::Eps { eps }.to_string();
+        assert!(text.contains(&format!("`eps` is {eps},")), "{text}");
     }
     let tokens = RmsNormError::Tokens {
         argument: "x",
@@ -216,7 +218,10 @@ fn bad_arguments_are_named() {
         norm.forward(&[0.0_f32; 4], &mut [0.0; 4]),
         Err(tokens.clone())
     );
-    assert_eq!(norm.forward_in_place(&mut [0.0_f32; 4]), Err(tokens));
+    let in_place = norm.forward_in_place(&mut [0.0_f32; 4]);
+    assert_eq!(in_place, Err(tokens.clone()));
+    let backward = norm.backward(&[0.0_f32; 4], &[0.0; 4], &mut [0.0; 4], &mut [0.0; 3]);
+    assert_eq!(backward, Err(tokens.clone()));
     let length = |argument, found, expected| RmsNormError::Length {
         argument,
         found,
@@ -226,6 +231,16 @@ fn bad_arguments_are_named() {
         norm.forward(&[0.0_f32; 6], &mut [0.0; 3]),
         Err(length("y", 3, 6))
     );
+    for (error, text) in [
+        (
+            RmsNormError::NoFeatures,
+            "`gain` is empty, expected one value a feature",
+        ),
+        (tokens, "`x` holds 4 values, expected a multiple of 3"),
+        (length("y", 3, 6), "`y` holds 3 values, expected 6"),
+    ] {
+        assert_eq!(error.to_string(), text);
+    }
     let x = [0.0_f32; 6];
     let backward = |grad_y: usize, grad_x: usize, gain: usize| {
         let (grad_y, mut grad_x) = (vec![0.0_f32; grad_y], vec![0.0; grad_x]);

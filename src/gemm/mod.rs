@@ -194,3 +194,29 @@ fn panel_rows(rows: usize, parts: usize) -> usize {
     };
     panels * PANEL_ROWS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles grow, tokens first, until a grid can hold them: a pool may have
+    /// more threads than there are claims.
+    #[test]
+    fn a_grid_never_has_too_many_tiles() {
+        for shape in [[5000, 2], [3, 5000], [90, 91], [1, 1]] {
+            let mut y = vec![0_u8; shape[0] * shape[1]];
+            let view = MatMut::new(&mut y, shape[0], shape[1]).expect("dense");
+            let grid = grid(view, [1, 1]);
+            assert!((1..=MAX_TILES).contains(&grid.len()), "{shape:?}");
+            for tile in 0..grid.len() {
+                let mut tile = grid.claim(tile).expect("not claimed yet");
+                for row in tile.rows() {
+                    tile.row_mut(row, tile.cols())
+                        .iter_mut()
+                        .for_each(|v| *v += 1);
+                }
+            }
+            assert!(y.iter().all(|&v| v == 1), "{shape:?}");
+        }
+    }
+}

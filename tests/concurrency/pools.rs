@@ -4,7 +4,7 @@ use crate::common::{backends, workspace};
 use crate::{cases, results};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use tritgemm::{Options, Threads, Workspace};
+use tritgemm::{Options, Panels, Scales, TernaryMatrix, Threads, Workspace};
 
 fn pool(threads: usize) -> ThreadPool {
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();
@@ -26,6 +26,22 @@ fn a_pool_of_one() {
             });
         }
     }
+}
+
+/// Panels enough that packing them is shared.
+#[test]
+fn packing_in_a_pool() {
+    let (rows, cols) = (4200, 1100);
+    let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 7 % 3) as i8 - 1).collect();
+    let matrix = TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_tensor(1.0));
+    let matrix = matrix.expect("a matrix");
+    let alone = Panels::pack(&matrix).expect("memory");
+    assert!(alone.as_bytes().len() >= 1 << 20, "too small to be shared");
+    for threads in [2, 5] {
+        let shared = pool(threads).install(|| Panels::pack(&matrix).expect("memory"));
+        assert!(shared.as_bytes() == alone.as_bytes(), "{threads} threads");
+    }
+    assert_eq!(alone.to_packed(), matrix.packed());
 }
 
 /// A product inside of one pool, called from a task of another: the inner one

@@ -8,6 +8,7 @@
 mod common;
 
 mod nothing;
+mod texts;
 
 use common::{view, view_mut, workspace};
 use std::error::Error;

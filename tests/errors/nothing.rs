@@ -3,12 +3,55 @@
 
 use crate::common::{self, bits, view, view_mut, workspace};
 use crate::{HUGE, assert_names, layer};
-use tritgemm::codec::{self, Mode};
+use tritgemm::codec::{self, CodecError, Mode};
 use tritgemm::quant::{self, QuantError};
 use tritgemm::{
     Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Panels, PrepareError,
     PreparedActivations, Scales, TernaryMatrix,
 };
+
+/// Panels of another length, or that no memory holds.
+#[test]
+fn lengths_of_panels() {
+    let expected = Panels::byte_len(65, 13).expect("fits");
+    assert_eq!(expected, 2 * 6 * 64);
+    for len in [0, expected - 1, expected + 1] {
+        let error = CodecError::Length {
+            what: "panels",
+            len,
+            expected,
+        };
+        assert_names(&error, &[&"panels", &len, &expected]);
+        let made = Panels::from_bytes(vec![0; len], 65, 13);
+        assert_eq!(made.err(), Some(MatrixError::Codec(error)));
+    }
+    let (rows, cols) = (HUGE, MAX_COLS + 1);
+    for (rows, cols, error) in [
+        (
+            rows,
+            8,
+            MatrixError::Codec(CodecError::TooLarge { rows, cols: 8 }),
+        ),
+        (1, cols, MatrixError::TooManyColumns { cols }),
+    ] {
+        assert_eq!(Panels::byte_len(rows, cols), Err(error.clone()));
+        assert_eq!(Panels::from_bytes(vec![], rows, cols).err(), Some(error));
+    }
+    let scales = Scales::per_group(GroupSize::G64, vec![]);
+    let made = TernaryMatrix::from_trits(&[], rows, 65, scales);
+    let error = CodecError::TooLarge { rows, cols: 65 };
+    assert_eq!(made.err(), Some(MatrixError::Codec(error)));
+}
+
+/// The rows of a matrix are the columns of its transpose.
+#[cfg(feature = "train")]
+#[test]
+fn too_many_rows_to_transpose() {
+    let cols = MAX_COLS + 1;
+    let matrix = TernaryMatrix::from_trits(&[], cols, 0, Scales::per_tensor(1.0));
+    let made = Panels::pack_transposed(&matrix.expect("nothing"));
+    assert_eq!(made.err(), Some(MatrixError::TooManyColumns { cols }));
+}
 
 /// Shapes that have no elements and so no slice that could be too short: any
 /// number of rows must work, in no time and no memory.

@@ -200,6 +200,17 @@ fn bit_linear() {
         floats,
     );
     every_allocation(
+        "BitLinear::forward_f32, with another bias",
+        || {
+            let mut state = start();
+            state.0.prepare_for_inference().expect("memory");
+            state.0.bias_mut().expect("a bias").fill(0.25);
+            state
+        },
+        |(layer, y, ws)| layer.forward_f32(x, MatMut::new(y, n, m).expect("a view"), ws),
+        floats,
+    );
+    every_allocation(
         "BitLinear::ternary",
         start,
         |(layer, _, _)| layer.ternary().map(|_| ()),

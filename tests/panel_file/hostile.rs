@@ -1,6 +1,7 @@
 //! Damaged and forged files.
 
 use crate::{Dir, crc32, parse, small};
+use std::error::Error;
 use std::fs;
 use tritgemm::{Granularity, MatrixError, PanelFile, PanelFileError, Scales, Verify};
 
@@ -58,6 +59,57 @@ fn the_damaged_section_is_named() {
                 assert!(text.contains(name), "{text}");
             }
             other => panic!("byte {at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_header_shows_both_checksums() {
+    let mut damaged = small();
+    damaged[20] ^= 4;
+    let wanted = u32::from_le_bytes(damaged[124..128].try_into().expect("four bytes"));
+    let found = crc32(&damaged[..124]);
+    match parse(&damaged) {
+        Err(error @ PanelFileError::HeaderChecksum { stored, computed }) => {
+            assert_eq!((stored, computed), (wanted, found));
+            let text = error.to_string();
+            assert!(text.contains(&format!("{stored:08x}")), "{text}");
+            assert!(text.contains(&format!("{computed:08x}")), "{text}");
+            assert!(error.source().is_none());
+        }
+        other => panic!("{other:?}"),
+    }
+    let text = parse(&small()[..335]).expect_err("cut").to_string();
+    assert_eq!(text, "panel file of 335 bytes, expected 336");
+}
+
+/// Sizes that fit one by one, and overflow when they are added or multiplied:
+/// the panels, the panels with the scales, with the bias, the scales alone.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn sections_that_do_not_fit_are_too_large() {
+    // Rows of 12 columns take 3 bytes, scales and bias 4 each.
+    let panels_fit = (1 << 63) / 3 - 64;
+    let cases: [(u64, u64, u32, u32); 5] = [
+        (panels_fit + 128, 12, 0, 0),
+        (panels_fit, 12, 2, 0),
+        (panels_fit, 12, 1, 1),
+        (1 << 62, 0, 2, 0),
+        (1 << 62, 0, 1, 1),
+    ];
+    for (rows, cols, granularity, flags) in cases {
+        let result = forged(&[
+            (16, &rows.to_le_bytes()),
+            (24, &cols.to_le_bytes()),
+            (40, &granularity.to_le_bytes()),
+            (44, &flags.to_le_bytes()),
+        ]);
+        match result {
+            Err(error @ PanelFileError::TooLarge { .. }) => {
+                let shape = format!("{rows} x {cols}");
+                assert!(error.to_string().contains(&shape), "{error}");
+            }
+            other => panic!("{rows}, {granularity}, {flags}: {other:?}"),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Saving is atomic, and what fails says where.
 
 use crate::{Dir, assert_same, bytes, case};
+use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::Path;
 use tritgemm::{Linear, PanelFile, PanelFileError};
 
@@ -75,6 +77,64 @@ fn a_full_disk_is_an_error() {
     );
 }
 
+/// Takes so many bytes and no more.
+struct Room(usize);
+
+impl io::Write for Room {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        match taken {
+            0 => Err(io::ErrorKind::StorageFull.into()),
+            taken => Ok(taken),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Header, panels, scales, bias: the error passes whichever it interrupts.
+#[test]
+fn a_writer_that_fails_anywhere_is_an_error() {
+    let file = PanelFile::from(&case(2, 9, 0, 2, true).layer);
+    let len = bytes(&file).len();
+    for room in 0..len {
+        let error = file.write_to(Room(room)).expect_err("no room");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{room} of {len}");
+    }
+    file.write_to(Room(len)).expect("room for all");
+}
+
+/// What a process that was killed left under the temporary name stays there.
+#[test]
+fn a_temporary_file_in_the_way_is_left_alone() {
+    let dir = Dir::new();
+    let left = format!(".layer.trit.{}-0.tmp", std::process::id());
+    fs::write(dir.join(&left), "left").expect("written");
+    let layer = case(2, 9, 0, 2, true).layer;
+    layer.save(dir.join("layer.trit")).expect("saved");
+    assert_eq!(dir.names(), [left.as_str(), "layer.trit"]);
+    assert_eq!(fs::read(dir.join(&left)).expect("the file"), b"left");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_is_no_panel_file() {
+    let dir = Dir::new();
+    let check = |error: PanelFileError| match &error {
+        PanelFileError::Io { path, .. } => assert_eq!(path, &dir.join("")),
+        _ => panic!("{error}"),
+    };
+    check(PanelFile::load(dir.join("")).expect_err("a directory"));
+    #[cfg(feature = "mmap")]
+    // SAFETY: a directory is not mapped.
+    check(
+        unsafe { PanelFile::map(dir.join(""), tritgemm::Verify::Full) }.expect_err("a directory"),
+    );
+}
+
 #[test]
 fn a_missing_file_is_named() {
     let dir = Dir::new();
@@ -83,6 +143,8 @@ fn a_missing_file_is_named() {
         PanelFileError::Io { path: p, source } => {
             assert_eq!((p, source.kind()), (&path, std::io::ErrorKind::NotFound));
             assert!(error.to_string().contains("missing.trit"), "{error}");
+            let text = error.source().map(ToString::to_string);
+            assert_eq!(text, Some(source.to_string()));
         }
         _ => panic!("{error}"),
     };
