@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use tritgemm::{
-    GemmError, Incomplete, Lanes, Options, ParallelFor, PrepareError, PreparedActivations, Threads,
-    Workspace,
+    GemmError, Incomplete, Lanes, Options, Panels, ParallelFor, PrepareError, PreparedActivations,
+    Scales, TernaryMatrix, Threads, Workspace,
 };
 
 type Work<'a> = &'a (dyn Fn(usize) + Sync);
@@ -255,6 +255,30 @@ fn preparation_left_out_is_an_error() {
         );
     }
     assert_eq!(never.loops.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn preparation_run_again_is_done_once() {
+    let (m, k, n) = (64, 2048, 256);
+    let x: Vec<i8> = (0..n * k).map(|i| (i % 251) as i8).collect();
+    let trits: Vec<i8> = (0..m * k).map(|i| (i % 7 % 3) as i8 - 1).collect();
+    let matrix = TernaryMatrix::from_trits(&trits, m, k, Scales::per_tensor(1.0));
+    let panels = Panels::pack(&matrix.expect("a matrix")).expect("memory");
+    let serial = &mut workspace(Options::new().threads(Threads::Serial));
+    let mut product = |ws: &mut Workspace| {
+        let x = PreparedActivations::int8(view(&x, n, k), vec![1.0; n], None, ws);
+        let (x, mut y) = (x.expect("prepared"), vec![0; n * m]);
+        let result = panels.gemm_i8_prepared(&x, view_mut(&mut y, n, m), serial);
+        result.map(|()| y)
+    };
+    let options = Options::new().lanes(Lanes::Column);
+    let wanted = product(&mut workspace(options));
+    let twice = with(WORKERS, |items, work: Work<'_>| {
+        (0..2 * items).for_each(|i| work(i % items));
+    });
+    let ws = &mut workspace(options).with_parallel_for(twice.clone());
+    assert!(product(ws) == wanted);
+    assert_eq!(twice.loops.load(Ordering::Relaxed), 1);
 }
 
 /// The gradient of the input is a product: nothing is added to it in silence.

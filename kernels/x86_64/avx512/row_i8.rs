@@ -20,7 +20,7 @@ use core::arch::x86_64::*;
 /// Bytes ahead of the loads that panels are prefetched into L1.
 const PREFETCH_L1: usize = 1152;
 /// Bytes ahead that they are prefetched into L2, for weights out of memory.
-const PREFETCH_L2: usize = 9216;
+const PREFETCH_L2: usize = 3584;
 
 /// The kernel.
 pub static ROW_I8: RowKernel<i8, i32> = RowKernel {

@@ -38,7 +38,7 @@ const STRETCH: usize = 512;
 /// in the few buffers that L1 has for misses, which the tables need as well.
 const PREFETCH_L1: usize = 1152;
 /// Bytes ahead that they are prefetched into L2, for weights out of memory.
-const PREFETCH_L2: usize = 9216;
+const PREFETCH_L2: usize = 3584;
 
 /// The kernel.
 pub static ROW_I8: RowKernel<i8, i32> = RowKernel {
