@@ -1,5 +1,6 @@
 //! Products and the preparation of activations.
 
+#[cfg(feature = "rayon")]
 use crate::allocator::Plan;
 use crate::common::{self, LANES, case::Case};
 use crate::{SHAPE, every_allocation};
