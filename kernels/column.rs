@@ -70,6 +70,8 @@ impl Quad {
 pub trait Expand {
     /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
     const LANES: usize;
+    /// Bytes of an entry, what offsets are multiples of.
+    const ENTRY: usize;
 
     /// Offsets of four strips: `BYTE_INDEX[byte]` times the bytes of an entry.
     ///
@@ -87,6 +89,7 @@ pub struct ByTable;
 
 impl Expand for ByTable {
     const LANES: usize = 1;
+    const ENTRY: usize = ENTRY;
 
     #[inline(always)]
     unsafe fn quad(panel: *const u8, quad: &mut Quad) {
@@ -147,7 +150,7 @@ lanes!(F32s, f32s, 0f32, splat_f32s, add_f32s, sub_f32s);
 ///
 /// # Safety
 /// `load(i, v)` must be callable for `i < 4 * bytes`; `tables` holds
-/// `bytes * COLUMN_ENTRIES` entries, aligned to 64.
+/// `bytes * COLUMN_ENTRIES` entries, aligned to one.
 #[inline(always)]
 unsafe fn build<S: Simd, V: Lanes<S>, const VECTORS: usize>(
     simd: S,
@@ -262,6 +265,7 @@ unsafe fn run<
     call: &ColumnCall,
     fold: impl Fn([V; VECTORS], Option<[V; VECTORS]>) -> ([V; VECTORS], [V; VECTORS]),
 ) {
+    const { assert!(VECTORS * size_of::<V>() == X::ENTRY) };
     let (quads, rest) = if FULL {
         (QUADS, 0)
     } else {
@@ -326,7 +330,7 @@ unsafe fn run<
                             *word >>= 16;
                         }
                         // SAFETY: at most one past the tables of the chunk.
-                        table = unsafe { table.add(COLUMN_ENTRIES * VECTORS * size_of::<V>()) };
+                        table = unsafe { table.add(COLUMN_ENTRIES * X::ENTRY) };
                     }
                 };
                 if FULL {

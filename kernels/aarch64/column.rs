@@ -78,6 +78,7 @@ struct ByNibbles;
 
 impl Expand for ByNibbles {
     const LANES: usize = 1;
+    const ENTRY: usize = ENTRY;
 
     #[inline(always)]
     unsafe fn quad(panel: *const u8, quad: &mut Quad) {

@@ -88,6 +88,7 @@ type Narrow = ByShuffle<5>;
 
 impl<const SHIFT: i32> Expand for ByShuffle<SHIFT> {
     const LANES: usize = 2;
+    const ENTRY: usize = 1 << SHIFT;
 
     #[inline(always)]
     unsafe fn quad(panel: *const u8, quad: &mut Quad) {

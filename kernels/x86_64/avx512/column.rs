@@ -51,6 +51,7 @@ struct ByShuffle;
 
 impl Expand for ByShuffle {
     const LANES: usize = 4;
+    const ENTRY: usize = column::ENTRY;
 
     #[inline(always)]
     unsafe fn quad(panel: *const u8, quad: &mut Quad) {
