@@ -146,8 +146,12 @@ def test_instruction_sets(defaults):
         tritgemm.pin(name)
         assert tritgemm.isa() == name
         kernels = tritgemm.kernels()
-        assert set(kernels) == {"codec", "i8-row", "i8-column", "f32-row", "f32-column"}
-        assert all(kernel.startswith(name) for kernel in kernels.values())
+        general = {"codec", "i8-row", "i8-column", "f32-row", "f32-column"}
+        special = {"i8-streamed", "i8-narrow", "f32-narrow"}
+        assert set(kernels) == general | special
+        assert all(kernels[operation].startswith(name) for operation in general)
+        # These may be another instruction set's that runs here too.
+        assert all(kernels[operation].startswith(tuple(names)) for operation in special)
     assert all(isinstance(has, bool) for has in tritgemm.cpu_features().values())
     with pytest.raises(tritgemm.IsaError, match="unknown instruction set `sse9`"):
         tritgemm.pin("sse9")
