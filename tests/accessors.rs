@@ -62,6 +62,17 @@ fn column_tokens_are_those_that_the_lanes_say() {
                 );
             }
         }
+        // The last 6 fit half a tile, where there is a kernel for such.
+        for (x, of) in prepared(Lanes::Column).iter().zip(["i8", "f32"]) {
+            let kernel = |operation: &str| {
+                let kernels = backend.kernels();
+                let found = kernels.iter().find(|k| k.operation == operation);
+                found.expect("an operation of every row").name
+            };
+            let narrower = kernel(&format!("{of}-narrow")) != kernel(&format!("{of}-column"));
+            assert_eq!(x.narrow_tokens(), if narrower { 6 } else { 0 });
+        }
+        assert!(prepared(Lanes::Row).iter().all(|x| x.narrow_tokens() == 0));
     }
 }
 
