@@ -26,10 +26,11 @@ use core::arch::x86_64::*;
 
 /// Bytes of one unit's tables.
 pub(in super::super) const TABLE_BYTES: usize = 64;
-/// Look-ups that u8 lanes hold.
-pub(in super::super) const LOOKUPS_PER_FOLD: usize = 8;
-/// Units that 16-bit lanes hold: `2 * 1056 * 31 = 65472`.
-pub(in super::super) const STRETCH: usize = 1056;
+/// Units whose low parts u8 lanes hold; of high parts they hold those of twice
+/// as many.
+pub(in super::super) const UNITS_PER_FOLD: usize = 4;
+/// Units that 16-bit lanes hold: `1040 * (31 + 32) = 65520`.
+pub(in super::super) const STRETCH: usize = 1040;
 /// Bytes ahead of the loads that panels are prefetched.
 const PREFETCH: usize = 2048;
 
@@ -94,7 +95,7 @@ pub(in super::super) unsafe fn build(x: *const i8, units: usize, tables: *mut u8
     let (mut x, mut table) = (x.cast::<i32>(), tables.cast::<__m256i>());
     // SAFETY: four times 32 bytes.
     let indices = unsafe { *(&raw const INDICES).cast::<[__m256i; 4]>() };
-    let (bias, five) = (_mm256_set1_epi16(256), _mm256_set1_epi16(31));
+    let (bias, fifteen) = (_mm256_set1_epi16(256), _mm256_set1_epi16(15));
     for _ in 0..units {
         // SAFETY: precondition 3: 4 values a unit.
         let wide = _mm_cvtepi8_epi16(_mm_cvtsi32_si128(unsafe { x.read_unaligned() }));
@@ -103,7 +104,11 @@ pub(in super::super) unsafe fn build(x: *const i8, units: usize, tables: *mut u8
         for pair in 0..2 {
             let term = |i: usize| _mm256_shuffle_epi8(signed, indices[2 * pair + i]);
             let u = _mm256_add_epi16(bias, _mm256_add_epi16(term(0), term(1)));
-            let (low, high) = (_mm256_and_si256(u, five), _mm256_srli_epi16(u, 5));
+            let mut high = _mm256_srli_epi16(u, 5);
+            if pair == 1 {
+                high = _mm256_min_epi16(high, fifteen);
+            }
+            let low = _mm256_sub_epi16(u, _mm256_slli_epi16(high, 5));
             let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi16(low, high));
             // SAFETY: precondition 4: 64 bytes a unit, aligned.
             unsafe {
@@ -196,44 +201,49 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
     let mut tables = call.tables;
     let mut left = call.units;
     while left > 0 {
-        let now = left.min(LOOKUPS_PER_FOLD / 2);
-        let (mut part, mut end) = (panel, tables);
+        let now = left.min(2 * UNITS_PER_FOLD);
+        let mut part = panel;
         for p in 0..P {
             for h in 0..2 {
-                let (mut low8, mut high8) = (zero, zero);
+                let mut high8 = zero;
                 let mut rows = part.wrapping_add(32 * h);
                 let mut table = tables;
-                for _ in 0..now {
-                    // SAFETY: precondition 2: a strip of 64 bytes a unit; 4: 64
-                    // bytes of tables a unit.
-                    let (bytes, pair) = unsafe {
-                        if h == 0 {
-                            _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(PREFETCH).cast());
-                        }
-                        let table = table.cast::<__m128i>();
-                        let load = |i| _mm256_broadcastsi128_si256(*table.add(i));
-                        (
-                            _mm256_loadu_si256(rows.cast()),
-                            [load(0), load(1), load(2), load(3)],
-                        )
-                    };
-                    let first = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
-                    let second = _mm256_and_si256(bytes, nibble);
-                    low8 = _mm256_add_epi8(low8, _mm256_shuffle_epi8(pair[0], first));
-                    high8 = _mm256_add_epi8(high8, _mm256_shuffle_epi8(pair[1], first));
-                    low8 = _mm256_add_epi8(low8, _mm256_shuffle_epi8(pair[2], second));
-                    high8 = _mm256_add_epi8(high8, _mm256_shuffle_epi8(pair[3], second));
-                    rows = rows.wrapping_add(PANEL_ROWS);
-                    table = table.wrapping_add(TABLE_BYTES);
+                let mut todo = now;
+                for _ in 0..2 {
+                    let mut low8 = zero;
+                    let units = todo.min(UNITS_PER_FOLD);
+                    for _ in 0..units {
+                        // SAFETY: precondition 2: a strip of 64 bytes a unit; 4: 64
+                        // bytes of tables a unit.
+                        let (bytes, pair) = unsafe {
+                            if h == 0 {
+                                _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(PREFETCH).cast());
+                            }
+                            let table = table.cast::<__m128i>();
+                            let load = |i| _mm256_broadcastsi128_si256(*table.add(i));
+                            (
+                                _mm256_loadu_si256(rows.cast()),
+                                [load(0), load(1), load(2), load(3)],
+                            )
+                        };
+                        let first = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+                        let second = _mm256_and_si256(bytes, nibble);
+                        low8 = _mm256_add_epi8(low8, _mm256_shuffle_epi8(pair[0], first));
+                        high8 = _mm256_add_epi8(high8, _mm256_shuffle_epi8(pair[1], first));
+                        low8 = _mm256_add_epi8(low8, _mm256_shuffle_epi8(pair[2], second));
+                        high8 = _mm256_add_epi8(high8, _mm256_shuffle_epi8(pair[3], second));
+                        rows = rows.wrapping_add(PANEL_ROWS);
+                        table = table.wrapping_add(TABLE_BYTES);
+                    }
+                    low[p][h].fold(low8);
+                    todo -= units;
                 }
-                low[p][h].fold(low8);
                 high[p][h].fold(high8);
-                end = table;
             }
             part = part.wrapping_add(call.panel_stride);
         }
         panel = panel.wrapping_add(now << 6);
-        tables = end;
+        tables = tables.wrapping_add(now << 6);
         left -= now;
     }
     // 2 look-ups a unit, each 256 too large.

@@ -13,7 +13,7 @@
 //! tables of [`super::row_i8_vbmi`] would take more of L2's bandwidth.
 
 use super::super::super::contract::{PANEL_ROWS, RowCall, RowKernel, RowTile};
-use super::super::avx2::row_i8::{LOOKUPS_PER_FOLD, STRETCH, TABLE_BYTES, build};
+use super::super::avx2::row_i8::{STRETCH, TABLE_BYTES, UNITS_PER_FOLD, build};
 use super::row_i8_vbmi::{Sum, store};
 use core::arch::x86_64::*;
 
@@ -203,6 +203,10 @@ unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<i32>) {
         both: zero,
         odd: zero,
     }; P];
+    let (mut low, mut high) = (&mut low, &mut high);
+    if P > 4 {
+        (low, high) = (core::hint::black_box(low), core::hint::black_box(high));
+    }
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
@@ -210,39 +214,43 @@ unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<i32>) {
     let mut tables = call.tables.cast::<__m128i>();
     let mut left = call.units;
     while left > 0 {
-        let mut low8 = [zero; P];
         let mut high8 = [zero; P];
-        let now = left.min(LOOKUPS_PER_FOLD / 2);
-        let near = call.prefetch(PREFETCH_L1, left << 6);
-        let far = call.prefetch(PREFETCH_L2, left << 6);
-        for _ in 0..now {
-            // SAFETY: precondition 4: 4 vectors of 16 bytes a unit, aligned.
-            let table =
-                unsafe { *tables.cast::<[__m128i; 4]>() }.map(|t| _mm512_broadcast_i32x4(t));
-            for p in 0..P {
-                // SAFETY: precondition 2: one strip of 64 bytes a unit.
-                let bytes = unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
-                    _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
-                    _mm512_loadu_si512(panels[p].cast())
-                };
-                panels[p] = panels[p].wrapping_add(PANEL_ROWS);
-                // SAFETY: precondition 1.
-                unsafe {
-                    for (index, i) in N::indices(bytes).into_iter().zip([0, 2]) {
-                        low8[p] = _mm512_add_epi8(low8[p], N::look_up(table[i], index));
-                        high8[p] = _mm512_add_epi8(high8[p], N::look_up(table[i + 1], index));
+        for _ in 0..2 {
+            let mut low8 = [zero; P];
+            let now = left.min(UNITS_PER_FOLD);
+            let near = call.prefetch(PREFETCH_L1, left << 6);
+            let far = call.prefetch(PREFETCH_L2, left << 6);
+            for _ in 0..now {
+                // SAFETY: precondition 4: 4 vectors of 16 bytes a unit, aligned.
+                let table =
+                    unsafe { *tables.cast::<[__m128i; 4]>() }.map(|t| _mm512_broadcast_i32x4(t));
+                for p in 0..P {
+                    // SAFETY: precondition 2: one strip of 64 bytes a unit.
+                    let bytes = unsafe {
+                        _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
+                        _mm512_loadu_si512(panels[p].cast())
+                    };
+                    panels[p] = panels[p].wrapping_add(PANEL_ROWS);
+                    // SAFETY: precondition 1.
+                    unsafe {
+                        for (index, i) in N::indices(bytes).into_iter().zip([0, 2]) {
+                            low8[p] = _mm512_add_epi8(low8[p], N::look_up(table[i], index));
+                            high8[p] = _mm512_add_epi8(high8[p], N::look_up(table[i + 1], index));
+                        }
                     }
                 }
+                // SAFETY: at most one past the tables.
+                tables = unsafe { tables.add(4) };
             }
-            // SAFETY: at most one past the tables.
-            tables = unsafe { tables.add(4) };
+            for p in 0..P {
+                low[p].fold(low8[p]);
+            }
+            left -= now;
         }
         for p in 0..P {
-            low[p].fold(low8[p]);
             high[p].fold(high8[p]);
         }
-        left -= now;
     }
     // 2 look-ups a unit, each 256 too large.
     let bias = _mm512_set1_epi32((call.units << 9) as i32);
