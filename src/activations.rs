@@ -13,10 +13,12 @@ use crate::workspace::Workspace;
 use std::fmt;
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
-/// the same K: quantised values, scales, tables.
+/// the same K: quantised, scaled, laid out.
 ///
 /// Q, K and V, or gate and up, multiply the same input; preparing it once saves
-/// the others that work. A matrix with scales per group needs activations
+/// the others that work. For few tokens the products need tables as well: each
+/// worker builds its own in the workspace with the first of these products and
+/// keeps them until the workspace multiplies something else. A matrix with scales per group needs activations
 /// prepared for that group size.
 ///
 /// ```

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// A work item is a range of rows (whole panels of 64) by a range of tokens of
 /// the output, or a part of the preparation of the activations. Items are
 /// independent of each other and of similar size, about four for each worker;
-/// they take some ten microseconds or more. A product runs up to three such
+/// they take some ten microseconds or more. A product runs up to five such
 /// loops, one after the other, and products of less than about 15 us none.
 ///
 /// How the items are scheduled never shows in the results: any thread may run

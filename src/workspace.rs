@@ -2,6 +2,7 @@
 
 use crate::cache::CacheSizes;
 use crate::gemm::prepare::{How, Prepared};
+use crate::gemm::tables::RowTables;
 use crate::isa::{Backend, IsaError};
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{ParallelFor, Team};
@@ -191,6 +192,7 @@ impl fmt::Debug for Workspace {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(crate) tables: Lines,
+    pub(crate) row_tables: RowTables,
     pub(crate) acc: Lines,
     pub(crate) total: Lines,
     pub(crate) sums: Lines,
@@ -200,6 +202,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             tables: lines(),
+            row_tables: RowTables::default(),
             acc: lines(),
             total: lines(),
             sums: lines(),

@@ -2,7 +2,8 @@
 //!
 //! | module | what it decides |
 //! |---|---|
-//! | [`prepare`] | which tokens take which lanes; tables and transposed activations |
+//! | [`prepare`] | which tokens take which lanes; activations transposed and laid out |
+//! | [`tables`] | row-lane tables and who holds them |
 //! | [`row`] | the loop over one tile with row lanes |
 //! | [`column`] | the loop over one tile with column lanes |
 //! | [`transpose`] | tokens to the lanes of a column tile |
@@ -12,6 +13,7 @@ pub(crate) mod column;
 pub(crate) mod prepare;
 pub(crate) mod row;
 pub(crate) mod sink;
+pub(crate) mod tables;
 mod transpose;
 
 use crate::kernels::call::{Element, PanelView, Width};
@@ -173,7 +175,7 @@ fn column_tile([tokens, rows]: [usize; 2], lanes: usize, workers: usize) -> [usi
     [lanes, panel_rows(rows, parts)]
 }
 
-/// Row lanes split rows: the tables are shared by all.
+/// Row lanes split rows: all tokens pass over the panels of a tile.
 fn row_tile([tokens, rows]: [usize; 2], workers: usize) -> [usize; 2] {
     let parts = if workers <= 1 {
         1

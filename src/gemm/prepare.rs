@@ -1,5 +1,6 @@
 //! Activations made ready for the kernels, once for any number of matrices.
 
+use super::tables::RowTables;
 use super::transpose::transpose;
 use super::{segments, strips};
 use crate::isa::Backend;
@@ -9,6 +10,8 @@ use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{Stopped, Team};
 use crate::view::MatRef;
 use crate::workspace::{Lanes, Lines, lines, reserve};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What activations are prepared for.
 #[derive(Clone, Copy, Debug)]
@@ -22,10 +25,12 @@ pub(crate) struct How {
 /// Prepared activations of one element type, in memory that is reused.
 ///
 /// The first tokens are transposed, `xt[tile][4 * strip + j][lane]`, for the wide
-/// column lanes, those after them for one tile of the narrow ones; the rest have
-/// row-lane tables, segment after segment.
+/// column lanes, those after them for one tile of the narrow ones; the rest are
+/// laid out for row-lane tables, segment after segment in whole units.
 #[derive(Debug)]
 pub(crate) struct Prepared<X: Element> {
+    /// Another for each preparation there has been.
+    id: u64,
     backend: Backend,
     source: Source,
     tokens: usize,
@@ -34,14 +39,16 @@ pub(crate) struct Prepared<X: Element> {
     /// Tokens that take the wide and the narrow column lanes.
     column_tokens: [usize; 2],
     xt: Lines,
-    tables: Lines,
-    table_stride: usize,
-    row: Vec<X>,
+    rows: Vec<X>,
+    /// Table units of a token, over all segments.
+    units: usize,
+    shared: RowTables,
 }
 
 impl<X: Element> Default for Prepared<X> {
     fn default() -> Self {
         Self {
+            id: 0,
             backend: Backend::scalar(),
             source: Source::Cache,
             tokens: 0,
@@ -49,9 +56,9 @@ impl<X: Element> Default for Prepared<X> {
             group_bytes: usize::MAX,
             column_tokens: [0, 0],
             xt: lines(),
-            tables: lines(),
-            table_stride: 0,
-            row: Vec::new(),
+            rows: Vec::new(),
+            units: 0,
+            shared: RowTables::default(),
         }
     }
 }
@@ -140,12 +147,40 @@ impl<X: Element> Prepared<X> {
         self.column_tokens[0].div_ceil(self.lanes(Width::Wide))
     }
 
-    /// Row-lane tables from unit `unit` of token `token` on (counted from the
-    /// first token after the column tokens), and the bytes between tokens.
-    pub(crate) fn tables(&self, token: usize, unit: usize) -> (&[u8], usize) {
-        let start =
-            token * self.table_stride + unit * X::row(self.backend, self.source).table_bytes;
-        (&self.tables[start..], self.table_stride)
+    /// Tokens that take row lanes.
+    pub(crate) fn row_tokens(&self) -> usize {
+        self.tokens - self.first_row_token()
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Row-lane table units of a token, over all segments.
+    pub(crate) fn units(&self) -> usize {
+        self.units
+    }
+
+    /// Activations of the `token`th token that takes row lanes, `units` of them.
+    pub(crate) fn row(&self, token: usize) -> &[X] {
+        let len = self.row_len();
+        &self.rows[token * len..][..len]
+    }
+
+    fn row_len(&self) -> usize {
+        4 * self.units * X::row(self.backend, self.source).unit_bytes
+    }
+
+    /// The row-lane tables: those that all workers share, or this one's `own`.
+    pub(crate) fn tables<'a>(
+        &'a self,
+        own: &'a mut RowTables,
+    ) -> Result<&'a RowTables, OutOfMemory> {
+        if RowTables::shared(self) {
+            return Ok(&self.shared);
+        }
+        own.hold(self)?;
+        Ok(own)
     }
 
     /// Fills in everything from `x` (`[tokens][k]`) for matrices whose scales
@@ -158,13 +193,16 @@ impl<X: Element> Prepared<X> {
         how: How,
         team: &Team,
     ) -> Result<(), Stopped> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: only that they differ matters.
+        self.id = 1 + IDS.fetch_add(1, Ordering::Relaxed);
         self.backend = how.backend;
         self.tokens = x.rows();
         self.k = x.cols();
         self.group_bytes = group_bytes;
         self.column_tokens = split::<X>(how.backend, how.lanes, x.rows());
         // The second token finds the weights in the cache.
-        let streamed = how.streamed && x.rows() - self.first_row_token() == 1;
+        let streamed = how.streamed && self.row_tokens() == 1;
         self.source = if streamed {
             Source::Memory
         } else {
@@ -175,7 +213,13 @@ impl<X: Element> Prepared<X> {
         }
         self.check_sizes()?;
         self.transpose(x, team)?;
-        self.build_tables(x)?;
+        self.lay_out(x)?;
+        if RowTables::shared(self) {
+            let mut shared = core::mem::take(&mut self.shared);
+            let held = shared.hold_shared(self, team);
+            self.shared = shared;
+            held?;
+        }
         Ok(())
     }
 
@@ -190,7 +234,7 @@ impl<X: Element> Prepared<X> {
         // At most one unit more a segment than strips.
         let units = self.strips().checked_mul(2);
         let table = units.and_then(|units| units.checked_mul(row.table_bytes)?.checked_add(64));
-        let tables = table.and_then(|len| len.checked_mul(self.tokens - self.first_row_token()));
+        let tables = table.and_then(|len| len.checked_mul(self.row_tokens()));
         match (xt, tables) {
             (Some(_), Some(_)) => Ok(()),
             _ => Err(OutOfMemory { bytes: usize::MAX }),
@@ -234,33 +278,27 @@ impl<X: Element> Prepared<X> {
         })
     }
 
-    fn build_tables(&mut self, x: MatRef<'_, X>) -> Result<(), OutOfMemory> {
-        let which = (self.backend, self.source);
-        let kernel = X::row(which.0, which.1);
+    fn lay_out(&mut self, x: MatRef<'_, X>) -> Result<(), OutOfMemory> {
+        let unit_bytes = X::row(self.backend, self.source).unit_bytes;
         let strips = self.strips();
-        let unit_bytes = kernel.unit_bytes;
-        let units_of = |start: usize, end: usize| end.div_ceil(unit_bytes) - start / unit_bytes;
-        let units: usize = segments(strips, self.group_bytes)
-            .map(|s| units_of(s.start, s.end))
+        // Whole units: activations outside of the segment count as zero.
+        let units_of = |s: &Range<usize>| s.end.div_ceil(unit_bytes) - s.start / unit_bytes;
+        self.units = segments(strips, self.group_bytes)
+            .map(|s| units_of(&s))
             .sum();
-        self.table_stride = (units * kernel.table_bytes).next_multiple_of(64);
-        let rows = self.tokens - self.first_row_token();
-        reserve(&mut self.tables, rows * self.table_stride)?;
-        for token in 0..rows {
-            let x = x.row(self.first_row_token() + token);
-            let mut first_unit = 0;
+        let row_len = self.row_len();
+        self.rows.clear();
+        let len = self.row_tokens() * row_len;
+        memory::resize(&mut self.rows, len, X::zeroed())?;
+        let first = self.first_row_token();
+        for (token, row) in self.rows.chunks_exact_mut(row_len).enumerate() {
+            let x = x.row(first + token);
+            let mut at = 0;
             for segment in segments(strips, self.group_bytes) {
-                let units = units_of(segment.start, segment.end);
-                // Whole units: activations outside of the segment count as zero.
                 let start = segment.start / unit_bytes * unit_bytes * 4;
-                self.row.clear();
-                memory::resize(&mut self.row, units * unit_bytes * 4, X::zeroed())?;
                 let (from, to) = (segment.start * 4, x.len().min(segment.end * 4));
-                self.row[from - start..to - start].copy_from_slice(&x[from..to]);
-                let at = token * self.table_stride + first_unit * kernel.table_bytes;
-                let tables = &mut self.tables[at..];
-                call::row_build(which, &self.row, units, tables);
-                first_unit += units;
+                row[at + from - start..at + to - start].copy_from_slice(&x[from..to]);
+                at += 4 * units_of(&segment) * unit_bytes;
             }
         }
         Ok(())

@@ -42,6 +42,10 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     let (weights, prepared) = (&product.weights, product.prepared);
     let which = (prepared.backend(), prepared.source());
     let kernel = X::row(which.0, which.1);
+    let Scratch {
+        row_tables, sums, ..
+    } = scratch;
+    let row_tables = prepared.tables(row_tables)?;
     let (tokens, rows) = (y.rows(), y.cols());
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let chunk = chunk_units(kernel, tokens.len());
@@ -54,7 +58,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     for first_panel in panels.clone().step_by(block) {
         let block_panels = block.min(panels.end - first_panel);
         let sums_stride = block_panels * PANEL_ROWS;
-        let sums = reserve(&mut scratch.sums, panel_sums.saturating_mul(block_panels))?;
+        let sums = reserve(sums, panel_sums.saturating_mul(block_panels))?;
         let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
         let mut table_unit = 0;
         for (index, segment) in weights.segments().enumerate() {
@@ -68,8 +72,8 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                     units: chunk.min(units - done),
                     next: first_panel,
                 };
-                let tables =
-                    |token: usize| prepared.tables(tokens.start + token, table_unit + done);
+                let at = (table_unit + done) * kernel.table_bytes;
+                let tables = |token: usize| row_tables.from(tokens.start + token, at);
                 let shape = [block_panels, tokens.len()];
                 run_chunk::<X>(which, part, shape, tables, sums, done > 0);
             }

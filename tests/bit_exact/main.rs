@@ -6,6 +6,7 @@
 //! | [`residency`] | weights said to come from cache or memory |
 //! | [`random`] | random shapes, strides, scales, values; every entry point |
 //! | [`extremes`] | long K, largest sums, NaN, infinities, zeros, illegal codes |
+//! | [`tables`] | row-lane tables follow the activations; many of them |
 //! | [`threads`] | any number of threads |
 //!
 //! What must follow without knowing any result is in `tests/properties/`.
@@ -17,5 +18,6 @@ mod extremes;
 mod grid;
 mod random;
 mod residency;
+mod tables;
 #[cfg(feature = "rayon")]
 mod threads;

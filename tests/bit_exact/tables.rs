@@ -1,0 +1,81 @@
+//! Tables belong to one preparation, whoever holds them.
+
+use crate::common::case::{Case, Shape, Values, assert_same};
+use crate::common::{backends, bits, workspace};
+use tritgemm::{Lanes, MatMut, Options, PreparedActivations, Workspace};
+
+fn case(k: usize, n: usize, seed: u64) -> Case {
+    Case::new(Shape {
+        m: 70,
+        k,
+        n,
+        gaps: [0, 0],
+        granularity: 1,
+        bias: false,
+        values: Values::Unit,
+        seed,
+    })
+}
+
+fn prepare(case: &Case, ws: &mut Workspace) -> [PreparedActivations; 2] {
+    let strided = case.strided(&case.x_f32, 0.0);
+    let x = case.strided_view(&strided);
+    [
+        PreparedActivations::float(x, case.layer.group(), ws).expect("prepared"),
+        PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite"),
+    ]
+}
+
+/// Activations of one shape and type, in turn, in one workspace, and each in
+/// another one than it was prepared with.
+#[test]
+fn tables_are_those_of_the_activations() {
+    // One layer, four sets of activations.
+    let cases = [1, 2, 3, 4].map(|seed| case(133, 2, seed));
+    let layer = &cases[0].layer;
+    for backend in backends() {
+        let options = Options::new().backend(backend).lanes(Lanes::Row);
+        let ws = &mut workspace(options);
+        let all: Vec<_> = cases.iter().map(|case| prepare(case, ws)).collect();
+        let product = |x: &PreparedActivations, ws: &mut Workspace| {
+            let mut y = vec![-1.0; 2 * 70];
+            let out = MatMut::new(&mut y, 2, 70).expect("dense");
+            layer.forward_prepared(x, out, ws).expect("fits");
+            bits(&y)
+        };
+        // A workspace that has seen no other activations.
+        let wanted: Vec<_> = all
+            .iter()
+            .flatten()
+            .map(|x| product(x, &mut workspace(options)))
+            .collect();
+        for (i, wanted_i) in wanted.iter().enumerate() {
+            assert!(wanted[..i].iter().all(|other| other != wanted_i));
+        }
+        for i in [0, 1, 0, 2, 4, 6, 1, 3, 5, 7, 7, 0, 4] {
+            let got = product(&all[i / 2][i % 2], ws);
+            assert_same("prepared", &format!("{i}, {backend:?}"), &got, &wanted[i]);
+        }
+    }
+}
+
+/// More tables than each worker has room for by itself.
+#[test]
+fn many_row_tokens() {
+    // 64 bytes of tables for four activations, the least of a vector kernel: 4.5 MB.
+    let case = case(4001, 70, 5);
+    let mut expected = None;
+    for backend in backends().into_iter().rev() {
+        let options = Options::new().backend(backend).lanes(Lanes::Row);
+        let ws = &mut workspace(options);
+        let results = |ws: &mut Workspace| (case.gemm_i8(ws), case.forward_f32(ws));
+        let expected = expected.get_or_insert_with(|| results(&mut workspace(Options::new())));
+        assert!(&results(ws) == expected, "{backend:?}");
+        #[cfg(feature = "rayon")]
+        {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+            let got = pool.expect("a thread pool").install(|| results(ws));
+            assert!(&got == expected, "three threads, {backend:?}");
+        }
+    }
+}
