@@ -4,9 +4,11 @@
 //! # The idea
 //! A nibble of a panel byte is two 2-bit codes, the index of `vpshufb` into a
 //! table of the 16 signed sums of two activations. A sum s is `-256..=256`;
-//! `u = s + 256` is split into `u & 31` and `u >> 5 <= 16`, one byte table
-//! each, which add up in u8 lanes for 8 look-ups (`8 * 31 = 248`), that is 4
-//! bytes, and are then folded into 16 bits. The 16-bit lane accumulates
+//! `u = s + 256` is split into `low + 32 * high`, one byte table each, which add
+//! up in u8 lanes and are then folded into 16 bits. In the tables of a byte's
+//! second pair `high` is at most 15, and `low` then 32 for the largest sum; so
+//! lanes hold the low parts of 4 bytes (`4 * (31 + 32) = 252`) and the high
+//! parts of 8 (`8 * (16 + 15) = 248`). The 16-bit lane accumulates
 //! `even + 256 * odd` modulo 2^16, a second one `odd` alone; the even sum is
 //! their difference at the end.
 //!
@@ -17,9 +19,9 @@
 //!
 //! # Port arithmetic
 //! A byte and panel, 256 MACs: 2 loads of rows, 4 of tables, 2 shifts, 4
-//! `and`, 8 `vpshufb`, 8 additions, 12 / 4 of folding: 25 vector operations,
-//! 6.3 cycles at Zen 4's four a cycle, 41 MACs a cycle; 8.3 cycles at Intel's
-//! three.
+//! `and`, 8 `vpshufb`, 8 additions, 6 / 4 + 6 / 8 of folding: 24.3 vector
+//! operations, 6.1 cycles at Zen 4's four a cycle, 42 MACs a cycle; 8.1 cycles
+//! at Intel's three.
 
 use super::super::super::contract::{PANEL_ROWS, RowCall, RowKernel, RowTile};
 use core::arch::x86_64::*;
@@ -85,7 +87,7 @@ struct Indices([[u8; 32]; 4]);
 static INDICES: Indices = Indices([terms(2, 0), terms(0, 1), terms(2, 2), terms(0, 3)]);
 
 /// Builds the tables of one token: of each byte, low and high part of the
-/// sums of weights 0 and 1, then of weights 2 and 3. See [`RowKernel::build`].
+/// sums of weights 0 and 1, then of weights 2 and 3 with high parts up to 15. See [`RowKernel::build`].
 ///
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::super::contract`].

@@ -3,13 +3,13 @@
 //!
 //! # Port arithmetic
 //! A byte and panel, 256 MACs: 1 load, 1 shift, 2 `and`, 4 `vpshufb`, 4
-//! additions, and 6 / 4 of folding: 12.5 vector operations, 6.3 cycles at two
-//! a cycle, 41 MACs a cycle.
+//! additions, and 3 / 4 + 3 / 8 of folding: 12.1 vector operations, 6.1 cycles at
+//! two a cycle, 42 MACs a cycle.
 //!
 //! # With VBMI
 //! `vpermb` takes six bits of an index where the table has 64 bytes. It has 16,
 //! four times over, so the upper two bits may be anything and the two `and` are
-//! gone: 10.5 operations. That is for weights out of memory, where the 64-entry
+//! gone: 10.1 operations. That is for weights out of memory, where the 64-entry
 //! tables of [`super::row_i8_vbmi`] would take more of L2's bandwidth.
 
 use super::super::super::contract::{PANEL_ROWS, RowCall, RowKernel, RowTile};

@@ -1,5 +1,6 @@
 //! The bare loops behind docs/performance.md: what one instruction, one mix of
-//! instructions, and the column lanes' load-add take on this CPU, in cycles.
+//! instructions, the column lanes' load-add, and reading in the row lanes' order
+//! take on this CPU, in cycles.
 //!
 //! ```sh
 //! cargo run --release -p tritgemm-peers --bin loops
@@ -13,14 +14,22 @@ mod column;
 #[cfg(target_arch = "x86_64")]
 mod measure;
 #[cfg(target_arch = "x86_64")]
+#[path = "../memory.rs"]
+// Copies are for the other program.
+#[allow(dead_code)]
+mod memory;
+#[cfg(target_arch = "x86_64")]
 mod ports;
+#[cfg(target_arch = "x86_64")]
+mod streams;
 
 #[cfg(target_arch = "x86_64")]
 fn main() {
     let mut loops = ports::loops();
     loops.extend(column::loops());
+    loops.extend(streams::loops());
     if loops.is_empty() {
-        println!("no loops for this CPU: they take AVX-512 BW and VL");
+        println!("no loops for this CPU: they take AVX2, most of them AVX-512 BW and VL");
     } else {
         measure::report(&mut loops);
     }
