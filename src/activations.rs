@@ -18,8 +18,9 @@ use std::fmt;
 /// Q, K and V, or gate and up, multiply the same input; preparing it once saves
 /// the others that work. For few tokens the products need tables as well: each
 /// worker builds its own in the workspace with the first of these products and
-/// keeps them until the workspace multiplies something else. A matrix with scales per group needs activations
-/// prepared for that group size.
+/// keeps them until the workspace multiplies something else.
+///
+/// A matrix with scales per group needs activations prepared for that group size.
 ///
 /// ```
 /// use tritgemm::{Linear, MatMut, MatRef, PreparedActivations, Scales, TernaryMatrix, Workspace};

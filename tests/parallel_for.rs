@@ -352,3 +352,29 @@ fn pools_may_be_nested() {
     let ws = &mut Workspace::new().with_parallel_for(with(2, nested));
     assert!(results(&case, ws) == wanted);
 }
+
+/// More tiles of tokens than one loop has items, for more workers than would
+/// leave several to an item.
+#[test]
+fn tokens_without_number() {
+    for (lanes, k, n) in [(Lanes::Column, 1, 140_000), (Lanes::Row, 16, 70_000)] {
+        let trits: Vec<i8> = (0..k).map(|i| [1, -1, 0][i % 3]).collect();
+        let matrix = TernaryMatrix::from_trits(&trits, 1, k, Scales::per_tensor(1.0));
+        let panels = Panels::pack(&matrix.expect("trits")).expect("fits");
+        let x: Vec<i8> = (0..n * k).map(|i| (i * 37 % 251) as u8 as i8).collect();
+        let dot = |x: &[i8]| -> i32 {
+            let terms = x.iter().zip(&trits);
+            terms.map(|(&x, &w)| i32::from(x) * i32::from(w)).sum()
+        };
+        let wanted: Vec<i32> = x.chunks(k).map(dot).collect();
+        for backend in backends() {
+            let pool = with(usize::MAX, threaded(2));
+            let options = Options::new().backend(backend).lanes(lanes);
+            let ws = &mut workspace(options).with_parallel_for(pool);
+            let mut y = vec![-1; n];
+            let (x, out) = (view(&x, n, k), view_mut(&mut y, n, 1));
+            panels.gemm_i8(x, out, ws).expect("fits");
+            assert!(y == wanted, "{options:?}");
+        }
+    }
+}

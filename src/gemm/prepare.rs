@@ -5,7 +5,7 @@ use super::transpose::transpose;
 use super::{segments, strips};
 use crate::isa::Backend;
 use crate::kernels::call::{self, Element, Source, Width};
-use crate::kernels::tiles::TileGrid;
+use crate::kernels::tiles::{MAX_TILES, TileGrid};
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{Stopped, Team};
 use crate::view::MatRef;
@@ -258,7 +258,7 @@ impl<X: Element> Prepared<X> {
         } else {
             team.workers()
         };
-        let per_item = tiles.div_ceil(64 * workers).max(1);
+        let per_item = tiles.div_ceil(MAX_TILES.min(64 * workers)).max(1);
         let xt = reserve(&mut self.xt, tiles * tile_bytes + narrow_bytes)?;
         let (xt, xt_narrow) = xt.split_at_mut(tiles * tile_bytes);
         if narrow_bytes > 0 {

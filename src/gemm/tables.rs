@@ -8,7 +8,7 @@
 
 use super::prepare::Prepared;
 use crate::kernels::call::{self, Element};
-use crate::kernels::tiles::TileGrid;
+use crate::kernels::tiles::{MAX_TILES, TileGrid};
 use crate::memory::OutOfMemory;
 use crate::parallel_for::{Stopped, Team};
 use crate::workspace::{Lines, lines, reserve};
@@ -69,7 +69,7 @@ impl RowTables {
         let (tokens, stride) = (prepared.row_tokens(), stride(prepared));
         let bytes = self.start(prepared)?;
         let workers = team.workers();
-        let per_item = tokens.div_ceil(64 * workers).max(1);
+        let per_item = tokens.div_ceil(MAX_TILES.min(64 * workers)).max(1);
         let grid = TileGrid::new(bytes, [tokens, stride], stride, [per_item, stride]);
         team.for_each(workers, grid.len(), |i| {
             let Some(mut item) = grid.claim(i) else {

@@ -87,7 +87,8 @@ struct Indices([[u8; 32]; 4]);
 static INDICES: Indices = Indices([terms(2, 0), terms(0, 1), terms(2, 2), terms(0, 3)]);
 
 /// Builds the tables of one token: of each byte, low and high part of the
-/// sums of weights 0 and 1, then of weights 2 and 3 with high parts up to 15. See [`RowKernel::build`].
+/// sums of weights 0 and 1, then of weights 2 and 3 with high parts up to 15.
+/// See [`RowKernel::build`].
 ///
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::super::contract`].

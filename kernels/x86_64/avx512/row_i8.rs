@@ -203,10 +203,6 @@ unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<i32>) {
         both: zero,
         odd: zero,
     }; P];
-    let (mut low, mut high) = (&mut low, &mut high);
-    if P > 4 {
-        (low, high) = (core::hint::black_box(low), core::hint::black_box(high));
-    }
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
