@@ -33,6 +33,8 @@
 //! # One source
 //! The functions below are generic over the pulp token and inlined into one
 //! `#[target_feature]` function per ISA, which is what the kernel table lists.
+//! None of them takes or holds a closure: what the compiler decides not to inline
+//! is compiled without the features, and takes vectors through memory.
 
 use super::contract::{COLUMN_ENTRIES, ColumnCall, FinishCall, Fold, PANEL_ROWS};
 use super::generated::BYTE_INDEX;
@@ -47,37 +49,74 @@ pub const LANES_I8: usize = ENTRY / 2;
 /// f32 tokens of a wide tile.
 pub const LANES_F32: usize = ENTRY / 4;
 
-/// Byte offsets of table entries, for four strips of 64 rows: of each row four
-/// 16-bit offsets in one word, the first strip's in the low bits, so that one
-/// load serves four look-ups (a load for each would compete with the tables'
-/// for the load ports).
-///
-/// Interleaving four vectors by unpacking leaves the rows in an order that
-/// depends on the vector's number of 128-bit lanes, `LANES`: row
-/// `16 (LANES part + lane) + 2 j + h` is word `16 LANES part + 2 LANES j + 2 lane + h`.
-#[repr(C, align(64))]
-pub struct Quad([u64; PANEL_ROWS]);
+/// Where the entries of one row in the tables of four strips are: one word, the
+/// first strip's in its low bits, so that one load serves four look-ups (a load
+/// for each would compete with the tables' for the load ports).
+pub trait Word: Copy {
+    /// No row's word.
+    const ZERO: Self;
+    /// The byte offset of the first strip's entry in its table, for entries of
+    /// `entry` bytes; the word is then that of the strips after it.
+    fn next(&mut self, entry: usize) -> usize;
+}
 
-impl Quad {
+/// Four base-3 indices of 8 bits: quickly made, and an instruction more a
+/// look-up, which hides behind the load of a whole line.
+impl Word for u32 {
+    const ZERO: Self = 0;
+
+    #[inline(always)]
+    fn next(&mut self, entry: usize) -> usize {
+        let index = (*self & 0xff) as usize;
+        *self >>= 8;
+        index << entry.trailing_zeros()
+    }
+}
+
+/// Four byte offsets of 16 bits, for entries so short that the instructions
+/// count.
+impl Word for u64 {
+    const ZERO: Self = 0;
+
+    #[inline(always)]
+    fn next(&mut self, _entry: usize) -> usize {
+        let offset = (*self & 0xffff) as usize;
+        *self >>= 16;
+        offset
+    }
+}
+
+/// The words of 64 rows.
+///
+/// Interleaving the strips' vectors by unpacking leaves the rows in an order that
+/// depends on the vector's number of 128-bit lanes, `LANES`, and on the words in
+/// each, `W`: row `16 (LANES part + lane) + W j + h` is word
+/// `16 LANES part + W LANES j + W lane + h`.
+#[repr(C, align(64))]
+pub struct Quad<W>([W; PANEL_ROWS]);
+
+impl<W> Quad<W> {
     /// The words, as an array to write. The scalar kernels need no pointer.
     #[cfg_attr(not(any(kernels = "x86_64", kernels = "aarch64")), allow(dead_code))]
-    pub fn as_mut_ptr(&mut self) -> *mut u64 {
+    pub fn as_mut_ptr(&mut self) -> *mut W {
         self.0.as_mut_ptr()
     }
 }
 
-/// Turns panel bytes into byte offsets of table entries.
+/// Turns panel bytes into places of table entries.
 pub trait Expand {
+    /// What a row's places are written as.
+    type Word: Word;
     /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
     const LANES: usize;
-    /// Bytes of an entry, what offsets are multiples of.
+    /// Bytes of an entry, a power of two.
     const ENTRY: usize;
 
-    /// Offsets of four strips: `BYTE_INDEX[byte]` times the bytes of an entry.
+    /// The words of four strips, from the `BYTE_INDEX` of their bytes.
     ///
     /// # Safety
     /// Precondition 1 of [`super::contract`]; `panel` has 256 readable bytes.
-    unsafe fn quad(panel: *const u8, quad: &mut Quad);
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<Self::Word>);
 
     /// Asks for the cache line at `panel`, which need not be readable.
     #[inline(always)]
@@ -88,16 +127,20 @@ pub trait Expand {
 pub struct ByTable;
 
 impl Expand for ByTable {
+    type Word = u32;
     const LANES: usize = 1;
     const ENTRY: usize = ENTRY;
 
     #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad) {
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
         // SAFETY: the caller's word for 256 readable bytes.
         let strips = unsafe { &*panel.cast::<[[u8; PANEL_ROWS]; 4]>() };
         for (r, word) in quad.0.iter_mut().enumerate() {
-            let offset = |strip: usize| u64::from(BYTE_INDEX[strips[strip][r] as usize]) << 6;
-            *word = offset(0) | offset(1) << 16 | offset(2) << 32 | offset(3) << 48;
+            let mut indices = [0; 4];
+            for (index, strip) in indices.iter_mut().zip(strips) {
+                *index = BYTE_INDEX[strip[r] as usize];
+            }
+            *word = u32::from_le_bytes(indices);
         }
     }
 }
@@ -108,6 +151,13 @@ trait Lanes<S: Simd>: Copy + bytemuck::Pod {
     fn add(simd: S, a: Self, b: Self) -> Self;
     /// `0 - a`. The sign of a zero or a NaN is never seen in a result.
     fn neg(simd: S, a: Self) -> Self;
+    /// Turns a finished accumulator and the total before it into what is stored
+    /// of each.
+    fn fold<const N: usize>(
+        simd: S,
+        sum: [Self; N],
+        total: Option<[Self; N]>,
+    ) -> ([Self; N], [Self; N]);
 }
 
 /// The i16 vectors of a token.
@@ -118,7 +168,7 @@ struct I16s<S: Simd>(S::i16s);
 struct F32s<S: Simd>(S::f32s);
 
 macro_rules! lanes {
-    ($name:ident, $vector:ident, $zero:expr, $splat:ident, $add:ident, $sub:ident) => {
+    ($name:ident, $vector:ident, $zero:expr, $splat:ident, $add:ident, $sub:ident, $fold:ident) => {
         impl<S: Simd> Clone for $name<S> {
             #[inline(always)]
             fn clone(&self) -> Self {
@@ -139,22 +189,102 @@ macro_rules! lanes {
             fn neg(simd: S, a: Self) -> Self {
                 Self(simd.$sub(simd.$splat($zero), a.0))
             }
+            #[inline(always)]
+            fn fold<const N: usize>(
+                simd: S,
+                sum: [Self; N],
+                total: Option<[Self; N]>,
+            ) -> ([Self; N], [Self; N]) {
+                $fold(simd, sum, total)
+            }
         }
     };
 }
-lanes!(I16s, i16s, 0i16, splat_i16s, add_i16s, sub_i16s);
-lanes!(F32s, f32s, 0f32, splat_f32s, add_f32s, sub_f32s);
+lanes!(I16s, i16s, 0i16, splat_i16s, add_i16s, sub_i16s, fold_i16s);
+lanes!(F32s, f32s, 0f32, splat_f32s, add_f32s, sub_f32s, fold_f32s);
 
-/// Builds the tables of `bytes` groups whose activations are already vectors
-/// of the accumulator type: `x(4 * b + j)` points at one entry.
+/// Moves the high part of `sum` to `total`: see the module.
+#[inline(always)]
+fn fold_i16s<S: Simd, const N: usize>(
+    _simd: S,
+    sum: [I16s<S>; N],
+    total: Option<[I16s<S>; N]>,
+) -> ([I16s<S>; N], [I16s<S>; N]) {
+    let mut low = sum;
+    let mut high = match total {
+        Some(total) => total,
+        None => [bytemuck::Zeroable::zeroed(); N],
+    };
+    let lows: &mut [i16] = bytemuck::cast_slice_mut(&mut low);
+    let highs: &mut [i16] = bytemuck::cast_slice_mut(&mut high);
+    for (low, high) in lows.iter_mut().zip(highs) {
+        *high = high.wrapping_add(*low >> 8);
+        *low &= 0xff;
+    }
+    (low, high)
+}
+
+/// Adds `sum` to `total`.
+#[inline(always)]
+fn fold_f32s<S: Simd, const N: usize>(
+    simd: S,
+    sum: [F32s<S>; N],
+    total: Option<[F32s<S>; N]>,
+) -> ([F32s<S>; N], [F32s<S>; N]) {
+    let Some(mut total) = total else {
+        return (sum, sum);
+    };
+    for (total, sum) in total.iter_mut().zip(sum) {
+        *total = F32s::add(simd, *total, sum);
+    }
+    (sum, total)
+}
+
+/// The activations of a tile.
+trait Activations<V>: Copy {
+    /// Vector `v` of row `k`, in a tile whose rows have `vectors` of them.
+    ///
+    /// # Safety
+    /// `v < vectors`, and precondition 3 of [`super::contract`] for row k.
+    unsafe fn load(self, k: usize, v: usize, vectors: usize) -> V;
+}
+
+impl<S: Simd> Activations<I16s<S>> for *const i8 {
+    #[inline(always)]
+    unsafe fn load(self, k: usize, v: usize, vectors: usize) -> I16s<S> {
+        let width = size_of::<I16s<S>>() / 2;
+        let mut wide = I16s::<S>(bytemuck::Zeroable::zeroed());
+        let lanes: &mut [i16] = bytemuck::cast_slice_mut(core::slice::from_mut(&mut wide));
+        // SAFETY: precondition 3: row k holds a value for each lane.
+        let x = unsafe { core::slice::from_raw_parts(self.add((k * vectors + v) * width), width) };
+        for (lane, &x) in lanes.iter_mut().zip(x) {
+            *lane = i16::from(x);
+        }
+        wide
+    }
+}
+
+impl<S: Simd> Activations<F32s<S>> for *const f32 {
+    #[inline(always)]
+    unsafe fn load(self, k: usize, v: usize, vectors: usize) -> F32s<S> {
+        let width = size_of::<F32s<S>>() / 4;
+        // SAFETY: precondition 3: row k holds a value for each lane.
+        unsafe {
+            let x = self.add((k * vectors + v) * width);
+            x.cast::<F32s<S>>().read_unaligned()
+        }
+    }
+}
+
+/// Builds the tables of `bytes` groups.
 ///
 /// # Safety
-/// `load(i, v)` must be callable for `i < 4 * bytes`; `tables` holds
-/// `bytes * COLUMN_ENTRIES` entries, aligned to one.
+/// Preconditions 1, 3, 4 (as output) and 7 of [`super::contract`] for entries of
+/// `VECTORS` vectors.
 #[inline(always)]
-unsafe fn build<S: Simd, V: Lanes<S>, const VECTORS: usize>(
+unsafe fn build<S: Simd, V: Lanes<S>, X: Activations<V>, const VECTORS: usize>(
     simd: S,
-    mut load: impl FnMut(usize, usize) -> V,
+    x: X,
     bytes: usize,
     tables: *mut u8,
 ) {
@@ -164,7 +294,8 @@ unsafe fn build<S: Simd, V: Lanes<S>, const VECTORS: usize>(
         for v in 0..VECTORS {
             let mut terms = [[zero; 3]; 4];
             for (j, term) in terms.iter_mut().enumerate() {
-                let x = load(4 * b + j, v);
+                // SAFETY: precondition 3: four rows a group; v < VECTORS.
+                let x = unsafe { x.load(4 * b + j, v, VECTORS) };
                 *term = [zero, x, V::neg(simd, x)];
             }
             let mut low = [zero; 9];
@@ -206,21 +337,8 @@ pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(
     bytes: usize,
     tables: *mut u8,
 ) {
-    let width = size_of::<I16s<S>>() / 2;
-    let lanes_of_tile = VECTORS * width;
-    let load = |k: usize, v: usize| {
-        let mut wide = I16s::<S>(bytemuck::Zeroable::zeroed());
-        let lanes: &mut [i16] = bytemuck::cast_slice_mut(core::slice::from_mut(&mut wide));
-        // SAFETY: precondition 3: row k < 4 * bytes holds a value for each lane.
-        let x =
-            unsafe { core::slice::from_raw_parts(xt.add(k * lanes_of_tile + v * width), width) };
-        for (lane, &x) in lanes.iter_mut().zip(x) {
-            *lane = i16::from(x);
-        }
-        wide
-    };
-    // SAFETY: preconditions 3 and 4 as stated.
-    unsafe { build::<S, I16s<S>, VECTORS>(simd, load, bytes, tables) }
+    // SAFETY: the caller's preconditions, handed on unchanged.
+    unsafe { build::<S, I16s<S>, _, VECTORS>(simd, xt, bytes, tables) }
 }
 
 /// f32 tables: see [`super::contract::ColumnKernel::build`].
@@ -234,20 +352,62 @@ pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(
     bytes: usize,
     tables: *mut u8,
 ) {
-    let width = size_of::<F32s<S>>() / 4;
-    // SAFETY: precondition 3: row k < 4 * bytes holds a value for each lane.
-    let load = |k: usize, v: usize| unsafe {
-        xt.add(k * VECTORS * width + v * width)
-            .cast::<F32s<S>>()
-            .read_unaligned()
-    };
-    // SAFETY: preconditions 3 and 4 as stated.
-    unsafe { build::<S, F32s<S>, VECTORS>(simd, load, bytes, tables) }
+    // SAFETY: the caller's preconditions, handed on unchanged.
+    unsafe { build::<S, F32s<S>, _, VECTORS>(simd, xt, bytes, tables) }
 }
 
-/// The loop over panels and rows, for both accumulator types. `fold` turns a
-/// finished accumulator and the total before it into what is stored of each.
-/// `FULL` chunks have `4 * QUADS` strips, a constant that unrolls the look-ups.
+/// Adds to the sums of two rows what `words` say of the next `strips` tables, and
+/// returns the table after them.
+///
+/// # Safety
+/// Precondition 4 of [`super::contract`] for `strips` tables at `table`, at most
+/// four; the words are of a quad.
+#[inline(always)]
+unsafe fn look_up<S: Simd, V: Lanes<S>, X: Expand, const VECTORS: usize>(
+    simd: S,
+    sums: &mut [[V; VECTORS]; 2],
+    mut words: [X::Word; 2],
+    strips: usize,
+    mut table: *const u8,
+) -> *const u8 {
+    for _ in 0..strips {
+        for (sum, word) in sums.iter_mut().zip(&mut words) {
+            // SAFETY: precondition 4; at most the entry 80.
+            let entry = unsafe { &*table.add(word.next(X::ENTRY)).cast::<[V; VECTORS]>() };
+            for (sum, &entry) in sum.iter_mut().zip(entry) {
+                *sum = V::add(simd, *sum, entry);
+            }
+        }
+        // SAFETY: at most one past the tables of the chunk.
+        table = unsafe { table.add(COLUMN_ENTRIES * X::ENTRY) };
+    }
+    table
+}
+
+/// Stores the sum of one row as `fold` says.
+///
+/// # Safety
+/// Precondition 6 of [`super::contract`], for the row's entries at `acc` and
+/// `total`.
+#[inline(always)]
+unsafe fn store<S: Simd, V: Lanes<S>, const VECTORS: usize>(
+    simd: S,
+    fold: Fold,
+    sum: [V; VECTORS],
+    acc: *mut [V; VECTORS],
+    total: *mut [V; VECTORS],
+) {
+    // SAFETY: the caller's word for both.
+    unsafe {
+        match fold {
+            Fold::Keep => *acc = sum,
+            Fold::Start => (*acc, *total) = V::fold(simd, sum, None),
+            Fold::Add => (*acc, *total) = V::fold(simd, sum, Some(*total)),
+        }
+    }
+}
+
+/// The loop over panels and rows, for both accumulator types. `FULL` chunks have `4 * QUADS` strips, a constant that unrolls the look-ups.
 ///
 /// # Safety
 /// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::contract`]; `VECTORS` vectors
@@ -263,9 +423,9 @@ unsafe fn run<
 >(
     simd: S,
     call: &ColumnCall,
-    fold: impl Fn([V; VECTORS], Option<[V; VECTORS]>) -> ([V; VECTORS], [V; VECTORS]),
 ) {
     const { assert!(VECTORS * size_of::<V>() == X::ENTRY) };
+    const { assert!(X::ENTRY.is_power_of_two()) };
     let (quads, rest) = if FULL {
         (QUADS, 0)
     } else {
@@ -274,7 +434,7 @@ unsafe fn run<
     let mut panel = call.panels;
     let mut acc = call.acc.cast::<[V; VECTORS]>();
     let mut total = call.total.cast::<[V; VECTORS]>();
-    let mut offsets = [const { Quad([0; PANEL_ROWS]) }; QUADS];
+    let mut offsets = [const { Quad([X::Word::ZERO; PANEL_ROWS]) }; QUADS];
     for _ in 0..call.panel_count {
         let mut strip = panel;
         for quad in offsets.iter_mut().take(quads) {
@@ -305,11 +465,13 @@ unsafe fn run<
             // SAFETY: four strips.
             unsafe { X::quad(strips.as_ptr().cast(), &mut offsets[quads]) };
         }
+        let in_lane = 16 / size_of::<X::Word>();
         for group in 0..PANEL_ROWS / 16 {
             let (part, lane) = (group / X::LANES, group % X::LANES);
-            let first = 16 * X::LANES * part + 2 * lane;
-            for j in 0..8 {
-                let word = first + 2 * X::LANES * j;
+            for pair in 0..8 {
+                // Two rows of a 128-bit lane: `W j + h` and the one after.
+                let (j, h) = (2 * pair / in_lane, 2 * pair % in_lane);
+                let word = 16 * X::LANES * part + in_lane * (X::LANES * j + lane) + h;
                 // Two rows at a time: two chains of additions.
                 let mut sums = [[V::zeroed(); VECTORS]; 2];
                 if !call.first {
@@ -317,48 +479,26 @@ unsafe fn run<
                     sums = unsafe { [*acc, *acc.add(1)] };
                 }
                 let mut table = call.tables;
-                let mut look_up = |quad: &Quad, strips: usize| {
-                    let mut words = [quad.0[word], quad.0[word + 1]];
-                    for _ in 0..strips {
-                        for (sum, word) in sums.iter_mut().zip(&mut words) {
-                            let offset = (*word & 0xffff) as usize;
-                            // SAFETY: precondition 4; at most the entry 80.
-                            let entry = unsafe { &*table.add(offset).cast::<[V; VECTORS]>() };
-                            for (sum, &entry) in sum.iter_mut().zip(entry) {
-                                *sum = V::add(simd, *sum, entry);
-                            }
-                            *word >>= 16;
-                        }
-                        // SAFETY: at most one past the tables of the chunk.
-                        table = unsafe { table.add(COLUMN_ENTRIES * X::ENTRY) };
-                    }
-                };
-                if FULL {
-                    for quad in &offsets {
-                        look_up(quad, 4);
-                    }
-                } else {
+                // SAFETY: precondition 4: tables for all strips of the chunk.
+                unsafe {
                     for quad in offsets.iter().take(quads) {
-                        look_up(quad, 4);
+                        let words = [quad.0[word], quad.0[word + 1]];
+                        table = look_up::<S, V, X, VECTORS>(simd, &mut sums, words, 4, table);
                     }
-                    if rest > 0 {
-                        look_up(&offsets[quads], rest);
+                    if !FULL && rest > 0 {
+                        let words = [offsets[quads].0[word], offsets[quads].0[word + 1]];
+                        look_up::<S, V, X, VECTORS>(simd, &mut sums, words, rest, table);
                     }
                 }
-                // SAFETY: precondition 6, for acc and total alike.
-                let mut store = |sum| unsafe {
-                    match call.fold {
-                        Fold::Keep => *acc = sum,
-                        Fold::Start => (*acc, *total) = fold(sum, None),
-                        Fold::Add => (*acc, *total) = fold(sum, Some(*total)),
-                    }
-                    acc = acc.add(1);
-                    total = total.add(1);
-                };
                 // Not a loop: it would be one, and index the sums in memory.
                 let [first_sum, second_sum] = sums;
-                store(first_sum);
-                store(second_sum);
+                // SAFETY: precondition 6: 64 entries a panel, for acc and total.
+                unsafe {
+                    store(simd, call.fold, first_sum, acc, total);
+                    store(simd, call.fold, second_sum, acc.add(1), total.add(1));
+                    acc = acc.add(2);
+                    total = total.add(2);
+                }
             }
         }
         panel = panel.wrapping_add(call.panel_stride);
@@ -374,23 +514,12 @@ pub unsafe fn run_i8<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usiz
     simd: S,
     call: &ColumnCall,
 ) {
-    let fold = |sum: [I16s<S>; VECTORS], total: Option<[I16s<S>; VECTORS]>| {
-        let mut low = sum;
-        let mut high = total.unwrap_or([bytemuck::Zeroable::zeroed(); VECTORS]);
-        let lows: &mut [i16] = bytemuck::cast_slice_mut(&mut low);
-        let highs: &mut [i16] = bytemuck::cast_slice_mut(&mut high);
-        for (low, high) in lows.iter_mut().zip(highs) {
-            *high = high.wrapping_add(*low >> 8);
-            *low &= 0xff;
-        }
-        (low, high)
-    };
     // SAFETY: the caller's preconditions, handed on unchanged.
     unsafe {
         if call.bytes == 4 * QUADS {
-            run::<S, I16s<S>, X, VECTORS, QUADS, true>(simd, call, fold)
+            run::<S, I16s<S>, X, VECTORS, QUADS, true>(simd, call)
         } else {
-            run::<S, I16s<S>, X, VECTORS, QUADS, false>(simd, call, fold)
+            run::<S, I16s<S>, X, VECTORS, QUADS, false>(simd, call)
         }
     }
 }
@@ -404,21 +533,12 @@ pub unsafe fn run_f32<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usi
     simd: S,
     call: &ColumnCall,
 ) {
-    let fold = |sum: [F32s<S>; VECTORS], total: Option<[F32s<S>; VECTORS]>| {
-        let total = total.map_or(sum, |mut total| {
-            for (total, sum) in total.iter_mut().zip(sum) {
-                *total = F32s::add(simd, *total, sum);
-            }
-            total
-        });
-        (sum, total)
-    };
     // SAFETY: the caller's preconditions, handed on unchanged.
     unsafe {
         if call.bytes == 4 * QUADS {
-            run::<S, F32s<S>, X, VECTORS, QUADS, true>(simd, call, fold)
+            run::<S, F32s<S>, X, VECTORS, QUADS, true>(simd, call)
         } else {
-            run::<S, F32s<S>, X, VECTORS, QUADS, false>(simd, call, fold)
+            run::<S, F32s<S>, X, VECTORS, QUADS, false>(simd, call)
         }
     }
 }

@@ -163,6 +163,38 @@ fn accumulations_never_multiply() {
     );
 }
 
+/// Generic code has a kernel's features only where it is inlined into it. Left out
+/// of line it is compiled without them and takes vectors through memory: a closure
+/// did, in builds with a single codegen unit, and took 40 % of the speed.
+///
+/// CI runs this test in such a build as well.
+#[test]
+fn vector_kernels_inline_what_is_generic() {
+    // Modules whose functions declare features, and scalar tails of codecs.
+    const OWN: [&str; 3] = ["x86_64::", "aarch64::", "scalar::codec::"];
+    let mut failures = String::new();
+    let mut checked = BTreeSet::new();
+    let table = tritgemm::kernel_table();
+    for row in table.iter().filter(|row| row.name != "scalar") {
+        for kernel in row.kernels {
+            let of_scalar = |symbol: &&str| symbol.starts_with("scalar::");
+            if kernel.symbols.iter().any(of_scalar) || !checked.insert(kernel.name) {
+                continue;
+            }
+            let roots = kernel.symbols.iter().flat_map(|s| listed_functions(s));
+            for (name, _) in scan(&IMAGE, roots).functions.values() {
+                let path = name.strip_prefix("tritgemm::kernels::");
+                if !path.is_some_and(|path| OWN.iter().any(|own| path.starts_with(own))) {
+                    writeln!(failures, "  {}: {name}", kernel.name).unwrap();
+                }
+            }
+        }
+    }
+    println!("{checked:?}");
+    assert!(checked.len() >= 5, "the table lists only {checked:?}");
+    assert!(failures.is_empty(), "out of line:\n{failures}");
+}
+
 /// The functions of `kernels/scale.rs` in the file, all their clones.
 fn scale_functions() -> BTreeSet<u64> {
     let pointers = tritgemm::epilogues().map(|(_, pointer)| pointer);

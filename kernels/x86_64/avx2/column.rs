@@ -80,27 +80,53 @@ pub static NARROW_F32: ColumnKernel<f32, f32> = ColumnKernel {
     ],
 };
 
-/// Two nibble look-ups, widened and scaled to entries of `1 << SHIFT` bytes.
-struct ByShuffle<const SHIFT: i32>;
+/// Two nibble look-ups, for entries of two vectors.
+struct Wide;
 
-type Wide = ByShuffle<6>;
-type Narrow = ByShuffle<5>;
-
-impl<const SHIFT: i32> Expand for ByShuffle<SHIFT> {
+impl Expand for Wide {
+    type Word = u32;
     const LANES: usize = 2;
-    const ENTRY: usize = 1 << SHIFT;
+    const ENTRY: usize = column::ENTRY;
 
     #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad) {
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
         // SAFETY: precondition 1 of the contract; 256 readable bytes.
-        unsafe { quad_avx2::<SHIFT>(panel, quad) }
+        unsafe { indices_of_quad(panel, quad) }
     }
 
     #[inline(always)]
     fn prefetch(panel: *const u8) {
-        // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.cast()) }
+        prefetch(panel);
     }
+}
+
+/// Two nibble look-ups, widened and scaled to the bytes of an entry of one vector.
+struct Narrow;
+
+/// The logarithm of a narrow entry's bytes.
+const NARROW_SHIFT: i32 = 5;
+
+impl Expand for Narrow {
+    type Word = u64;
+    const LANES: usize = 2;
+    const ENTRY: usize = 1 << NARROW_SHIFT;
+
+    #[inline(always)]
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u64>) {
+        // SAFETY: precondition 1 of the contract; 256 readable bytes.
+        unsafe { offsets_of_quad(panel, quad) }
+    }
+
+    #[inline(always)]
+    fn prefetch(panel: *const u8) {
+        prefetch(panel);
+    }
+}
+
+#[inline(always)]
+fn prefetch(panel: *const u8) {
+    // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.cast()) }
 }
 
 /// Base-3 indices of half a strip.
@@ -119,41 +145,78 @@ fn indices(bytes: __m256i) -> __m256i {
     )
 }
 
+/// Half of four strips: rows 0 to 31 or 32 to 63.
+///
+/// # Safety
+/// `panel` has 256 readable bytes; `half` is below 2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn half_indices(panel: *const u8, half: usize) -> [__m256i; 4] {
+    // SAFETY: the caller's word for four strips of two halves.
+    unsafe {
+        let strips = panel.cast::<__m256i>().add(half);
+        [
+            indices(strips.read_unaligned()),
+            indices(strips.add(2).read_unaligned()),
+            indices(strips.add(4).read_unaligned()),
+            indices(strips.add(6).read_unaligned()),
+        ]
+    }
+}
+
 /// # Safety
 /// `panel` has 256 readable bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn quad_avx2<const SHIFT: i32>(panel: *const u8, quad: &mut Quad) {
+unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
+    let mut to = quad.as_mut_ptr().cast::<__m256i>();
+    for half in 0..2 {
+        // SAFETY: as the caller's; a quad is eight vectors, four for each half.
+        unsafe {
+            let [a, b, c, d] = half_indices(panel, half);
+            let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+            to.write(_mm256_unpacklo_epi16(ab, cd));
+            to.add(1).write(_mm256_unpackhi_epi16(ab, cd));
+            let (ab, cd) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+            to.add(2).write(_mm256_unpacklo_epi16(ab, cd));
+            to.add(3).write(_mm256_unpackhi_epi16(ab, cd));
+            to = to.add(4);
+        }
+    }
+}
+
+/// # Safety
+/// `panel` has 256 readable bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn offsets_of_quad(panel: *const u8, quad: &mut Quad<u64>) {
     let zero = _mm256_setzero_si256();
     let mut to = quad.as_mut_ptr().cast::<__m256i>();
     for half in 0..2 {
-        // SAFETY: the caller's word for four strips of two halves.
-        let index = unsafe {
-            let strips = panel.cast::<__m256i>().add(half);
-            [0, 2, 4, 6].map(|i| indices(strips.add(i).read_unaligned()))
-        };
-        let mut rows = |w: [__m256i; 4]| {
-            let w = w.map(|w| _mm256_slli_epi16::<SHIFT>(w));
-            for (a, b) in [
-                (
-                    _mm256_unpacklo_epi16(w[0], w[1]),
-                    _mm256_unpacklo_epi16(w[2], w[3]),
-                ),
-                (
-                    _mm256_unpackhi_epi16(w[0], w[1]),
-                    _mm256_unpackhi_epi16(w[2], w[3]),
-                ),
-            ] {
-                // SAFETY: sixteen vectors of a quad, four in each of four calls.
-                unsafe {
-                    to.write(_mm256_unpacklo_epi32(a, b));
-                    to.add(1).write(_mm256_unpackhi_epi32(a, b));
-                    to = to.add(2);
-                }
+        // SAFETY: as the caller's.
+        let index = unsafe { half_indices(panel, half) };
+        for high in [false, true] {
+            let mut w = index;
+            for w in &mut w {
+                let wide = if high {
+                    _mm256_unpackhi_epi8(*w, zero)
+                } else {
+                    _mm256_unpacklo_epi8(*w, zero)
+                };
+                *w = _mm256_slli_epi16::<NARROW_SHIFT>(wide);
             }
-        };
-        rows(index.map(|i| _mm256_unpacklo_epi8(i, zero)));
-        rows(index.map(|i| _mm256_unpackhi_epi8(i, zero)));
+            let [a, b, c, d] = w;
+            let (ab, cd) = (_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_epi16(a, b), _mm256_unpackhi_epi16(c, d));
+            // SAFETY: sixteen vectors of a quad, four for each half and part.
+            unsafe {
+                to.write(_mm256_unpacklo_epi32(ab, cd));
+                to.add(1).write(_mm256_unpackhi_epi32(ab, cd));
+                to.add(2).write(_mm256_unpacklo_epi32(ab_high, cd_high));
+                to.add(3).write(_mm256_unpackhi_epi32(ab_high, cd_high));
+                to = to.add(4);
+            }
+        }
     }
 }
 

@@ -58,7 +58,12 @@ fn select(mask: i32, a: __m512i, b: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn encode_block(mut v: [__m512i; 4], all_legal: &mut bool) -> __m512i {
-    let abs = v.map(|v| _mm512_abs_epi8(v));
+    let abs = [
+        _mm512_abs_epi8(v[0]),
+        _mm512_abs_epi8(v[1]),
+        _mm512_abs_epi8(v[2]),
+        _mm512_abs_epi8(v[3]),
+    ];
     let any = _mm512_or_si512(
         _mm512_ternarylogic_epi32::<0xFE>(abs[0], abs[1], abs[2]),
         abs[3],
@@ -111,20 +116,25 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
     let mut legal = true;
     let mut at = 0;
     while at + ENCODE_STEP <= cols {
+        let mut v = [_mm512_setzero_si512(); 4];
         // SAFETY: `at + 256 <= cols`, so 64 bytes of `dst` follow `at / 4`.
         unsafe {
-            let v = [0, 64, 128, 192].map(|i| _mm512_loadu_epi8(src.add(at + i)));
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = _mm512_loadu_epi8(src.add(at + (i << 6)));
+            }
             _mm512_storeu_si512(dst.add(at / 4).cast(), encode_block(v, &mut legal));
         }
         at += ENCODE_STEP;
     }
     let rest = cols - at;
     if rest > 0 {
+        let mut v = [_mm512_setzero_si512(); 4];
         // SAFETY: the masks admit only the `rest` trits and their bytes.
         unsafe {
-            let v = [0usize, 64, 128, 192].map(|i| {
-                _mm512_maskz_loadu_epi8(first(rest.saturating_sub(i)), src.wrapping_add(at + i))
-            });
+            for (i, v) in v.iter_mut().enumerate() {
+                let mask = first(rest.saturating_sub(i << 6));
+                *v = _mm512_maskz_loadu_epi8(mask, src.wrapping_add(at + (i << 6)));
+            }
             let packed = encode_block(v, &mut legal);
             _mm512_mask_storeu_epi8(dst.add(at / 4).cast(), first(rest.div_ceil(4)), packed);
         }

@@ -46,15 +46,16 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     ],
 };
 
-/// Two nibble look-ups, widened and scaled to bytes.
+/// Two nibble look-ups.
 struct ByShuffle;
 
 impl Expand for ByShuffle {
+    type Word = u32;
     const LANES: usize = 4;
     const ENTRY: usize = column::ENTRY;
 
     #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad) {
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
         // SAFETY: precondition 1 of the contract; 256 readable bytes.
         unsafe { quad_avx512(panel, quad) }
     }
@@ -86,36 +87,22 @@ fn indices(bytes: __m512i) -> __m512i {
 /// `panel` has 256 readable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn quad_avx512(panel: *const u8, quad: &mut Quad) {
-    let zero = _mm512_setzero_si512();
-    // SAFETY: the caller's word for four strips.
-    let index = unsafe {
+unsafe fn quad_avx512(panel: *const u8, quad: &mut Quad<u32>) {
+    let to = quad.as_mut_ptr().cast::<__m512i>();
+    // SAFETY: the caller's word for four strips; a quad is four vectors.
+    unsafe {
         let strips = panel.cast::<__m512i>();
-        [0, 1, 2, 3].map(|i| indices(strips.add(i).read_unaligned()))
-    };
-    let mut to = quad.as_mut_ptr().cast::<__m512i>();
-    let mut rows = |w: [__m512i; 4]| {
-        let w = w.map(|w| _mm512_slli_epi16(w, 6));
-        for (a, b) in [
-            (
-                _mm512_unpacklo_epi16(w[0], w[1]),
-                _mm512_unpacklo_epi16(w[2], w[3]),
-            ),
-            (
-                _mm512_unpackhi_epi16(w[0], w[1]),
-                _mm512_unpackhi_epi16(w[2], w[3]),
-            ),
-        ] {
-            // SAFETY: eight vectors of a quad, four in each of two calls.
-            unsafe {
-                to.write(_mm512_unpacklo_epi32(a, b));
-                to.add(1).write(_mm512_unpackhi_epi32(a, b));
-                to = to.add(2);
-            }
-        }
-    };
-    rows(index.map(|i| _mm512_unpacklo_epi8(i, zero)));
-    rows(index.map(|i| _mm512_unpackhi_epi8(i, zero)));
+        let a = indices(strips.read_unaligned());
+        let b = indices(strips.add(1).read_unaligned());
+        let c = indices(strips.add(2).read_unaligned());
+        let d = indices(strips.add(3).read_unaligned());
+        let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+        to.write(_mm512_unpacklo_epi16(ab, cd));
+        to.add(1).write(_mm512_unpackhi_epi16(ab, cd));
+        let (ab, cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+        to.add(2).write(_mm512_unpacklo_epi16(ab, cd));
+        to.add(3).write(_mm512_unpackhi_epi16(ab, cd));
+    }
 }
 
 macro_rules! kernel {

@@ -187,73 +187,68 @@ impl Nibbles for ByPermutation {
     }
 }
 
-/// Sums at most [`STRETCH`] units.
+/// Sums at most [`STRETCH`] units. Inlined before anything else is, as it has the
+/// features of `N` only by its caller.
 ///
 /// # Safety
-/// As [`row_4`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
+/// As [`row_4`], whose features the caller declares, and those of `N`.
+#[inline(always)]
 unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<i32>) {
-    let zero = _mm512_setzero_si512();
-    let mut low = [Sum {
-        both: zero,
-        odd: zero,
-    }; P];
-    let mut high = [Sum {
-        both: zero,
-        odd: zero,
-    }; P];
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
     }
     let mut tables = call.tables.cast::<__m128i>();
     let mut left = call.units;
-    while left > 0 {
-        let mut high8 = [zero; P];
-        for _ in 0..2 {
-            let mut low8 = [zero; P];
-            let now = left.min(UNITS_PER_FOLD);
-            let near = call.prefetch(PREFETCH_L1, left << 6);
-            let far = call.prefetch(PREFETCH_L2, left << 6);
-            for _ in 0..now {
-                // SAFETY: precondition 4: 4 vectors of 16 bytes a unit, aligned.
-                let table =
-                    unsafe { *tables.cast::<[__m128i; 4]>() }.map(|t| _mm512_broadcast_i32x4(t));
-                for p in 0..P {
-                    // SAFETY: precondition 2: one strip of 64 bytes a unit.
-                    let bytes = unsafe {
+    // SAFETY: precondition 1 for all intrinsics; the pointers as said below.
+    unsafe {
+        let zero = _mm512_setzero_si512();
+        let none = Sum {
+            both: zero,
+            odd: zero,
+        };
+        let (mut low, mut high) = ([none; P], [none; P]);
+        while left > 0 {
+            let mut high8 = [zero; P];
+            for _ in 0..2 {
+                let mut low8 = [zero; P];
+                let now = left.min(UNITS_PER_FOLD);
+                let near = call.prefetch(PREFETCH_L1, left << 6);
+                let far = call.prefetch(PREFETCH_L2, left << 6);
+                for _ in 0..now {
+                    // Precondition 4: 4 vectors of 16 bytes a unit, aligned; at
+                    // most one past the tables.
+                    let mut table = [zero; 4];
+                    for (i, table) in table.iter_mut().enumerate() {
+                        *table = _mm512_broadcast_i32x4(*tables.add(i));
+                    }
+                    tables = tables.add(4);
+                    for p in 0..P {
+                        // Precondition 2: one strip of 64 bytes a unit.
                         _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
                         _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
-                        _mm512_loadu_si512(panels[p].cast())
-                    };
-                    panels[p] = panels[p].wrapping_add(PANEL_ROWS);
-                    // SAFETY: precondition 1.
-                    unsafe {
+                        let bytes = _mm512_loadu_si512(panels[p].cast());
+                        panels[p] = panels[p].wrapping_add(PANEL_ROWS);
                         for (index, i) in N::indices(bytes).into_iter().zip([0, 2]) {
                             low8[p] = _mm512_add_epi8(low8[p], N::look_up(table[i], index));
                             high8[p] = _mm512_add_epi8(high8[p], N::look_up(table[i + 1], index));
                         }
                     }
                 }
-                // SAFETY: at most one past the tables.
-                tables = unsafe { tables.add(4) };
+                for p in 0..P {
+                    low[p].fold(low8[p]);
+                }
+                left -= now;
             }
             for p in 0..P {
-                low[p].fold(low8[p]);
+                high[p].fold(high8[p]);
             }
-            left -= now;
         }
+        // 2 look-ups a unit, each 256 too large.
+        let bias = _mm512_set1_epi32((call.units << 9) as i32);
+        let mut out = call.out;
         for p in 0..P {
-            high[p].fold(high8[p]);
-        }
-    }
-    // 2 look-ups a unit, each 256 too large.
-    let bias = _mm512_set1_epi32((call.units << 9) as i32);
-    let mut out = call.out;
-    for p in 0..P {
-        // SAFETY: precondition 5: 64 elements a panel.
-        unsafe {
+            // Precondition 5: 64 elements a panel.
             store(low[p].rows(), high[p].rows(), bias, call.accumulate, out);
             out = out.add(PANEL_ROWS);
         }
