@@ -77,52 +77,53 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
 struct ByNibbles;
 
 impl Expand for ByNibbles {
-    type Word = u32;
+    // An index of 8 bits would cost 15 % more instructions in the look-ups, and
+    // save less in the expansion.
+    type Word = u64;
     const LANES: usize = 1;
     const ENTRY: usize = ENTRY;
 
     #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u64>) {
         // SAFETY: precondition 1; the caller's word for 256 readable bytes.
         unsafe { expand(panel, quad) }
     }
 }
 
-/// See [`Expand::quad`]. `st4` interleaves the four strips' indices.
+/// See [`Expand::quad`]. `st4` interleaves the four strips' offsets.
 ///
 /// # Safety
 /// As there.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn expand(panel: *const u8, quad: &mut Quad<u32>) {
+unsafe fn expand(panel: *const u8, quad: &mut Quad<u64>) {
+    let (low, high) = (lanes_u8(NIBBLE_INDEX), lanes_u8(NIBBLE_INDEX_HIGH));
     let mut codes = panel;
-    let mut words = quad.as_mut_ptr().cast::<u8>();
+    let mut words = quad.as_mut_ptr().cast::<u16>();
     for _ in 0..PANEL_ROWS / 16 {
         // SAFETY: the caller's word: four strips of 64 bytes; 16 words of four
-        // indices each; at most one past the end.
+        // offsets each; at most one past the end.
         unsafe {
-            let strips = uint8x16x4_t(
-                indices(vld1q_u8(codes)),
-                indices(vld1q_u8(codes.add(PANEL_ROWS))),
-                indices(vld1q_u8(codes.add(2 * PANEL_ROWS))),
-                indices(vld1q_u8(codes.add(3 * PANEL_ROWS))),
-            );
-            vst4q_u8(words, strips);
+            let index = |strip: usize| {
+                let bytes = vld1q_u8(codes.add(strip << 6));
+                vaddq_u8(
+                    vqtbl1q_u8(high, vshrq_n_u8::<4>(bytes)),
+                    vqtbl1q_u8(low, vandq_u8(bytes, vdupq_n_u8(15))),
+                )
+            };
+            let (a, b, c, d) = (index(0), index(1), index(2), index(3));
             codes = codes.add(16);
-            words = words.add(64);
+            let first = |index: uint8x16_t| vshll_n_u8::<6>(vget_low_u8(index));
+            let second = |index: uint8x16_t| vshll_high_n_u8::<6>(index);
+            vst4q_u16(words, uint16x8x4_t(first(a), first(b), first(c), first(d)));
+            words = words.add(32);
+            vst4q_u16(
+                words,
+                uint16x8x4_t(second(a), second(b), second(c), second(d)),
+            );
+            words = words.add(32);
         }
     }
-}
-
-/// Base-3 indices of 16 bytes.
-#[inline]
-#[target_feature(enable = "neon")]
-fn indices(bytes: uint8x16_t) -> uint8x16_t {
-    let (low, high) = (lanes_u8(NIBBLE_INDEX), lanes_u8(NIBBLE_INDEX_HIGH));
-    vaddq_u8(
-        vqtbl1q_u8(high, vshrq_n_u8::<4>(bytes)),
-        vqtbl1q_u8(low, vandq_u8(bytes, vdupq_n_u8(15))),
-    )
 }
 
 /// # Safety
