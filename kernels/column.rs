@@ -53,7 +53,7 @@ pub const LANES_F32: usize = ENTRY / 4;
 /// first strip's in its low bits, so that one load serves four look-ups (a load
 /// for each would compete with the tables' for the load ports).
 pub trait Word: Copy {
-    /// No row's word.
+    /// What a quad holds before it is written.
     const ZERO: Self;
     /// The byte offset of the first strip's entry in its table, for entries of
     /// `entry` bytes; the word is then that of the strips after it.
@@ -73,8 +73,8 @@ impl Word for u32 {
     }
 }
 
-/// Four byte offsets of 16 bits, for entries so short that the instructions
-/// count.
+/// Four byte offsets of 16 bits, where the instructions of a look-up count: for
+/// entries of half a line, and where a line takes four registers.
 impl Word for u64 {
     const ZERO: Self = 0;
 
@@ -90,8 +90,8 @@ impl Word for u64 {
 ///
 /// Interleaving the strips' vectors by unpacking leaves the rows in an order that
 /// depends on the vector's number of 128-bit lanes, `LANES`, and on the words in
-/// each, `W`: row `16 (LANES part + lane) + W j + h` is word
-/// `16 LANES part + W LANES j + W lane + h`.
+/// each, `W`: row `16 (LANES part + lane) + W j + h`, with h < W, is word
+/// `16 LANES part + W (LANES j + lane) + h`.
 #[repr(C, align(64))]
 pub struct Quad<W>([W; PANEL_ROWS]);
 
@@ -112,7 +112,9 @@ pub trait Expand {
     /// Bytes of an entry, a power of two.
     const ENTRY: usize;
 
-    /// The words of four strips, from the `BYTE_INDEX` of their bytes.
+    /// Writes the words of four strips, in the order of [`Quad`]: their
+    /// [`Word::next`] gives [`Expand::ENTRY`] times the `BYTE_INDEX`, at most 80, of
+    /// a strip's byte after the other. [`look_up`] reads where they say.
     ///
     /// # Safety
     /// Precondition 1 of [`super::contract`]; `panel` has 256 readable bytes.
@@ -151,8 +153,8 @@ trait Lanes<S: Simd>: Copy + bytemuck::Pod {
     fn add(simd: S, a: Self, b: Self) -> Self;
     /// `0 - a`. The sign of a zero or a NaN is never seen in a result.
     fn neg(simd: S, a: Self) -> Self;
-    /// Turns a finished accumulator and the total before it into what is stored
-    /// of each.
+    /// Turns a finished accumulator and the total before it, none at first, into
+    /// what is stored of each.
     fn fold<const N: usize>(
         simd: S,
         sum: [Self; N],
@@ -242,7 +244,8 @@ fn fold_f32s<S: Simd, const N: usize>(
 
 /// The activations of a tile.
 trait Activations<V>: Copy {
-    /// Vector `v` of row `k`, in a tile whose rows have `vectors` of them.
+    /// Vector `v` of row `k`, in a tile whose rows have `vectors` of them: that many
+    /// times the lanes of V.
     ///
     /// # Safety
     /// `v < vectors`, and precondition 3 of [`super::contract`] for row k.
@@ -255,7 +258,7 @@ impl<S: Simd> Activations<I16s<S>> for *const i8 {
         let width = size_of::<I16s<S>>() / 2;
         let mut wide = I16s::<S>(bytemuck::Zeroable::zeroed());
         let lanes: &mut [i16] = bytemuck::cast_slice_mut(core::slice::from_mut(&mut wide));
-        // SAFETY: precondition 3: row k holds a value for each lane.
+        // SAFETY: precondition 3: row k holds a value for each lane; v < vectors.
         let x = unsafe { core::slice::from_raw_parts(self.add((k * vectors + v) * width), width) };
         for (lane, &x) in lanes.iter_mut().zip(x) {
             *lane = i16::from(x);
@@ -268,7 +271,7 @@ impl<S: Simd> Activations<F32s<S>> for *const f32 {
     #[inline(always)]
     unsafe fn load(self, k: usize, v: usize, vectors: usize) -> F32s<S> {
         let width = size_of::<F32s<S>>() / 4;
-        // SAFETY: precondition 3: row k holds a value for each lane.
+        // SAFETY: precondition 3: row k holds a value for each lane; v < vectors.
         unsafe {
             let x = self.add((k * vectors + v) * width);
             x.cast::<F32s<S>>().read_unaligned()
@@ -361,7 +364,7 @@ pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(
 ///
 /// # Safety
 /// Precondition 4 of [`super::contract`] for `strips` tables at `table`, at most
-/// four; the words are of a quad.
+/// four; `X::quad` wrote the words.
 #[inline(always)]
 unsafe fn look_up<S: Simd, V: Lanes<S>, X: Expand, const VECTORS: usize>(
     simd: S,
@@ -407,7 +410,8 @@ unsafe fn store<S: Simd, V: Lanes<S>, const VECTORS: usize>(
     }
 }
 
-/// The loop over panels and rows, for both accumulator types. `FULL` chunks have `4 * QUADS` strips, a constant that unrolls the look-ups.
+/// The loop over panels and rows, for both accumulator types. `FULL` chunks have
+/// `4 * QUADS` strips, a constant that unrolls the look-ups.
 ///
 /// # Safety
 /// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::contract`]; `VECTORS` vectors
@@ -434,10 +438,10 @@ unsafe fn run<
     let mut panel = call.panels;
     let mut acc = call.acc.cast::<[V; VECTORS]>();
     let mut total = call.total.cast::<[V; VECTORS]>();
-    let mut offsets = [const { Quad([X::Word::ZERO; PANEL_ROWS]) }; QUADS];
+    let mut expanded = [const { Quad([X::Word::ZERO; PANEL_ROWS]) }; QUADS];
     for _ in 0..call.panel_count {
         let mut strip = panel;
-        for quad in offsets.iter_mut().take(quads) {
+        for quad in expanded.iter_mut().take(quads) {
             // The next panel is a page or more away: no hardware prefetcher
             // sees it coming.
             for line in 0..4 {
@@ -463,15 +467,15 @@ unsafe fn run<
                 }
             }
             // SAFETY: four strips.
-            unsafe { X::quad(strips.as_ptr().cast(), &mut offsets[quads]) };
+            unsafe { X::quad(strips.as_ptr().cast(), &mut expanded[quads]) };
         }
-        let in_lane = 16 / size_of::<X::Word>();
+        let words_in_lane = 16 / size_of::<X::Word>();
         for group in 0..PANEL_ROWS / 16 {
             let (part, lane) = (group / X::LANES, group % X::LANES);
             for pair in 0..8 {
                 // Two rows of a 128-bit lane: `W j + h` and the one after.
-                let (j, h) = (2 * pair / in_lane, 2 * pair % in_lane);
-                let word = 16 * X::LANES * part + in_lane * (X::LANES * j + lane) + h;
+                let (j, h) = (2 * pair / words_in_lane, 2 * pair % words_in_lane);
+                let word = 16 * X::LANES * part + words_in_lane * (X::LANES * j + lane) + h;
                 // Two rows at a time: two chains of additions.
                 let mut sums = [[V::zeroed(); VECTORS]; 2];
                 if !call.first {
@@ -481,12 +485,12 @@ unsafe fn run<
                 let mut table = call.tables;
                 // SAFETY: precondition 4: tables for all strips of the chunk.
                 unsafe {
-                    for quad in offsets.iter().take(quads) {
+                    for quad in expanded.iter().take(quads) {
                         let words = [quad.0[word], quad.0[word + 1]];
                         table = look_up::<S, V, X, VECTORS>(simd, &mut sums, words, 4, table);
                     }
                     if !FULL && rest > 0 {
-                        let words = [offsets[quads].0[word], offsets[quads].0[word + 1]];
+                        let words = [expanded[quads].0[word], expanded[quads].0[word + 1]];
                         look_up::<S, V, X, VECTORS>(simd, &mut sums, words, rest, table);
                     }
                 }

@@ -7,6 +7,9 @@
 //! fails on anything that multiplies, that it cannot decode or that it cannot
 //! follow. Multiplications for addresses count as well.
 //!
+//! The calls show as well whether a vector kernel left generic code out of line,
+//! where it would be compiled without the kernel's instructions.
+//!
 //! That the scanner sees what is there is shown twice: the epilogues, which
 //! scale the sums, must be found to multiply, and so must the functions of
 //! `planted`, each by name.
@@ -163,36 +166,69 @@ fn accumulations_never_multiply() {
     );
 }
 
+/// The first segment of a path below `tritgemm::kernels`.
+fn module(name: &str) -> Option<&str> {
+    // `<tritgemm::kernels::a::Type>::method` where the compiler mangles so.
+    let name = name.strip_prefix('<').unwrap_or(name);
+    name.strip_prefix("tritgemm::kernels::")?.split("::").next()
+}
+
+/// What the functions that `symbols` name reach outside the modules of the kernel
+/// table's rows, which hold the functions that declare a kernel's features.
+fn out_of_line(symbols: &[&str], modules: &[&str]) -> Vec<String> {
+    let mut strays = Vec::new();
+    for symbol in symbols {
+        let roots = listed_functions(symbol);
+        assert!(!roots.is_empty(), "no symbol for {symbol}");
+        for (name, _) in scan(&IMAGE, roots).functions.values() {
+            if !module(name).is_some_and(|module| modules.contains(&module)) {
+                strays.push(name.clone());
+            }
+        }
+    }
+    strays
+}
+
 /// Generic code has a kernel's features only where it is inlined into it. Left out
 /// of line it is compiled without them and takes vectors through memory: a closure
-/// did, in builds with a single codegen unit, and took 40 % of the speed.
+/// did, in builds with a single codegen unit, and took 40 % of the speed. Test
+/// builds inline least of all, so they are where it shows.
 ///
-/// CI runs this test in such a build as well.
+/// Generic functions in an instruction set's own folder are not told from those that
+/// declare features; but what they call of `core` would stay out of line, and shows.
 #[test]
 fn vector_kernels_inline_what_is_generic() {
-    // Modules whose functions declare features, and scalar tails of codecs.
-    const OWN: [&str; 3] = ["x86_64::", "aarch64::", "scalar::codec::"];
     let mut failures = String::new();
     let mut checked = BTreeSet::new();
-    let table = tritgemm::kernel_table();
-    for row in table.iter().filter(|row| row.name != "scalar") {
+    for row in tritgemm::kernel_table() {
         for kernel in row.kernels {
-            let of_scalar = |symbol: &&str| symbol.starts_with("scalar::");
-            if kernel.symbols.iter().any(of_scalar) || !checked.insert(kernel.name) {
+            let of_scalar = kernel.symbols.iter().any(|s| s.starts_with("scalar::"));
+            if of_scalar || !checked.insert(kernel.name) {
                 continue;
             }
-            let roots = kernel.symbols.iter().flat_map(|s| listed_functions(s));
-            for (name, _) in scan(&IMAGE, roots).functions.values() {
-                let path = name.strip_prefix("tritgemm::kernels::");
-                if !path.is_some_and(|path| OWN.iter().any(|own| path.starts_with(own))) {
-                    writeln!(failures, "  {}: {name}", kernel.name).unwrap();
-                }
+            // The folders of instruction sets, and the codecs' scalar tails.
+            let functions = kernel.symbols.iter().flat_map(|s| listed_functions(s));
+            let names: Vec<&str> = functions.map(|f| IMAGE.functions[&f].name()).collect();
+            let mut modules: Vec<&str> = names.iter().filter_map(|name| module(name)).collect();
+            modules.push("scalar");
+            for stray in out_of_line(kernel.symbols, &modules) {
+                writeln!(failures, "  {}: {stray}", kernel.name).unwrap();
             }
         }
     }
     println!("{checked:?}");
-    assert!(checked.len() >= 5, "the table lists only {checked:?}");
+    let expected = if cfg!(target_arch = "x86_64") { 15 } else { 5 };
+    assert!(
+        checked.len() >= expected,
+        "the table lists only {checked:?}"
+    );
     assert!(failures.is_empty(), "out of line:\n{failures}");
+    // The rule sees what is there: this one is shared, and never inlined.
+    let shared = out_of_line(&["column::finish_i8"], &["scalar", "x86_64", "aarch64"]);
+    assert!(
+        shared.iter().any(|name| name.ends_with("finish_i8")),
+        "found {shared:?}"
+    );
 }
 
 /// The functions of `kernels/scale.rs` in the file, all their clones.

@@ -4,7 +4,7 @@
 //! # The idea
 //! [`super::super::column`] explains the algorithm. An entry of 64 bytes is
 //! four registers: 32 int8 tokens as 16-bit lanes or 16 f32 tokens. A row and a
-//! panel byte cost the load of an offset, one address, two `ldp` and four
+//! panel byte cost an offset out of its word, one address, two `ldp` and four
 //! additions. What is written here is what the generic source leaves open:
 //!
 //! ```text
@@ -97,6 +97,7 @@ impl Expand for ByNibbles {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn expand(panel: *const u8, quad: &mut Quad<u64>) {
+    const { assert!(ENTRY == 1 << 6) };
     let (low, high) = (lanes_u8(NIBBLE_INDEX), lanes_u8(NIBBLE_INDEX_HIGH));
     let mut codes = panel;
     let mut words = quad.as_mut_ptr().cast::<u16>();

@@ -79,7 +79,12 @@ fn swap<const DISTANCE: i32>(x: __m256i, low: i32) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn encode_block(mut v: [__m256i; 4], all_legal: &mut bool) -> __m256i {
-    let abs = v.map(|v| _mm256_abs_epi8(v));
+    let abs = [
+        _mm256_abs_epi8(v[0]),
+        _mm256_abs_epi8(v[1]),
+        _mm256_abs_epi8(v[2]),
+        _mm256_abs_epi8(v[3]),
+    ];
     let any = _mm256_or_si256(
         _mm256_or_si256(abs[0], abs[1]),
         _mm256_or_si256(abs[2], abs[3]),

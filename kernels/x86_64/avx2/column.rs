@@ -164,6 +164,8 @@ unsafe fn half_indices(panel: *const u8, half: usize) -> [__m256i; 4] {
     }
 }
 
+/// Writes a quad of indices: see [`Expand::quad`].
+///
 /// # Safety
 /// `panel` has 256 readable bytes.
 #[inline]
@@ -171,7 +173,8 @@ unsafe fn half_indices(panel: *const u8, half: usize) -> [__m256i; 4] {
 unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
     let mut to = quad.as_mut_ptr().cast::<__m256i>();
     for half in 0..2 {
-        // SAFETY: as the caller's; a quad is eight vectors, four for each half.
+        // SAFETY: as the caller's, `half` is below 2; a quad is eight vectors, four
+        // for each half.
         unsafe {
             let [a, b, c, d] = half_indices(panel, half);
             let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
@@ -185,6 +188,8 @@ unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
     }
 }
 
+/// Writes a quad of offsets: see [`Expand::quad`].
+///
 /// # Safety
 /// `panel` has 256 readable bytes.
 #[inline]
@@ -193,7 +198,7 @@ unsafe fn offsets_of_quad(panel: *const u8, quad: &mut Quad<u64>) {
     let zero = _mm256_setzero_si256();
     let mut to = quad.as_mut_ptr().cast::<__m256i>();
     for half in 0..2 {
-        // SAFETY: as the caller's.
+        // SAFETY: as the caller's; `half` is below 2.
         let index = unsafe { half_indices(panel, half) };
         for high in [false, true] {
             let mut w = index;

@@ -121,7 +121,14 @@ unsafe fn row(call: &RowCall<f32>, rows: *const u8, out: *mut f32) {
     let mut totals = [zero; 4];
     if call.accumulate {
         // SAFETY: precondition 5: 64 initialised elements a panel.
-        let rows = unsafe { [0, 8, 16, 24].map(|r| _mm256_loadu_ps(out.add(r))) };
+        let rows = unsafe {
+            [
+                _mm256_loadu_ps(out),
+                _mm256_loadu_ps(out.add(8)),
+                _mm256_loadu_ps(out.add(16)),
+                _mm256_loadu_ps(out.add(24)),
+            ]
+        };
         totals = deinterleave(rows);
     }
     let mut rows = rows;

@@ -216,89 +216,96 @@ struct ByMultishift;
 impl Nibbles for ByMultishift {
     #[inline(always)]
     unsafe fn nibbles(bytes: __m512i) -> [__m512i; 8] {
-        // The lowest byte of each 32-bit lane is what the index is taken from.
         // SAFETY: precondition 1.
-        let from_bit = |bit: i64| unsafe {
-            let control = _mm512_set1_epi64((32 + bit) << 32 | bit);
-            _mm512_multishift_epi64_epi8(control, bytes)
-        };
-        [
-            bytes,
-            from_bit(4),
-            from_bit(8),
-            from_bit(12),
-            from_bit(16),
-            from_bit(20),
-            from_bit(24),
-            from_bit(28),
-        ]
+        unsafe {
+            [
+                bytes,
+                from_bit(bytes, 4),
+                from_bit(bytes, 8),
+                from_bit(bytes, 12),
+                from_bit(bytes, 16),
+                from_bit(bytes, 20),
+                from_bit(bytes, 24),
+                from_bit(bytes, 28),
+            ]
+        }
     }
 }
 
-/// # Safety
-/// As [`row_4`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+/// 32-bit lanes whose lowest byte, what an index is taken from, starts at `bit`.
 #[inline]
+#[target_feature(enable = "avx512f,avx512vbmi")]
+fn from_bit(bytes: __m512i, bit: i64) -> __m512i {
+    let control = _mm512_set1_epi64((32 + bit) << 32 | bit);
+    _mm512_multishift_epi64_epi8(control, bytes)
+}
+
+/// `inline(always)`: only its callers declare the features of `N`.
+///
+/// # Safety
+/// As [`row_4`]; the caller declares its features and those that `N` needs.
+#[inline(always)]
 unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<f32>) {
-    let zero = _mm512_setzero_ps();
-    let mut totals = [[zero; 4]; P];
-    if call.accumulate {
-        let mut out = call.out;
-        for totals in &mut totals {
-            // SAFETY: precondition 5: 64 initialised elements a panel.
-            unsafe {
-                let rows = [0, 16, 32, 48].map(|r| _mm512_loadu_ps(out.add(r)));
-                *totals = deinterleave(rows);
-                out = out.add(PANEL_ROWS);
-            }
-        }
-    }
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
     }
     let mut tables = call.tables.cast::<__m512>();
     let mut left = call.units;
-    while left > 0 {
-        let now = left.min(BLOCK_BYTES);
-        let near = call.prefetch(PREFETCH_L1, left << 6);
-        let far = call.prefetch(PREFETCH_L2, left << 6);
-        let mut block = [[zero; 4]; P];
-        for _ in 0..now {
-            // SAFETY: precondition 4: 2 vectors a unit, aligned.
-            let [first, second] = unsafe { *tables.cast::<[__m512; 2]>() };
-            for p in 0..P {
-                // SAFETY: precondition 2: one strip of 64 bytes a unit.
-                let bytes = unsafe {
+    // SAFETY: precondition 1 for all intrinsics; the pointers as said below.
+    unsafe {
+        let zero = _mm512_setzero_ps();
+        let mut totals = [[zero; 4]; P];
+        if call.accumulate {
+            let mut out = call.out;
+            for totals in &mut totals {
+                // Precondition 5: 64 initialised elements a panel.
+                let rows = [
+                    _mm512_loadu_ps(out),
+                    _mm512_loadu_ps(out.add(16)),
+                    _mm512_loadu_ps(out.add(32)),
+                    _mm512_loadu_ps(out.add(48)),
+                ];
+                *totals = deinterleave(rows);
+                out = out.add(PANEL_ROWS);
+            }
+        }
+        while left > 0 {
+            let now = left.min(BLOCK_BYTES);
+            let near = call.prefetch(PREFETCH_L1, left << 6);
+            let far = call.prefetch(PREFETCH_L2, left << 6);
+            let mut block = [[zero; 4]; P];
+            for _ in 0..now {
+                // Precondition 4: 2 vectors a unit, aligned; at most one past the
+                // tables.
+                let [first, second] = *tables.cast::<[__m512; 2]>();
+                tables = tables.add(2);
+                for p in 0..P {
+                    // Precondition 2: one strip of 64 bytes a unit.
                     _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
                     _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
-                    _mm512_loadu_si512(panels[p].cast())
-                };
-                panels[p] = panels[p].wrapping_add(PANEL_ROWS);
-                // SAFETY: precondition 1.
-                let nibbles = unsafe { N::nibbles(bytes) };
-                for b in 0..4 {
-                    let value = _mm512_add_ps(
-                        _mm512_permutexvar_ps(nibbles[2 * b + 1], first),
-                        _mm512_permutexvar_ps(nibbles[2 * b], second),
-                    );
-                    block[p][b] = _mm512_add_ps(block[p][b], value);
+                    let bytes = _mm512_loadu_si512(panels[p].cast());
+                    panels[p] = panels[p].wrapping_add(PANEL_ROWS);
+                    let nibbles = N::nibbles(bytes);
+                    for b in 0..4 {
+                        let value = _mm512_add_ps(
+                            _mm512_permutexvar_ps(nibbles[2 * b + 1], first),
+                            _mm512_permutexvar_ps(nibbles[2 * b], second),
+                        );
+                        block[p][b] = _mm512_add_ps(block[p][b], value);
+                    }
                 }
             }
-            // SAFETY: at most one past the tables.
-            tables = unsafe { tables.add(2) };
-        }
-        for p in 0..P {
-            for b in 0..4 {
-                totals[p][b] = _mm512_add_ps(totals[p][b], block[p][b]);
+            for p in 0..P {
+                for b in 0..4 {
+                    totals[p][b] = _mm512_add_ps(totals[p][b], block[p][b]);
+                }
             }
+            left -= now;
         }
-        left -= now;
-    }
-    let mut out = call.out;
-    for totals in totals {
-        // SAFETY: precondition 5: 64 elements a panel.
-        unsafe {
+        let mut out = call.out;
+        for totals in totals {
+            // Precondition 5: 64 elements a panel.
             for (i, rows) in interleave(totals).into_iter().enumerate() {
                 _mm512_storeu_ps(out.add(16 * i), rows);
             }

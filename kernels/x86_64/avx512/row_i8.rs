@@ -187,11 +187,11 @@ impl Nibbles for ByPermutation {
     }
 }
 
-/// Sums at most [`STRETCH`] units. Inlined before anything else is, as it has the
-/// features of `N` only by its caller.
+/// Sums at most [`STRETCH`] units. `inline(always)`: only its callers declare the
+/// features of `N`.
 ///
 /// # Safety
-/// As [`row_4`], whose features the caller declares, and those of `N`.
+/// As [`row_4`]; the caller declares its features and those that `N` needs.
 #[inline(always)]
 unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<i32>) {
     let mut panels = [call.panels; P];

@@ -1,5 +1,5 @@
 //! The column lanes' inner loop: a row's accumulator plus one table entry for
-//! each strip, the entry found by an offset from memory. Tables, accumulators
+//! each strip, the entry found by an offset or index from memory. Tables, accumulators
 //! and offsets have the sizes of a real product with 4096 rows; their contents
 //! are random indices and nothing else.
 
@@ -67,22 +67,27 @@ entry!(TwoZmm, "two zmm (64 tokens)", __m512i, 2, _mm512_add_epi16);
 entry!(Ymm, "one ymm (16 tokens)", __m256i, 1, _mm256_add_epi16);
 entry!(TwoYmm, "two ymm (32 tokens)", __m256i, 2, _mm256_add_epi16);
 
-// How an offset gets out of memory: by a 16-bit load for each, or four to a
-// 64-bit load, split by shifts.
-const EACH: bool = true;
-const FOUR: bool = false;
+// How an offset gets out of memory: by a 16-bit load for each; four to a word of
+// memory, split by shifts; or four indices of 8 bits, which have to be scaled.
+const EACH: u8 = 0;
+const OFFSETS: u8 = 1;
+const INDICES: u8 = 2;
 // Where the accumulators are between two chunks of strips.
 const MEMORY: bool = true;
 const REGISTERS: bool = false;
 
+/// Bits of an offset or index in its word.
+const fn bits(how: u8) -> u32 {
+    if how == INDICES { 8 } else { 16 }
+}
+
 /// One pass: `STRIPS` look-ups for each of [`ROWS`] rows, two rows at a time.
 ///
 /// # Safety
-/// AVX-512 BW and VL; `offsets` has `ROWS * STRIPS / 4` words whose 16-bit parts
-/// are multiples of an entry below `ENTRIES`, `tables` room for `STRIPS` tables,
-/// `acc` for `ROWS` entries, both aligned to 64.
+/// AVX-512 BW and VL; `offsets` has `ROWS * STRIPS / 4` words, u32 of four indices
+/// below `ENTRIES` or u64 of four multiples of an entry's bytes; `tables` has room for `STRIPS` tables, `acc` for `ROWS` entries, both aligned to 64.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2")]
-unsafe fn pass<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEMORY: bool>(
+unsafe fn pass<E: Entry, const STRIPS: usize, const HOW: u8, const IN_MEMORY: bool>(
     offsets: *const u64,
     tables: *const u8,
     acc: *mut u8,
@@ -99,18 +104,27 @@ unsafe fn pass<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEM
             };
             let mut table = tables;
             for quad in 0..STRIPS / 4 {
-                let at = offsets.add(row * (STRIPS / 4) + quad);
-                let at = [at, at.add(STRIPS / 4)];
-                let mut words = at.map(|at| *at);
+                let at = row * (STRIPS / 4) + quad;
+                let at = [at, at + STRIPS / 4];
+                let mut words = at.map(|at| match HOW {
+                    INDICES => (*offsets.cast::<u32>().add(at)).into(),
+                    _ => *offsets.add(at),
+                });
                 for strip in 0..4 {
                     for i in 0..2 {
-                        let offset = if BY_MOVZX {
-                            at[i].cast::<u16>().add(strip).read_volatile()
-                        } else {
-                            words[i] as u16
+                        let offset = match HOW {
+                            EACH => offsets
+                                .add(at[i])
+                                .cast::<u16>()
+                                .add(strip)
+                                .read_volatile()
+                                .into(),
+                            OFFSETS => (words[i] & 0xffff) as usize,
+                            INDICES => (words[i] & 0xff) as usize * E::BYTES,
+                            _ => unreachable!("no such way"),
                         };
-                        words[i] >>= 16;
-                        sums[i] = sums[i].add(E::load(table.add(offset.into())));
+                        words[i] >>= bits(HOW);
+                        sums[i] = sums[i].add(E::load(table.add(offset)));
                     }
                     table = table.add(ENTRIES * E::BYTES);
                 }
@@ -133,7 +147,7 @@ unsafe fn pass<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEM
 struct Line([u8; 64]);
 
 /// The loop of one entry type and shape.
-fn lookup<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEMORY: bool>() -> Loop {
+fn lookup<E: Entry, const STRIPS: usize, const HOW: u8, const IN_MEMORY: bool>() -> Loop {
     const { assert!(STRIPS.is_multiple_of(4) && ENTRIES * E::BYTES <= 1 << 16) };
     // Knuth's generator: what matters is that no predictor learns the order.
     let mut state = 1_u64;
@@ -143,16 +157,22 @@ fn lookup<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEMORY: 
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % ENTRIES
     };
+    let scale = if HOW == INDICES { 1 } else { E::BYTES };
     let offsets: Vec<u64> = (0..ROWS * STRIPS / 4)
-        .map(|_| (0..4).fold(0, |word, _| word << 16 | (index() * E::BYTES) as u64))
+        .map(|_| {
+            // With indices a u64 is two words.
+            let parts = 64 / bits(HOW);
+            (0..parts).fold(0, |word, _| word << bits(HOW) | (index() * scale) as u64)
+        })
         .collect();
     let lines = |bytes: usize| vec![Line([1; 64]); bytes.div_ceil(64)];
     let tables = lines(STRIPS * ENTRIES * E::BYTES);
     let mut acc = lines(ROWS * E::BYTES);
-    let how = match (BY_MOVZX, IN_MEMORY) {
+    let how = match (HOW, IN_MEMORY) {
         (EACH, _) => ", offsets by movzx",
-        (FOUR, REGISTERS) => ", sums in registers",
-        (FOUR, MEMORY) => "",
+        (INDICES, _) => ", indices of 8 bits",
+        (_, REGISTERS) => ", sums in registers",
+        (_, MEMORY) => "",
     };
     Loop {
         group: E::NAME,
@@ -165,7 +185,7 @@ fn lookup<E: Entry, const STRIPS: usize, const BY_MOVZX: bool, const IN_MEMORY: 
                 // SAFETY: `loops` has looked for the features; the buffers were
                 // made for these constants.
                 unsafe {
-                    pass::<E, STRIPS, BY_MOVZX, IN_MEMORY>(
+                    pass::<E, STRIPS, HOW, IN_MEMORY>(
                         offsets.as_ptr(),
                         tables.as_ptr().cast(),
                         acc.as_mut_ptr().cast(),
@@ -185,23 +205,26 @@ pub fn loops() -> Vec<Loop> {
         return Vec::new();
     }
     vec![
-        lookup::<Zmm, 4, FOUR, REGISTERS>(),
-        lookup::<Zmm, 12, FOUR, REGISTERS>(),
-        lookup::<Zmm, 4, FOUR, MEMORY>(),
-        lookup::<Zmm, 8, FOUR, MEMORY>(),
-        lookup::<Zmm, 12, FOUR, MEMORY>(),
-        lookup::<Zmm, 16, FOUR, MEMORY>(),
-        lookup::<Zmm, 20, FOUR, MEMORY>(),
-        lookup::<Zmm, 60, FOUR, MEMORY>(),
+        lookup::<Zmm, 4, OFFSETS, REGISTERS>(),
+        lookup::<Zmm, 12, OFFSETS, REGISTERS>(),
+        lookup::<Zmm, 4, OFFSETS, MEMORY>(),
+        lookup::<Zmm, 8, OFFSETS, MEMORY>(),
+        lookup::<Zmm, 12, OFFSETS, MEMORY>(),
+        lookup::<Zmm, 16, OFFSETS, MEMORY>(),
+        lookup::<Zmm, 20, OFFSETS, MEMORY>(),
+        lookup::<Zmm, 60, OFFSETS, MEMORY>(),
         lookup::<Zmm, 12, EACH, MEMORY>(),
-        lookup::<TwoZmm, 4, FOUR, MEMORY>(),
-        lookup::<TwoZmm, 8, FOUR, MEMORY>(),
-        lookup::<TwoZmm, 12, FOUR, MEMORY>(),
-        lookup::<Ymm, 8, FOUR, REGISTERS>(),
-        lookup::<Ymm, 8, FOUR, MEMORY>(),
-        lookup::<Ymm, 12, FOUR, MEMORY>(),
-        lookup::<Ymm, 20, FOUR, MEMORY>(),
-        lookup::<TwoYmm, 8, FOUR, MEMORY>(),
-        lookup::<TwoYmm, 12, FOUR, MEMORY>(),
+        lookup::<Zmm, 12, INDICES, MEMORY>(),
+        lookup::<TwoZmm, 4, OFFSETS, MEMORY>(),
+        lookup::<TwoZmm, 8, OFFSETS, MEMORY>(),
+        lookup::<TwoZmm, 12, OFFSETS, MEMORY>(),
+        lookup::<Ymm, 8, OFFSETS, REGISTERS>(),
+        lookup::<Ymm, 8, OFFSETS, MEMORY>(),
+        lookup::<Ymm, 12, OFFSETS, MEMORY>(),
+        lookup::<Ymm, 20, OFFSETS, MEMORY>(),
+        lookup::<Ymm, 12, INDICES, MEMORY>(),
+        lookup::<TwoYmm, 8, OFFSETS, MEMORY>(),
+        lookup::<TwoYmm, 12, OFFSETS, MEMORY>(),
+        lookup::<TwoYmm, 12, INDICES, MEMORY>(),
     ]
 }
