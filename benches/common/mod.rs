@@ -53,9 +53,9 @@ pub fn criterion() -> Criterion {
     let milliseconds = |quick, full| Duration::from_millis(profile.pick(quick, full));
     Criterion::default()
         .without_plots()
-        .warm_up_time(milliseconds(100, 500))
-        .measurement_time(milliseconds(500, 2000))
-        .sample_size(profile.pick(10, 20))
+        .warm_up_time(milliseconds(100, 200))
+        .measurement_time(milliseconds(500, 1000))
+        .sample_size(10)
         // Bootstrap resamples: the default of 100,000 takes longer than a quick
         // measurement itself.
         .nresamples(profile.pick(2_000, 20_000))
@@ -68,7 +68,6 @@ pub fn short_criterion() -> Criterion {
     criterion()
         .warm_up_time(milliseconds(20, 100))
         .measurement_time(milliseconds(120, 500))
-        .sample_size(10)
 }
 
 /// The backends to measure, best first.

@@ -1,7 +1,7 @@
 //! Who answers to whom: each of our contenders against the ceiling and the peer
 //! of its own arithmetic.
 
-use crate::ceilings::READ;
+use crate::ceilings::{LOOK_UPS, READ};
 use crate::contender::{Info, Path, Role};
 use crate::run::{CellResult, Measurement};
 use crate::{dense, ggml, ours};
@@ -59,6 +59,7 @@ fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
         ],
         Path::Int8 => vec![
             ("vpdpbusd-zmm", names(&["vpdpbusd-zmm"])),
+            (LOOK_UPS, names(&[LOOK_UPS])),
             ("ggml", names(&[ggml::FULL, ggml::BARE])),
         ],
         Path::W1a8 => vec![

@@ -121,7 +121,7 @@ pub fn head(machine: &Machine, ggml: &Build, ceilings: &Ceilings) -> String {
             b.best
         );
     }
-    let _ = writeln!(out, "multiply-accumulate peak, GMAC/s");
+    let _ = writeln!(out, "arithmetic peak, GMAC/s");
     for p in &ceilings.peaks {
         let _ = writeln!(
             out,

@@ -2,8 +2,9 @@
 //! machine's limits suggest (the aim), checked one by one.
 
 mod cliff;
+mod codec;
 mod rules;
-mod special;
+mod threads;
 
 use crate::contender::Family;
 use crate::problem::{Cell, Shape};
@@ -87,11 +88,11 @@ pub fn check(
     )?;
     let mut verdicts: Vec<Verdict> = rules.iter().map(|rule| rule.judge(&results)).collect();
     progress("one thread against two");
-    verdicts.extend(special::threads(context)?);
+    verdicts.extend(threads::check(context)?);
     progress("time over N, 1 to 513");
     verdicts.push(cliff::check(context)?);
     progress("codec and packing");
-    verdicts.extend(special::codec(context)?);
+    verdicts.extend(codec::check(context)?);
     Ok((results, verdicts))
 }
 

@@ -1,5 +1,5 @@
-//! The machine's ceilings: how fast it multiplies and adds with nothing to load,
-//! and how fast it reads with nothing to compute. Measured once per run for the
+//! The machine's ceilings: how fast it multiplies and adds with nothing to load, how
+//! fast it adds up table entries, and how fast it reads with nothing to compute. Measured once per run for the
 //! report, and again inside every cell as contenders, interleaved with the rest.
 
 #[cfg_attr(target_arch = "x86_64", path = "x86.rs")]
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::sync::Arc;
 
-/// A multiply-accumulate loop.
+/// A loop of arithmetic that products are made of.
 #[derive(Clone, Copy)]
 pub struct Peak {
     pub name: &'static str,
@@ -88,7 +88,7 @@ pub struct Bandwidth {
     pub best: String,
 }
 
-/// Speed of one multiply-accumulate loop.
+/// Speed of one loop of arithmetic.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeakRate {
     pub name: String,
@@ -200,7 +200,7 @@ fn median(threads: usize, repeats: usize, mut work: impl FnMut()) -> f64 {
     seconds[(repeats - 1) / 2]
 }
 
-/// The ceilings as contenders: each multiply-accumulate loop, and reading
+/// The ceilings as contenders: each loop of arithmetic, and reading
 /// exactly the bytes of the packed weights from where the cell has them.
 pub struct CeilingFamily {
     infos: Vec<Info>,
@@ -210,6 +210,8 @@ pub struct CeilingFamily {
 
 /// The reading contender's name.
 pub const READ: &str = "read-weights";
+/// The name of the column lanes' look-ups with nothing around them.
+pub const LOOK_UPS: &str = "look-ups-zmm";
 
 impl CeilingFamily {
     pub fn new(pools: Arc<Pools>) -> Self {

@@ -1,12 +1,17 @@
 //! The loops whose speed is a ceiling on x86-64: multiply-accumulate with every
-//! operand in registers, and reading as fast as loads and prefetch go.
+//! operand in registers, look-ups in tables, and reading as fast as loads and
+//! prefetch go.
 //!
 //! An empty `asm!` that claims to change a register stands where a compiler
 //! could otherwise hoist, merge or fold the work; it emits no instruction.
 
+#[path = "lookups.rs"]
+mod lookups;
+
 use super::{Peak, Reader};
 use core::arch::asm;
 use core::arch::x86_64::*;
+use lookups::look_ups;
 
 /// Accumulators in flight: more than latency x issue rate of any core so far
 /// (Intel: 5 cycles x 2 a cycle), and within the registers there are.
@@ -17,11 +22,11 @@ macro_rules! detected {
     ($($feature:tt),*) => { true $(&& is_x86_feature_detected!($feature))* };
 }
 
-/// The multiply-accumulate ceilings that this CPU has.
+/// The arithmetic ceilings that this CPU has.
 pub fn peaks() -> Vec<Peak> {
     let mut peaks = Vec::new();
     macro_rules! add {
-        ($name:literal, $macs:expr, $steps:ident needs $($feature:tt),*) => {
+        ($name:expr, $macs:expr, $steps:ident needs $($feature:tt),*) => {
             if detected!($($feature),*) {
                 peaks.push(Peak {
                     name: $name,
@@ -40,6 +45,7 @@ pub fn peaks() -> Vec<Peak> {
     add!("vpmaddubsw-ymm", 32 * MADDUBS_CHAINS, vpmaddubsw_ymm needs "avx2");
     add!("fma-zmm", 16 * ZMM_CHAINS, fma_zmm needs "avx512f");
     add!("fma-ymm", 8 * YMM_CHAINS, fma_ymm needs "avx2", "fma");
+    add!(super::LOOK_UPS, lookups::MACS_PER_STEP, look_ups needs "avx512f", "avx512bw");
     peaks
 }
 
