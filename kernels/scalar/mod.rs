@@ -63,7 +63,11 @@ static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     build: build_i8,
     run: column_i8,
     finish: column::finish_i8,
-    symbols: &["scalar::build_i8", "scalar::column_i8", "column::finish_i8"],
+    symbols: &[
+        "scalar::build_i8",
+        "scalar::column_i8",
+        "column::finish::finish_i8",
+    ],
 };
 
 static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
@@ -77,7 +81,7 @@ static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     symbols: &[
         "scalar::build_f32",
         "scalar::column_f32",
-        "column::finish_f32",
+        "column::finish::finish_f32",
     ],
 };
 

@@ -7,7 +7,7 @@
 //! AVX-512 as well: 16 int8 tokens in a tile of their own instead of one that is
 //! half empty.
 
-use super::super::super::column::{self, Expand, LANES_F32, LANES_I8, Quad};
+use super::super::super::column::{self, LANES_F32, LANES_I8, Quad};
 use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
 use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use core::arch::x86_64::*;
@@ -80,53 +80,17 @@ pub static NARROW_F32: ColumnKernel<f32, f32> = ColumnKernel {
     ],
 };
 
-/// Two nibble look-ups, for entries of two vectors.
-struct Wide;
-
-impl Expand for Wide {
-    type Word = u32;
-    const LANES: usize = 2;
-    const ENTRY: usize = column::ENTRY;
-
-    #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
-        // SAFETY: precondition 1 of the contract; 256 readable bytes.
-        unsafe { indices_of_quad(panel, quad) }
-    }
-
-    #[inline(always)]
-    fn prefetch(panel: *const u8) {
-        prefetch(panel);
-    }
+expansion! {
+    /// Two nibble look-ups, for entries of two vectors.
+    Wide: u32, 2 lanes, entries of column::ENTRY, by indices_of_quad
 }
-
-/// Two nibble look-ups, widened and scaled to the bytes of an entry of one vector.
-struct Narrow;
 
 /// The logarithm of a narrow entry's bytes.
 const NARROW_SHIFT: i32 = 5;
 
-impl Expand for Narrow {
-    type Word = u64;
-    const LANES: usize = 2;
-    const ENTRY: usize = 1 << NARROW_SHIFT;
-
-    #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad<u64>) {
-        // SAFETY: precondition 1 of the contract; 256 readable bytes.
-        unsafe { offsets_of_quad(panel, quad) }
-    }
-
-    #[inline(always)]
-    fn prefetch(panel: *const u8) {
-        prefetch(panel);
-    }
-}
-
-#[inline(always)]
-fn prefetch(panel: *const u8) {
-    // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.cast()) }
+expansion! {
+    /// Two nibble look-ups, widened and scaled to the bytes of an entry of one vector.
+    Narrow: u64, 2 lanes, entries of 1 << NARROW_SHIFT, by offsets_of_quad
 }
 
 /// Base-3 indices of half a strip.
@@ -164,7 +128,7 @@ unsafe fn half_indices(panel: *const u8, half: usize) -> [__m256i; 4] {
     }
 }
 
-/// Writes a quad of indices: see [`Expand::quad`].
+/// Writes a quad of indices: see [`column::Expand::quad`].
 ///
 /// # Safety
 /// `panel` has 256 readable bytes.
@@ -188,7 +152,7 @@ unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
     }
 }
 
-/// Writes a quad of offsets: see [`Expand::quad`].
+/// Writes a quad of offsets: see [`column::Expand::quad`].
 ///
 /// # Safety
 /// `panel` has 256 readable bytes.

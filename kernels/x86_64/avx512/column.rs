@@ -2,7 +2,7 @@
 //! algorithm is in [`super::super::super::column`]; here are its look-up of
 //! indices and its transpositions.
 
-use super::super::super::column::{self, Expand, LANES_F32, LANES_I8, Quad};
+use super::super::super::column::{self, LANES_F32, LANES_I8, Quad};
 use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
 use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use core::arch::x86_64::*;
@@ -46,25 +46,9 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     ],
 };
 
-/// Two nibble look-ups.
-struct ByShuffle;
-
-impl Expand for ByShuffle {
-    type Word = u32;
-    const LANES: usize = 4;
-    const ENTRY: usize = column::ENTRY;
-
-    #[inline(always)]
-    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
-        // SAFETY: precondition 1 of the contract; 256 readable bytes.
-        unsafe { quad_avx512(panel, quad) }
-    }
-
-    #[inline(always)]
-    fn prefetch(panel: *const u8) {
-        // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.cast()) }
-    }
+expansion! {
+    /// Two nibble look-ups.
+    ByShuffle: u32, 4 lanes, entries of column::ENTRY, by indices_of_quad
 }
 
 /// Base-3 indices of one strip.
@@ -83,11 +67,13 @@ fn indices(bytes: __m512i) -> __m512i {
     )
 }
 
+/// Writes a quad of indices: see [`column::Expand::quad`].
+///
 /// # Safety
 /// `panel` has 256 readable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn quad_avx512(panel: *const u8, quad: &mut Quad<u32>) {
+unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
     let to = quad.as_mut_ptr().cast::<__m512i>();
     // SAFETY: the caller's word for four strips; a quad is four vectors.
     unsafe {

@@ -1,0 +1,103 @@
+//! From panel bytes to places in the tables.
+
+use super::super::contract::PANEL_ROWS;
+use super::super::generated::BYTE_INDEX;
+use super::ENTRY;
+
+/// Where the entries of one row in the tables of four strips are: one word, the
+/// first strip's in its low bits, so that one load serves four look-ups (a load
+/// for each would compete with the tables' for the load ports).
+pub trait Word: Copy {
+    /// What a quad holds before it is written.
+    const ZERO: Self;
+    /// The byte offset of the first strip's entry in its table, for entries of
+    /// `entry` bytes; the word is then that of the strips after it.
+    fn next(&mut self, entry: usize) -> usize;
+}
+
+/// Four base-3 indices of 8 bits: quickly made, and an instruction more a
+/// look-up, which hides behind the load of a whole line.
+impl Word for u32 {
+    const ZERO: Self = 0;
+
+    #[inline(always)]
+    fn next(&mut self, entry: usize) -> usize {
+        let index = (*self & 0xff) as usize;
+        *self >>= 8;
+        index << entry.trailing_zeros()
+    }
+}
+
+/// Four byte offsets of 16 bits, where the instructions of a look-up count: for
+/// entries of half a line, and where a line takes four registers.
+impl Word for u64 {
+    const ZERO: Self = 0;
+
+    #[inline(always)]
+    fn next(&mut self, _entry: usize) -> usize {
+        let offset = (*self & 0xffff) as usize;
+        *self >>= 16;
+        offset
+    }
+}
+
+/// The words of 64 rows.
+///
+/// Interleaving the strips' vectors by unpacking leaves the rows in an order that
+/// depends on the vector's number of 128-bit lanes, `LANES`, and on the words in
+/// each, `W`: row `16 (LANES part + lane) + W j + h`, with h < W, is word
+/// `16 LANES part + W (LANES j + lane) + h`.
+#[repr(C, align(64))]
+pub struct Quad<W>(pub(super) [W; PANEL_ROWS]);
+
+impl<W> Quad<W> {
+    /// The words, as an array to write. The scalar kernels need no pointer.
+    #[cfg_attr(not(any(kernels = "x86_64", kernels = "aarch64")), allow(dead_code))]
+    pub fn as_mut_ptr(&mut self) -> *mut W {
+        self.0.as_mut_ptr()
+    }
+}
+
+/// Turns panel bytes into places of table entries.
+pub trait Expand {
+    /// What a row's places are written as.
+    type Word: Word;
+    /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
+    const LANES: usize;
+    /// Bytes of an entry, a power of two.
+    const ENTRY: usize;
+
+    /// Writes the words of four strips, in the order of [`Quad`]: their
+    /// [`Word::next`] gives [`Expand::ENTRY`] times the `BYTE_INDEX`, at most 80, of
+    /// a strip's byte after the other. [`super::look_up`] reads where they say.
+    ///
+    /// # Safety
+    /// Precondition 1 of [`super::super::contract`]; `panel` has 256 readable bytes.
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<Self::Word>);
+
+    /// Asks for the cache line at `panel`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(_panel: *const u8) {}
+}
+
+/// The expansion by the generated table, for entries of [`ENTRY`] bytes.
+pub struct ByTable;
+
+impl Expand for ByTable {
+    type Word = u32;
+    const LANES: usize = 1;
+    const ENTRY: usize = ENTRY;
+
+    #[inline(always)]
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
+        // SAFETY: the caller's word for 256 readable bytes.
+        let strips = unsafe { &*panel.cast::<[[u8; PANEL_ROWS]; 4]>() };
+        for (r, word) in quad.0.iter_mut().enumerate() {
+            let mut indices = [0; 4];
+            for (index, strip) in indices.iter_mut().zip(strips) {
+                *index = BYTE_INDEX[strip[r] as usize];
+            }
+            *word = u32::from_le_bytes(indices);
+        }
+    }
+}
