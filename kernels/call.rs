@@ -8,6 +8,7 @@ use super::contract::{
     COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
 };
 use super::table::Crossover;
+use super::vector::activations;
 use super::vector::transpose::{SQUARE, square_f32, square_i8};
 use crate::isa::Backend;
 use bytemuck::Pod;
@@ -43,6 +44,13 @@ pub trait Element: Pod + Send + Sync {
     fn column(backend: Backend, width: Width) -> &'static ColumnKernel<Self, Self::Acc>;
     /// From how many left-over tokens a backend prefers the column lanes.
     fn crossover(backend: Backend) -> Crossover;
+    /// Whether an accumulator of the column lanes may be folded where its caller
+    /// likes, as long as it does not overflow; otherwise blocks end where the
+    /// canonical order says.
+    const FOLDS_ANYWHERE: bool;
+    /// The magnitudes of each column of activations `x[k][32]`, added up; for types
+    /// that fold anywhere.
+    fn magnitudes(x: &[Self]) -> [u16; 32];
     /// A square of activations, transposed.
     fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
@@ -64,6 +72,10 @@ impl Element for i8 {
     fn crossover(backend: Backend) -> Crossover {
         backend.set().crossover_i8
     }
+    const FOLDS_ANYWHERE: bool = true;
+    fn magnitudes(x: &[i8]) -> [u16; 32] {
+        activations::magnitudes(x)
+    }
     #[inline]
     fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
         square_i8(square)
@@ -83,6 +95,10 @@ impl Element for f32 {
     }
     fn crossover(backend: Backend) -> Crossover {
         backend.set().crossover_f32
+    }
+    const FOLDS_ANYWHERE: bool = false;
+    fn magnitudes(_: &[f32]) -> [u16; 32] {
+        [0; 32]
     }
     #[inline]
     fn transposed(square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {

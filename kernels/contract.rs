@@ -25,8 +25,10 @@
 //!    initialised unless `first`, `total` unless `fold` is not `Fold::Add`.
 //! 7. **Exclusive.** What is written overlaps nothing else that is passed.
 //! 8. **Bounds on K.** `units <= max_units` (row lanes); at most
-//!    [`COLUMN_MAX_BLOCKS`] blocks are folded between two `finish` calls, and
-//!    at most [`BLOCK_BYTES`] bytes are added between two folds (column lanes).
+//!    [`COLUMN_MAX_FOLDS`] folds between two `finish` calls, and between two folds
+//!    at most [`BLOCK_BYTES`] bytes of f32, or int8 activations whose magnitudes add
+//!    up to at most [`COLUMN_MAX_SUM`] for each token, which [`BLOCK_BYTES`] bytes
+//!    never exceed (column lanes).
 //!
 //! # The canonical f32 order
 //!
@@ -44,9 +46,13 @@ pub const BLOCK_BYTES: usize = 60;
 /// Panels are padded along K to a multiple of this many bytes, so that a
 /// kernel which reads 3 bytes at a time never needs a tail.
 pub const DEPTH_MULTIPLE: usize = 3;
-/// Blocks that a column-lane accumulator may fold before it must be finished:
-/// each fold carries at most 127 + 1 into a 16-bit lane.
-pub const COLUMN_MAX_BLOCKS: usize = 240;
+/// Folds of a column-lane accumulator before it must be finished: each carries at
+/// most 127 + 1 into a 16-bit lane.
+pub const COLUMN_MAX_FOLDS: usize = 240;
+/// Magnitudes of a token's int8 activations that an accumulator of the column lanes
+/// takes between two folds, one of which leaves up to 255.
+pub const COLUMN_MAX_SUM: u16 = i16::MAX as u16 - 255;
+const _: () = assert!(4 * BLOCK_BYTES * 128 <= COLUMN_MAX_SUM as usize);
 /// Entries of a column-lane table: the signed sums of four activations.
 pub const COLUMN_ENTRIES: usize = 81;
 

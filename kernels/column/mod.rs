@@ -23,12 +23,15 @@
 //! sums, `total` the totals. int8 needs more than 16 bits, and widening every
 //! accumulator to 32 bits would double the traffic. Instead a fold splits `A`:
 //! its high part (`A >> 8`) is added to `total`, its low byte stays. The sum
-//! is `256 * total + A`. With `0 <= A <= 255` after a fold, the next
-//! [`BLOCK_BYTES`] bytes keep `-30720 <= A <= 30975`; a fold moves at most 128
-//! in magnitude, so `total` holds [`COLUMN_MAX_BLOCKS`] folds.
+//! is `256 * total + A`. With `0 <= A <= 255` after a fold, activations whose
+//! magnitudes add up to [`COLUMN_MAX_SUM`] cannot leave 16 bits, whatever their
+//! signs and weights: at least [`BLOCK_BYTES`] bytes of them, and as many more as
+//! the caller sees to be small. A fold moves at most 128 in magnitude, so `total`
+//! holds [`COLUMN_MAX_FOLDS`] of them.
 //!
 //! [`BLOCK_BYTES`]: super::contract::BLOCK_BYTES
-//! [`COLUMN_MAX_BLOCKS`]: super::contract::COLUMN_MAX_BLOCKS
+//! [`COLUMN_MAX_FOLDS`]: super::contract::COLUMN_MAX_FOLDS
+//! [`COLUMN_MAX_SUM`]: super::contract::COLUMN_MAX_SUM
 //!
 //! # One source
 //! | module | what it holds |

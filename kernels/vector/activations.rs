@@ -34,3 +34,17 @@ pub fn quantize<T: Float>(x: &[T], q: &mut [i8]) -> Option<f32> {
     }
     Some(absmax)
 }
+
+/// The magnitudes of each column of `x[k][32]`, added up. At most 511 rows: the
+/// sums of more could overflow.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn magnitudes(x: &[i8]) -> [u16; 32] {
+    let (rows, _) = x.as_chunks::<32>();
+    let mut sums = [0_u16; 32];
+    for row in rows {
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum = sum.wrapping_add(u16::from(x.unsigned_abs()));
+        }
+    }
+    sums
+}

@@ -16,7 +16,10 @@ pub const SQUARE: usize = 8;
 /// in each quarter, then single ones.
 #[inline]
 pub fn square_i8(rows: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
-    let mut words = rows.map(|row| u64::from_le_bytes(row.map(i8::cast_unsigned)));
+    let mut words: [u64; SQUARE] = bytemuck::cast(rows);
+    for word in &mut words {
+        *word = u64::from_le(*word);
+    }
     let mut exchange = |pairs: [(usize, usize); 4], shift: u32, low: u64| {
         for (upper, lower) in pairs {
             let exchanged = (words[upper] >> shift ^ words[lower]) & low;
@@ -27,7 +30,10 @@ pub fn square_i8(rows: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
     exchange([(0, 4), (1, 5), (2, 6), (3, 7)], 32, 0x0000_0000_ffff_ffff);
     exchange([(0, 2), (1, 3), (4, 6), (5, 7)], 16, 0x0000_ffff_0000_ffff);
     exchange([(0, 1), (2, 3), (4, 5), (6, 7)], 8, 0x00ff_00ff_00ff_00ff);
-    words.map(|word| word.to_le_bytes().map(u8::cast_signed))
+    for word in &mut words {
+        *word = word.to_le();
+    }
+    bytemuck::cast(words)
 }
 
 /// A square of f32, transposed.

@@ -7,15 +7,17 @@
 //!       for chunk of strips            its tables stay in L1 and L2
 //!         build the tables
 //!         acc[row] += table entries    for all panels of the block
+//!         fold                         where [`super::folds`] says
 //!       finish, emit the segment's sums
 //! ```
 
 use super::Product;
+use super::folds::Folds;
 use super::sink::{At, Sink};
 use crate::cache::CacheSizes;
 use crate::isa::Backend;
 use crate::kernels::call::{self, ColumnPart, Element, PanelView, Width};
-use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_BLOCKS, Fold, PANEL_ROWS};
+use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_FOLDS, Fold, PANEL_ROWS};
 use crate::kernels::tiles::Tile;
 use crate::memory::OutOfMemory;
 use crate::workspace::{Scratch, reserve};
@@ -95,8 +97,8 @@ fn run_block<X: Element, S: Sink<X>>(
     for (index, segment) in segments.enumerate() {
         // f32 totals run over the whole segment; int8 ones are emptied before
         // they can overflow, which only a very long K needs.
-        let stretch = if size_of::<X>() == 1 {
-            COLUMN_MAX_BLOCKS * BLOCK_BYTES
+        let stretch = if X::FOLDS_ANYWHERE {
+            COLUMN_MAX_FOLDS * BLOCK_BYTES
         } else {
             usize::MAX
         };
@@ -165,32 +167,28 @@ fn run_stretch<X: Element>(
     buffers: &mut Buffers<'_>,
 ) {
     let kernel = X::column(which.0, which.1);
-    let float = size_of::<X>() != 1;
-    for block in strips.clone().step_by(BLOCK_BYTES) {
-        let block_end = strips.end.min(block + BLOCK_BYTES);
-        for start in (block..block_end).step_by(kernel.chunk_bytes) {
-            let bytes = kernel.chunk_bytes.min(block_end - start);
-            call::column_build(
-                which,
-                &xt[4 * start * kernel.lanes..],
-                bytes,
-                buffers.tables,
-            );
-            // An int8 accumulator keeps its low part over a fold.
-            let first = start == if float { block } else { strips.start };
-            let fold = match (start + bytes == block_end, block == strips.start) {
-                (false, _) => Fold::Keep,
-                (true, true) => Fold::Start,
-                (true, false) => Fold::Add,
-            };
-            let part = ColumnPart {
-                view,
-                panels: panels.clone(),
-                start,
-                bytes,
-            };
-            let accs = (&mut *buffers.acc, &mut *buffers.total);
-            call::column_run::<X>(which, &part, buffers.tables, accs, (first, fold));
+    let xt =
+        |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.lanes..4 * chunk.end * kernel.lanes];
+    let chunk = |start: usize| start..strips.end.min(start + kernel.chunk_bytes);
+    let mut folds = Folds::start(kernel.lanes, xt(&chunk(strips.start)));
+    let (mut first, mut total) = (true, Fold::Start);
+    for start in strips.clone().step_by(kernel.chunk_bytes) {
+        let now = chunk(start);
+        call::column_build(which, xt(&now), now.len(), buffers.tables);
+        let ends = folds.after(now.end - strips.start, xt(&chunk(now.end)));
+        let part = ColumnPart {
+            view,
+            panels: panels.clone(),
+            start,
+            bytes: now.len(),
+        };
+        let accs = (&mut *buffers.acc, &mut *buffers.total);
+        let fold = if ends { total } else { Fold::Keep };
+        call::column_run::<X>(which, &part, buffers.tables, accs, (first, fold));
+        // An int8 accumulator keeps its low part over a fold.
+        first = ends && !X::FOLDS_ANYWHERE;
+        if ends {
+            total = Fold::Add;
         }
     }
 }

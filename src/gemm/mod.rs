@@ -6,10 +6,12 @@
 //! | [`tables`] | row-lane tables and who holds them |
 //! | [`row`] | the loop over one tile with row lanes |
 //! | [`column`] | the loop over one tile with column lanes |
+//! | [`folds`] | when its accumulators are folded |
 //! | [`transpose`] | tokens to the lanes of a column tile |
 //! | [`sink`] | what becomes of the sums: raw, scaled, biased |
 
 pub(crate) mod column;
+mod folds;
 pub(crate) mod prepare;
 pub(crate) mod row;
 pub(crate) mod sink;

@@ -110,6 +110,47 @@ fn partial_sums_may_swing() {
     }
 }
 
+/// 16-bit accumulators of the column lanes at the very ends of their range: they are
+/// folded by the magnitudes of what is to come, and what a fold leaves is the largest
+/// it can be, 255, or the least, 0.
+#[test]
+fn accumulators_reach_their_limits() {
+    // Chunks of 48 activations. After six of them, all that a fold leaves is 255;
+    // then 254 times 128 more, and some that no longer fit.
+    for more in [&[][..], &[-1], &[-128], &[-128; 34]] {
+        let mut x = vec![127_i8, 127, 1];
+        x.resize(48, 0);
+        x.resize(11 * 48 + 14, -128);
+        x.extend(more);
+        x.resize(12 * 48, 0);
+        x.resize(15 * 48, -128);
+        let k = x.len();
+        // Against the signs of the activations, with them, and both in turns of 240.
+        let row = |sign: i8| x.iter().map(move |&x| if x < 0 { -sign } else { sign });
+        let turns = row(1).enumerate();
+        let turns = turns.map(|(i, w)| if (i / 240).is_multiple_of(2) { w } else { -w });
+        let trits: Vec<i8> = row(1).chain(row(-1)).chain(turns).collect();
+        let wanted: Vec<i32> = trits
+            .chunks(k)
+            .map(|row| {
+                row.iter()
+                    .zip(&x)
+                    .map(|(&w, &x)| i32::from(w) * i32::from(x))
+                    .sum()
+            })
+            .collect();
+        let panels = pack(&trits, 3, k);
+        // A narrow tile, a wide one, and both.
+        for n in [16, 32, 48] {
+            for way in ways() {
+                let got = gemm_i8(&panels, &x.repeat(n), n, way);
+                let context = format!("{} more, N = {n}, {way:?}", more.len());
+                assert_same("gemm_i8", &context, &got, &wanted.repeat(n));
+            }
+        }
+    }
+}
+
 /// The longest row there may be, at its largest sum: 128 * (2^24 - 1).
 #[test]
 fn the_longest_row_fits_int32() {

@@ -116,7 +116,7 @@ fn column_i8() {
             check_column(kernels, bytes, Some(byte), &start, |_| value);
         }
     }
-    let max = COLUMN_MAX_BLOCKS * BLOCK_BYTES;
+    let max = COLUMN_MAX_FOLDS * BLOCK_BYTES;
     for byte in [0x55, 0xaa] {
         check_column(kernels, max, Some(byte), &start, |_| -128);
     }

@@ -1,0 +1,147 @@
+//! When the accumulators of a column tile are folded into their totals.
+//!
+//! f32 sums end their blocks where the canonical order says. int8 accumulators of 16
+//! bits only must not overflow, and a fold costs half of what a chunk's own traffic
+//! does: so they are folded when the magnitudes of some token's activations have
+//! added up to what could overflow with the next chunk. Five chunks always fit; of
+//! activations spread evenly over int8 it is nine or ten, of normally distributed
+//! ones some twenty.
+
+use crate::kernels::call::Element;
+use crate::kernels::contract::{BLOCK_BYTES, COLUMN_MAX_SUM};
+use core::marker::PhantomData;
+
+/// What the accumulators of a tile hold since their last fold.
+pub(super) struct Folds<X> {
+    /// Magnitudes of each token; of types that fold anywhere.
+    held: Sums,
+    lanes: usize,
+    element: PhantomData<X>,
+}
+
+/// A sum for each token of a wide tile; in a narrow one, tokens come again.
+type Sums = [u16; 32];
+
+impl<X: Element> Folds<X> {
+    /// Starts with the activations of a first chunk, `[4 * strips][lanes]`.
+    pub(super) fn start(lanes: usize, first: &[X]) -> Self {
+        assert!(!X::FOLDS_ANYWHERE || [16, 32].contains(&lanes));
+        Self {
+            held: magnitudes(lanes, first),
+            lanes,
+            element: PhantomData,
+        }
+    }
+
+    /// Whether to fold after the chunk that ends `done` strips from the start, when
+    /// the activations of the `next` one follow, or none.
+    pub(super) fn after(&mut self, done: usize, next: &[X]) -> bool {
+        if !X::FOLDS_ANYWHERE {
+            return next.is_empty() || done.is_multiple_of(BLOCK_BYTES);
+        }
+        let next_sums = magnitudes(self.lanes, next);
+        let mut sums = self.held;
+        for (sum, next) in sums.iter_mut().zip(next_sums) {
+            *sum += next;
+        }
+        let fold = next.is_empty() || sums.iter().any(|&sum| sum > COLUMN_MAX_SUM);
+        self.held = if fold { next_sums } else { sums };
+        fold
+    }
+}
+
+/// The magnitudes of each token in `x`, rows of `lanes` tokens.
+fn magnitudes<X: Element>(lanes: usize, x: &[X]) -> Sums {
+    if !X::FOLDS_ANYWHERE {
+        return [0; 32];
+    }
+    let mut sums = X::magnitudes(x);
+    if lanes == 16 {
+        // Two rows of tokens were taken for one. Strips have four.
+        let (even, odd) = sums.split_at_mut(16);
+        for (even, odd) in even.iter_mut().zip(odd) {
+            *even += *odd;
+            *odd = *even;
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Strips of a chunk, and lanes of a narrow tile.
+    const CHUNK: usize = 12;
+    const LANES: usize = 16;
+
+    /// Strips after which `chunks` of activations are folded.
+    fn folds<X: Element>(chunks: &[Vec<X>]) -> Vec<usize> {
+        let mut folds = Folds::start(LANES, &chunks[0]);
+        (1..=chunks.len())
+            .filter(|&i| folds.after(CHUNK * i, chunks.get(i).map_or(&[], |c| c)))
+            .map(|i| CHUNK * i)
+            .collect()
+    }
+
+    /// `count` chunks of activations `value(k, lane)`.
+    fn chunks<X>(count: usize, mut value: impl FnMut(usize, usize) -> X) -> Vec<Vec<X>> {
+        let mut chunk = |i| {
+            let places = (0..4 * CHUNK * LANES).map(|at| (4 * CHUNK * i + at / LANES, at % LANES));
+            places.map(|(k, lane)| value(k, lane)).collect()
+        };
+        (0..count).map(&mut chunk).collect()
+    }
+
+    #[test]
+    fn floats_follow_the_canonical_order() {
+        assert_eq!(folds(&chunks(12, |_, _| 0_f32)), [60, 120, 144]);
+    }
+
+    /// A block of the largest magnitudes fits, and 254 of them do: 32512.
+    #[test]
+    fn integers_are_folded_before_they_overflow() {
+        assert_eq!(folds(&chunks(12, |_, _| -128_i8)), [60, 120, 144]);
+        assert_eq!(folds(&chunks(12, |_, _| 127_i8)), [60, 120, 144]);
+        assert_eq!(folds(&chunks(12, |_, _| 64_i8)), [120, 144]);
+        assert_eq!(folds(&chunks(200, |_, _| 0_i8)), [2400]);
+        // One token of the tile is enough.
+        for (largest, expected) in [(254, vec![72]), (255, vec![60, 72])] {
+            let x = chunks(
+                6,
+                |k, lane| {
+                    if lane == 5 && k < largest { -128_i8 } else { 0 }
+                },
+            );
+            assert_eq!(folds(&x), expected, "{largest}");
+        }
+    }
+
+    /// The accumulator's bound, step by step, for activations of all kinds.
+    #[test]
+    fn nothing_can_overflow() {
+        let mut state = 1_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 16
+        };
+        for limit in [1, 20, 64, 128] {
+            let all = chunks(400, |_, _| (random() % (2 * limit)) as u8 as i8);
+            let ends = folds(&all);
+            let mut start = 0;
+            for end in ends {
+                let span = &all[start / CHUNK..end / CHUNK];
+                for lane in 0..LANES {
+                    let sum: u32 = span
+                        .iter()
+                        .flat_map(|c| c.iter().skip(lane).step_by(LANES))
+                        .map(|x| u32::from(x.unsigned_abs()))
+                        .sum();
+                    assert!(sum <= u32::from(COLUMN_MAX_SUM), "{limit}: {sum}");
+                }
+                start = end;
+            }
+            assert_eq!(start, 400 * CHUNK);
+        }
+    }
+}
