@@ -159,9 +159,10 @@ pub struct ColumnCall {
     pub bytes: usize,
     /// The chunk's tables, [`COLUMN_ENTRIES`] entries a byte.
     pub tables: *const u8,
-    /// Block accumulators, one entry a row.
+    /// Block accumulators, one entry a row, in an order of each panel's rows that
+    /// only the kernel and its `finish` know.
     pub acc: *mut u8,
-    /// Totals, one entry a row.
+    /// Totals, one entry a row, in the same order.
     pub total: *mut u8,
     /// The accumulators start at zero.
     pub first: bool,

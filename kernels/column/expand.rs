@@ -3,6 +3,7 @@
 use super::super::contract::PANEL_ROWS;
 use super::super::generated::BYTE_INDEX;
 use super::ENTRY;
+use core::mem::size_of;
 
 /// Where the entries of one row in the tables of four strips are: one word, the
 /// first strip's in its low bits, so that one load serves four look-ups (a load
@@ -44,9 +45,9 @@ impl Word for u64 {
 /// The words of 64 rows.
 ///
 /// Interleaving the strips' vectors by unpacking leaves the rows in an order that
-/// depends on the vector's number of 128-bit lanes, `LANES`, and on the words in
-/// each, `W`: row `16 (LANES part + lane) + W j + h`, with h < W, is word
-/// `16 LANES part + W (LANES j + lane) + h`.
+/// depends on the vector's number of 128-bit lanes and on the words in each:
+/// [`place`] says where. The accumulators of a panel keep that order until they
+/// are finished, so that the loop over rows needs no arithmetic for it.
 #[repr(C, align(64))]
 pub struct Quad<W>(pub(super) [W; PANEL_ROWS]);
 
@@ -56,6 +57,15 @@ impl<W> Quad<W> {
     pub fn as_mut_ptr(&mut self) -> *mut W {
         self.0.as_mut_ptr()
     }
+}
+
+/// Which word of a [`Quad`], and which entry of a panel's accumulators, is `row`'s.
+#[inline(always)]
+pub const fn place<X: Expand>(row: usize) -> usize {
+    let words = 16 / size_of::<X::Word>();
+    let (part, lane) = (row / 16 / X::LANES, row / 16 % X::LANES);
+    let (j, h) = (row % 16 / words, row % words);
+    16 * X::LANES * part + words * (X::LANES * j + lane) + h
 }
 
 /// Turns panel bytes into places of table entries.

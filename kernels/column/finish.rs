@@ -1,4 +1,5 @@
-//! From accumulators and totals to sums, by portable code.
+//! From accumulators and totals to sums, by portable code: for kernels whose
+//! vectors have one 128-bit lane, which [`super::place`] the rows in order.
 
 use super::super::contract::{FinishCall, PANEL_ROWS};
 use super::{LANES_F32, LANES_I8};

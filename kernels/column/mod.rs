@@ -52,7 +52,7 @@ mod finish;
 mod lanes;
 mod tables;
 
-pub use expand::{ByTable, Expand, Quad, Word};
+pub use expand::{ByTable, Expand, Quad, Word, place};
 pub use finish::{finish_f32, finish_i8};
 pub use tables::{build_f32, build_i8};
 
@@ -179,40 +179,33 @@ unsafe fn run<
             // SAFETY: four strips.
             unsafe { X::quad(strips.as_ptr().cast(), &mut expanded[quads]) };
         }
-        let words_in_lane = 16 / size_of::<X::Word>();
-        for group in 0..PANEL_ROWS / 16 {
-            let (part, lane) = (group / X::LANES, group % X::LANES);
-            for pair in 0..8 {
-                // Two rows of a 128-bit lane: `W j + h` and the one after.
-                let (j, h) = (2 * pair / words_in_lane, 2 * pair % words_in_lane);
-                let word = 16 * X::LANES * part + words_in_lane * (X::LANES * j + lane) + h;
-                // Two rows at a time: two chains of additions.
-                let mut sums = [[V::zeroed(); VECTORS]; 2];
-                if !call.first {
-                    // SAFETY: precondition 6: acc holds 64 entries a panel.
-                    sums = unsafe { [*acc, *acc.add(1)] };
+        // Two rows at a time, in the order of the words: two chains of additions.
+        for word in (0..PANEL_ROWS).step_by(2) {
+            let mut sums = [[V::zeroed(); VECTORS]; 2];
+            if !call.first {
+                // SAFETY: precondition 6: acc holds 64 entries a panel.
+                sums = unsafe { [*acc, *acc.add(1)] };
+            }
+            let mut table = call.tables;
+            // SAFETY: precondition 4: tables for all strips of the chunk.
+            unsafe {
+                for quad in expanded.iter().take(quads) {
+                    let words = [quad.0[word], quad.0[word + 1]];
+                    table = look_up::<S, V, X, VECTORS>(simd, &mut sums, words, 4, table);
                 }
-                let mut table = call.tables;
-                // SAFETY: precondition 4: tables for all strips of the chunk.
-                unsafe {
-                    for quad in expanded.iter().take(quads) {
-                        let words = [quad.0[word], quad.0[word + 1]];
-                        table = look_up::<S, V, X, VECTORS>(simd, &mut sums, words, 4, table);
-                    }
-                    if !FULL && rest > 0 {
-                        let words = [expanded[quads].0[word], expanded[quads].0[word + 1]];
-                        look_up::<S, V, X, VECTORS>(simd, &mut sums, words, rest, table);
-                    }
+                if !FULL && rest > 0 {
+                    let words = [expanded[quads].0[word], expanded[quads].0[word + 1]];
+                    look_up::<S, V, X, VECTORS>(simd, &mut sums, words, rest, table);
                 }
-                // Not a loop: it would be one, and index the sums in memory.
-                let [first_sum, second_sum] = sums;
-                // SAFETY: precondition 6: 64 entries a panel, for acc and total.
-                unsafe {
-                    store(simd, call.fold, first_sum, acc, total);
-                    store(simd, call.fold, second_sum, acc.add(1), total.add(1));
-                    acc = acc.add(2);
-                    total = total.add(2);
-                }
+            }
+            // Not a loop: it would be one, and index the sums in memory.
+            let [first_sum, second_sum] = sums;
+            // SAFETY: precondition 6: 64 entries a panel, for acc and total.
+            unsafe {
+                store(simd, call.fold, first_sum, acc, total);
+                store(simd, call.fold, second_sum, acc.add(1), total.add(1));
+                acc = acc.add(2);
+                total = total.add(2);
             }
         }
         panel = panel.wrapping_add(call.panel_stride);

@@ -7,7 +7,7 @@
 //! AVX-512 as well: 16 int8 tokens in a tile of their own instead of one that is
 //! half empty.
 
-use super::super::super::column::{self, LANES_F32, LANES_I8, Quad};
+use super::super::super::column::{self, Expand, LANES_F32, LANES_I8, Quad};
 use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
 use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use core::arch::x86_64::*;
@@ -227,10 +227,10 @@ macro_rules! finish {
         }
     };
 }
-finish!(finish_i8, i32, quarters::<2>);
-finish!(finish_narrow_i8, i32, quarters::<1>);
-finish!(finish_f32, f32, halves::<1>);
-finish!(finish_narrow_f32, f32, halves::<0>);
+finish!(finish_i8, i32, quarters::<Wide, 2>);
+finish!(finish_narrow_i8, i32, quarters::<Narrow, 1>);
+finish!(finish_f32, f32, halves::<Wide, 1>);
+finish!(finish_narrow_f32, f32, halves::<Narrow, 0>);
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 8 rows at a time; an entry is
 /// `1 << SHIFT` times 8 tokens.
@@ -239,7 +239,7 @@ finish!(finish_narrow_f32, f32, halves::<0>);
 /// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn quarters<const SHIFT: u32>(call: &FinishCall<i32>) {
+unsafe fn quarters<X: Expand, const SHIFT: u32>(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m128i>(), call.total.cast::<__m128i>());
     for first in (0..PANEL_ROWS).step_by(8) {
         let mut out = call.out.wrapping_add(first);
@@ -248,7 +248,7 @@ unsafe fn quarters<const SHIFT: u32>(call: &FinishCall<i32>) {
             for (r, row) in rows.iter_mut().enumerate() {
                 // SAFETY: precondition 6: 64 rows of an entry.
                 let (low, high) = unsafe {
-                    let at = ((first + r) << SHIFT) + quarter;
+                    let at = (column::place::<X>(first + r) << SHIFT) + quarter;
                     (*acc.add(at), *total.add(at))
                 };
                 let high = _mm256_slli_epi32(_mm256_cvtepi16_epi32(high), 8);
@@ -279,7 +279,7 @@ unsafe fn quarters<const SHIFT: u32>(call: &FinishCall<i32>) {
 /// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn halves<const SHIFT: u32>(call: &FinishCall<f32>) {
+unsafe fn halves<X: Expand, const SHIFT: u32>(call: &FinishCall<f32>) {
     let total = call.total.cast::<__m256i>();
     for first in (0..PANEL_ROWS).step_by(8) {
         let mut out = call.out.wrapping_add(first);
@@ -287,7 +287,10 @@ unsafe fn halves<const SHIFT: u32>(call: &FinishCall<f32>) {
             let mut rows = [_mm256_setzero_si256(); 8];
             for (r, row) in rows.iter_mut().enumerate() {
                 // SAFETY: precondition 6: 64 rows of an entry.
-                *row = unsafe { *total.add(((first + r) << SHIFT) + half) };
+                *row = unsafe {
+                    let at = (column::place::<X>(first + r) << SHIFT) + half;
+                    *total.add(at)
+                };
             }
             for column in transpose(rows) {
                 let column = _mm256_castsi256_ps(column);

@@ -123,7 +123,10 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
         let (mut head, mut tail) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
         for (r, (head, tail)) in head.iter_mut().zip(&mut tail).enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
-            let (low, high) = unsafe { (*acc.add(first + r), *total.add(first + r)) };
+            let (low, high) = unsafe {
+                let at = column::place::<ByShuffle>(first + r);
+                (*acc.add(at), *total.add(at))
+            };
             let half = |low: __m256i, high: __m256i| {
                 let high = _mm512_slli_epi32(_mm512_cvtepi16_epi32(high), 8);
                 _mm512_add_epi32(high, _mm512_cvtepi16_epi32(low))
@@ -166,7 +169,7 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
         let mut rows = [_mm512_setzero_si512(); 16];
         for (r, row) in rows.iter_mut().enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
-            *row = unsafe { *total.add(first + r) };
+            *row = unsafe { *total.add(column::place::<ByShuffle>(first + r)) };
         }
         let mut out = call.out.wrapping_add(first);
         for column in transpose(rows) {
