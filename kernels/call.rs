@@ -7,7 +7,7 @@
 use super::contract::{
     COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
 };
-use super::table::Crossover;
+use super::table::{Cpu, Crossover};
 use super::vector::activations;
 use super::vector::transpose::{SQUARE, square_f32, square_i8};
 use crate::isa::Backend;
@@ -70,7 +70,7 @@ impl Element for i8 {
         }
     }
     fn crossover(backend: Backend) -> Crossover {
-        backend.set().crossover_i8
+        backend.set().crossover_i8.on(Cpu::get())
     }
     const FOLDS_ANYWHERE: bool = true;
     fn magnitudes(x: &[i8]) -> [u16; 32] {
@@ -94,7 +94,7 @@ impl Element for f32 {
         }
     }
     fn crossover(backend: Backend) -> Crossover {
-        backend.set().crossover_f32
+        backend.set().crossover_f32.on(Cpu::get())
     }
     const FOLDS_ANYWHERE: bool = false;
     fn magnitudes(_: &[f32]) -> [u16; 32] {
@@ -200,6 +200,10 @@ pub struct RowPart<'a> {
     pub units: usize,
     /// First panel of the next call, over the same units; a hint.
     pub next: usize,
+    /// The call before had the same panels and units; a hint.
+    pub again: bool,
+    /// What to be fast on; a hint.
+    pub cpu: Cpu,
 }
 
 /// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`,
@@ -252,6 +256,8 @@ pub fn row_run<X: Element>(
         ahead: (part.next.wrapping_sub(part.panel))
             .wrapping_mul(part.view.stride())
             .wrapping_sub(bytes << PANEL_ROWS.trailing_zeros()),
+        again: part.again,
+        cpu: part.cpu,
     };
     // SAFETY: 1: the backend is the proof; 2, 4, 5, 8: asserted above; the
     // tables were filled by `row_build` or are initialised bytes whatever they

@@ -39,6 +39,8 @@
 //! starts at `+0.0` is never `-0.0`, so the sign of a zero term is never seen,
 //! and bytes of zero weights at the end change no bit.
 
+use super::table::Cpu;
+
 /// Rows in a panel.
 pub const PANEL_ROWS: usize = 64;
 /// Bytes of one row in a block of the canonical order (240 weights).
@@ -82,6 +84,11 @@ pub struct RowCall<Acc> {
     /// next call is likely to read, modulo 2^64. Only prefetches use it: no
     /// value is wrong.
     pub ahead: usize,
+    /// The call before read the same panels, which are in a cache: prefetches
+    /// would only take the place of loads.
+    pub again: bool,
+    /// Which of several ways to the same result is taken.
+    pub cpu: Cpu,
 }
 
 impl<Acc> RowCall<Acc> {
@@ -127,7 +134,9 @@ pub struct RowKernel<X: 'static, Acc: 'static> {
     pub max_units: usize,
     /// Builds `units` tables from `x`. Preconditions 1, 3, 4 (as output), 7.
     pub build: unsafe fn(x: *const X, units: usize, tables: *mut u8),
-    /// Tile shapes, largest first; the last is one panel by one token.
+    /// Tile shapes, best first: the first that the panels and tokens left allow is
+    /// taken. The last is one panel by one token, and each number of panels has one
+    /// for one token.
     pub tiles: &'static [RowTile<Acc>],
     /// Paths of the functions that accumulate, as the linker's symbols spell
     /// them (see `tests/no_multiply.rs`).

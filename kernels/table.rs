@@ -33,9 +33,59 @@ pub struct KernelSet {
     /// As `narrow_i8`, for f32.
     pub narrow_f32: &'static ColumnKernel<f32, f32>,
     /// From how many left-over int8 tokens they take column lanes.
-    pub crossover_i8: Crossover,
+    pub crossover_i8: Crossovers,
     /// From how many left-over f32 tokens they take column lanes.
-    pub crossover_f32: Crossover,
+    pub crossover_f32: Crossovers,
+}
+
+/// CPUs that run the same instructions at different speeds. It decides what is
+/// tried first, never what comes out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cpu {
+    /// AMD's: the kernels were measured on a Zen 4.
+    Amd,
+    /// Any other. On x86-64 they were measured on an Intel Xeon (Emerald Rapids).
+    Other,
+}
+
+impl Cpu {
+    /// This one.
+    pub fn get() -> Self {
+        // SSE4a is AMD's alone.
+        #[cfg(kernels = "x86_64")]
+        if std::arch::is_x86_feature_detected!("sse4a") {
+            return Cpu::Amd;
+        }
+        Cpu::Other
+    }
+}
+
+/// A crossover for each [`Cpu`].
+#[derive(Clone, Copy)]
+pub struct Crossovers {
+    /// Of [`Cpu::Amd`].
+    pub amd: Crossover,
+    /// Of [`Cpu::Other`].
+    pub other: Crossover,
+}
+
+impl Crossovers {
+    /// The same on every CPU.
+    pub const fn same(narrow: usize, wide: usize) -> Self {
+        let both = Crossover { narrow, wide };
+        Self {
+            amd: both,
+            other: both,
+        }
+    }
+
+    /// That of a CPU.
+    pub fn on(self, cpu: Cpu) -> Crossover {
+        match cpu {
+            Cpu::Amd => self.amd,
+            Cpu::Other => self.other,
+        }
+    }
 }
 
 /// From how many tokens, left over after whole tiles, column lanes are faster

@@ -12,7 +12,7 @@ mod row_i8;
 #[cfg(test)]
 mod tests;
 
-use super::table::{Crossover, KernelSet};
+use super::table::{Crossovers, KernelSet};
 use crate::isa::Isa;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -32,11 +32,8 @@ pub static NEON: KernelSet = KernelSet {
     narrow_f32: &column::COLUMN_F32,
     // Where llvm-mca's cycles of the two lanes meet on a neoverse-n1 (7 and 3 on
     // a neoverse-v1); to be replaced by measurements.
-    crossover_i8: Crossover {
-        narrow: 12,
-        wide: 12,
-    },
-    crossover_f32: Crossover { narrow: 5, wide: 5 },
+    crossover_i8: Crossovers::same(12, 12),
+    crossover_f32: Crossovers::same(5, 5),
 };
 
 /// A register of constants.

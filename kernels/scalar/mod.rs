@@ -8,7 +8,7 @@ mod row;
 
 use super::column::{self, ByTable};
 use super::contract::{ColumnKernel, RowKernel, RowTile};
-use super::table::{Crossover, KernelSet};
+use super::table::{Crossovers, KernelSet};
 use crate::isa::Isa;
 
 /// int8, few tokens.
@@ -51,8 +51,8 @@ pub static SCALAR: KernelSet = KernelSet {
     column_f32: &COLUMN_F32,
     narrow_i8: &COLUMN_I8,
     narrow_f32: &COLUMN_F32,
-    crossover_i8: Crossover { narrow: 2, wide: 2 },
-    crossover_f32: Crossover { narrow: 2, wide: 2 },
+    crossover_i8: Crossovers::same(2, 2),
+    crossover_f32: Crossovers::same(2, 2),
 };
 
 static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {

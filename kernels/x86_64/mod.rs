@@ -31,7 +31,7 @@ macro_rules! expansion {
 pub mod avx2;
 pub mod avx512;
 
-use super::table::{Crossover, Feature, KernelSet};
+use super::table::{Crossover, Crossovers, Feature, KernelSet};
 use crate::isa::Isa;
 
 /// Features by their names, with their detection.
@@ -73,13 +73,25 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
     column_f32: &avx512::column::COLUMN_F32,
     narrow_i8: &avx2::column::NARROW_I8,
     narrow_f32: &avx2::column::NARROW_F32,
-    crossover_i8: Crossover {
-        narrow: 13,
-        wide: 25,
+    crossover_i8: Crossovers {
+        amd: Crossover {
+            narrow: 13,
+            wide: 25,
+        },
+        other: Crossover {
+            narrow: 15,
+            wide: 20,
+        },
     },
-    crossover_f32: Crossover {
-        narrow: 6,
-        wide: 12,
+    crossover_f32: Crossovers {
+        amd: Crossover {
+            narrow: 6,
+            wide: 12,
+        },
+        other: Crossover {
+            narrow: 7,
+            wide: 10,
+        },
     },
 };
 
@@ -99,13 +111,25 @@ pub static AVX512: KernelSet = KernelSet {
     column_f32: &avx512::column::COLUMN_F32,
     narrow_i8: &avx2::column::NARROW_I8,
     narrow_f32: &avx2::column::NARROW_F32,
-    crossover_i8: Crossover {
-        narrow: 10,
-        wide: 23,
+    crossover_i8: Crossovers {
+        amd: Crossover {
+            narrow: 10,
+            wide: 23,
+        },
+        other: Crossover {
+            narrow: 12,
+            wide: 20,
+        },
     },
-    crossover_f32: Crossover {
-        narrow: 4,
-        wide: 11,
+    crossover_f32: Crossovers {
+        amd: Crossover {
+            narrow: 4,
+            wide: 11,
+        },
+        other: Crossover {
+            narrow: 7,
+            wide: 10,
+        },
     },
 };
 
@@ -125,12 +149,24 @@ pub static AVX2: KernelSet = KernelSet {
     column_f32: &avx2::column::COLUMN_F32,
     narrow_i8: &avx2::column::NARROW_I8,
     narrow_f32: &avx2::column::NARROW_F32,
-    crossover_i8: Crossover {
-        narrow: 9,
-        wide: 23,
+    crossover_i8: Crossovers {
+        amd: Crossover {
+            narrow: 9,
+            wide: 23,
+        },
+        other: Crossover {
+            narrow: 8,
+            wide: 24,
+        },
     },
-    crossover_f32: Crossover {
-        narrow: 3,
-        wide: 10,
+    crossover_f32: Crossovers {
+        amd: Crossover {
+            narrow: 3,
+            wide: 10,
+        },
+        other: Crossover {
+            narrow: 2,
+            wide: 10,
+        },
     },
 };

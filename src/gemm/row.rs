@@ -17,6 +17,7 @@ use crate::cache::CacheSizes;
 use crate::isa::Backend;
 use crate::kernels::call::{self, Element, RowPart, Source};
 use crate::kernels::contract::{BLOCK_BYTES, PANEL_ROWS, RowKernel};
+use crate::kernels::table::Cpu;
 use crate::kernels::tiles::Tile;
 use crate::memory::OutOfMemory;
 use crate::workspace::{Scratch, reserve};
@@ -71,6 +72,8 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                     start: (first + done) * kernel.unit_bytes,
                     units: chunk.min(units - done),
                     next: first_panel,
+                    again: false,
+                    cpu: Cpu::get(),
                 };
                 let at = (table_unit + done) * kernel.table_bytes;
                 let tables = |token: usize| row_tables.from(tokens.start + token, at);
@@ -124,17 +127,15 @@ fn run_chunk<'t, X: Element>(
     let stride = panels * PANEL_ROWS;
     let (first_panel, mut panel) = (part.panel, 0);
     while panel < panels {
-        let fits = |width: usize| width <= panels - panel;
         let width = shapes
             .iter()
-            .map(|s| s.panels)
-            .filter(|&w| fits(w))
-            .max()
-            .unwrap_or(1);
+            .find(|s| s.panels <= panels - panel && s.tokens <= tokens)
+            .map_or(1, |s| s.panels);
         part.panel = first_panel + panel;
         part.next = part.panel + width;
         let mut token = 0;
         while token < tokens {
+            part.again = token > 0;
             let tile = shapes
                 .iter()
                 .position(|s| s.panels == width && s.tokens <= tokens - token)

@@ -17,6 +17,7 @@ use super::call::{
     column_run, row_build, row_run,
 };
 use super::contract::{BLOCK_BYTES, COLUMN_ENTRIES, Fold, PANEL_ROWS};
+use super::table::Cpu;
 use crate::isa::Backend;
 use aligned_vec::avec;
 use bytemuck::Zeroable;
@@ -75,6 +76,8 @@ fn reference<X: Values>(
             start: 0,
             units: bytes,
             next: panel + 1,
+            again: false,
+            cpu: Cpu::Other,
         };
         let (tables, sums) = ((&tables[..], 64), (sums, PANEL_ROWS));
         row_run::<X>(
@@ -123,7 +126,13 @@ fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place)
             row_build(which, x.get(), units, tables.get_mut());
             all[..table_bytes].copy_from_slice(&tables.take(&what));
         }
-        for (accumulate, gap) in [(false, 0), (true, 3)] {
+        let calls = [
+            (false, 0, Cpu::Other),
+            (true, 3, Cpu::Other),
+            (false, 3, Cpu::Amd),
+            (true, 0, Cpu::Amd),
+        ];
+        for (accumulate, gap, cpu) in calls {
             let rows = shape.panels * PANEL_ROWS;
             let out_stride = rows + gap;
             let out = vec![X::Acc::zeroed(); out_stride * (shape.tokens - 1) + rows];
@@ -134,6 +143,8 @@ fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place)
                 start: 0,
                 units,
                 next: 1,
+                again: gap > 0,
+                cpu,
             };
             let tables = (all.get(), stride);
             row_run::<X>(
@@ -149,7 +160,7 @@ fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place)
                 let start = accumulate.then(X::Acc::zeroed);
                 let wanted = reference(view, (shape.panels, bytes), x, start);
                 let got: Vec<u32> = out[..rows].iter().map(|&v| X::bits(v)).collect();
-                assert!(got == wanted, "{what}, accumulate {accumulate}");
+                assert!(got == wanted, "{what}, accumulate {accumulate}, {cpu:?}");
             }
         }
     }

@@ -17,14 +17,21 @@
 //! the rows in order. The order of additions is the canonical one.
 //!
 //! # Port arithmetic
-//! A byte and panel, 256 MACs: 1 load, 7 shifts, 8 `vpermps`, 8 additions. On
-//! Zen 4 shifts, permutations and float additions share three of the four
-//! pipes: 15.3 cycles measured for that mix alone (`--bin loops` of `peers/`).
-//! With VBMI `vpmultishiftqb` brings any bits of a lane down on pipes that are
-//! freer: 12.7 cycles, 20 MACs a cycle; 10.7 remain without any shift. Intel (shifts on one port, additions on two, permutations on
-//! one): about the same for both.
+//! A byte and panel, 256 MACs: 8 `vpermps`, 8 additions, and what brings the
+//! nibbles down: 7 shifts, or 3 loads that start a byte later each and 4 shifts.
+//!
+//! - On Intel one port takes permutations, another one shifts, and both take
+//!   additions. With 7 shifts that is 11.5 cycles, with the loads 10 (26 MACs a
+//!   cycle), which is what runs. VBMI's `vpmultishiftqb`, any bits of a lane, would
+//!   take the port of permutations: 15.4 measured.
+//! - On Zen 4 shifts, permutations and float additions share three of the four
+//!   pipes: 15.3 cycles measured for 7 shifts. `vpmultishiftqb` has pipes that are
+//!   freer: 12.7 cycles, 20 MACs a cycle; 10.7 remain without any shift.
+//!
+//! All measured for the bare mix, `--bin loops` of `peers/`.
 
 use super::super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};
+use super::super::super::table::Cpu;
 use core::arch::x86_64::*;
 
 /// Bytes ahead of the loads that panels are prefetched into L1.
@@ -144,7 +151,7 @@ unsafe fn build(x: *const f32, units: usize, tables: *mut u8) {
 }
 
 macro_rules! row {
-    ($name:ident, $panels:literal, $indices:ty, $features:literal) => {
+    ($name:ident, $panels:literal, $features:literal, $vbmi:literal) => {
         /// See [`RowTile::run`].
         ///
         /// # Safety
@@ -153,58 +160,83 @@ macro_rules! row {
         #[inline(never)]
         unsafe fn $name(call: &RowCall<f32>) {
             // SAFETY: the caller's preconditions, handed on unchanged.
-            unsafe { row::<$indices, $panels>(call) }
+            unsafe {
+                if $vbmi && call.cpu == Cpu::Amd {
+                    row::<ByMultishift, $panels>(call);
+                } else {
+                    row::<ByShift, $panels>(call);
+                }
+            }
         }
     };
 }
-row!(row_4, 4, ByShift, "avx512f,avx512bw,avx512vl,avx512dq");
-row!(row_2, 2, ByShift, "avx512f,avx512bw,avx512vl,avx512dq");
-row!(row_1, 1, ByShift, "avx512f,avx512bw,avx512vl,avx512dq");
+row!(row_4, 4, "avx512f,avx512bw,avx512vl,avx512dq", false);
+row!(row_2, 2, "avx512f,avx512bw,avx512vl,avx512dq", false);
+row!(row_1, 1, "avx512f,avx512bw,avx512vl,avx512dq", false);
 row!(
     row_4_vbmi,
     4,
-    ByMultishift,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi",
+    true
 );
 row!(
     row_2_vbmi,
     2,
-    ByMultishift,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi",
+    true
 );
 row!(
     row_1_vbmi,
     1,
-    ByMultishift,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi",
+    true
 );
 
 /// Brings each nibble of a 32-bit lane into its low 4 bits.
 trait Nibbles {
-    /// Vector i has nibble i of each lane in its low 4 bits, anything above.
+    /// Vector i has nibble i of each lane of the strip in its low 4 bits, anything
+    /// above.
     ///
     /// # Safety
-    /// Precondition 1 of [`super::super::super::contract`].
-    unsafe fn nibbles(bytes: __m512i) -> [__m512i; 8];
+    /// Precondition 1 of [`super::super::super::contract`]; `strip` has 64 readable
+    /// bytes, and 3 more if it is `followed`.
+    unsafe fn nibbles(strip: *const u8, followed: bool) -> [__m512i; 8];
 }
 
-/// By shifts.
+/// By shifts of a nibble and loads that start 1 to 3 bytes later, or shifts in
+/// their place where the panel's range ends.
 struct ByShift;
 
 impl Nibbles for ByShift {
     #[inline(always)]
-    unsafe fn nibbles(bytes: __m512i) -> [__m512i; 8] {
-        // SAFETY: precondition 1.
+    unsafe fn nibbles(strip: *const u8, followed: bool) -> [__m512i; 8] {
+        // SAFETY: precondition 1; the caller's word for 64 bytes, or 67.
         unsafe {
+            let first = _mm512_loadu_si512(strip.cast());
+            let bytes = if followed {
+                [
+                    first,
+                    _mm512_loadu_si512(strip.add(1).cast()),
+                    _mm512_loadu_si512(strip.add(2).cast()),
+                    _mm512_loadu_si512(strip.add(3).cast()),
+                ]
+            } else {
+                [
+                    first,
+                    _mm512_srli_epi32::<8>(first),
+                    _mm512_srli_epi32::<16>(first),
+                    _mm512_srli_epi32::<24>(first),
+                ]
+            };
             [
-                bytes,
-                _mm512_srli_epi32::<4>(bytes),
-                _mm512_srli_epi32::<8>(bytes),
-                _mm512_srli_epi32::<12>(bytes),
-                _mm512_srli_epi32::<16>(bytes),
-                _mm512_srli_epi32::<20>(bytes),
-                _mm512_srli_epi32::<24>(bytes),
-                _mm512_srli_epi32::<28>(bytes),
+                bytes[0],
+                _mm512_srli_epi32::<4>(bytes[0]),
+                bytes[1],
+                _mm512_srli_epi32::<4>(bytes[1]),
+                bytes[2],
+                _mm512_srli_epi32::<4>(bytes[2]),
+                bytes[3],
+                _mm512_srli_epi32::<4>(bytes[3]),
             ]
         }
     }
@@ -215,9 +247,10 @@ struct ByMultishift;
 
 impl Nibbles for ByMultishift {
     #[inline(always)]
-    unsafe fn nibbles(bytes: __m512i) -> [__m512i; 8] {
-        // SAFETY: precondition 1.
+    unsafe fn nibbles(strip: *const u8, _followed: bool) -> [__m512i; 8] {
+        // SAFETY: precondition 1; the caller's word for 64 bytes.
         unsafe {
+            let bytes = _mm512_loadu_si512(strip.cast());
             [
                 bytes,
                 from_bit(bytes, 4),
@@ -275,18 +308,19 @@ unsafe fn row<N: Nibbles, const P: usize>(call: &RowCall<f32>) {
             let near = call.prefetch(PREFETCH_L1, left << 6);
             let far = call.prefetch(PREFETCH_L2, left << 6);
             let mut block = [[zero; 4]; P];
-            for _ in 0..now {
+            for unit in 0..now {
+                let followed = left - unit > 1;
                 // Precondition 4: 2 vectors a unit, aligned; at most one past the
                 // tables.
                 let [first, second] = *tables.cast::<[__m512; 2]>();
                 tables = tables.add(2);
                 for p in 0..P {
-                    // Precondition 2: one strip of 64 bytes a unit.
+                    // Precondition 2: one strip of 64 bytes a unit; the next one
+                    // follows it.
                     _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
                     _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
-                    let bytes = _mm512_loadu_si512(panels[p].cast());
+                    let nibbles = N::nibbles(panels[p], followed);
                     panels[p] = panels[p].wrapping_add(PANEL_ROWS);
-                    let nibbles = N::nibbles(bytes);
                     for b in 0..4 {
                         let value = _mm512_add_ps(
                             _mm512_permutexvar_ps(nibbles[2 * b + 1], first),
