@@ -3,7 +3,7 @@
 //! | variable | value | effect |
 //! |---|---|---|
 //! | `TRITGEMM_BENCH` | `quick`, the default | few shapes, the best backend and one of the next instruction set, short measurements: all targets within 5 minutes on 2 cores |
-//! | | `full` | every shape, number of tokens and backend, hot and cold: about two hours |
+//! | | `full` | every shape, number of tokens and backend, hot and cold: over an hour |
 //! | `TRITGEMM_BENCH_ISA` | names of backends, comma-separated, as `avx2` or `avx512-vbmi,avx512` | those backends, no others |
 //!
 //! Criterion's own arguments come after `--` and win over the profile:

@@ -79,8 +79,8 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
             wide: 25,
         },
         other: Crossover {
-            narrow: 15,
-            wide: 20,
+            narrow: 14,
+            wide: 19,
         },
     },
     crossover_f32: Crossovers {

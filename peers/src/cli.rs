@@ -107,6 +107,7 @@ impl Cli {
         Protocol {
             repeats: self.repeats.unwrap_or(if self.full { 11 } else { 7 }),
             repeat_time: Duration::from_millis(10),
+            look_ups: 0.0,
         }
     }
 

@@ -8,6 +8,7 @@ mod cli;
 mod contender;
 mod dense;
 mod ggml;
+mod host;
 mod machine;
 mod memory;
 mod ours;
@@ -27,6 +28,7 @@ use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use timing::Protocol;
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = cli::Cli::parse();
@@ -80,7 +82,10 @@ fn measure(cli: &cli::Cli, families: &[Box<dyn Family>], pools: &Pools) -> anyho
 
     let start = Instant::now();
     let progress = |what: &str| eprintln!("{:6.0} s  {what}", start.elapsed().as_secs_f64());
-    let protocol = cli.protocol();
+    let protocol = Protocol {
+        look_ups: ceilings.peak(ceilings::LOOK_UPS, 1).unwrap_or(0.0),
+        ..cli.protocol()
+    };
     let (cells, verdicts) = if cli.bars {
         let context = bars::Context {
             families,

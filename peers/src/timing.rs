@@ -13,6 +13,8 @@ pub struct Protocol {
     pub repeats: usize,
     /// A repeat runs as many calls as fit in this time, at least one.
     pub repeat_time: Duration,
+    /// GMAC/s of the bare look-ups on one thread, as measured before; 0 if not.
+    pub look_ups: f64,
 }
 
 /// Seconds per call over the repeats of one contender.
