@@ -21,14 +21,14 @@
 //! nibbles down: 7 shifts, or 3 loads that start a byte later each and 4 shifts.
 //!
 //! - On Intel one port takes permutations, another one shifts, and both take
-//!   additions. With 7 shifts that is 11.5 cycles, with the loads 10 (26 MACs a
-//!   cycle), which is what runs. VBMI's `vpmultishiftqb`, any bits of a lane, would
-//!   take the port of permutations: 15.4 measured.
+//!   additions. With 7 shifts that makes 11.5 cycles (11.8 measured), with the loads
+//!   10 (11.3, 23 MACs a cycle), which is what runs. VBMI's `vpmultishiftqb`, any bits
+//!   of a lane, would take the port of permutations: 16.4 measured.
 //! - On Zen 4 shifts, permutations and float additions share three of the four
 //!   pipes: 15.3 cycles measured for 7 shifts. `vpmultishiftqb` has pipes that are
-//!   freer: 12.7 cycles, 20 MACs a cycle; 10.7 remain without any shift.
+//!   freer: 12.7 measured, 20 MACs a cycle; 10.7 remain without any shift.
 //!
-//! All measured for the bare mix, `--bin loops` of `peers/`.
+//! Measured is the bare mix, by `--bin loops` of `peers/`.
 
 use super::super::super::contract::{BLOCK_BYTES, PANEL_ROWS, RowCall, RowKernel, RowTile};
 use super::super::super::table::Cpu;
