@@ -21,12 +21,12 @@ const MEASUREMENTS: usize = 6;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A contender by name, loaded.
-struct Found {
-    loaded: Box<dyn Loaded>,
-    index: usize,
+pub struct Found {
+    pub loaded: Box<dyn Loaded>,
+    pub index: usize,
 }
 
-fn find(
+pub fn find(
     families: &[Box<dyn Family>],
     name: &str,
     weights: &Weights,
