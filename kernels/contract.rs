@@ -86,8 +86,10 @@ pub struct RowCall<Acc> {
     pub ahead: usize,
     /// The call before read the same panels, which are in a cache: prefetches
     /// would only take the place of loads.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     pub again: bool,
     /// Which of several ways to the same result is taken.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     pub cpu: Cpu,
 }
 

@@ -43,6 +43,7 @@ pub struct KernelSet {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cpu {
     /// AMD's: the kernels were measured on a Zen 4.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     Amd,
     /// Any other. On x86-64 they were measured on an Intel Xeon (Emerald Rapids).
     Other,

@@ -3,6 +3,7 @@
 use super::super::contract::PANEL_ROWS;
 use super::super::generated::BYTE_INDEX;
 use super::ENTRY;
+#[cfg(kernels = "x86_64")]
 use core::mem::size_of;
 
 /// Where the entries of one row in the tables of four strips are: one word, the
@@ -46,7 +47,7 @@ impl Word for u64 {
 ///
 /// Interleaving the strips' vectors by unpacking leaves the rows in an order that
 /// depends on the vector's number of 128-bit lanes and on the words in each:
-/// [`place`] says where. The accumulators of a panel keep that order until they
+/// `place` says where. The accumulators of a panel keep that order until they
 /// are finished, so that the loop over rows needs no arithmetic for it.
 #[repr(C, align(64))]
 pub struct Quad<W>(pub(super) [W; PANEL_ROWS]);
@@ -59,7 +60,9 @@ impl<W> Quad<W> {
     }
 }
 
-/// Which word of a [`Quad`], and which entry of a panel's accumulators, is `row`'s.
+/// Which word of a [`Quad`], and which entry of a panel's accumulators, is `row`'s:
+/// the same, where vectors have one lane.
+#[cfg(kernels = "x86_64")]
 #[inline(always)]
 pub const fn place<X: Expand>(row: usize) -> usize {
     let words = 16 / size_of::<X::Word>();
@@ -73,6 +76,7 @@ pub trait Expand {
     /// What a row's places are written as.
     type Word: Word;
     /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     const LANES: usize;
     /// Bytes of an entry, a power of two.
     const ENTRY: usize;

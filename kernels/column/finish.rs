@@ -1,5 +1,5 @@
 //! From accumulators and totals to sums, by portable code: for kernels whose
-//! vectors have one 128-bit lane, which [`super::place`] the rows in order.
+//! vectors have one 128-bit lane, whose accumulators are in the order of the rows.
 
 use super::super::contract::{FinishCall, PANEL_ROWS};
 use super::{LANES_F32, LANES_I8};

@@ -52,7 +52,9 @@ mod finish;
 mod lanes;
 mod tables;
 
-pub use expand::{ByTable, Expand, Quad, Word, place};
+#[cfg(kernels = "x86_64")]
+pub use expand::place;
+pub use expand::{ByTable, Expand, Quad, Word};
 pub use finish::{finish_f32, finish_i8};
 pub use tables::{build_f32, build_i8};
 
