@@ -1,5 +1,6 @@
 //! Row lanes: every tile, block and fold bounds, extreme values.
 
+use super::super::super::table::Cpu;
 use super::*;
 
 /// Runs each tile of `kernel` over `units` bytes; the sums of `tokens` tokens.
@@ -35,6 +36,8 @@ pub(super) fn run_row<X: Copy, Acc: Copy>(
         out_stride,
         accumulate,
         ahead: 0,
+        again: false,
+        cpu: Cpu::Other,
     };
     // SAFETY: as above.
     unsafe { (tile.run)(&call) };
