@@ -61,7 +61,9 @@ impl<W> Quad<W> {
 }
 
 /// Which word of a [`Quad`], and which entry of a panel's accumulators, is `row`'s:
-/// the same, where vectors have one lane.
+/// the same, where vectors have one lane. For 8 rows from a multiple of 8, or 16
+/// from one of 16, it is the first one's place and `place(0..8)` or `place(0..16)`:
+/// constants, which stay out of the arithmetic.
 #[cfg(kernels = "x86_64")]
 #[inline(always)]
 pub const fn place<X: Expand>(row: usize) -> usize {

@@ -242,13 +242,14 @@ finish!(finish_narrow_f32, f32, halves::<Narrow, 0>);
 unsafe fn quarters<X: Expand, const SHIFT: u32>(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m128i>(), call.total.cast::<__m128i>());
     for first in (0..PANEL_ROWS).step_by(8) {
+        let from = column::place::<X>(first);
         let mut out = call.out.wrapping_add(first);
         for quarter in 0..1 << SHIFT {
             let mut rows = [_mm256_setzero_si256(); 8];
             for (r, row) in rows.iter_mut().enumerate() {
                 // SAFETY: precondition 6: 64 rows of an entry.
                 let (low, high) = unsafe {
-                    let at = (column::place::<X>(first + r) << SHIFT) + quarter;
+                    let at = ((from + column::place::<X>(r)) << SHIFT) + quarter;
                     (*acc.add(at), *total.add(at))
                 };
                 let high = _mm256_slli_epi32(_mm256_cvtepi16_epi32(high), 8);
@@ -282,13 +283,14 @@ unsafe fn quarters<X: Expand, const SHIFT: u32>(call: &FinishCall<i32>) {
 unsafe fn halves<X: Expand, const SHIFT: u32>(call: &FinishCall<f32>) {
     let total = call.total.cast::<__m256i>();
     for first in (0..PANEL_ROWS).step_by(8) {
+        let from = column::place::<X>(first);
         let mut out = call.out.wrapping_add(first);
         for half in 0..1 << SHIFT {
             let mut rows = [_mm256_setzero_si256(); 8];
             for (r, row) in rows.iter_mut().enumerate() {
                 // SAFETY: precondition 6: 64 rows of an entry.
                 *row = unsafe {
-                    let at = (column::place::<X>(first + r) << SHIFT) + half;
+                    let at = ((from + column::place::<X>(r)) << SHIFT) + half;
                     *total.add(at)
                 };
             }

@@ -120,11 +120,12 @@ kernel!(run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, QUADS>);
 unsafe fn finish_i8(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m512i>(), call.total.cast::<__m512i>());
     for first in (0..PANEL_ROWS).step_by(16) {
+        let from = column::place::<ByShuffle>(first);
         let (mut head, mut tail) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
         for (r, (head, tail)) in head.iter_mut().zip(&mut tail).enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
             let (low, high) = unsafe {
-                let at = column::place::<ByShuffle>(first + r);
+                let at = from + column::place::<ByShuffle>(r);
                 (*acc.add(at), *total.add(at))
             };
             let half = |low: __m256i, high: __m256i| {
@@ -166,10 +167,11 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
 unsafe fn finish_f32(call: &FinishCall<f32>) {
     let total = call.total.cast::<__m512i>();
     for first in (0..PANEL_ROWS).step_by(16) {
+        let from = column::place::<ByShuffle>(first);
         let mut rows = [_mm512_setzero_si512(); 16];
         for (r, row) in rows.iter_mut().enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
-            *row = unsafe { *total.add(column::place::<ByShuffle>(first + r)) };
+            *row = unsafe { *total.add(from + column::place::<ByShuffle>(r)) };
         }
         let mut out = call.out.wrapping_add(first);
         for column in transpose(rows) {
