@@ -1,5 +1,6 @@
 //! A file that appears whole or not at all.
 
+use crate::signals;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -124,7 +125,7 @@ fn remove_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Without a handler a signal leaves the temporary file, no more.
-        let _ = ctrlc::try_set_handler(|| {
+        let _ = signals::on_end(|| {
             let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(path) = unfinished.as_ref() {
                 let _ = fs::remove_file(path);

@@ -30,6 +30,7 @@ mod model;
 mod names;
 mod output;
 mod quantize;
+mod signals;
 mod soak;
 mod verify;
 

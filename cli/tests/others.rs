@@ -239,10 +239,18 @@ fn a_reader_that_leaves_is_no_error() {
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
 
-/// Ctrl-C in the middle of a long run leaves no temporary file.
+/// Ctrl-C in the middle of a long run leaves no temporary file, nor does SIGTERM where
+/// hang-ups are ignored, as under `nohup`.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_signal_leaves_no_temporary_file() {
+    interrupted("INT", "");
+    interrupted("TERM", "trap '' HUP; ");
+}
+
+/// Starts a quantization from a shell, after `before`, and ends it by `signal`.
+#[cfg(target_os = "linux")]
+fn interrupted(signal: &str, before: &str) {
     let dir = Dir::new();
     let names: Vec<String> = (0..40).map(|i| format!("w{i}")).collect();
     let tensors: Vec<_> = names
@@ -250,8 +258,9 @@ fn a_signal_leaves_no_temporary_file() {
         .map(|n| (n.as_str(), matrix(512, 1024)))
         .collect();
     let input = dir.write("in", &tensors, &[]);
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
-        .arg("quantize")
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", &format!("{before}exec \"$0\" quantize \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_tritgemm"))
         .args([&input, &dir.path("out")])
         .stdout(Stdio::null())
         .spawn()
@@ -259,7 +268,7 @@ fn a_signal_leaves_no_temporary_file() {
     while dir.names().len() < 2 {
         std::thread::sleep(std::time::Duration::from_micros(200));
     }
-    let kill = format!("kill -INT {}", child.id());
+    let kill = format!("kill -{signal} {}", child.id());
     std::process::Command::new("sh")
         .args(["-c", &kill])
         .status()
@@ -270,6 +279,6 @@ fn a_signal_leaves_no_temporary_file() {
     match status.code() {
         Some(130) => assert_eq!(names, ["in"]),
         Some(0) => assert_eq!(names, ["in", "out"]),
-        other => panic!("exit code {other:?}"),
+        _ => panic!("{status}"),
     }
 }

@@ -47,7 +47,7 @@ pub fn run(args: &SoakArgs, out: &mut Out) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     // Without the handler an interrupt ends the program as ever.
-    let _ = ctrlc::try_set_handler(move || flag.store(true, Ordering::Relaxed));
+    let _ = crate::signals::on_end(move || flag.store(true, Ordering::Relaxed));
 
     let (start, time) = (Instant::now(), args.time.0);
     let bar = output::progress(time.as_secs(), "{bar:30} {elapsed} of {msg}");
