@@ -5,7 +5,7 @@
 //! user gave them, so a failure here is a bug of this crate.
 
 use super::contract::{
-    COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
+    BuildCall, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
 };
 use super::table::{Cpu, Crossover};
 use super::vector::activations;
@@ -265,26 +265,35 @@ pub fn row_run<X: Element>(
     unsafe { (tile.run)(&call) }
 }
 
-/// Builds the column-lane tables of `bytes` panel bytes from activations laid
-/// out as `xt[4 * bytes][lanes]`.
+/// Builds the column-lane tables of `bytes` panel bytes for `tokens` tokens from
+/// activations laid out as `xt[4 * bytes][lanes]`.
 pub fn column_build<X: Element>(
     (backend, width): (Backend, Width),
     xt: &[X],
-    bytes: usize,
+    [bytes, tokens]: [usize; 2],
     tables: &mut [u8],
 ) {
     let kernel = X::column(backend, width);
+    assert!((1..=kernel.chunk_bytes).contains(&bytes), "chunk too long");
+    assert!(
+        (1..=kernel.lanes).contains(&tokens),
+        "more tokens than lanes"
+    );
     assert!(
         xt.len() / 4 / kernel.lanes >= bytes,
         "activations too short"
     );
-    assert!(
-        tables.len() / COLUMN_ENTRIES / kernel.entry_bytes >= bytes,
-        "tables too short"
-    );
+    assert!(tables.len() >= kernel.tables_len(bytes), "tables too short");
     assert_aligned_to(tables, alignment(kernel.entry_bytes));
     // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
-    unsafe { (kernel.build)(xt.as_ptr(), bytes, tables.as_mut_ptr()) }
+    unsafe {
+        (kernel.build)(&BuildCall {
+            xt: xt.as_ptr(),
+            bytes,
+            tokens,
+            tables: tables.as_mut_ptr(),
+        })
+    }
 }
 
 /// Where a column-lane call reads its weights.
@@ -298,6 +307,8 @@ pub struct ColumnPart<'a> {
     pub start: usize,
     /// Strips of the chunk.
     pub bytes: usize,
+    /// Tokens of the tile, as many as the tables were built for.
+    pub tokens: usize,
 }
 
 /// Runs the column-lane kernel over one chunk of the panels of `part`.
@@ -315,7 +326,11 @@ pub fn column_run<X: Element>(
     );
     let panels = part.view.part(&part.panels, part.start, part.bytes);
     assert!(
-        tables.len() / COLUMN_ENTRIES / kernel.entry_bytes >= part.bytes,
+        (1..=kernel.lanes).contains(&part.tokens),
+        "more tokens than lanes"
+    );
+    assert!(
+        tables.len() >= kernel.tables_len(part.bytes),
         "tables too short"
     );
     let entries = part.panels.len() * PANEL_ROWS;
@@ -335,6 +350,7 @@ pub fn column_run<X: Element>(
         panel_stride: part.view.stride(),
         panel_count: part.panels.len(),
         bytes: part.bytes,
+        tokens: part.tokens,
         tables: tables.as_ptr(),
         acc: acc.as_mut_ptr(),
         total: total.as_mut_ptr(),
@@ -345,15 +361,20 @@ pub fn column_run<X: Element>(
     unsafe { (kernel.run)(&call) }
 }
 
-/// Transposes the sums of one panel into `out[token][64]`, tokens `out_stride`
-/// elements apart.
+/// Transposes the sums of `tokens` tokens of one panel into `out[token][64]`, tokens
+/// `out_stride` elements apart; what the lanes after them say is not specified.
 pub fn column_finish<X: Element>(
     (backend, width): (Backend, Width),
+    tokens: usize,
     (acc, total): (&[u8], &[u8]),
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
     let kernel = X::column(backend, width);
+    assert!(
+        (1..=kernel.lanes).contains(&tokens),
+        "more tokens than lanes"
+    );
     let needed = PANEL_ROWS * kernel.entry_bytes;
     assert!(
         acc.len() >= needed && total.len() >= needed,
@@ -367,6 +388,7 @@ pub fn column_finish<X: Element>(
     let call = FinishCall {
         acc: acc.as_ptr(),
         total: total.as_ptr(),
+        tokens,
         out: out.as_mut_ptr(),
         out_stride,
         accumulate,

@@ -12,17 +12,20 @@
 //!    `panels + p * panel_stride .. + units * unit_bytes * 64` are readable
 //!    (row lanes) or `.. + bytes * 64` (column lanes). Any alignment.
 //! 3. **Activations.** `x` has `units * unit_bytes * 4` readable elements
-//!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes).
+//!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes); `tokens` is
+//!    `1..=lanes` and the same in all calls for a tile.
 //! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
 //!    `units * table_bytes` bytes that `build` has filled for the same units,
 //!    aligned to the largest power of two, at most 64, that divides
-//!    `table_bytes`. Column tables are aligned likewise to `entry_bytes`.
+//!    `table_bytes`. Column tables are `table_bytes` for each `unit_bytes` of the
+//!    chunk, a part of them counted whole, aligned likewise to `entry_bytes`.
 //! 5. **Outputs.** For every token `t` of the tile, `out + t * out_stride` is
 //!    valid for `64 * panel_count` elements, initialised where the call
 //!    accumulates. Aligned as its element type.
 //! 6. **Accumulators.** `acc` and `total` each hold `panel_count * 64` rows of
 //!    one table entry (`lanes` elements), aligned as column tables are; `acc` is
-//!    initialised unless `first`, `total` unless `fold` is not `Fold::Add`.
+//!    initialised unless `first`, `total` unless `fold` is not `Fold::Add`, and both
+//!    for as many tokens as the calls before had.
 //! 7. **Exclusive.** What is written overlaps nothing else that is passed.
 //! 8. **Bounds on K.** `units <= max_units` (row lanes); at most
 //!    [`COLUMN_MAX_FOLDS`] folds between two `finish` calls, and between two folds
@@ -156,6 +159,20 @@ pub enum Fold {
     Add,
 }
 
+/// One call that builds the tables of a chunk.
+#[derive(Clone, Copy)]
+pub struct BuildCall<X> {
+    /// The activations, `[4 * bytes][lanes]`.
+    pub xt: *const X,
+    /// Panel bytes (per row) in the chunk, `1..=chunk_bytes`.
+    pub bytes: usize,
+    /// Tokens of the tile; the lanes after them need no tables.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+    pub tokens: usize,
+    /// The tables.
+    pub tables: *mut u8,
+}
+
 /// One call of a column-lane kernel: for each row of the panels and each byte
 /// of the chunk, one vector addition of a table entry to the row's accumulator.
 #[derive(Clone, Copy)]
@@ -168,10 +185,13 @@ pub struct ColumnCall {
     pub panel_count: usize,
     /// Panel bytes (per row) in this chunk, `1..=chunk_bytes`.
     pub bytes: usize,
-    /// The chunk's tables, [`COLUMN_ENTRIES`] entries a byte.
+    /// Tokens of the tile; the lanes after them need no sums.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+    pub tokens: usize,
+    /// The chunk's tables, built for as many tokens.
     pub tables: *const u8,
-    /// Block accumulators, one entry a row, in an order of each panel's rows that
-    /// only the kernel and its `finish` know.
+    /// Block accumulators, one entry a row, in an order of each panel's rows and
+    /// tokens that only the kernel and its `finish` know.
     pub acc: *mut u8,
     /// Totals, one entry a row, in the same order.
     pub total: *mut u8,
@@ -189,6 +209,9 @@ pub struct FinishCall<Acc> {
     pub acc: *const u8,
     /// Totals of the panel.
     pub total: *const u8,
+    /// Tokens of the tile; the lanes after them need no sums.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+    pub tokens: usize,
     /// Sums of the first token.
     pub out: *mut Acc,
     /// Elements from a token's sums to the next token's.
@@ -197,8 +220,9 @@ pub struct FinishCall<Acc> {
     pub accumulate: bool,
 }
 
-/// A column-lane kernel: lanes are tokens, tables of signed-sum vectors sit in
-/// the cache and each panel byte costs one load-add.
+/// A column-lane kernel: many tokens share tables in the cache and accumulators that
+/// live from chunk to chunk. Its lanes are tokens, and each panel byte costs one
+/// load-add; or they are rows all the same, where permutations are fast.
 pub struct ColumnKernel<X: 'static, Acc: 'static> {
     /// `{isa}-{activation}-column`.
     pub name: &'static str,
@@ -208,15 +232,25 @@ pub struct ColumnKernel<X: 'static, Acc: 'static> {
     pub entry_bytes: usize,
     /// Panel bytes per chunk, a divisor of [`BLOCK_BYTES`].
     pub chunk_bytes: usize,
-    /// Builds the tables of `bytes` panel bytes from activations laid out as
-    /// `xt[4 * bytes][lanes]`. Preconditions 1, 3, 4 (as output), 7.
-    pub build: unsafe fn(xt: *const X, bytes: usize, tables: *mut u8),
+    /// Panel bytes (per row) that one table unit covers.
+    pub unit_bytes: usize,
+    /// Bytes of the tables of one unit for a whole tile.
+    pub table_bytes: usize,
+    /// Builds the tables of a chunk. Preconditions 1, 3, 4 (as output), 7.
+    pub build: unsafe fn(&BuildCall<X>),
     /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
     pub run: unsafe fn(&ColumnCall),
     /// Transposes one panel's sums. Preconditions 1, 5 (`lanes` tokens), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
     /// As in [`RowKernel::symbols`].
     pub symbols: &'static [&'static str],
+}
+
+impl<X, Acc> ColumnKernel<X, Acc> {
+    /// Bytes of the tables of `bytes` panel bytes, for a whole tile.
+    pub fn tables_len(&self, bytes: usize) -> usize {
+        bytes.div_ceil(self.unit_bytes) * self.table_bytes
+    }
 }
 
 /// The encoding kernels of an ISA; each works on one row.

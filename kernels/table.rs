@@ -14,6 +14,8 @@ pub struct KernelSet {
     pub isa: Isa,
     /// CPU features every kernel of the set needs.
     pub features: &'static [Feature],
+    /// The CPU it was made for. Others can run it, but have a better one.
+    pub made_for: Option<Cpu>,
     /// Encoding, decoding, packing.
     pub codec: &'static CodecKernel,
     /// int8, few tokens.
@@ -42,9 +44,12 @@ pub struct KernelSet {
 /// tried first, never what comes out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cpu {
-    /// AMD's: the kernels were measured on a Zen 4.
+    /// AMD's before Zen 5: the kernels were measured on a Zen 4.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     Amd,
+    /// AMD's since Zen 5, with vectors of full width.
+    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+    Zen5,
     /// Any other. On x86-64 they were measured on an Intel Xeon (Emerald Rapids).
     Other,
 }
@@ -52,10 +57,14 @@ pub enum Cpu {
 impl Cpu {
     /// This one.
     pub fn get() -> Self {
-        // SSE4a is AMD's alone.
+        // SSE4a is AMD's alone, whose first CPU with AVX-VNNI was Zen 5.
         #[cfg(kernels = "x86_64")]
         if std::arch::is_x86_feature_detected!("sse4a") {
-            return Cpu::Amd;
+            return if std::arch::is_x86_feature_detected!("avxvnni") {
+                Cpu::Zen5
+            } else {
+                Cpu::Amd
+            };
         }
         Cpu::Other
     }
@@ -64,7 +73,7 @@ impl Cpu {
 /// A crossover for each [`Cpu`].
 #[derive(Clone, Copy)]
 pub struct Crossovers {
-    /// Of [`Cpu::Amd`].
+    /// Of [`Cpu::Amd`] and [`Cpu::Zen5`].
     pub amd: Crossover,
     /// Of [`Cpu::Other`].
     pub other: Crossover,
@@ -83,7 +92,7 @@ impl Crossovers {
     /// That of a CPU.
     pub fn on(self, cpu: Cpu) -> Crossover {
         match cpu {
-            Cpu::Amd => self.amd,
+            Cpu::Amd | Cpu::Zen5 => self.amd,
             Cpu::Other => self.other,
         }
     }
@@ -100,6 +109,13 @@ pub struct Crossover {
     pub wide: usize,
 }
 
+impl KernelSet {
+    /// Whether no other set of its ISA is better on this CPU for what it can do.
+    pub fn suits(&self) -> bool {
+        self.made_for.is_none_or(|cpu| cpu == Cpu::get())
+    }
+}
+
 /// A CPU feature and how to ask for it.
 pub struct Feature {
     /// The compiler's name of the feature.
@@ -108,9 +124,11 @@ pub struct Feature {
     pub detect: fn() -> bool,
 }
 
-/// Every kernel set compiled into this build, best first; the scalar reference
-/// is last and always available.
+/// Every kernel set compiled into this build, best first but for CPUs that a set was
+/// not made for; the scalar reference is last and always available.
 pub static TABLE: &[&KernelSet] = &[
+    #[cfg(kernels = "x86_64")]
+    &super::x86_64::AVX512_ZEN5,
     #[cfg(kernels = "x86_64")]
     &super::x86_64::AVX512_VBMI,
     #[cfg(kernels = "x86_64")]

@@ -151,14 +151,22 @@ fn available_rows() -> usize {
 static PINNED: AtomicUsize = AtomicUsize::new(0);
 
 impl Backend {
-    /// Every backend that can run here, best first; the scalar one is last.
+    /// Every backend that can run here, best first; the scalar one is last, those made
+    /// for other CPUs before it.
     pub fn available() -> impl Iterator<Item = Backend> {
         let rows = available_rows();
-        TABLE
-            .iter()
-            .enumerate()
-            .filter(move |(i, _)| rows & (1 << i) != 0)
-            .map(|(_, &set)| Backend { set })
+        let vector = move |suits: bool| {
+            TABLE
+                .iter()
+                .enumerate()
+                .filter(move |(i, set)| {
+                    rows & (1 << i) != 0 && set.isa != Isa::Scalar && set.suits() == suits
+                })
+                .map(|(_, &set)| Backend { set })
+        };
+        vector(true)
+            .chain(vector(false))
+            .chain(core::iter::once(Backend::scalar()))
     }
 
     /// The backend that operations use when none is given: the pinned one, else
@@ -219,7 +227,8 @@ impl Backend {
         Err(IsaError::MissingFeatures { isa, missing })
     }
 
-    /// The level's name: `scalar`, `avx2`, `avx512`, `avx512-vbmi` or `neon`.
+    /// The level's name: `scalar`, `avx2`, `avx512`, `avx512-vbmi`,
+    /// `avx512-zen5` (two-table permutations, for AMD since Zen 5) or `neon`.
     pub fn name(self) -> &'static str {
         self.set.name
     }

@@ -30,7 +30,9 @@
 //! | `fmla`, 8 x 12 tile | 0.302 | 0.126 | 0.063 | 0.084 |
 
 use super::super::column::{self, ENTRY, Expand, LANES_F32, LANES_I8, Quad};
-use super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
+use super::super::contract::{
+    BuildCall, COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS,
+};
 use super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use super::{lanes_u8, step};
 use core::arch::aarch64::*;
@@ -47,6 +49,8 @@ pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     lanes: LANES_I8,
     entry_bytes: ENTRY,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * ENTRY,
     build: build_i8,
     run: column_i8,
     finish: finish_i8,
@@ -63,6 +67,8 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     lanes: LANES_F32,
     entry_bytes: ENTRY,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * ENTRY,
     build: build_f32,
     run: column_f32,
     finish: finish_f32,
@@ -131,18 +137,18 @@ unsafe fn expand(panel: *const u8, quad: &mut Quad<u64>) {
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::contract`].
 #[target_feature(enable = "neon")]
 #[inline(never)]
-unsafe fn build_i8(xt: *const i8, bytes: usize, tables: *mut u8) {
+unsafe fn build_i8(call: &BuildCall<i8>) {
     // SAFETY: 1 proves the token; the others are handed on unchanged.
-    unsafe { column::build_i8::<_, 4>(Neon::new_unchecked(), xt, bytes, tables) }
+    unsafe { column::build_i8::<_, 4>(Neon::new_unchecked(), call) }
 }
 
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::contract`].
 #[target_feature(enable = "neon")]
 #[inline(never)]
-unsafe fn build_f32(xt: *const f32, bytes: usize, tables: *mut u8) {
+unsafe fn build_f32(call: &BuildCall<f32>) {
     // SAFETY: 1 proves the token; the others are handed on unchanged.
-    unsafe { column::build_f32::<_, 4>(Neon::new_unchecked(), xt, bytes, tables) }
+    unsafe { column::build_f32::<_, 4>(Neon::new_unchecked(), call) }
 }
 
 /// # Safety

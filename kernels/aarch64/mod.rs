@@ -22,6 +22,7 @@ pub static NEON: KernelSet = KernelSet {
     name: "neon",
     isa: Isa::Neon,
     features: &[],
+    made_for: None,
     codec: &codec::CODEC,
     row_i8: &row_i8::ROW_I8,
     streamed_i8: &row_i8::ROW_I8,

@@ -1,6 +1,6 @@
 //! The tables: 81 signed sums of four activations for each token.
 
-use super::super::contract::COLUMN_ENTRIES;
+use super::super::contract::{BuildCall, COLUMN_ENTRIES};
 use super::lanes::{F32s, I16s, Lanes};
 use core::mem::size_of;
 use pulp::Simd;
@@ -97,14 +97,9 @@ unsafe fn build<S: Simd, V: Lanes<S>, X: Activations<V>, const VECTORS: usize>(
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::contract`].
 #[inline(always)]
-pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(
-    simd: S,
-    xt: *const i8,
-    bytes: usize,
-    tables: *mut u8,
-) {
+pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<i8>) {
     // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe { build::<S, I16s<S>, _, VECTORS>(simd, xt, bytes, tables) }
+    unsafe { build::<S, I16s<S>, _, VECTORS>(simd, call.xt, call.bytes, call.tables) }
 }
 
 /// f32 tables: see [`super::super::contract::ColumnKernel::build`].
@@ -112,12 +107,7 @@ pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::contract`].
 #[inline(always)]
-pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(
-    simd: S,
-    xt: *const f32,
-    bytes: usize,
-    tables: *mut u8,
-) {
+pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<f32>) {
     // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe { build::<S, F32s<S>, _, VECTORS>(simd, xt, bytes, tables) }
+    unsafe { build::<S, F32s<S>, _, VECTORS>(simd, call.xt, call.bytes, call.tables) }
 }

@@ -7,7 +7,7 @@ mod codec;
 mod row;
 
 use super::column::{self, ByTable};
-use super::contract::{ColumnKernel, RowKernel, RowTile};
+use super::contract::{BuildCall, COLUMN_ENTRIES, ColumnKernel, RowKernel, RowTile};
 use super::table::{Crossovers, KernelSet};
 use crate::isa::Isa;
 
@@ -31,6 +31,7 @@ pub static SCALAR: KernelSet = KernelSet {
     name: "scalar",
     isa: Isa::Scalar,
     features: &[],
+    made_for: None,
     codec: &codec::CODEC,
     row_i8: &ROW_I8,
     streamed_i8: &ROW_I8,
@@ -60,6 +61,8 @@ static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     lanes: 32,
     entry_bytes: 64,
     chunk_bytes: 12,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * 64,
     build: build_i8,
     run: column_i8,
     finish: column::finish_i8,
@@ -75,6 +78,8 @@ static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     lanes: 16,
     entry_bytes: 64,
     chunk_bytes: 12,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * 64,
     build: build_f32,
     run: column_f32,
     finish: column::finish_f32,
@@ -86,15 +91,15 @@ static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
 };
 
 #[inline(never)]
-unsafe fn build_i8(xt: *const i8, bytes: usize, tables: *mut u8) {
+unsafe fn build_i8(call: &BuildCall<i8>) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::build_i8::<_, 1>(pulp::Scalar512b, xt, bytes, tables) }
+    unsafe { column::build_i8::<_, 1>(pulp::Scalar512b, call) }
 }
 
 #[inline(never)]
-unsafe fn build_f32(xt: *const f32, bytes: usize, tables: *mut u8) {
+unsafe fn build_f32(call: &BuildCall<f32>) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::build_f32::<_, 1>(pulp::Scalar512b, xt, bytes, tables) }
+    unsafe { column::build_f32::<_, 1>(pulp::Scalar512b, call) }
 }
 
 #[inline(never)]

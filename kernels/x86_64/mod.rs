@@ -31,7 +31,7 @@ macro_rules! expansion {
 pub mod avx2;
 pub mod avx512;
 
-use super::table::{Crossover, Crossovers, Feature, KernelSet};
+use super::table::{Cpu, Crossover, Crossovers, Feature, KernelSet};
 use crate::isa::Isa;
 
 /// Features by their names, with their detection.
@@ -40,6 +40,53 @@ macro_rules! features {
         &[$(Feature { name: $name, detect: || std::arch::is_x86_feature_detected!($name) }),+]
     };
 }
+
+/// AVX-512 with the byte permutation of VBMI, on a CPU that permutes by two tables as fast
+/// as by one.
+pub static AVX512_ZEN5: KernelSet = KernelSet {
+    name: "avx512-zen5",
+    isa: Isa::Avx512,
+    features: features!(
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "popcnt",
+        "avx",
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "fma",
+        "lzcnt",
+        "fxsr",
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512vbmi",
+    ),
+    made_for: Some(Cpu::Zen5),
+    codec: &avx512::codec::CODEC,
+    row_i8: &avx512::row_i8_vbmi::ROW_I8,
+    streamed_i8: &avx512::row_i8::STREAMED_I8,
+    row_f32: &avx512::row_f32::ROW_F32_VBMI,
+    column_i8: &avx512::tile_i8::COLUMN_I8,
+    column_f32: &avx512::column::COLUMN_F32,
+    narrow_i8: &avx512::tile_i8::COLUMN_I8,
+    narrow_f32: &avx2::column::NARROW_F32,
+    crossover_i8: Crossovers::same(2, 2),
+    crossover_f32: Crossovers {
+        amd: Crossover {
+            narrow: 6,
+            wide: 12,
+        },
+        other: Crossover {
+            narrow: 7,
+            wide: 10,
+        },
+    },
+};
 
 /// AVX-512 with the byte permutation of VBMI.
 pub static AVX512_VBMI: KernelSet = KernelSet {
@@ -65,6 +112,7 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
         "avx512vl",
         "avx512vbmi",
     ),
+    made_for: None,
     codec: &avx512::codec::CODEC,
     row_i8: &avx512::row_i8_vbmi::ROW_I8,
     streamed_i8: &avx512::row_i8::STREAMED_I8,
@@ -103,6 +151,7 @@ pub static AVX512: KernelSet = KernelSet {
         "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "fma",
         "lzcnt", "fxsr", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl",
     ),
+    made_for: None,
     codec: &avx512::codec::CODEC,
     row_i8: &avx512::row_i8::ROW_I8,
     streamed_i8: &avx512::row_i8::ROW_I8,
@@ -141,6 +190,7 @@ pub static AVX2: KernelSet = KernelSet {
         "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "fma",
         "lzcnt", "fxsr",
     ),
+    made_for: None,
     codec: &avx2::codec::CODEC,
     row_i8: &avx2::row_i8::ROW_I8,
     streamed_i8: &avx2::row_i8::ROW_I8,

@@ -17,7 +17,7 @@ use super::sink::{At, Sink};
 use crate::cache::CacheSizes;
 use crate::isa::Backend;
 use crate::kernels::call::{self, ColumnPart, Element, PanelView, Width};
-use crate::kernels::contract::{BLOCK_BYTES, COLUMN_ENTRIES, COLUMN_MAX_FOLDS, Fold, PANEL_ROWS};
+use crate::kernels::contract::{BLOCK_BYTES, COLUMN_MAX_FOLDS, Fold, PANEL_ROWS};
 use crate::kernels::tiles::Tile;
 use crate::memory::OutOfMemory;
 use crate::workspace::{Scratch, reserve};
@@ -85,7 +85,7 @@ fn run_block<X: Element, S: Sink<X>>(
     let acc_len = block.panels.len() * PANEL_ROWS * kernel.entry_bytes;
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
     let panel_sums = PANEL_ROWS * kernel.lanes;
-    let tables_len = kernel.chunk_bytes * COLUMN_ENTRIES * kernel.entry_bytes;
+    let tables_len = kernel.tables_len(kernel.chunk_bytes);
     let mut buffers = Buffers {
         tables: reserve(&mut scratch.tables, tables_len)?,
         acc: reserve(&mut scratch.acc, acc_len)?,
@@ -109,14 +109,7 @@ fn run_block<X: Element, S: Sink<X>>(
         let mut start = segment.start;
         while start < segment.end {
             let end = segment.end.min(start.saturating_add(stretch));
-            run_stretch(
-                which,
-                weights.view,
-                block.panels.clone(),
-                xt,
-                start..end,
-                &mut buffers,
-            );
+            run_stretch(which, weights.view, block, xt, start..end, &mut buffers);
             let last = end == segment.end;
             for (i, panel) in block.panels.clone().enumerate() {
                 let accs = (
@@ -129,7 +122,13 @@ fn run_block<X: Element, S: Sink<X>>(
                     &mut sums[i * panel_sums..]
                 };
                 let accumulate = start > segment.start;
-                call::column_finish::<X>(which, accs, (sums, PANEL_ROWS), accumulate);
+                call::column_finish::<X>(
+                    which,
+                    block.tokens.len(),
+                    accs,
+                    (sums, PANEL_ROWS),
+                    accumulate,
+                );
                 if !last {
                     continue;
                 }
@@ -161,7 +160,7 @@ struct Buffers<'a> {
 fn run_stretch<X: Element>(
     which: (Backend, Width),
     view: PanelView<'_>,
-    panels: Range<usize>,
+    block: &Block,
     xt: &[X],
     strips: Range<usize>,
     buffers: &mut Buffers<'_>,
@@ -174,13 +173,19 @@ fn run_stretch<X: Element>(
     let (mut first, mut total) = (true, Fold::Start);
     for start in strips.clone().step_by(kernel.chunk_bytes) {
         let now = chunk(start);
-        call::column_build(which, xt(&now), now.len(), buffers.tables);
+        call::column_build(
+            which,
+            xt(&now),
+            [now.len(), block.tokens.len()],
+            buffers.tables,
+        );
         let ends = folds.after(now.end - strips.start, xt(&chunk(now.end)));
         let part = ColumnPart {
             view,
-            panels: panels.clone(),
+            panels: block.panels.clone(),
             start,
             bytes: now.len(),
+            tokens: block.tokens.len(),
         };
         let accs = (&mut *buffers.acc, &mut *buffers.total);
         let fold = if ends { total } else { Fold::Keep };

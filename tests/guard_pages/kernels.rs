@@ -16,7 +16,7 @@ use super::call::{
     ColumnPart, Element, PanelView, RowPart, Source, Width, column_build, column_finish,
     column_run, row_build, row_run,
 };
-use super::contract::{BLOCK_BYTES, COLUMN_ENTRIES, Fold, PANEL_ROWS};
+use super::contract::{BLOCK_BYTES, Fold, PANEL_ROWS};
 use super::table::Cpu;
 use crate::isa::Backend;
 use aligned_vec::avec;
@@ -176,7 +176,12 @@ fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place:
 
 fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, place: Place) {
     let kernel = X::column(which.0, which.1);
-    let what = format!("{}, {panels} panels of {bytes} at {place:?}", kernel.name);
+    // All lanes, an odd number, and one alone.
+    let tokens = [kernel.lanes, 7, 1][bytes % 3];
+    let what = format!(
+        "{}, {panels} panels of {bytes} for {tokens} tokens at {place:?}",
+        kernel.name
+    );
     let mut rng = StdRng::seed_from_u64(bytes as u64);
     let data: Vec<u8> = (0..panels * bytes * PANEL_ROWS)
         .map(|_| rng.random())
@@ -195,9 +200,8 @@ fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, 
             let chunk = kernel.chunk_bytes.min(block_end - start);
             let x = &xt[4 * start * kernel.lanes..][..4 * chunk * kernel.lanes];
             let x = Guarded::new(x, place.of_operand(1));
-            let table_bytes = chunk * COLUMN_ENTRIES * kernel.entry_bytes;
-            let mut tables = Guarded::<u8>::filled(table_bytes, side);
-            column_build(which, x.get(), chunk, tables.get_mut());
+            let mut tables = Guarded::<u8>::filled(kernel.tables_len(chunk), side);
+            column_build(which, x.get(), [chunk, tokens], tables.get_mut());
             let fold = match (start + chunk == block_end, block) {
                 (false, _) => Fold::Keep,
                 (true, 0) => Fold::Start,
@@ -208,6 +212,7 @@ fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, 
                 panels: 0..panels,
                 start,
                 bytes: chunk,
+                tokens,
             };
             let first = start == if float { block } else { 0 };
             let accs = (acc.get_mut(), total.get_mut());
@@ -228,14 +233,15 @@ fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, 
             &total.get()[at..][..panel_acc],
         );
         let accumulate = panel % 2 == 1;
-        column_finish::<X>(which, accs, (out.get_mut(), out_stride), accumulate);
+        let out_and_stride = (out.get_mut(), out_stride);
+        column_finish::<X>(which, tokens, accs, out_and_stride, accumulate);
         for (sums, out) in sums.iter_mut().zip(out.take(&what).chunks(out_stride)) {
             sums.extend(out[..PANEL_ROWS].iter().map(|&v| X::bits(v)));
         }
     }
     acc.take(&what);
     total.take(&what);
-    for lane in [0, 1, kernel.lanes - 1] {
+    for lane in [0, tokens / 2, tokens - 1] {
         let x: Vec<X> = xt
             .iter()
             .skip(lane)

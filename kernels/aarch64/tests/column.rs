@@ -18,7 +18,7 @@ fn run_column<X: Copy, Acc: Copy>(
     let (mut acc, mut total) = (lines(rows * entry), lines(rows * entry));
     acc.fill(0x5a);
     total.fill(0x5a);
-    let mut tables = lines(kernel.chunk_bytes * COLUMN_ENTRIES * entry);
+    let mut tables = lines(kernel.tables_len(kernel.chunk_bytes));
     let mut done = 0;
     while done < bytes {
         let block_left = BLOCK_BYTES - done % BLOCK_BYTES;
@@ -36,6 +36,7 @@ fn run_column<X: Copy, Acc: Copy>(
             panel_stride: data.len() / panel_count,
             panel_count,
             bytes: chunk,
+            tokens: lanes,
             tables: tables.as_ptr(),
             acc: acc.as_mut_ptr(),
             total: total.as_mut_ptr(),
@@ -44,7 +45,12 @@ fn run_column<X: Copy, Acc: Copy>(
         };
         // SAFETY: NEON is baseline; the sizes are as the contract asks.
         unsafe {
-            (kernel.build)(x[done * 4 * lanes..].as_ptr(), chunk, tables.as_mut_ptr());
+            (kernel.build)(&BuildCall {
+                xt: x[done * 4 * lanes..].as_ptr(),
+                bytes: chunk,
+                tokens: lanes,
+                tables: tables.as_mut_ptr(),
+            });
             (kernel.run)(&call);
         }
         done += chunk;
@@ -56,6 +62,7 @@ fn run_column<X: Copy, Acc: Copy>(
         let call = FinishCall {
             acc: acc[p * PANEL_ROWS * entry..].as_ptr(),
             total: total[p * PANEL_ROWS * entry..].as_ptr(),
+            tokens: lanes,
             out: out[p * lanes * out_stride..].as_mut_ptr(),
             out_stride,
             accumulate,

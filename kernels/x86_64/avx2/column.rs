@@ -8,7 +8,9 @@
 //! half empty.
 
 use super::super::super::column::{self, Expand, LANES_F32, LANES_I8, Quad};
-use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
+use super::super::super::contract::{
+    BuildCall, COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS,
+};
 use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use core::arch::x86_64::*;
 use pulp::x86::V3;
@@ -22,6 +24,8 @@ pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     lanes: LANES_I8,
     entry_bytes: column::ENTRY,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * column::ENTRY,
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
@@ -38,6 +42,8 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     lanes: LANES_F32,
     entry_bytes: column::ENTRY,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * column::ENTRY,
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
@@ -54,6 +60,8 @@ pub static NARROW_I8: ColumnKernel<i8, i32> = ColumnKernel {
     lanes: LANES_I8 / 2,
     entry_bytes: column::ENTRY / 2,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * (column::ENTRY / 2),
     build: build_narrow_i8,
     run: run_narrow_i8,
     finish: finish_narrow_i8,
@@ -70,6 +78,8 @@ pub static NARROW_F32: ColumnKernel<f32, f32> = ColumnKernel {
     lanes: LANES_F32 / 2,
     entry_bytes: column::ENTRY / 2,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * (column::ENTRY / 2),
     build: build_narrow_f32,
     run: run_narrow_f32,
     finish: finish_narrow_f32,
@@ -204,12 +214,12 @@ macro_rules! kernel {
         }
     };
 }
-kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3, 2>);
-kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3, 2>);
+kernel!(build_i8(call: &BuildCall<i8>), column::build_i8::<V3, 2>);
+kernel!(build_f32(call: &BuildCall<f32>), column::build_f32::<V3, 2>);
 kernel!(run_i8(call: &ColumnCall), column::run_i8::<V3, Wide, 2, QUADS>);
 kernel!(run_f32(call: &ColumnCall), column::run_f32::<V3, Wide, 2, QUADS>);
-kernel!(build_narrow_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V3, 1>);
-kernel!(build_narrow_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V3, 1>);
+kernel!(build_narrow_i8(call: &BuildCall<i8>), column::build_i8::<V3, 1>);
+kernel!(build_narrow_f32(call: &BuildCall<f32>), column::build_f32::<V3, 1>);
 kernel!(run_narrow_i8(call: &ColumnCall), column::run_i8::<V3, Narrow, 1, QUADS>);
 kernel!(run_narrow_f32(call: &ColumnCall), column::run_f32::<V3, Narrow, 1, QUADS>);
 

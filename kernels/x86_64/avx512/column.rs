@@ -3,7 +3,9 @@
 //! indices and its transpositions.
 
 use super::super::super::column::{self, LANES_F32, LANES_I8, Quad};
-use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS};
+use super::super::super::contract::{
+    BuildCall, COLUMN_ENTRIES, ColumnCall, ColumnKernel, FinishCall, PANEL_ROWS,
+};
 use super::super::super::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use core::arch::x86_64::*;
 use pulp::x86::V4;
@@ -20,6 +22,8 @@ pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     lanes: LANES_I8,
     entry_bytes: column::ENTRY,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * column::ENTRY,
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
@@ -36,6 +40,8 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
     lanes: LANES_F32,
     entry_bytes: column::ENTRY,
     chunk_bytes: 4 * QUADS,
+    unit_bytes: 1,
+    table_bytes: COLUMN_ENTRIES * column::ENTRY,
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
@@ -106,8 +112,8 @@ macro_rules! kernel {
         }
     };
 }
-kernel!(build_i8(xt: *const i8, bytes: usize, tables: *mut u8), column::build_i8::<V4, 1>);
-kernel!(build_f32(xt: *const f32, bytes: usize, tables: *mut u8), column::build_f32::<V4, 1>);
+kernel!(build_i8(call: &BuildCall<i8>), column::build_i8::<V4, 1>);
+kernel!(build_f32(call: &BuildCall<f32>), column::build_f32::<V4, 1>);
 kernel!(run_i8(call: &ColumnCall), column::run_i8::<V4, ByShuffle, 1, QUADS>);
 kernel!(run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, QUADS>);
 

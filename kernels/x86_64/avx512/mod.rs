@@ -6,3 +6,4 @@ pub mod pack;
 pub mod row_f32;
 pub mod row_i8;
 pub mod row_i8_vbmi;
+pub mod tile_i8;

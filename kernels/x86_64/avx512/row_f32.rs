@@ -161,7 +161,7 @@ macro_rules! row {
         unsafe fn $name(call: &RowCall<f32>) {
             // SAFETY: the caller's preconditions, handed on unchanged.
             unsafe {
-                if $vbmi && call.cpu == Cpu::Amd {
+                if $vbmi && call.cpu != Cpu::Other {
                     row::<ByMultishift, $panels>(call);
                 } else {
                     row::<ByShift, $panels>(call);

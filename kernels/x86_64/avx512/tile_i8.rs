@@ -1,0 +1,506 @@
+//! int8, many tokens, lanes that are rows: 64-entry tables of 16-bit sums in two
+//! registers, looked up by `vpermi2w`.
+//!
+//! # The idea
+//! `vpermi2w` looks up 32 words at once in 64 of them, by the low 6 bits of each
+//! lane: three 2-bit codes, as `vpermb` in [`super::row_i8_vbmi`] does with bytes.
+//! An entry is the signed sum of three activations itself, so nothing is split in
+//! low and high parts and nothing folded for 60 strips. The indices of the even
+//! rows are the panel's bytes as they stand, those of the odd rows the same words
+//! shifted by 8: lanes need no widening either.
+//!
+//! The rest is what the column lanes do ([`super::super::super::column`]): the
+//! tables of a chunk of K are built once for all panels, and accumulators of 16 bits
+//! live in L2 from chunk to chunk, where a fold moves their high parts to the totals.
+//! Four panels' indices are written to L1 once and serve all tokens of the tile; two
+//! tokens by four panels keep 16 accumulators in registers, and the tables stream by
+//! out of L2, four lines for 16 look-ups.
+//!
+//! | buffer | layout |
+//! |---|---|
+//! | tables | `[pair of tokens][step][token][64 entries of i16]`; an odd last token is a pair of one |
+//! | `acc`, `total` | `[panel][token][even rows, odd rows]`, 32 words each |
+//! | indices | `[step][panel][even rows, odd rows]` |
+//!
+//! A step is three weights; a unit of three panel bytes has four.
+//!
+//! # Port arithmetic
+//! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`, beside 9 operations for indices that up
+//! to 32 tokens share. Zen 5 starts two of the first and four of the second a cycle:
+//! 4 cycles, 192 MACs each, where `vpdpbusd` makes 128; 4.6 measured for the two
+//! alone. Other CPUs take three micro-operations for a `vpermi2w` (Intel) or have half
+//! the vector width (Zen 4), so they prefer the column lanes.
+
+use super::super::super::column::{ENTRY, LANES_I8};
+use super::super::super::contract::{
+    BuildCall, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS,
+};
+use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+
+/// Panel bytes of a unit, and its steps.
+const UNIT_BYTES: usize = 3;
+const STEPS: usize = 4;
+/// Units of a chunk: indices of three panels take 15 KiB of L1 then, tables 160 KiB of
+/// L2. 4, 5 and 8 units are 2 to 6 % slower, 16 and 20 cost a third.
+const UNITS: usize = 10;
+/// Panels, and tokens, of the largest tile.
+const TILE: usize = 3;
+/// Bytes ahead of the loads that tables are prefetched out of L2.
+const PREFETCH: usize = 1024;
+/// The logarithm of the bytes of one token's tables of a unit.
+const UNIT_SHIFT: u32 = 9;
+
+/// The kernel.
+pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
+    name: "avx512-zen5-i8-column",
+    lanes: LANES_I8,
+    entry_bytes: ENTRY,
+    chunk_bytes: UNIT_BYTES * UNITS,
+    unit_bytes: UNIT_BYTES,
+    table_bytes: LANES_I8 << UNIT_SHIFT,
+    build,
+    run,
+    finish,
+    symbols: &["tile_i8::build", "tile_i8::run", "tile_i8::finish"],
+};
+
+/// Units that a chunk of so many bytes begins: by table, as a division would multiply.
+const UNITS_OF: [u8; UNIT_BYTES * UNITS + 1] = {
+    let mut units = [0; UNIT_BYTES * UNITS + 1];
+    let mut bytes = 0;
+    while bytes < units.len() {
+        units[bytes] = bytes.div_ceil(UNIT_BYTES) as u8;
+        bytes += 1;
+    }
+    units
+};
+
+/// A pair of vectors: a table, or something of the even and of the odd rows.
+type Pair = [__m512i; 2];
+
+/// `vpermw` indices that gather the term of `weight` for each of 32 words, of which
+/// word i has the code `codes[(i >> shift) % codes.len()]`: the gathered vector holds
+/// `x` at `weight`, `-x` at `16 + weight` and zero at 12.
+const fn terms(weight: u16, codes: &[u16], shift: u32) -> [u16; 32] {
+    let mut indices = [0; 32];
+    let mut word = 0;
+    while word < 32 {
+        indices[word] = match codes[(word >> shift) % codes.len()] {
+            1 => weight,
+            2 => 16 + weight,
+            _ => 12,
+        };
+        word += 1;
+    }
+    indices
+}
+
+/// For a table of weights a, b and c: the terms of c and of b in either half of it,
+/// and those of a in the first and in the second half.
+#[repr(C, align(64))]
+struct Indices([[u16; 32]; 4]);
+
+const fn indices([a, b, c]: [u16; 3]) -> Indices {
+    Indices([
+        terms(c, &[0, 1, 2, 3], 0),
+        terms(b, &[0, 1, 2, 3], 2),
+        terms(a, &[0, 1], 4),
+        terms(a, &[2, 3], 4),
+    ])
+}
+
+/// The tables of a unit: the low three codes of each byte, and the three high ones.
+static INDICES: [Indices; STEPS] = [
+    indices([1, 2, 3]),
+    indices([5, 6, 7]),
+    indices([9, 10, 11]),
+    indices([0, 4, 8]),
+];
+
+/// Cuts so many panels or tokens into tiles of at most [`TILE`], four as two and two.
+struct Tiles(usize);
+
+impl Iterator for Tiles {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let tile = if self.0 == 4 { 2 } else { self.0.min(TILE) };
+        self.0 -= tile;
+        (tile > 0).then_some(tile)
+    }
+}
+
+/// Builds the tables. See [`ColumnKernel::build`].
+///
+/// # Safety
+/// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::super::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline(never)]
+unsafe fn build(call: &BuildCall<i8>) {
+    let units = usize::from(UNITS_OF[call.bytes]);
+    // Where each token's next table goes, and how far the one after it is: those of
+    // tokens in one tile take turns.
+    let mut at = [(call.tables.cast::<Pair>(), 0); LANES_I8];
+    let (mut tables, mut left) = (call.tables, call.tokens);
+    for tile in Tiles(call.tokens) {
+        for i in 0..tile {
+            at[call.tokens - left] = (tables.cast::<Pair>().wrapping_add(i), tile);
+            left -= 1;
+        }
+        for _ in 0..tile {
+            // Opaque, or the compiler multiplies.
+            tables = core::hint::black_box(tables.wrapping_add(units << UNIT_SHIFT));
+        }
+    }
+    let mut x = call.xt.cast::<__m256i>();
+    let mut left = 4 * call.bytes;
+    for _ in 0..units {
+        let mut rows = [_mm256_setzero_si256(); 16];
+        for row in rows.iter_mut().take(left.min(4 * UNIT_BYTES)) {
+            // SAFETY: precondition 3: a row has 32 tokens.
+            unsafe {
+                *row = x.read_unaligned();
+                x = x.add(1);
+            }
+        }
+        left = left.saturating_sub(4 * UNIT_BYTES);
+        let values = signed(transpose(rows));
+        for Indices(indices) in &INDICES {
+            let mut gather = [_mm512_setzero_si512(); 4];
+            for (gather, indices) in gather.iter_mut().zip(indices) {
+                // SAFETY: 32 words are 64 bytes.
+                *gather = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
+            }
+            let [c, b, a, high_a] = gather;
+            for ((table, step), &values) in at.iter_mut().zip(&values).take(call.tokens) {
+                let low = _mm512_add_epi16(
+                    _mm512_permutexvar_epi16(b, values),
+                    _mm512_permutexvar_epi16(c, values),
+                );
+                let first = _mm512_permutexvar_epi16(a, values);
+                let second = _mm512_permutexvar_epi16(high_a, values);
+                // SAFETY: precondition 4: four tables a unit for each token.
+                unsafe {
+                    table.write([_mm512_add_epi16(low, first), _mm512_add_epi16(low, second)]);
+                }
+                *table = table.wrapping_add(*step);
+            }
+        }
+    }
+}
+
+/// The 12 activations of each of 32 tokens as words, then four zeros, then the same
+/// with the other sign.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn signed(tokens: [__m256i; 16]) -> [__m512i; LANES_I8] {
+    let signed = |x| {
+        let wide = _mm256_cvtepi8_epi16(x);
+        let negated = _mm256_sub_epi16(_mm256_setzero_si256(), wide);
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(wide), negated)
+    };
+    let mut values = [_mm512_setzero_si512(); LANES_I8];
+    for (t, both) in tokens.into_iter().enumerate() {
+        values[t] = signed(_mm256_castsi256_si128(both));
+        values[16 + t] = signed(_mm256_extracti128_si256::<1>(both));
+    }
+    values
+}
+
+/// Transposes 16 rows of 32 bytes: vector t has token t in its low half and token
+/// 16 + t in its high one, 16 values each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn transpose(mut rows: [__m256i; 16]) -> [__m256i; 16] {
+    // Four perfect shuffles of the rows' bytes, in both lanes.
+    for _ in 0..4 {
+        let from = rows;
+        for i in 0..8 {
+            rows[2 * i] = _mm256_unpacklo_epi8(from[i], from[i + 8]);
+            rows[2 * i + 1] = _mm256_unpackhi_epi8(from[i], from[i + 8]);
+        }
+    }
+    rows
+}
+
+/// Three bytes of 64 rows as four vectors of words whose low 6 bits are the index of
+/// an even row, and those of their high byte that of the row after it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn indices_of(bytes: [__m512i; UNIT_BYTES]) -> [__m512i; STEPS] {
+    // Bit select, first operand where the third (the mask) is set.
+    const SELECT: i32 = 0xca;
+    let a = _mm512_srli_epi16(bytes[0], 2);
+    let b = _mm512_srli_epi16(bytes[1], 4);
+    let c = _mm512_srli_epi16(bytes[2], 6);
+    let ab = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x30), a, b, SELECT);
+    let abc = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x3c), ab, c, SELECT);
+    [bytes[0], bytes[1], bytes[2], abc]
+}
+
+/// The indices of the panels of a tile.
+type Expanded = MaybeUninit<[__m512i; TILE * STEPS * UNITS]>;
+
+/// The kernel. See [`ColumnKernel::run`].
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::super::super::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline(never)]
+unsafe fn run(call: &ColumnCall) {
+    let mut expanded = Expanded::uninit();
+    let mut rest = *call;
+    for panels in Tiles(call.panel_count) {
+        // SAFETY: the caller's preconditions, for the panels that are left.
+        unsafe {
+            match panels {
+                TILE.. => group::<TILE>(&mut rest, &mut expanded),
+                2 => group::<2>(&mut rest, &mut expanded),
+                _ => group::<1>(&mut rest, &mut expanded),
+            }
+        }
+    }
+}
+
+/// Sums the chunk over `P` panels for all tokens, and leaves the panels after them.
+///
+/// # Safety
+/// Those of [`run`], for at least `P` panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn group<const P: usize>(call: &mut ColumnCall, expanded: &mut Expanded) {
+    let units = usize::from(UNITS_OF[call.bytes]);
+    // SAFETY: precondition 2 for P panels; `expanded` has room for them.
+    let words = unsafe { expand::<P>(call, expanded) };
+    let mut part = Part {
+        words,
+        tables: call.tables,
+        acc: call.acc.cast(),
+        total: call.total.cast(),
+        units,
+        next: None,
+        first: call.first,
+        fold: call.fold,
+    };
+    // The first tiles ask for the next panels' bytes, one panel each.
+    let mut next = after::<P>(call.panels, call.panel_stride);
+    for (i, tokens) in Tiles(call.tokens).enumerate() {
+        part.next = (i < P).then_some(next);
+        next = next.wrapping_add(call.panel_stride);
+        // SAFETY: preconditions 4 and 6: tables and accumulators of so many tokens.
+        unsafe {
+            match tokens {
+                TILE.. => tile::<P, TILE>(&mut part),
+                2 => tile::<P, 2>(&mut part),
+                _ => tile::<P, 1>(&mut part),
+            }
+        }
+    }
+    call.panels = after::<P>(call.panels, call.panel_stride);
+    call.acc = call.acc.wrapping_add(P * PANEL_ROWS * ENTRY);
+    call.total = call.total.wrapping_add(P * PANEL_ROWS * ENTRY);
+}
+
+/// The same place `P` times `stride` further, by additions.
+#[inline(always)]
+fn after<const P: usize>(mut place: *const u8, stride: usize) -> *const u8 {
+    for _ in 0..P {
+        place = place.wrapping_add(stride);
+    }
+    place
+}
+
+/// Writes the indices of `P` panels and returns them, `[step][panel]`.
+///
+/// # Safety
+/// Preconditions 1 and 2 of [`super::super::super::contract`], for `P` panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn expand<const P: usize>(call: &ColumnCall, expanded: &mut Expanded) -> *const __m512i {
+    let words = expanded.as_mut_ptr().cast::<__m512i>();
+    let mut panel = call.panels;
+    for p in 0..P {
+        let mut to = words.wrapping_add(p);
+        let (mut strip, mut left) = (panel, call.bytes);
+        while left > 0 {
+            let mut bytes = [_mm512_setzero_si512(); UNIT_BYTES];
+            for bytes in bytes.iter_mut().take(left) {
+                // SAFETY: precondition 2: `left` more strips of 64 bytes.
+                unsafe {
+                    *bytes = _mm512_loadu_si512(strip.cast());
+                    strip = strip.wrapping_add(PANEL_ROWS);
+                }
+            }
+            for words in indices_of(bytes) {
+                // SAFETY: a chunk has at most STEPS * UNITS steps of TILE panels.
+                unsafe { to.write(words) };
+                to = to.wrapping_add(P);
+            }
+            left = left.saturating_sub(UNIT_BYTES);
+        }
+        panel = panel.wrapping_add(call.panel_stride);
+    }
+    words
+}
+
+/// What a tile reads and writes, from its first panel and token on.
+struct Part {
+    words: *const __m512i,
+    tables: *const u8,
+    acc: *mut Pair,
+    total: *mut Pair,
+    units: usize,
+    /// A panel to ask for, as many lines as there are steps.
+    next: Option<*const u8>,
+    first: bool,
+    fold: Fold,
+}
+
+/// `P` panels by `T` tokens; leaves the tokens after them.
+///
+/// # Safety
+/// Precondition 1 of [`super::super::super::contract`]; `part` has `units` of indices
+/// of `P` panels and of tables of `T` tokens, and as many of the accumulators as
+/// precondition 6 asks for, panels [`PANEL_ROWS`] vectors apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
+    // Pairs from a panel's accumulators to the next one's.
+    const PANEL: usize = PANEL_ROWS / 2;
+    let mut sums = [[[_mm512_setzero_si512(); 2]; P]; T];
+    if !part.first {
+        for (t, sums) in sums.iter_mut().enumerate() {
+            for (p, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: precondition 6.
+                *sums = unsafe { *part.acc.add(p * PANEL + t) };
+            }
+        }
+    }
+    let mut words = part.words.cast::<[__m512i; P]>();
+    let mut tables = part.tables.cast::<[Pair; T]>();
+    let (mut next, next_step) = match part.next {
+        Some(next) => (next, 64),
+        None => (part.tables, 0),
+    };
+    for _ in 0..part.units << STEPS.trailing_zeros() {
+        _mm_prefetch::<_MM_HINT_T0>(next.cast());
+        next = next.wrapping_add(next_step);
+        for line in 0..2 * T {
+            let ahead = tables.wrapping_byte_add(PREFETCH + 64 * line);
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        }
+        // SAFETY: the caller's word for `steps` of both.
+        let (words_now, tables_now) = unsafe { (&*words, &*tables) };
+        let mut indices = [[_mm512_setzero_si512(); 2]; P];
+        for (indices, &even) in indices.iter_mut().zip(words_now) {
+            *indices = [even, _mm512_srli_epi16(even, 8)];
+        }
+        for t in 0..T {
+            let [first, second] = tables_now[t];
+            for p in 0..P {
+                for h in 0..2 {
+                    let term = _mm512_permutex2var_epi16(first, indices[p][h], second);
+                    sums[t][p][h] = _mm512_add_epi16(sums[t][p][h], term);
+                }
+            }
+        }
+        (words, tables) = (words.wrapping_add(1), tables.wrapping_add(1));
+    }
+    for (t, sums) in sums.into_iter().enumerate() {
+        for (p, sums) in sums.into_iter().enumerate() {
+            let at = p * PANEL + t;
+            // SAFETY: precondition 6.
+            unsafe { store(part.fold, sums, part.acc.add(at), part.total.add(at)) };
+        }
+    }
+    part.tables = after::<T>(part.tables, part.units << UNIT_SHIFT);
+    part.acc = part.acc.wrapping_add(T);
+    part.total = part.total.wrapping_add(T);
+}
+
+/// Stores the sums of a token and panel, their high parts in the totals where a block
+/// ends.
+///
+/// # Safety
+/// Precondition 6 of [`super::super::super::contract`] for this pair.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn store(fold: Fold, sums: Pair, acc: *mut Pair, total: *mut Pair) {
+    // SAFETY: the caller's word.
+    unsafe {
+        if fold == Fold::Keep {
+            acc.write(sums);
+            return;
+        }
+        let [even, odd] = sums;
+        let (mut even_high, mut odd_high) = (_mm512_srai_epi16(even, 8), _mm512_srai_epi16(odd, 8));
+        if fold == Fold::Add {
+            let [even, odd] = total.read();
+            even_high = _mm512_add_epi16(even_high, even);
+            odd_high = _mm512_add_epi16(odd_high, odd);
+        }
+        total.write([even_high, odd_high]);
+        let low = _mm512_set1_epi16(0xff);
+        acc.write([_mm512_and_si512(even, low), _mm512_and_si512(odd, low)]);
+    }
+}
+
+/// `out[t][r] (+)= 256 * total[t][r] + acc[t][r]`. See [`ColumnKernel::finish`].
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`super::super::super::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline(never)]
+unsafe fn finish(call: &FinishCall<i32>) {
+    let (mut acc, mut total) = (call.acc.cast::<Pair>(), call.total.cast::<Pair>());
+    let mut out = call.out;
+    for _ in 0..call.tokens {
+        // SAFETY: preconditions 5 and 6: 64 rows of each token.
+        unsafe { finish_token(acc.read(), total.read(), out, call.accumulate) };
+        (acc, total) = (acc.wrapping_add(1), total.wrapping_add(1));
+        // Opaque, or the compiler multiplies the stride for an alias check.
+        out = core::hint::black_box(out.wrapping_add(call.out_stride));
+    }
+}
+
+/// Writes the sums of one token's 64 rows.
+///
+/// # Safety
+/// Precondition 1 of [`super::super::super::contract`]; `out` is valid for 64
+/// values, initialised if `accumulate`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn finish_token(acc: Pair, total: Pair, out: *mut i32, accumulate: bool) {
+    // In each 128-bit lane L, rows `16 L ..+ 8` and the 8 after.
+    let rows = |[even, odd]: Pair| {
+        [
+            _mm512_unpacklo_epi16(even, odd),
+            _mm512_unpackhi_epi16(even, odd),
+        ]
+    };
+    let (low, high) = (rows(acc), rows(total));
+    macro_rules! lane {
+        ($lane:literal) => {{
+            let wide = |[first, second]: Pair| {
+                let first = _mm512_extracti32x4_epi32::<$lane>(first);
+                let second = _mm512_extracti32x4_epi32::<$lane>(second);
+                _mm512_cvtepi16_epi32(_mm256_set_m128i(second, first))
+            };
+            let mut sum = _mm512_add_epi32(wide(low), _mm512_slli_epi32(wide(high), 8));
+            // SAFETY: the caller's word for 64 values; the lane is below 4.
+            unsafe {
+                let out = out.add(16 * $lane);
+                if accumulate {
+                    sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out.cast()));
+                }
+                _mm512_storeu_si512(out.cast(), sum);
+            }
+        }};
+    }
+    lane!(0);
+    lane!(1);
+    lane!(2);
+    lane!(3);
+}
