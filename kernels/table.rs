@@ -57,10 +57,10 @@ pub enum Cpu {
 impl Cpu {
     /// This one.
     pub fn get() -> Self {
-        // SSE4a is AMD's alone, whose first CPU with AVX-VNNI was Zen 5.
+        // SSE4a is AMD's alone, whose first CPU with this one was Zen 5.
         #[cfg(kernels = "x86_64")]
         if std::arch::is_x86_feature_detected!("sse4a") {
-            return if std::arch::is_x86_feature_detected!("avxvnni") {
+            return if std::arch::is_x86_feature_detected!("avx512vp2intersect") {
                 Cpu::Zen5
             } else {
                 Cpu::Amd

@@ -175,7 +175,8 @@ uint32_t tritgemm_abi_version(void);
 size_t tritgemm_backend_count(void);
 
 // The name of a kernel set that can run on this CPU, best first: "avx512-vbmi",
-// "avx512", "avx2", "neon" or "scalar". NULL if there are not that many.
+// "avx512", "avx2", "neon" or "scalar"; "avx512-zen5" comes before them on the CPUs it
+// was made for, right before "scalar" elsewhere. NULL if there are not that many.
 const char *tritgemm_backend_name(size_t index);
 
 // The name of the kernel set that products run with when their workspace pins none.

@@ -87,7 +87,8 @@ pub extern "C" fn tritgemm_backend_count() -> usize {
 }
 
 /// The name of a kernel set that can run on this CPU, best first: "avx512-vbmi",
-/// "avx512", "avx2", "neon" or "scalar". NULL if there are not that many.
+/// "avx512", "avx2", "neon" or "scalar"; "avx512-zen5" comes before them on the CPUs it
+/// was made for, right before "scalar" elsewhere. NULL if there are not that many.
 #[unsafe(no_mangle)]
 pub extern "C" fn tritgemm_backend_name(index: usize) -> *const c_char {
     let name = || names().backends.get(index).map_or(null(), |n| n.as_ptr());

@@ -13,8 +13,8 @@ use tritgemm::Backend;
 /// | `avx512-f32-row` | `_mm512_permutexvar_ps` | the scalar and AVX2 f32 rows |
 /// | `avx512-codec`, `decode_f32` alone | `_mm512_permutevar_ps` | scalar and AVX2 |
 ///
-/// The build for miri has no VBMI, so the kernels of `avx512-vbmi` that are not
-/// those of `avx512` (`_mm512_permutexvar_epi8`,
+/// The build for miri has no VBMI, so the kernels of `avx512-vbmi` and `avx512-zen5`
+/// that are not those of `avx512` (`_mm512_permutexvar_epi8`,
 /// `_mm512_multishift_epi64_epi8`) do not run there at all. Nor does training,
 /// whose dense product asks the CPU for its caches (`cpuid`).
 ///

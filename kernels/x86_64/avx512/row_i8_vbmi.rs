@@ -195,10 +195,10 @@ impl Sum {
     }
 }
 
-/// Three bytes of 64 rows as four vectors of indices.
+/// Three bytes of 64 rows as four vectors of indices, in the low 6 bits of each byte.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn indices_of(bytes: [__m512i; 3]) -> [__m512i; 4] {
+pub(super) fn indices_of(bytes: [__m512i; 3]) -> [__m512i; 4] {
     // Bit select, first operand where the third (the mask) is set.
     const SELECT: i32 = 0xca;
     let a = _mm512_srli_epi16(bytes[0], 2);

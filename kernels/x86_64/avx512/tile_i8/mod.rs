@@ -5,46 +5,49 @@
 //! `vpermi2w` looks up 32 words at once in 64 of them, by the low 6 bits of each
 //! lane: three 2-bit codes, as `vpermb` in [`super::row_i8_vbmi`] does with bytes.
 //! An entry is the signed sum of three activations itself, so nothing is split in
-//! low and high parts and nothing folded for 60 strips. The indices of the even
+//! low and high parts, and nothing folded for 60 strips. The indices of the even
 //! rows are the panel's bytes as they stand, those of the odd rows the same words
-//! shifted by 8: lanes need no widening either.
+//! shifted by 8: nothing is widened either.
 //!
-//! The rest is what the column lanes do ([`super::super::super::column`]): the
-//! tables of a chunk of K are built once for all panels, and accumulators of 16 bits
-//! live in L2 from chunk to chunk, where a fold moves their high parts to the totals.
-//! Four panels' indices are written to L1 once and serve all tokens of the tile; two
-//! tokens by four panels keep 16 accumulators in registers, and the tables stream by
-//! out of L2, four lines for 16 look-ups.
+//! The rest is as with the column lanes ([`super::super::super::column`]): the tables
+//! of a chunk of K are built once for all panels, and accumulators of 16 bits live in
+//! L2 from chunk to chunk, until a fold moves their high parts to the totals. The
+//! indices of three panels are written to L1 once and serve all tokens of the tile;
+//! three tokens by three panels keep 18 accumulators in registers, and the tables
+//! stream by out of L2, six lines for 18 look-ups.
 //!
 //! | buffer | layout |
 //! |---|---|
-//! | tables | `[pair of tokens][step][token][64 entries of i16]`; an odd last token is a pair of one |
+//! | tables | `[tile of tokens][step][token][64 entries of i16]` |
 //! | `acc`, `total` | `[panel][token][even rows, odd rows]`, 32 words each |
-//! | indices | `[step][panel][even rows, odd rows]` |
+//! | indices | `[step][panel][64 bytes]` |
 //!
 //! A step is three weights; a unit of three panel bytes has four.
 //!
 //! # Port arithmetic
-//! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`, beside 9 operations for indices that up
-//! to 32 tokens share. Zen 5 starts two of the first and four of the second a cycle:
-//! 4 cycles, 192 MACs each, where `vpdpbusd` makes 128; 4.6 measured for the two
-//! alone. Other CPUs take three micro-operations for a `vpermi2w` (Intel) or have half
+//! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`; 4 shifts for the odd rows serve three
+//! tokens, and 5 operations for the indices all of them. Zen 5 starts two of the
+//! first and four of the second a cycle: 4 cycles, 192 MACs each, where `vpdpbusd`
+//! makes 128. Alone the two take 4.6; the loop of this kernel, with tables out of L2,
+//! 5.6. Other CPUs take three micro-operations for a `vpermi2w` (Intel), or have half
 //! the vector width (Zen 4), so they prefer the column lanes.
 
+mod tables;
+
 use super::super::super::column::{ENTRY, LANES_I8};
-use super::super::super::contract::{
-    BuildCall, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS,
-};
+use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS};
+use super::row_i8_vbmi::indices_of;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
 /// Panel bytes of a unit, and its steps.
 const UNIT_BYTES: usize = 3;
 const STEPS: usize = 4;
-/// Units of a chunk: indices of three panels take 15 KiB of L1 then, tables 160 KiB of
-/// L2. 4, 5 and 8 units are 2 to 6 % slower, 16 and 20 cost a third.
+/// Units of a chunk: the indices of three panels take 7.5 KiB of L1 then, the tables
+/// 160 KiB of L2. 4, 5 and 8 units are up to 6 % slower in the bare loop, 20 as much.
 const UNITS: usize = 10;
-/// Panels, and tokens, of the largest tile.
+/// Panels, and tokens, of the largest tile. 4 x 2 and 8 x 1 are 5 % slower in the
+/// bare loop, 2 x 4 is 10 to 20 %; 5 x 2 and 4 x 3 spill.
 const TILE: usize = 3;
 /// Bytes ahead of the loads that tables are prefetched out of L2.
 const PREFETCH: usize = 1024;
@@ -59,10 +62,10 @@ pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     chunk_bytes: UNIT_BYTES * UNITS,
     unit_bytes: UNIT_BYTES,
     table_bytes: LANES_I8 << UNIT_SHIFT,
-    build,
+    build: tables::build,
     run,
     finish,
-    symbols: &["tile_i8::build", "tile_i8::run", "tile_i8::finish"],
+    symbols: &["tile_i8::tables::build", "tile_i8::run", "tile_i8::finish"],
 };
 
 /// Units that a chunk of so many bytes begins: by table, as a division would multiply.
@@ -79,45 +82,6 @@ const UNITS_OF: [u8; UNIT_BYTES * UNITS + 1] = {
 /// A pair of vectors: a table, or something of the even and of the odd rows.
 type Pair = [__m512i; 2];
 
-/// `vpermw` indices that gather the term of `weight` for each of 32 words, of which
-/// word i has the code `codes[(i >> shift) % codes.len()]`: the gathered vector holds
-/// `x` at `weight`, `-x` at `16 + weight` and zero at 12.
-const fn terms(weight: u16, codes: &[u16], shift: u32) -> [u16; 32] {
-    let mut indices = [0; 32];
-    let mut word = 0;
-    while word < 32 {
-        indices[word] = match codes[(word >> shift) % codes.len()] {
-            1 => weight,
-            2 => 16 + weight,
-            _ => 12,
-        };
-        word += 1;
-    }
-    indices
-}
-
-/// For a table of weights a, b and c: the terms of c and of b in either half of it,
-/// and those of a in the first and in the second half.
-#[repr(C, align(64))]
-struct Indices([[u16; 32]; 4]);
-
-const fn indices([a, b, c]: [u16; 3]) -> Indices {
-    Indices([
-        terms(c, &[0, 1, 2, 3], 0),
-        terms(b, &[0, 1, 2, 3], 2),
-        terms(a, &[0, 1], 4),
-        terms(a, &[2, 3], 4),
-    ])
-}
-
-/// The tables of a unit: the low three codes of each byte, and the three high ones.
-static INDICES: [Indices; STEPS] = [
-    indices([1, 2, 3]),
-    indices([5, 6, 7]),
-    indices([9, 10, 11]),
-    indices([0, 4, 8]),
-];
-
 /// Cuts so many panels or tokens into tiles of at most [`TILE`], four as two and two.
 struct Tiles(usize);
 
@@ -130,114 +94,6 @@ impl Iterator for Tiles {
         self.0 -= tile;
         (tile > 0).then_some(tile)
     }
-}
-
-/// Builds the tables. See [`ColumnKernel::build`].
-///
-/// # Safety
-/// Preconditions 1, 3, 4 (as output) and 7 of [`super::super::super::contract`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline(never)]
-unsafe fn build(call: &BuildCall<i8>) {
-    let units = usize::from(UNITS_OF[call.bytes]);
-    // Where each token's next table goes, and how far the one after it is: those of
-    // tokens in one tile take turns.
-    let mut at = [(call.tables.cast::<Pair>(), 0); LANES_I8];
-    let (mut tables, mut left) = (call.tables, call.tokens);
-    for tile in Tiles(call.tokens) {
-        for i in 0..tile {
-            at[call.tokens - left] = (tables.cast::<Pair>().wrapping_add(i), tile);
-            left -= 1;
-        }
-        for _ in 0..tile {
-            // Opaque, or the compiler multiplies.
-            tables = core::hint::black_box(tables.wrapping_add(units << UNIT_SHIFT));
-        }
-    }
-    let mut x = call.xt.cast::<__m256i>();
-    let mut left = 4 * call.bytes;
-    for _ in 0..units {
-        let mut rows = [_mm256_setzero_si256(); 16];
-        for row in rows.iter_mut().take(left.min(4 * UNIT_BYTES)) {
-            // SAFETY: precondition 3: a row has 32 tokens.
-            unsafe {
-                *row = x.read_unaligned();
-                x = x.add(1);
-            }
-        }
-        left = left.saturating_sub(4 * UNIT_BYTES);
-        let values = signed(transpose(rows));
-        for Indices(indices) in &INDICES {
-            let mut gather = [_mm512_setzero_si512(); 4];
-            for (gather, indices) in gather.iter_mut().zip(indices) {
-                // SAFETY: 32 words are 64 bytes.
-                *gather = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
-            }
-            let [c, b, a, high_a] = gather;
-            for ((table, step), &values) in at.iter_mut().zip(&values).take(call.tokens) {
-                let low = _mm512_add_epi16(
-                    _mm512_permutexvar_epi16(b, values),
-                    _mm512_permutexvar_epi16(c, values),
-                );
-                let first = _mm512_permutexvar_epi16(a, values);
-                let second = _mm512_permutexvar_epi16(high_a, values);
-                // SAFETY: precondition 4: four tables a unit for each token.
-                unsafe {
-                    table.write([_mm512_add_epi16(low, first), _mm512_add_epi16(low, second)]);
-                }
-                *table = table.wrapping_add(*step);
-            }
-        }
-    }
-}
-
-/// The 12 activations of each of 32 tokens as words, then four zeros, then the same
-/// with the other sign.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn signed(tokens: [__m256i; 16]) -> [__m512i; LANES_I8] {
-    let signed = |x| {
-        let wide = _mm256_cvtepi8_epi16(x);
-        let negated = _mm256_sub_epi16(_mm256_setzero_si256(), wide);
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(wide), negated)
-    };
-    let mut values = [_mm512_setzero_si512(); LANES_I8];
-    for (t, both) in tokens.into_iter().enumerate() {
-        values[t] = signed(_mm256_castsi256_si128(both));
-        values[16 + t] = signed(_mm256_extracti128_si256::<1>(both));
-    }
-    values
-}
-
-/// Transposes 16 rows of 32 bytes: vector t has token t in its low half and token
-/// 16 + t in its high one, 16 values each.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn transpose(mut rows: [__m256i; 16]) -> [__m256i; 16] {
-    // Four perfect shuffles of the rows' bytes, in both lanes.
-    for _ in 0..4 {
-        let from = rows;
-        for i in 0..8 {
-            rows[2 * i] = _mm256_unpacklo_epi8(from[i], from[i + 8]);
-            rows[2 * i + 1] = _mm256_unpackhi_epi8(from[i], from[i + 8]);
-        }
-    }
-    rows
-}
-
-/// Three bytes of 64 rows as four vectors of words whose low 6 bits are the index of
-/// an even row, and those of their high byte that of the row after it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn indices_of(bytes: [__m512i; UNIT_BYTES]) -> [__m512i; STEPS] {
-    // Bit select, first operand where the third (the mask) is set.
-    const SELECT: i32 = 0xca;
-    let a = _mm512_srli_epi16(bytes[0], 2);
-    let b = _mm512_srli_epi16(bytes[1], 4);
-    let c = _mm512_srli_epi16(bytes[2], 6);
-    let ab = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x30), a, b, SELECT);
-    let abc = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x3c), ab, c, SELECT);
-    [bytes[0], bytes[1], bytes[2], abc]
 }
 
 /// The indices of the panels of a tile.
