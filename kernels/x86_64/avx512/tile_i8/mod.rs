@@ -6,8 +6,8 @@
 //! lane: three 2-bit codes, as `vpermb` in [`super::row_i8_vbmi`] does with bytes.
 //! An entry is the signed sum of three activations itself, so nothing is split in
 //! low and high parts, and nothing folded for 60 strips. The indices of the even
-//! rows are the panel's bytes as they stand, those of the odd rows the same words
-//! shifted by 8: nothing is widened either.
+//! rows are the panel's bytes as they stand, those of the odd rows what a load one byte
+//! further has: nothing is widened either.
 //!
 //! The rest is as with the column lanes ([`super::super::super::column`]): the tables
 //! of a chunk of K are built once for all panels, and accumulators of 16 bits live in
@@ -25,12 +25,13 @@
 //! A step is three weights; a unit of three panel bytes has four.
 //!
 //! # Port arithmetic
-//! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`; 4 shifts for the odd rows serve three
-//! tokens, and 5 operations for the indices all of them. Zen 5 starts two of the
-//! first and four of the second a cycle: 4 cycles, 192 MACs each, where `vpdpbusd`
-//! makes 128. Alone the two take 4.6; the loop of this kernel, with tables out of L2,
-//! 5.6. Other CPUs take three micro-operations for a `vpermi2w` (Intel), or have half
-//! the vector width (Zen 4), so they prefer the column lanes.
+//! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`; 5 operations for the indices serve all
+//! tokens, and the loads of the odd rows, which cross a line each, cost 2 % less than
+//! shifts. Zen 5 starts two of the first and four of the second a cycle: 4 cycles, 192
+//! MACs each, where `vpdpbusd` makes 128. Alone the two take 4.7; the loop of this
+//! kernel, with tables out of L2, 5.6. Other CPUs take three micro-operations for a
+//! `vpermi2w` (Intel), or have half the vector width (Zen 4), so they prefer the column
+//! lanes.
 
 mod tables;
 
@@ -96,8 +97,8 @@ impl Iterator for Tiles {
     }
 }
 
-/// The indices of the panels of a tile.
-type Expanded = MaybeUninit<[__m512i; TILE * STEPS * UNITS]>;
+/// The indices of the panels of a tile, and one vector more.
+type Expanded = MaybeUninit<[__m512i; TILE * STEPS * UNITS + 1]>;
 
 /// The kernel. See [`ColumnKernel::run`].
 ///
@@ -107,6 +108,14 @@ type Expanded = MaybeUninit<[__m512i; TILE * STEPS * UNITS]>;
 #[inline(never)]
 unsafe fn run(call: &ColumnCall) {
     let mut expanded = Expanded::uninit();
+    // What the last loads of odd rows find behind the indices of 1 to 3 panels.
+    let steps = usize::from(UNITS_OF[call.bytes]) << STEPS.trailing_zeros();
+    let mut end = expanded.as_mut_ptr().cast::<__m512i>();
+    for _ in 0..TILE {
+        end = end.wrapping_add(steps);
+        // SAFETY: there is room for one vector more than TILE times as many.
+        unsafe { end.write(_mm512_setzero_si512()) };
+    }
     let mut rest = *call;
     for panels in Tiles(call.panel_count) {
         // SAFETY: the caller's preconditions, for the panels that are left.
@@ -250,8 +259,10 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
         // SAFETY: the caller's word for `steps` of both.
         let (words_now, tables_now) = unsafe { (&*words, &*tables) };
         let mut indices = [[_mm512_setzero_si512(); 2]; P];
-        for (indices, &even) in indices.iter_mut().zip(words_now) {
-            *indices = [even, _mm512_srli_epi16(even, 8)];
+        for (indices, even) in indices.iter_mut().zip(words_now) {
+            // SAFETY: the byte after the indices is the next ones', or [`run`] wrote it.
+            let odd = unsafe { _mm512_loadu_si512((&raw const *even).byte_add(1).cast()) };
+            *indices = [*even, odd];
         }
         for t in 0..T {
             let [first, second] = tables_now[t];
