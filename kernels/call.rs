@@ -285,7 +285,7 @@ pub fn column_build<X: Element>(
     );
     assert!(tables.len() >= kernel.tables_len(bytes), "tables too short");
     assert_aligned_to(tables, alignment(kernel.entry_bytes));
-    // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
+    // SAFETY: 1: the backend is the proof; 3, 4, 6: asserted; 7: `tables` is `&mut`.
     unsafe {
         (kernel.build)(&BuildCall {
             xt: xt.as_ptr(),

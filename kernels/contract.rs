@@ -12,8 +12,7 @@
 //!    `panels + p * panel_stride .. + units * unit_bytes * 64` are readable
 //!    (row lanes) or `.. + bytes * 64` (column lanes). Any alignment.
 //! 3. **Activations.** `x` has `units * unit_bytes * 4` readable elements
-//!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes); `tokens` is
-//!    `1..=lanes` and the same in all calls for a tile.
+//!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes).
 //! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
 //!    `units * table_bytes` bytes that `build` has filled for the same units,
 //!    aligned to the largest power of two, at most 64, that divides
@@ -24,8 +23,9 @@
 //!    accumulates. Aligned as its element type.
 //! 6. **Accumulators.** `acc` and `total` each hold `panel_count * 64` rows of
 //!    one table entry (`lanes` elements), aligned as column tables are; `acc` is
-//!    initialised unless `first`, `total` unless `fold` is not `Fold::Add`, and both
-//!    for as many tokens as the calls before had.
+//!    initialised unless `first`, `total` if `fold` is `Fold::Add`, and both before
+//!    `finish`. `tokens` is `1..=lanes`, and the same in all calls for a tile; what
+//!    the lanes after them hold is not specified.
 //! 7. **Exclusive.** What is written overlaps nothing else that is passed.
 //! 8. **Bounds on K.** `units <= max_units` (row lanes); at most
 //!    [`COLUMN_MAX_FOLDS`] folds between two `finish` calls, and between two folds
@@ -173,8 +173,8 @@ pub struct BuildCall<X> {
     pub tables: *mut u8,
 }
 
-/// One call of a column-lane kernel: for each row of the panels and each byte
-/// of the chunk, one vector addition of a table entry to the row's accumulator.
+/// One call of a column-lane kernel: adds what the chunk's bytes select of the tables
+/// to the accumulators of each row of the panels.
 #[derive(Clone, Copy)]
 pub struct ColumnCall {
     /// First byte of the first panel's chunk.
@@ -236,11 +236,12 @@ pub struct ColumnKernel<X: 'static, Acc: 'static> {
     pub unit_bytes: usize,
     /// Bytes of the tables of one unit for a whole tile.
     pub table_bytes: usize,
-    /// Builds the tables of a chunk. Preconditions 1, 3, 4 (as output), 7.
+    /// Builds the tables of a chunk. Preconditions 1, 3, 4 (as output), 6 (tokens), 7.
     pub build: unsafe fn(&BuildCall<X>),
     /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
     pub run: unsafe fn(&ColumnCall),
-    /// Transposes one panel's sums. Preconditions 1, 5 (`lanes` tokens), 6, 7.
+    /// Transposes one panel's sums. Preconditions 1, 5 (for all
+    /// `lanes`), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
     /// As in [`RowKernel::symbols`].
     pub symbols: &'static [&'static str],

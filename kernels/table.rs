@@ -47,7 +47,8 @@ pub enum Cpu {
     /// AMD's before Zen 5: the kernels were measured on a Zen 4.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     Amd,
-    /// AMD's since Zen 5, with vectors of full width.
+    /// AMD's since Zen 5: measured on one with vectors of full width, which its mobile
+    /// kin have not.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     Zen5,
     /// Any other. On x86-64 they were measured on an Intel Xeon (Emerald Rapids).

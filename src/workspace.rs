@@ -23,7 +23,8 @@ pub enum Lanes {
     Auto,
     /// Lanes are rows: made for few tokens.
     Row,
-    /// Lanes are tokens: made for many.
+    /// Tables and accumulators shared by many tokens; lanes are tokens, but for one
+    /// kernel.
     Column,
 }
 

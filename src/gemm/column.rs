@@ -1,12 +1,12 @@
 //! The loop over one output tile with column lanes.
 //!
 //! ```text
-//! for token tile                       32 int8 or 16 f32 tokens; 16 or 8 narrow
+//! for token tile                       32 int8 or 16 f32 tokens, narrow ones fewer
 //!   for block of panels                accumulators and totals stay in L2
 //!     for segment
 //!       for chunk of strips            its tables stay in L1 and L2
 //!         build the tables
-//!         acc[row] += table entries    for all panels of the block
+//!         acc += what bytes select     for all panels of the block
 //!         fold                         where [`super::folds`] says
 //!       finish, emit the segment's sums
 //! ```

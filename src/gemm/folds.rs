@@ -3,9 +3,9 @@
 //! f32 sums end their blocks where the canonical order says. int8 accumulators of 16
 //! bits only must not overflow, and a fold costs half of what a chunk's own traffic
 //! does: so they are folded when the magnitudes of some token's activations have
-//! added up to what could overflow with the next chunk. Five chunks always fit; of
-//! activations spread evenly over int8 it is nine or ten, of normally distributed
-//! ones some twenty.
+//! added up to what could overflow with the next chunk. 60 strips always fit; of
+//! activations spread evenly over int8 it is some 115, of normally distributed ones
+//! some 240.
 
 use crate::kernels::call::Element;
 use crate::kernels::contract::{BLOCK_BYTES, COLUMN_MAX_SUM};
@@ -71,23 +71,29 @@ fn magnitudes<X: Element>(lanes: usize, x: &[X]) -> Sums {
 mod tests {
     use super::*;
 
-    /// Strips of a chunk, and lanes of a narrow tile.
-    const CHUNK: usize = 12;
-    const LANES: usize = 16;
+    /// Strips of a chunk, and lanes of a tile.
+    type Shape = [usize; 2];
+    const NARROW: Shape = [12, 16];
+    const LONG: Shape = [30, 32];
 
     /// Strips after which `chunks` of activations are folded.
-    fn folds<X: Element>(chunks: &[Vec<X>]) -> Vec<usize> {
-        let mut folds = Folds::start(LANES, &chunks[0]);
+    fn folds<X: Element>([strips, lanes]: Shape, chunks: &[Vec<X>]) -> Vec<usize> {
+        let mut folds = Folds::start(lanes, &chunks[0]);
         (1..=chunks.len())
-            .filter(|&i| folds.after(CHUNK * i, chunks.get(i).map_or(&[], |c| c)))
-            .map(|i| CHUNK * i)
+            .filter(|&i| folds.after(strips * i, chunks.get(i).map_or(&[], |c| c)))
+            .map(|i| strips * i)
             .collect()
     }
 
     /// `count` chunks of activations `value(k, lane)`.
-    fn chunks<X>(count: usize, mut value: impl FnMut(usize, usize) -> X) -> Vec<Vec<X>> {
+    fn chunks<X>(
+        [strips, lanes]: Shape,
+        count: usize,
+        mut value: impl FnMut(usize, usize) -> X,
+    ) -> Vec<Vec<X>> {
         let mut chunk = |i| {
-            let places = (0..4 * CHUNK * LANES).map(|at| (4 * CHUNK * i + at / LANES, at % LANES));
+            let places =
+                (0..4 * strips * lanes).map(|at| (4 * strips * i + at / lanes, at % lanes));
             places.map(|(k, lane)| value(k, lane)).collect()
         };
         (0..count).map(&mut chunk).collect()
@@ -95,25 +101,31 @@ mod tests {
 
     #[test]
     fn floats_follow_the_canonical_order() {
-        assert_eq!(folds(&chunks(12, |_, _| 0_f32)), [60, 120, 144]);
+        assert_eq!(
+            folds(NARROW, &chunks(NARROW, 12, |_, _| 0_f32)),
+            [60, 120, 144]
+        );
     }
 
     /// A block of the largest magnitudes fits, and 254 of them do: 32512.
     #[test]
     fn integers_are_folded_before_they_overflow() {
-        assert_eq!(folds(&chunks(12, |_, _| -128_i8)), [60, 120, 144]);
-        assert_eq!(folds(&chunks(12, |_, _| 127_i8)), [60, 120, 144]);
-        assert_eq!(folds(&chunks(12, |_, _| 64_i8)), [120, 144]);
-        assert_eq!(folds(&chunks(200, |_, _| 0_i8)), [2400]);
+        assert_eq!(
+            folds(NARROW, &chunks(NARROW, 12, |_, _| -128_i8)),
+            [60, 120, 144]
+        );
+        assert_eq!(
+            folds(NARROW, &chunks(NARROW, 12, |_, _| 127_i8)),
+            [60, 120, 144]
+        );
+        assert_eq!(folds(NARROW, &chunks(NARROW, 12, |_, _| 64_i8)), [120, 144]);
+        assert_eq!(folds(NARROW, &chunks(NARROW, 200, |_, _| 0_i8)), [2400]);
         // One token of the tile is enough.
         for (largest, expected) in [(254, vec![72]), (255, vec![60, 72])] {
-            let x = chunks(
-                6,
-                |k, lane| {
-                    if lane == 5 && k < largest { -128_i8 } else { 0 }
-                },
-            );
-            assert_eq!(folds(&x), expected, "{largest}");
+            let x = chunks(NARROW, 6, |k, lane| {
+                if lane == 5 && k < largest { -128_i8 } else { 0 }
+            });
+            assert_eq!(folds(NARROW, &x), expected, "{largest}");
         }
     }
 
@@ -125,23 +137,32 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state >> 16
         };
-        for limit in [1, 20, 64, 128] {
-            let all = chunks(400, |_, _| (random() % (2 * limit)) as u8 as i8);
-            let ends = folds(&all);
+        for (limit, shape) in [1, 20, 64, 128]
+            .into_iter()
+            .flat_map(|l| [(l, NARROW), (l, LONG)])
+        {
+            let [strips, lanes] = shape;
+            let all = chunks(shape, 400, |_, _| (random() % (2 * limit)) as u8 as i8);
+            let ends = folds(shape, &all);
+            // At least a block each, so COLUMN_MAX_FOLDS blocks have no more.
+            assert!(
+                ends.len() <= (400 * strips).div_ceil(BLOCK_BYTES),
+                "{limit}"
+            );
             let mut start = 0;
             for end in ends {
-                let span = &all[start / CHUNK..end / CHUNK];
-                for lane in 0..LANES {
+                let span = &all[start / strips..end / strips];
+                for lane in 0..lanes {
                     let sum: u32 = span
                         .iter()
-                        .flat_map(|c| c.iter().skip(lane).step_by(LANES))
+                        .flat_map(|c| c.iter().skip(lane).step_by(lanes))
                         .map(|x| u32::from(x.unsigned_abs()))
                         .sum();
                     assert!(sum <= u32::from(COLUMN_MAX_SUM), "{limit}: {sum}");
                 }
                 start = end;
             }
-            assert_eq!(start, 400 * CHUNK);
+            assert_eq!(start, 400 * strips);
         }
     }
 }

@@ -168,16 +168,22 @@ fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place)
 
 /// The column kernel over `bytes` panel bytes of `panels` panels: blocks,
 /// chunks and folds as a product has them.
-fn check_column<X: Values>(backend: Backend, panels: usize, bytes: usize, place: Place) {
+///
+/// As many tokens as there are lanes, or fewer.
+fn check_column<X: Values>(backend: Backend, shape: [usize; 2], bytes: usize, place: Place) {
     for width in [Width::Wide, Width::Narrow] {
-        check_width::<X>((backend, width), panels, bytes, place);
+        check_width::<X>((backend, width), shape, bytes, place);
     }
 }
 
-fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, place: Place) {
+fn check_width<X: Values>(
+    which: (Backend, Width),
+    [panels, tokens]: [usize; 2],
+    bytes: usize,
+    place: Place,
+) {
     let kernel = X::column(which.0, which.1);
-    // All lanes, an odd number, and one alone.
-    let tokens = [kernel.lanes, 7, 1][bytes % 3];
+    let tokens = tokens.min(kernel.lanes);
     let what = format!(
         "{}, {panels} panels of {bytes} for {tokens} tokens at {place:?}",
         kernel.name
@@ -241,7 +247,7 @@ fn check_width<X: Values>(which: (Backend, Width), panels: usize, bytes: usize, 
     }
     acc.take(&what);
     total.take(&what);
-    for lane in [0, tokens / 2, tokens - 1] {
+    for lane in [0, tokens / 2, tokens.saturating_sub(2), tokens - 1] {
         let x: Vec<X> = xt
             .iter()
             .skip(lane)
@@ -305,8 +311,12 @@ fn column_kernels_at_every_tail() {
     for backend in backends() {
         for bytes in counts() {
             for place in Place::tight() {
-                check_column::<i8>(backend, 1 + bytes % 2, bytes, place);
-                check_column::<f32>(backend, 1 + bytes % 2, bytes, place);
+                // Small tiles of every kind: up to 3 x 3, four as two and two.
+                let small = [1 + bytes % 5, 1 + bytes / 2 % 8];
+                for shape in [[1 + bytes % 2, usize::MAX], small] {
+                    check_column::<i8>(backend, shape, bytes, place);
+                    check_column::<f32>(backend, shape, bytes, place);
+                }
             }
         }
     }
@@ -316,8 +326,10 @@ fn column_kernels_at_every_tail() {
 fn column_kernels_at_every_alignment() {
     for backend in backends() {
         for place in Place::all() {
-            check_column::<i8>(backend, 2, 5, place);
-            check_column::<f32>(backend, 2, 5, place);
+            for shape in [[2, usize::MAX], [3, 5]] {
+                check_column::<i8>(backend, shape, 5, place);
+                check_column::<f32>(backend, shape, 5, place);
+            }
         }
     }
 }

@@ -28,10 +28,10 @@
 //! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`; 5 operations for the indices serve all
 //! tokens, and the loads of the odd rows, which cross a line each, cost 2 % less than
 //! shifts. Zen 5 starts two of the first and four of the second a cycle: 4 cycles, 192
-//! MACs each, where `vpdpbusd` makes 128. Alone the two take 4.7; the loop of this
-//! kernel, with tables out of L2, 5.6. Other CPUs take three micro-operations for a
+//! MACs each, where `vpdpbusd` makes 128. Alone the two take 4.7, the inner loop of a
+//! product 5.3. Other CPUs take three micro-operations for a
 //! `vpermi2w` (Intel), or have half the vector width (Zen 4), so they prefer the column
-//! lanes.
+//! lanes. Whether a mobile Zen 5 with vectors of half the width does was not measured.
 
 mod tables;
 
@@ -149,7 +149,8 @@ unsafe fn group<const P: usize>(call: &mut ColumnCall, expanded: &mut Expanded) 
         first: call.first,
         fold: call.fold,
     };
-    // The first tiles ask for the next panels' bytes, one panel each.
+    // The first tiles ask for the next panels' bytes, one panel each. Few tokens have
+    // fewer tiles than there are panels, and leave the others to the CPU's prefetcher.
     let mut next = after::<P>(call.panels, call.panel_stride);
     for (i, tokens) in Tiles(call.tokens).enumerate() {
         part.next = (i < P).then_some(next);
@@ -217,7 +218,7 @@ struct Part {
     acc: *mut Pair,
     total: *mut Pair,
     units: usize,
-    /// A panel to ask for, as many lines as there are steps.
+    /// A panel to ask for, a line a step: its chunk, and the start of the one after it.
     next: Option<*const u8>,
     first: bool,
     fold: Fold,
@@ -243,7 +244,7 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
             }
         }
     }
-    let mut words = part.words.cast::<[__m512i; P]>();
+    let mut words = part.words;
     let mut tables = part.tables.cast::<[Pair; T]>();
     let (mut next, next_step) = match part.next {
         Some(next) => (next, 64),
@@ -256,14 +257,19 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
             let ahead = tables.wrapping_byte_add(PREFETCH + 64 * line);
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
         }
-        // SAFETY: the caller's word for `steps` of both.
-        let (words_now, tables_now) = unsafe { (&*words, &*tables) };
         let mut indices = [[_mm512_setzero_si512(); 2]; P];
-        for (indices, even) in indices.iter_mut().zip(words_now) {
-            // SAFETY: the byte after the indices is the next ones', or [`run`] wrote it.
-            let odd = unsafe { _mm512_loadu_si512((&raw const *even).byte_add(1).cast()) };
-            *indices = [*even, odd];
+        for indices in &mut indices {
+            // SAFETY: the caller's word for the indices; the byte after them is the next
+            // ones', or [`run`] wrote it.
+            unsafe {
+                let odd = words.cast::<u8>().wrapping_add(1);
+                *indices = [words.read(), _mm512_loadu_si512(odd.cast())];
+            }
+            words = words.wrapping_add(1);
         }
+        // SAFETY: the caller's word for the tables.
+        let tables_now = unsafe { tables.read() };
+        tables = tables.wrapping_add(1);
         for t in 0..T {
             let [first, second] = tables_now[t];
             for p in 0..P {
@@ -273,7 +279,6 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
                 }
             }
         }
-        (words, tables) = (words.wrapping_add(1), tables.wrapping_add(1));
     }
     for (t, sums) in sums.into_iter().enumerate() {
         for (p, sums) in sums.into_iter().enumerate() {
