@@ -251,12 +251,16 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
         None => (part.tables, 0),
     };
     for _ in 0..part.units << STEPS.trailing_zeros() {
-        _mm_prefetch::<_MM_HINT_T0>(next.cast());
-        next = next.wrapping_add(next_step);
-        for line in 0..2 * T {
-            let ahead = tables.wrapping_byte_add(PREFETCH + 64 * line);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-        }
+        // SAFETY: prefetches touch no memory; the caller's word for the tables.
+        let tables_now = unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            for line in 0..2 * T {
+                let ahead = tables.wrapping_byte_add(PREFETCH + 64 * line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            tables.read()
+        };
+        (next, tables) = (next.wrapping_add(next_step), tables.wrapping_add(1));
         let mut indices = [[_mm512_setzero_si512(); 2]; P];
         for indices in &mut indices {
             // SAFETY: the caller's word for the indices; the byte after them is the next
@@ -267,9 +271,6 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
             }
             words = words.wrapping_add(1);
         }
-        // SAFETY: the caller's word for the tables.
-        let tables_now = unsafe { tables.read() };
-        tables = tables.wrapping_add(1);
         for t in 0..T {
             let [first, second] = tables_now[t];
             for p in 0..P {
