@@ -240,8 +240,7 @@ pub struct ColumnKernel<X: 'static, Acc: 'static> {
     pub build: unsafe fn(&BuildCall<X>),
     /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
     pub run: unsafe fn(&ColumnCall),
-    /// Transposes one panel's sums. Preconditions 1, 5 (for all
-    /// `lanes`), 6, 7.
+    /// Transposes one panel's sums. Preconditions 1, 5 (all `lanes`), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
     /// As in [`RowKernel::symbols`].
     pub symbols: &'static [&'static str],

@@ -29,9 +29,9 @@
 //! tokens, and the loads of the odd rows, which cross a line each, cost 2 % less than
 //! shifts. Zen 5 starts two of the first and four of the second a cycle: 4 cycles, 192
 //! MACs each, where `vpdpbusd` makes 128. Alone the two take 4.7, the inner loop of a
-//! product 5.3. Other CPUs take three micro-operations for a
-//! `vpermi2w` (Intel), or have half the vector width (Zen 4), so they prefer the column
-//! lanes. Whether a mobile Zen 5 with vectors of half the width does was not measured.
+//! product 5.3. Zen 4 has vector pipes of half the width, and Intel's CPUs are said to
+//! split a `vpermi2w` in three; they keep the column lanes. None of those was measured
+//! with this kernel, nor a mobile Zen 5 with pipes of half the width.
 
 mod tables;
 
