@@ -46,8 +46,10 @@ fn sweep(
     for path in Path::ALL {
         let mut group = c.benchmark_group(format!("gemm/{}/{shape}", path.name()));
         for &n in tokens {
-            group.throughput(common::macs(shape.macs(n)));
-            for backend in common::backends() {
+            let macs = shape.macs(n);
+            group.throughput(common::macs(macs));
+            let backends = common::backends().into_iter();
+            for backend in backends.filter(|&b| common::affordable(b, macs)) {
                 let options = Options::new().backend(backend).threads(Threads::Serial);
                 let name = format!("N={n}/{}/{residency}", backend.name());
                 let setup = || {

@@ -23,7 +23,7 @@ use common::Profile;
 use common::product::{self, Path, Product, Shape};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::LazyCell;
-use tritgemm::{Backend, Isa, Lanes, Linear, Options, Threads};
+use tritgemm::{Backend, Lanes, Linear, Options, Threads};
 
 const QUICK_SHAPES: [Shape; 1] = [Shape::new(2560, 2560)];
 const SHAPES: [Shape; 4] = [
@@ -41,10 +41,6 @@ const TOKENS: [usize; 20] = [
 
 /// Products of each kind that are run in turn.
 const ROUNDS: usize = 15;
-
-/// The scalar row lanes, at some 1.6 GMAC/s, are measured up to here: they lost
-/// to the column lanes long before.
-const SCALAR_MACS: usize = 1 << 27;
 
 /// Number of tokens, seconds of row lanes and of column lanes.
 type Times = (usize, [f64; 2]);
@@ -79,7 +75,7 @@ fn sweep<'a>(
     let mut group = c.benchmark_group(format!("lanes/{}/{shape}", path.name()));
     let mut both = |n: usize| {
         let macs = shape.macs(n);
-        if backend.isa() == Isa::Scalar && macs > SCALAR_MACS {
+        if !common::affordable(backend, macs) {
             return None;
         }
         group.throughput(common::macs(macs));

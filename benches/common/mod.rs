@@ -100,6 +100,15 @@ pub fn measured(profile: Profile, available: Vec<Backend>) -> Vec<Backend> {
     }
 }
 
+/// MACs of one product up to which the reference kernels, at some 1.6 GMAC/s, are
+/// measured: their rate is the same beyond, a full sweep would take hours more.
+const SCALAR_MACS: usize = 1 << 27;
+
+/// Whether a product of so many MACs belongs to a sweep on this backend.
+pub fn affordable(backend: Backend, macs: usize) -> bool {
+    backend.isa() != Isa::Scalar || macs <= SCALAR_MACS
+}
+
 /// Multiply-accumulates as criterion's elements: Gelem/s is GMAC/s.
 pub fn macs(count: usize) -> Throughput {
     Throughput::Elements(count as u64)
