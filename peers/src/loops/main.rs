@@ -4,6 +4,7 @@
 //!
 //! ```sh
 //! cargo run --release -p tritgemm-peers --bin loops
+//! cargo run --release -p tritgemm-peers --bin loops -- 'out of'   # headings with these words
 //! ```
 //!
 //! A loop here computes nothing of use. It shows where a kernel's limit lies and
@@ -28,6 +29,8 @@ fn main() {
     let mut loops = ports::loops();
     loops.extend(column::loops());
     loops.extend(streams::loops());
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    loops.retain(|l| wanted.is_empty() || wanted.iter().any(|part| l.group.contains(part)));
     if loops.is_empty() {
         println!("no loops for this CPU: they take AVX2, most of them AVX-512 BW and VL");
     } else {
