@@ -20,13 +20,16 @@ const TILES: usize = 2052;
 /// Tiles that the L3 keeps, and a core's L2 does not.
 const FEW: usize = 16;
 
+/// Reads all of some bytes.
+type Read = fn(&[u8]);
+
 /// The loops, if this CPU has AVX2.
 pub fn loops() -> Vec<Loop> {
     if !is_x86_feature_detected!("avx2") {
         return Vec::new();
     }
     let bytes = Rc::new(Bytes::filled(1, TILES * PANELS * PANEL));
-    let from = |group, tiles: usize, name: &str, read: fn(&[u8])| {
+    let from = |group, tiles: usize, name: &str, read: Read| {
         let bytes = Rc::clone(&bytes);
         let len = tiles * PANELS * PANEL;
         Loop {
@@ -57,7 +60,7 @@ pub fn loops() -> Vec<Loop> {
     if !(is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi")) {
         return loops;
     }
-    let mixes: [(&str, fn(&[u8])); 5] = [
+    let mixes: [(&str, Read); 5] = [
         ("int8 sums", |bytes| {
             // SAFETY: AVX-512 with BW and VBMI was detected.
             unsafe { int8::<1152, 3584, false>(bytes) }
@@ -153,7 +156,7 @@ fn int8<const L1: usize, const L2: usize, const PACED: bool>(bytes: &[u8]) {
 fn float<const MULTISHIFT: bool>(bytes: &[u8]) {
     let tables: [__m512; 2] = black_box([_mm512_set1_ps(1.0); 2]);
     let controls: [__m512i; 8] =
-        std::array::from_fn(|i| _mm512_set1_epi64((32 + 4 * i as i64) << 32 | 4 * i as i64));
+        std::array::from_fn(|i| _mm512_set1_epi64(((32 + 4 * i as i64) << 32) | (4 * i as i64)));
     let counts: [__m128i; 8] = std::array::from_fn(|i| _mm_cvtsi64_si128(4 * i as i64));
     let mut sums = [[_mm512_setzero_ps(); 4]; PANELS];
     side_by_side::<1152, 3584, false>(bytes, |p, line| {
