@@ -131,6 +131,8 @@ fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place)
             (true, 3, Cpu::Other),
             (false, 3, Cpu::Amd),
             (true, 0, Cpu::Amd),
+            (false, 0, Cpu::Zen5),
+            (true, 3, Cpu::Zen5),
         ];
         for (accumulate, gap, cpu) in calls {
             let rows = shape.panels * PANEL_ROWS;
