@@ -48,8 +48,10 @@ fn sweep(
         for &n in tokens {
             let macs = shape.macs(n);
             group.throughput(common::macs(macs));
-            let backends = common::backends().into_iter();
-            for backend in backends.filter(|&b| common::affordable(b, macs)) {
+            for backend in common::backends() {
+                if !common::affordable(backend, macs) {
+                    continue;
+                }
                 let options = Options::new().backend(backend).threads(Threads::Serial);
                 let name = format!("N={n}/{}/{residency}", backend.name());
                 let setup = || {

@@ -76,8 +76,8 @@ impl CacheSizes {
         sizes
     }
 
-    /// Bytes of panels from which a matrix is taken to be read from memory each
-    /// time: a model has many, and other cores have their share.
+    /// Bytes of panels from which they are taken to be read from memory each time: other
+    /// data and other cores have their share.
     pub(crate) fn streamed_from(self) -> usize {
         self.l3 / 8
     }

@@ -55,6 +55,7 @@ mod panels;
 mod parallel;
 mod parallel_for;
 pub mod quant;
+mod recent;
 mod scales;
 mod threads;
 mod view;

@@ -155,7 +155,7 @@ impl Panels {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], self, &y)?;
-        let (how, team) = (ws.how(Some(self.as_bytes().len()))?, ws.team());
+        let (how, team) = (ws.how(Some(self.as_bytes()))?, ws.team());
         ws.prepared_i8.build(x, usize::MAX, how, &team)?;
         Ok(multiply(
             self,
@@ -361,7 +361,7 @@ impl Linear {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
-        let (how, team) = (ws.how(Some(self.panels.as_bytes().len()))?, ws.team());
+        let (how, team) = (ws.how(Some(self.panels.as_bytes()))?, ws.team());
         activations::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
         let values = activations::dense(&ws.values, x.rows(), x.cols());
         ws.prepared_i8
@@ -394,7 +394,7 @@ impl Linear {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
-        let (how, team) = (ws.how(Some(self.panels.as_bytes().len()))?, ws.team());
+        let (how, team) = (ws.how(Some(self.panels.as_bytes()))?, ws.team());
         ws.prepared_f32
             .build(x, activations::group_bytes(self.group()), how, &team)?;
         let sink = Float(self.affine());

@@ -6,6 +6,7 @@ use crate::gemm::tables::RowTables;
 use crate::isa::{Backend, IsaError};
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{ParallelFor, Team};
+use crate::recent::Recent;
 use crate::threads::Threads;
 use aligned_vec::{AVec, ConstAlign};
 use core::fmt;
@@ -35,10 +36,11 @@ pub enum Lanes {
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Residency {
-    /// By the size of the matrix: more than an eighth of the last-level cache
-    /// is taken to come from memory, and so is any matrix that multiplies
-    /// [`PreparedActivations`](crate::PreparedActivations), which are made
-    /// before it is known.
+    /// By what the workspace has multiplied since it last had this matrix: if that and
+    /// the matrix are more than an eighth of the last-level cache, it is taken to come
+    /// from memory, and so is any matrix that multiplies
+    /// [`PreparedActivations`](crate::PreparedActivations), which are made before it
+    /// is known.
     #[default]
     Auto,
     /// The weights are in the cache: a small model, or one matrix again and again.
@@ -110,6 +112,7 @@ pub struct Workspace {
     pub(crate) values: Vec<i8>,
     pub(crate) token_scales: Vec<f32>,
     pub(crate) slots: Slots,
+    recent: Recent,
 }
 
 impl Workspace {
@@ -165,10 +168,11 @@ impl Workspace {
         }
     }
 
-    /// How to prepare activations for panels of `bytes` bytes, if they are known.
-    pub(crate) fn how(&self, bytes: Option<usize>) -> Result<How, IsaError> {
+    /// How to prepare activations for `panels`, if they are known.
+    pub(crate) fn how(&mut self, panels: Option<&[u8]>) -> Result<How, IsaError> {
+        let cache = CacheSizes::detect().streamed_from();
         let streamed = match self.options.residency {
-            Residency::Auto => bytes.is_none_or(|b| b >= CacheSizes::detect().streamed_from()),
+            Residency::Auto => panels.is_none_or(|p| self.recent.streams(p, cache)),
             Residency::Cache => false,
             Residency::Memory => true,
         };
