@@ -1,5 +1,6 @@
 //! The CPU's caches, as the operating system describes them.
 
+use crate::recent::Limits;
 use std::sync::OnceLock;
 
 /// Sizes of the data caches in bytes, which block sizes are derived from.
@@ -76,10 +77,13 @@ impl CacheSizes {
         sizes
     }
 
-    /// Bytes of panels from which they are taken to be read from memory each time: other
-    /// data and other cores have their share.
-    pub(crate) fn streamed_from(self) -> usize {
-        self.l3 / 8
+    /// From how many bytes of panels on they are taken to be streamed: other data and
+    /// other cores have their share.
+    pub(crate) fn streamed_from(self) -> Limits {
+        Limits {
+            alone: self.l3 / 8,
+            together: self.l3 / 2,
+        }
     }
 }
 
@@ -113,7 +117,8 @@ mod tests {
         ]);
         let (l1d, l2, l3) = (48 << 10, 2 << 20, 36 << 20);
         assert_eq!(sizes, CacheSizes { l1d, l2, l3 });
-        assert_eq!(sizes.streamed_from(), 36 << 17);
+        let (alone, together) = (36 << 17, 36 << 19);
+        assert_eq!(sizes.streamed_from(), Limits { alone, together });
     }
 
     #[test]

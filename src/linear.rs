@@ -187,6 +187,7 @@ impl Panels {
                 expected: "int8",
             });
         };
+        ws.note(self.as_bytes());
         let team = ws.team();
         Ok(multiply(self, prepared, Raw, y, (&team, &mut ws.slots))?)
     }
@@ -421,6 +422,7 @@ impl Linear {
     ) -> Result<(), GemmError> {
         check_shapes([x.tokens(), x.cols()], &self.panels, &y)?;
         check_group(x.group, self.group())?;
+        ws.note(self.panels.as_bytes());
         let team = ws.team();
         let how = (&team, &mut ws.slots);
         match &x.inner {

@@ -1,31 +1,46 @@
 //! Which matrices a workspace has multiplied lately, and so whether the next one can
 //! still be in the cache.
 
-/// Matrices remembered: those of two layers of a decoder.
-const MATRICES: usize = 16;
+/// Matrices remembered: those of several layers of a decoder.
+const MATRICES: usize = 64;
+
+/// Bytes of panels from which they are taken to be read from memory each time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    /// Of one matrix: a model has many.
+    pub(crate) alone: usize,
+    /// Of all that were read since it was, and itself.
+    pub(crate) together: usize,
+}
 
 /// The last matrices, each once, newest first: where its panels start and how many bytes
 /// they are; none where that is 0.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recent([(usize, usize); MATRICES]);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self([(0, 0); MATRICES])
+    }
+}
 
 impl Recent {
     /// Notes that `panels` are about to be read, and says whether that is likely to be
-    /// from memory: if together with all that was read since they last were they do not
-    /// fit `cache` bytes. Of panels it does not know it takes them to have been read
-    /// before all others.
-    pub(crate) fn streams(&mut self, panels: &[u8], cache: usize) -> bool {
+    /// from memory. Panels that it does not know were read before all that it knows, if
+    /// ever.
+    pub(crate) fn streams(&mut self, panels: &[u8], limits: Limits) -> bool {
         // An address to compare: other panels at the same one cost speed alone.
         let this = (panels.as_ptr().addr(), panels.len());
         let found = self.0.iter().position(|&other| other == this);
-        let since = found.unwrap_or(MATRICES - 1) + 1;
         let others = &self.0[..found.unwrap_or(MATRICES)];
-        let bytes = others
+        let together = others
             .iter()
             .fold(this.1, |sum, other| sum.saturating_add(other.1));
-        self.0[..since].rotate_right(1);
+        // With the list full of others there is no knowing how many more there were.
+        let forgotten = found.is_none() && self.0[MATRICES - 1].1 > 0;
+        self.0[..=found.unwrap_or(MATRICES - 1)].rotate_right(1);
         self.0[0] = this;
-        bytes >= cache
+        this.1 >= limits.alone || together >= limits.together || forgotten
     }
 }
 
@@ -33,15 +48,20 @@ impl Recent {
 mod tests {
     use super::*;
 
-    const CACHE: usize = 100;
+    const LIMITS: Limits = Limits {
+        alone: 50,
+        together: 100,
+    };
 
     #[test]
-    fn a_small_matrix_again_and_again_is_in_the_cache() {
-        let mut recent = Recent::default();
-        for _ in 0..3 {
-            assert!(!recent.streams(&[0; 99], CACHE));
+    fn one_matrix_again_and_again_goes_by_its_size() {
+        let matrix = [0; 50];
+        for (bytes, streams) in [(49, false), (50, true)] {
+            let mut recent = Recent::default();
+            for _ in 0..3 {
+                assert_eq!(recent.streams(&matrix[..bytes], LIMITS), streams, "{bytes}");
+            }
         }
-        assert!(recent.streams(&[0; 100], CACHE), "larger than the cache");
     }
 
     #[test]
@@ -49,7 +69,7 @@ mod tests {
         let (all, mut recent) = ([0; 300], Recent::default());
         let mut pass = |matrices: usize| {
             let turn = all.chunks(30).take(matrices);
-            turn.map(|m| recent.streams(m, CACHE)).collect::<Vec<_>>()
+            turn.map(|m| recent.streams(m, LIMITS)).collect::<Vec<_>>()
         };
         assert_eq!(pass(3), [false; 3]);
         assert_eq!(pass(3), [false; 3]);
@@ -59,21 +79,18 @@ mod tests {
         assert_eq!(pass(1), [false]);
     }
 
-    /// What has fallen out of the list is older than everything in it.
+    /// Tiny ones, all of which would fit the cache together.
     #[test]
-    fn the_oldest_are_forgotten() {
-        let (all, mut recent) = ([0; 400], Recent::default());
-        for _ in 0..2 {
-            for matrix in all.chunks(20) {
-                recent.streams(matrix, CACHE);
-            }
+    fn what_is_forgotten_is_taken_for_streamed() {
+        let all = [0; MATRICES + 1];
+        for (matrices, streams) in [(MATRICES, false), (MATRICES + 1, true)] {
+            let mut recent = Recent::default();
+            let mut pass = || {
+                let turn = all.chunks(1).take(matrices);
+                turn.map(|m| recent.streams(m, LIMITS)).collect::<Vec<_>>()
+            };
+            pass();
+            assert_eq!(pass(), vec![streams; matrices]);
         }
-        assert!(recent.0.iter().all(|m| m.1 == 20));
-        assert!(recent.streams(&all[..20], CACHE));
-        assert!(!recent.streams(&all[..20], CACHE));
-        assert!(
-            recent.streams(&[0; 20], usize::MIN),
-            "nothing fits no cache"
-        );
     }
 }

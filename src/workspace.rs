@@ -32,13 +32,14 @@ pub enum Lanes {
 /// Where the weights of a product come from. For a single int8 token some CPUs
 /// have two kernels: one that is the fastest on weights in the cache, and one
 /// whose smaller tables leave more of the cache's ports to weights that stream
-/// from memory. Both give the same bits.
+/// from memory, and which may run no faster than memory. Both give the same bits.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Residency {
-    /// By what the workspace has multiplied since it last had this matrix: if that and
-    /// the matrix are more than an eighth of the last-level cache, it is taken to come
-    /// from memory, and so is any matrix that multiplies
+    /// By size: a matrix of an eighth of the last-level cache or more is taken to come
+    /// from memory, and so is a smaller one if with all that the workspace has
+    /// multiplied since it last had it, it makes half of that cache or more (or if that
+    /// were more than 63 other matrices), and any that multiplies
     /// [`PreparedActivations`](crate::PreparedActivations), which are made before it
     /// is known.
     #[default]
@@ -168,11 +169,18 @@ impl Workspace {
         }
     }
 
+    /// Notes that `panels` are about to be read; whether that is likely to be from
+    /// memory.
+    pub(crate) fn note(&mut self, panels: &[u8]) -> bool {
+        let limits = CacheSizes::detect().streamed_from();
+        self.recent.streams(panels, limits)
+    }
+
     /// How to prepare activations for `panels`, if they are known.
     pub(crate) fn how(&mut self, panels: Option<&[u8]>) -> Result<How, IsaError> {
-        let cache = CacheSizes::detect().streamed_from();
+        let likely = panels.is_none_or(|panels| self.note(panels));
         let streamed = match self.options.residency {
-            Residency::Auto => panels.is_none_or(|p| self.recent.streams(p, cache)),
+            Residency::Auto => likely,
             Residency::Cache => false,
             Residency::Memory => true,
         };
@@ -271,6 +279,29 @@ impl Slots {
 mod tests {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Small matrices that do not fit the cache together are not in it, until one is used
+    /// twice.
+    #[test]
+    fn residency_goes_by_what_came_between() {
+        let limits = CacheSizes::detect().streamed_from();
+        // Never written, so never mapped.
+        let bytes = vec![0; limits.together + limits.alone];
+        let matrices: Vec<&[u8]> = bytes.chunks_exact(limits.alone / 2).collect();
+        let mut ws = Workspace::new();
+        let mut streamed = |panels| ws.how(Some(panels)).expect("a backend").streamed;
+        assert!(!streamed(matrices[0]));
+        assert!(!streamed(matrices[0]));
+        matrices[1..].iter().for_each(|panels| _ = streamed(panels));
+        assert!(streamed(matrices[0]));
+        assert!(!streamed(matrices[0]));
+        assert!(streamed(&bytes[..limits.alone]));
+
+        let set = |residency| Workspace::with_options(Options::new().residency(residency));
+        let how = |mut ws: Workspace| ws.how(Some(matrices[0])).expect("a backend").streamed;
+        assert!(how(set(Residency::Memory)));
+        assert!(!how(set(Residency::Cache)));
+    }
 
     /// The lengths that successive uses leave and find.
     fn lengths(slots: &Slots, hint: usize) -> usize {

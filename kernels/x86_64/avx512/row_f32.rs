@@ -39,7 +39,7 @@ use core::arch::x86_64::*;
 const PREFETCH_L1: usize = 768;
 /// Bytes ahead that they are prefetched into L2, for weights out of memory.
 const PREFETCH_L2: usize = 6144;
-/// Bytes ahead that they are prefetched into L1, and no further, on Zen 5.
+/// Bytes ahead that they are prefetched into L1, and no further, on Zen 5 with VBMI.
 const PREFETCH_ZEN5: usize = 3072;
 
 /// The kernel.

@@ -4,7 +4,7 @@
 //!
 //! ```sh
 //! cargo run --release -p tritgemm-peers --bin loops
-//! cargo run --release -p tritgemm-peers --bin loops -- 'out of'   # headings with these words
+//! cargo run --release -p tritgemm-peers --bin loops -- streams   # headings with that word
 //! ```
 //!
 //! A loop here computes nothing of use. It shows where a kernel's limit lies and
@@ -30,8 +30,11 @@ fn main() {
     loops.extend(column::loops());
     loops.extend(streams::loops());
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let any = !loops.is_empty();
     loops.retain(|l| wanted.is_empty() || wanted.iter().any(|part| l.group.contains(part)));
-    if loops.is_empty() {
+    if any && loops.is_empty() {
+        println!("no heading has any of {wanted:?}");
+    } else if !any {
         println!("no loops for this CPU: they take AVX2, most of them AVX-512 BW and VL");
     } else {
         measure::report(&mut loops);

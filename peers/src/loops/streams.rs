@@ -45,8 +45,8 @@ pub fn loops() -> Vec<Loop> {
             }),
         }
     };
-    let memory = "out of memory, 256 weights a line; sums from four panels";
-    let cached = "the same out of L3";
+    let memory = "streams from memory, 256 weights a line; sums: four panels";
+    let cached = "streams from L3";
     let mut loops = vec![
         from(memory, TILES, "one stream, nothing computed", |bytes| {
             // SAFETY: AVX2 was detected.
@@ -75,11 +75,11 @@ pub fn loops() -> Vec<Loop> {
         }),
         ("f32 sums by shifts", |bytes| {
             // SAFETY: as above.
-            unsafe { float::<false>(bytes) }
+            unsafe { float::<3072, 0, false>(bytes) }
         }),
         ("f32 sums by vpmultishiftqb", |bytes| {
             // SAFETY: as above.
-            unsafe { float::<true>(bytes) }
+            unsafe { float::<3072, 0, true>(bytes) }
         }),
     ];
     for (group, tiles) in [(memory, TILES), (cached, FEW)] {
@@ -153,13 +153,13 @@ fn int8<const L1: usize, const L2: usize, const PACED: bool>(bytes: &[u8]) {
 
 /// The look-ups of the f32 kernel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn float<const MULTISHIFT: bool>(bytes: &[u8]) {
+fn float<const L1: usize, const L2: usize, const MULTISHIFT: bool>(bytes: &[u8]) {
     let tables: [__m512; 2] = black_box([_mm512_set1_ps(1.0); 2]);
     let controls: [__m512i; 8] =
         std::array::from_fn(|i| _mm512_set1_epi64(((32 + 4 * i as i64) << 32) | (4 * i as i64)));
     let counts: [__m128i; 8] = std::array::from_fn(|i| _mm_cvtsi64_si128(4 * i as i64));
     let mut sums = [[_mm512_setzero_ps(); 4]; PANELS];
-    side_by_side::<1152, 3584, false>(bytes, |p, line| {
+    side_by_side::<L1, L2, false>(bytes, |p, line| {
         // SAFETY: a whole line of the tile.
         let codes = unsafe { _mm512_loadu_si512(line.cast()) };
         let index = |i: usize| match (i, MULTISHIFT) {
