@@ -15,8 +15,8 @@
 //! # On Zen 5
 //! That loop computes a third faster than one core of it reads memory. Let run, it
 //! catches up with its prefetches, and then the loads of lines that are on their way
-//! take the buffers that further ones would need: the bare look-ups read 0.83 to 0.89 of
-//! what one plain stream does, 0.92 with a single stage of prefetches, and 0.96 to 0.98
+//! take the buffers that further ones would need: the bare look-ups read 0.82 to 0.94 of
+//! what one plain stream does, 0.92 to 0.98 with one stage of prefetches, 0.96 to 1.05
 //! where something keeps them at a pace little faster than memory (`--bin loops` of
 //! `peers/`). So for weights out of memory tiles of four panels are kept at one, by a
 //! chain of additions that the addresses of the loads wait for ([`pace`]).
