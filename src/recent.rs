@@ -1,8 +1,8 @@
 //! Which matrices a workspace has multiplied lately, and so whether the next one can
 //! still be in the cache.
 
-/// Matrices remembered: those of several layers of a decoder.
-const MATRICES: usize = 64;
+/// Matrices remembered: those of three layers of a decoder.
+const MATRICES: usize = 24;
 
 /// Bytes of panels from which they are taken to be read from memory each time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -39,7 +39,7 @@ pub enum Residency {
     /// By size: a matrix of an eighth of the last-level cache or more is taken to come
     /// from memory, and so is a smaller one if with all that the workspace has
     /// multiplied since it last had it, it makes half of that cache or more (or if that
-    /// were more than 63 other matrices), and any that multiplies
+    /// were more than 23 other matrices), and any that multiplies
     /// [`PreparedActivations`](crate::PreparedActivations), which are made before it
     /// is known.
     #[default]
