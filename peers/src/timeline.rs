@@ -11,7 +11,7 @@
 use anyhow::Context;
 use clap::Parser;
 use rayon::ThreadPool;
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tritgemm::{
@@ -68,20 +68,21 @@ impl ParallelFor for Noting {
 
     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
         let pass = self.log.lock().expect("nobody panics").0;
-        self.pool.install(|| {
-            (0..items).into_par_iter().with_max_len(1).for_each(|i| {
+        let next = AtomicUsize::new(0);
+        // To every thread, so that none sleeps on.
+        self.pool.broadcast(|thread| {
+            let item = || next.fetch_add(1, Ordering::Relaxed);
+            for i in std::iter::repeat_with(item).take_while(|&i| i < items) {
                 let start = Instant::now();
                 work(i);
-                let end = Instant::now();
-                let worker = self.pool.current_thread_index().unwrap_or(0);
                 let item = Item {
                     pass,
-                    worker,
+                    worker: thread.index(),
                     start,
-                    end,
+                    end: Instant::now(),
                 };
                 self.log.lock().expect("nobody panics").1.push(item);
-            });
+            }
         });
         self.log.lock().expect("nobody panics").0 += 1;
     }
