@@ -213,8 +213,8 @@ impl Nibbles for ByPermutation {
 }
 
 /// Doubles `late` 23 times. All callers pass 0 and get 0, but the CPU knows that only 23
-/// cycles later, one for each addition. For a unit of four panels that is 48 GB/s at 4.3 GHz, where one core was seen to
-/// read 28 to 43.
+/// cycles later, one for each addition. For a unit of four panels that is 48 GB/s at
+/// 4.3 GHz, where one core was seen to read 28 to 43.
 #[inline(always)]
 fn pace(late: usize) -> usize {
     // Miri runs no assembly, and has no cycles.
