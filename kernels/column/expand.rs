@@ -90,10 +90,6 @@ pub trait Expand {
     /// # Safety
     /// Precondition 1 of [`super::super::contract`]; `panel` has 256 readable bytes.
     unsafe fn quad(panel: *const u8, quad: &mut Quad<Self::Word>);
-
-    /// Asks for the cache line at `panel`, which need not be readable.
-    #[inline(always)]
-    fn prefetch(_panel: *const u8) {}
 }
 
 /// The expansion by the generated table, for entries of [`ENTRY`] bytes.

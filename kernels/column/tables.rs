@@ -2,6 +2,7 @@
 
 use super::super::contract::{BuildCall, COLUMN_ENTRIES};
 use super::lanes::{F32s, I16s, Lanes};
+use super::prefetch;
 use core::mem::size_of;
 use pulp::Simd;
 
@@ -13,6 +14,9 @@ trait Activations<V>: Copy {
     /// # Safety
     /// `v < vectors`, and precondition 3 of [`super::super::contract`] for row k.
     unsafe fn load(self, k: usize, v: usize, vectors: usize) -> V;
+
+    /// Asks for the activations of `load(k, v, vectors)`, which need not be there.
+    fn prefetch(self, k: usize, v: usize, vectors: usize);
 }
 
 impl<S: Simd> Activations<I16s<S>> for *const i8 {
@@ -28,6 +32,12 @@ impl<S: Simd> Activations<I16s<S>> for *const i8 {
         }
         wide
     }
+
+    #[inline(always)]
+    fn prefetch(self, k: usize, v: usize, vectors: usize) {
+        let width = size_of::<I16s<S>>() / 2;
+        prefetch(self.wrapping_add((k * vectors + v) * width));
+    }
 }
 
 impl<S: Simd> Activations<F32s<S>> for *const f32 {
@@ -39,6 +49,12 @@ impl<S: Simd> Activations<F32s<S>> for *const f32 {
             let x = self.add((k * vectors + v) * width);
             x.cast::<F32s<S>>().read_unaligned()
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, k: usize, v: usize, vectors: usize) {
+        let width = size_of::<F32s<S>>() / 4;
+        prefetch(self.wrapping_add((k * vectors + v) * width));
     }
 }
 
@@ -60,6 +76,9 @@ unsafe fn build<S: Simd, V: Lanes<S>, X: Activations<V>, const VECTORS: usize>(
         for v in 0..VECTORS {
             let mut terms = [[zero; 3]; 4];
             for (j, term) in terms.iter_mut().enumerate() {
+                // Those of the next chunk: of many tokens they come from L3, and
+                // there are too few of them at a time for the CPU to see a stream.
+                x.prefetch(4 * (bytes + b) + j, v, VECTORS);
                 // SAFETY: precondition 3: four rows a group; v < VECTORS.
                 let x = unsafe { x.load(4 * b + j, v, VECTORS) };
                 *term = [zero, x, V::neg(simd, x)];

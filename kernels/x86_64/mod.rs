@@ -1,7 +1,7 @@
 //! x86-64: AVX2, and AVX-512 with and without VBMI.
 
-/// A type that expands panel bytes by `$quad` for the column lanes, and prefetches
-/// them: see [`super::column::Expand`].
+/// A type that expands panel bytes by `$quad` for the column lanes: see
+/// [`super::column::Expand`].
 macro_rules! expansion {
     ($(#[$doc:meta])* $name:ident: $word:ty, $lanes:literal lanes,
      entries of $entry:expr, by $quad:ident) => {
@@ -17,14 +17,7 @@ macro_rules! expansion {
             unsafe fn quad(panel: *const u8, quad: &mut Quad<$word>) {
                 // SAFETY: precondition 1 of the contract; 256 readable bytes.
                 unsafe { $quad(panel, quad) }
-            }
-
-            #[inline(always)]
-            fn prefetch(panel: *const u8) {
-                // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.cast()) }
-            }
-        }
+            }        }
     };
 }
 
