@@ -48,9 +48,9 @@ pub trait Element: Pod + Send + Sync {
     /// likes, as long as it does not overflow; otherwise blocks end where the
     /// canonical order says.
     const FOLDS_ANYWHERE: bool;
-    /// The magnitudes of each column of activations `x[k][32]`, added up; for types
-    /// that fold anywhere.
-    fn magnitudes(x: &[Self]) -> [u16; 32];
+    /// The magnitudes of each of 32 tokens, added up, in activations `x[k][32]` or,
+    /// `by_token`, `x[32][k]`; for types that fold anywhere.
+    fn magnitudes(x: &[Self], by_token: bool) -> [u16; 32];
     /// A square of activations, transposed.
     fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
@@ -73,8 +73,12 @@ impl Element for i8 {
         backend.set().crossover_i8.on(Cpu::get())
     }
     const FOLDS_ANYWHERE: bool = true;
-    fn magnitudes(x: &[i8]) -> [u16; 32] {
-        activations::magnitudes(x)
+    fn magnitudes(x: &[i8], by_token: bool) -> [u16; 32] {
+        if by_token {
+            activations::magnitudes_of_rows(x)
+        } else {
+            activations::magnitudes(x)
+        }
     }
     #[inline]
     fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
@@ -97,7 +101,7 @@ impl Element for f32 {
         backend.set().crossover_f32.on(Cpu::get())
     }
     const FOLDS_ANYWHERE: bool = false;
-    fn magnitudes(_: &[f32]) -> [u16; 32] {
+    fn magnitudes(_: &[f32], _: bool) -> [u16; 32] {
         [0; 32]
     }
     #[inline]

@@ -162,7 +162,7 @@ pub enum Fold {
 /// One call that builds the tables of a chunk.
 #[derive(Clone, Copy)]
 pub struct BuildCall<X> {
-    /// The activations, `[4 * bytes][lanes]`.
+    /// The activations, in the order that [`ColumnKernel::by_token`] says.
     pub xt: *const X,
     /// Panel bytes (per row) in the chunk, `1..=chunk_bytes`.
     pub bytes: usize,
@@ -232,6 +232,8 @@ pub struct ColumnKernel<X: 'static, Acc: 'static> {
     pub entry_bytes: usize,
     /// Panel bytes per chunk, a divisor of [`BLOCK_BYTES`].
     pub chunk_bytes: usize,
+    /// The activations of a chunk are `[lanes][4 * bytes]`, not `[4 * bytes][lanes]`.
+    pub by_token: bool,
     /// Panel bytes (per row) that one table unit covers.
     pub unit_bytes: usize,
     /// Bytes of the tables of one unit for a whole tile.

@@ -8,27 +8,39 @@
 //! some 240.
 
 use crate::kernels::call::Element;
-use crate::kernels::contract::{BLOCK_BYTES, COLUMN_MAX_SUM};
+use crate::kernels::contract::{BLOCK_BYTES, COLUMN_MAX_SUM, ColumnKernel};
 use core::marker::PhantomData;
 
 /// What the accumulators of a tile hold since their last fold.
 pub(super) struct Folds<X> {
     /// Magnitudes of each token; of types that fold anywhere.
     held: Sums,
-    lanes: usize,
+    order: Order,
     element: PhantomData<X>,
+}
+
+/// Where the activations of a token are.
+#[derive(Clone, Copy)]
+struct Order {
+    lanes: usize,
+    by_token: bool,
 }
 
 /// A sum for each token of a wide tile; in a narrow one, tokens come again.
 type Sums = [u16; 32];
 
 impl<X: Element> Folds<X> {
-    /// Starts with the activations of a first chunk, `[4 * strips][lanes]`.
-    pub(super) fn start(lanes: usize, first: &[X]) -> Self {
-        assert!(!X::FOLDS_ANYWHERE || [16, 32].contains(&lanes));
+    /// Starts with the activations of a first chunk, ordered as `kernel` has them.
+    pub(super) fn start(kernel: &ColumnKernel<X, X::Acc>, first: &[X]) -> Self {
+        Self::ordered(kernel.lanes, kernel.by_token, first)
+    }
+
+    fn ordered(lanes: usize, by_token: bool, first: &[X]) -> Self {
+        assert!(!X::FOLDS_ANYWHERE || lanes == 32 || (lanes == 16 && !by_token));
+        let order = Order { lanes, by_token };
         Self {
-            held: magnitudes(lanes, first),
-            lanes,
+            held: magnitudes(order, first),
+            order,
             element: PhantomData,
         }
     }
@@ -39,7 +51,7 @@ impl<X: Element> Folds<X> {
         if !X::FOLDS_ANYWHERE {
             return next.is_empty() || done.is_multiple_of(BLOCK_BYTES);
         }
-        let next_sums = magnitudes(self.lanes, next);
+        let next_sums = magnitudes(self.order, next);
         let mut sums = self.held;
         for (sum, next) in sums.iter_mut().zip(next_sums) {
             *sum += next;
@@ -50,12 +62,12 @@ impl<X: Element> Folds<X> {
     }
 }
 
-/// The magnitudes of each token in `x`, rows of `lanes` tokens.
-fn magnitudes<X: Element>(lanes: usize, x: &[X]) -> Sums {
+/// The magnitudes of each token in the activations of a chunk.
+fn magnitudes<X: Element>(Order { lanes, by_token }: Order, x: &[X]) -> Sums {
     if !X::FOLDS_ANYWHERE {
         return [0; 32];
     }
-    let mut sums = X::magnitudes(x);
+    let mut sums = X::magnitudes(x, by_token);
     if lanes == 16 {
         // Two rows of tokens were taken for one. Strips have four.
         let (even, odd) = sums.split_at_mut(16);
@@ -76,13 +88,24 @@ mod tests {
     const NARROW: Shape = [12, 16];
     const LONG: Shape = [30, 32];
 
-    /// Strips after which `chunks` of activations are folded.
+    /// Strips after which `chunks` of activations are folded, in either order of them.
     fn folds<X: Element>([strips, lanes]: Shape, chunks: &[Vec<X>]) -> Vec<usize> {
-        let mut folds = Folds::start(lanes, &chunks[0]);
-        (1..=chunks.len())
-            .filter(|&i| folds.after(strips * i, chunks.get(i).map_or(&[], |c| c)))
-            .map(|i| strips * i)
-            .collect()
+        let ends = |by_token, chunks: &[Vec<X>]| -> Vec<usize> {
+            let mut folds = Folds::ordered(lanes, by_token, &chunks[0]);
+            (1..=chunks.len())
+                .filter(|&i| folds.after(strips * i, chunks.get(i).map_or(&[], |c| c)))
+                .map(|i| strips * i)
+                .collect()
+        };
+        let by_lane = ends(false, chunks);
+        if lanes == 32 {
+            let turned = chunks.iter().map(|chunk| {
+                let token = |lane| chunk.iter().skip(lane).step_by(lanes).copied();
+                (0..lanes).flat_map(token).collect()
+            });
+            assert_eq!(ends(true, &turned.collect::<Vec<_>>()), by_lane);
+        }
+        by_lane
     }
 
     /// `count` chunks of activations `value(k, lane)`.

@@ -1,7 +1,7 @@
 //! Activations made ready for the kernels, once for any number of matrices.
 
 use super::tables::RowTables;
-use super::transpose::transpose;
+use super::transpose::lay_out_tile;
 use super::{segments, strips};
 use crate::isa::Backend;
 use crate::kernels::call::{self, Element, Source, Width};
@@ -24,9 +24,9 @@ pub(crate) struct How {
 
 /// Prepared activations of one element type, in memory that is reused.
 ///
-/// The first tokens are transposed, `xt[tile][4 * strip + j][lane]`, for the wide
-/// column lanes, those after them for one tile of the narrow ones; the rest are
-/// laid out for row-lane tables, segment after segment in whole units.
+/// The first tokens are laid out in tiles for the wide column lanes, transposed or as
+/// their kernel wants them, those after them in one tile for the narrow ones; the rest
+/// for row-lane tables, segment after segment in whole units.
 #[derive(Debug)]
 pub(crate) struct Prepared<X: Element> {
     /// Another for each preparation there has been.
@@ -125,7 +125,8 @@ impl<X: Element> Prepared<X> {
         strips(self.k)
     }
 
-    /// Activations of one column tile, `[4 * strips][lanes]`.
+    /// Activations of one column tile, chunk after chunk, `4 * lanes` for each strip:
+    /// see [`ColumnKernel::by_token`](crate::kernels::contract::ColumnKernel).
     pub(crate) fn tile(&self, width: Width, tile: usize) -> &[X] {
         let len = self.tile_bytes(width);
         let start = match width {
@@ -212,7 +213,7 @@ impl<X: Element> Prepared<X> {
             return Ok(());
         }
         self.check_sizes()?;
-        self.transpose(x, team)?;
+        self.lay_out_tiles(x, team)?;
         self.lay_out(x)?;
         if RowTables::shared(self) {
             let mut shared = core::mem::take(&mut self.shared);
@@ -241,7 +242,7 @@ impl<X: Element> Prepared<X> {
         }
     }
 
-    fn transpose(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Stopped> {
+    fn lay_out_tiles(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Stopped> {
         let lanes = self.lanes(Width::Wide);
         let (tokens, tile_bytes) = (self.column_tokens[0], self.tile_bytes(Width::Wide));
         let tiles = self.wide_tiles();
@@ -252,7 +253,9 @@ impl<X: Element> Prepared<X> {
             0 => 0,
             _ => self.tile_bytes(Width::Narrow),
         };
-        let narrow = (tokens..self.first_row_token(), self.lanes(Width::Narrow));
+        let kernel = |width| X::column(self.backend, width);
+        let (wide, narrow) = (kernel(Width::Wide), kernel(Width::Narrow));
+        let (group_bytes, rest) = (self.group_bytes, tokens..self.first_row_token());
         let workers = if tiles * tile_bytes < 1 << 16 {
             1
         } else {
@@ -262,7 +265,8 @@ impl<X: Element> Prepared<X> {
         let xt = reserve(&mut self.xt, tiles * tile_bytes + narrow_bytes)?;
         let (xt, xt_narrow) = xt.split_at_mut(tiles * tile_bytes);
         if narrow_bytes > 0 {
-            transpose(x, narrow.0, narrow.1, bytemuck::cast_slice_mut(xt_narrow));
+            let xt = bytemuck::cast_slice_mut(xt_narrow);
+            lay_out_tile(x, rest, narrow, group_bytes, xt);
         }
         let grid = TileGrid::new(xt, [tiles, tile_bytes], tile_bytes, [per_item, tile_bytes]);
         team.for_each(workers, grid.len(), |i| {
@@ -272,7 +276,8 @@ impl<X: Element> Prepared<X> {
             for tile in item.rows() {
                 let xt: &mut [X] = bytemuck::cast_slice_mut(item.row_mut(tile, 0..tile_bytes));
                 let first = tile * lanes;
-                transpose(x, first..tokens.min(first + lanes), lanes, xt);
+                let tokens = first..tokens.min(first + lanes);
+                lay_out_tile(x, tokens, wide, group_bytes, xt);
             }
             Ok(true)
         })

@@ -1,6 +1,8 @@
-//! Tokens to lanes: the activations of one column tile.
+//! The activations of one column tile, in the order that its kernel reads them.
 
+use super::{segments, strips};
 use crate::kernels::call::Element;
+use crate::kernels::contract::ColumnKernel;
 use crate::kernels::vector::transpose::SQUARE;
 use crate::view::MatRef;
 use core::ops::Range;
@@ -9,19 +11,53 @@ use core::ops::Range;
 /// of one or two cache lines, stays in L1.
 const BLOCK: usize = 64;
 
-/// Writes tokens `tokens` of `x` as the lanes of one tile, `xt[k][lane]`;
-/// lanes without a token and k beyond K become zero.
-pub(super) fn transpose<X: Element>(
+/// Writes tokens `tokens` of `x` as one tile of `kernel`, for matrices whose scales
+/// change every `group_bytes` strips; lanes without a token and k beyond K become zero.
+pub(super) fn lay_out_tile<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,
-    lanes: usize,
+    kernel: &ColumnKernel<X, X::Acc>,
+    group_bytes: usize,
     xt: &mut [X],
 ) {
-    let k = x.cols();
-    if tokens.len() < lanes {
+    if tokens.len() < kernel.lanes {
         xt.fill(X::zeroed());
     }
-    xt[k * lanes..].fill(X::zeroed());
+    if kernel.by_token {
+        copy(x, tokens, kernel, group_bytes, xt);
+    } else {
+        xt[x.cols() * kernel.lanes..].fill(X::zeroed());
+        transpose(x, tokens, kernel.lanes, xt);
+    }
+}
+
+/// Token after token: `xt[chunk][lane][4 * strips]`, for the chunks of each segment.
+fn copy<X: Element>(
+    x: MatRef<'_, X>,
+    tokens: Range<usize>,
+    kernel: &ColumnKernel<X, X::Acc>,
+    group_bytes: usize,
+    xt: &mut [X],
+) {
+    let (k, chunk) = (x.cols(), kernel.chunk_bytes);
+    for (lane, token) in tokens.enumerate() {
+        let x = x.row(token);
+        for segment in segments(strips(k), group_bytes) {
+            for start in segment.clone().step_by(chunk) {
+                let len = 4 * chunk.min(segment.end - start);
+                let from = &x[4 * start..k.min(4 * start + len)];
+                let to = &mut xt[4 * start * kernel.lanes + lane * len..][..len];
+                let (to, padding) = to.split_at_mut(from.len());
+                to.copy_from_slice(from);
+                padding.fill(X::zeroed());
+            }
+        }
+    }
+}
+
+/// Tokens to lanes: `xt[k][lane]`.
+fn transpose<X: Element>(x: MatRef<'_, X>, tokens: Range<usize>, lanes: usize, xt: &mut [X]) {
+    let k = x.cols();
     for start in (0..k).step_by(BLOCK) {
         let (end, mut lane) = (k.min(start + BLOCK), 0);
         let xt = &mut xt[start * lanes..end * lanes];

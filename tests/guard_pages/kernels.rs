@@ -196,7 +196,9 @@ fn check_width<X: Values>(
         .collect();
     let data = Guarded::new(&data, place);
     let view = PanelView::new(data.get(), bytes);
-    let xt: Vec<X> = random(4 * bytes * kernel.lanes, &mut rng);
+    let xs: Vec<Vec<X>> = (0..kernel.lanes)
+        .map(|_| random(4 * bytes, &mut rng))
+        .collect();
     let side = place.tight_side();
     let acc_len = panels * PANEL_ROWS * kernel.entry_bytes;
     let mut acc = Guarded::<u8>::filled(acc_len, side);
@@ -206,8 +208,13 @@ fn check_width<X: Values>(
         let block_end = bytes.min(block + BLOCK_BYTES);
         for start in (block..block_end).step_by(kernel.chunk_bytes) {
             let chunk = kernel.chunk_bytes.min(block_end - start);
-            let x = &xt[4 * start * kernel.lanes..][..4 * chunk * kernel.lanes];
-            let x = Guarded::new(x, place.of_operand(1));
+            let k = 4 * start..4 * (start + chunk);
+            let x: Vec<X> = if kernel.by_token {
+                xs.iter().flat_map(|x| &x[k.clone()]).copied().collect()
+            } else {
+                k.flat_map(|k| xs.iter().map(move |x| x[k])).collect()
+            };
+            let x = Guarded::new(&x, place.of_operand(1));
             let mut tables = Guarded::<u8>::filled(kernel.tables_len(chunk), side);
             column_build(which, x.get(), [chunk, tokens], tables.get_mut());
             let fold = match (start + chunk == block_end, block) {
@@ -250,13 +257,7 @@ fn check_width<X: Values>(
     acc.take(&what);
     total.take(&what);
     for lane in [0, tokens / 2, tokens.saturating_sub(2), tokens - 1] {
-        let x: Vec<X> = xt
-            .iter()
-            .skip(lane)
-            .step_by(kernel.lanes)
-            .copied()
-            .collect();
-        let wanted = reference(view, (panels, bytes), &x, None);
+        let wanted = reference(view, (panels, bytes), &xs[lane], None);
         assert!(sums[lane] == wanted, "{what}, lane {lane}");
     }
 }

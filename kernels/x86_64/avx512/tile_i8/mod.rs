@@ -61,6 +61,7 @@ pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
     lanes: LANES_I8,
     entry_bytes: ENTRY,
     chunk_bytes: UNIT_BYTES * UNITS,
+    by_token: true,
     unit_bytes: UNIT_BYTES,
     table_bytes: LANES_I8 << UNIT_SHIFT,
     build: tables::build,

@@ -3,7 +3,7 @@
 
 use super::super::super::super::column::LANES_I8;
 use super::super::super::super::contract::BuildCall;
-use super::{Pair, STEPS, Tiles, UNIT_BYTES, UNIT_SHIFT, UNITS_OF};
+use super::{Pair, STEPS, TILE, Tiles, UNIT_BYTES};
 use core::arch::x86_64::*;
 
 /// `vpermw` indices that gather the term of `weight` for each of 32 words, of which
@@ -52,34 +52,61 @@ static INDICES: [Indices; STEPS] = [
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline(never)]
 pub(super) unsafe fn build(call: &BuildCall<i8>) {
-    let units = usize::from(UNITS_OF[call.bytes]);
-    // Where each token's next table goes, and how far the one after it is: those of
-    // tokens in one tile take turns.
-    let mut at = [(call.tables.cast::<Pair>(), 0); LANES_I8];
-    let (mut tables, mut left) = (call.tables, call.tokens);
-    for tile in Tiles(call.tokens) {
-        for i in 0..tile {
-            at[call.tokens - left] = (tables.cast::<Pair>().wrapping_add(i), tile);
-            left -= 1;
-        }
-        for _ in 0..tile {
-            // Opaque, or the compiler multiplies.
-            tables = core::hint::black_box(tables.wrapping_add(units << UNIT_SHIFT));
-        }
-    }
-    let mut x = call.xt.cast::<__m256i>();
-    let mut left = 4 * call.bytes;
-    for _ in 0..units {
-        let mut rows = [_mm256_setzero_si256(); 16];
-        for row in rows.iter_mut().take(left.min(4 * UNIT_BYTES)) {
-            // SAFETY: precondition 3: a row has 32 tokens.
-            unsafe {
-                *row = x.read_unaligned();
-                x = x.add(1);
+    let mut part = Part {
+        x: call.xt,
+        len: 4 * call.bytes,
+        tables: call.tables.cast(),
+    };
+    for tokens in Tiles(call.tokens) {
+        // SAFETY: the caller's preconditions for so many tokens more.
+        unsafe {
+            match tokens {
+                TILE.. => tile::<TILE>(&mut part),
+                2 => tile::<2>(&mut part),
+                _ => tile::<1>(&mut part),
             }
         }
-        left = left.saturating_sub(4 * UNIT_BYTES);
-        let values = signed(transpose(rows));
+    }
+}
+
+/// What is left to do, from the next tile of tokens on.
+struct Part {
+    /// The activations, `len` of each token.
+    x: *const i8,
+    len: usize,
+    tables: *mut Pair,
+}
+
+/// Builds the tables of `T` tokens, those of each step side by side, and leaves the
+/// tokens after them.
+///
+/// # Safety
+/// Those of [`build`], for at least `T` tokens.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn tile<const T: usize>(part: &mut Part) {
+    let mut tokens = [part.x; T];
+    for token in &mut tokens {
+        *token = part.x;
+        part.x = part.x.wrapping_add(part.len);
+    }
+    // The same tokens in the next chunk: they come from L3, where there are many.
+    let mut next = tokens[0];
+    for _ in 0..LANES_I8 {
+        next = next.wrapping_add(part.len);
+    }
+    let mut left = part.len;
+    while left > 0 {
+        let now = left.min(4 * UNIT_BYTES);
+        let mut values = [_mm512_setzero_si512(); T];
+        for (values, token) in values.iter_mut().zip(&mut tokens) {
+            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            next = next.wrapping_add(4 * UNIT_BYTES);
+            // SAFETY: precondition 3: `left` more activations of each token.
+            *values = unsafe { signed(*token, (1 << now) - 1) };
+            *token = token.wrapping_add(now);
+        }
+        left -= now;
         for Indices(indices) in &INDICES {
             let mut gather = [_mm512_setzero_si512(); 4];
             for (gather, indices) in gather.iter_mut().zip(indices) {
@@ -87,53 +114,32 @@ pub(super) unsafe fn build(call: &BuildCall<i8>) {
                 *gather = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
             }
             let [c, b, a, high_a] = gather;
-            for ((table, step), &values) in at.iter_mut().zip(&values).take(call.tokens) {
+            for values in values {
                 let low = _mm512_add_epi16(
                     _mm512_permutexvar_epi16(b, values),
                     _mm512_permutexvar_epi16(c, values),
                 );
                 let first = _mm512_permutexvar_epi16(a, values);
                 let second = _mm512_permutexvar_epi16(high_a, values);
+                let table = [_mm512_add_epi16(low, first), _mm512_add_epi16(low, second)];
                 // SAFETY: precondition 4: four tables a unit for each token.
-                unsafe {
-                    table.write([_mm512_add_epi16(low, first), _mm512_add_epi16(low, second)]);
-                }
-                *table = table.wrapping_add(*step);
+                unsafe { part.tables.write(table) };
+                part.tables = part.tables.wrapping_add(1);
             }
         }
     }
 }
 
-/// The 12 activations of each of 32 tokens as words, then four zeros, then the same
-/// with the other sign.
+/// The activations at `x` that `mask` has, at most 12, as words; then zeros up to word
+/// 16, and then the same with the other sign.
+///
+/// # Safety
+/// Precondition 1 of [`super::super::super::super::contract`]; those are readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn signed(tokens: [__m256i; 16]) -> [__m512i; LANES_I8] {
-    let signed = |x| {
-        let wide = _mm256_cvtepi8_epi16(x);
-        let negated = _mm256_sub_epi16(_mm256_setzero_si256(), wide);
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(wide), negated)
-    };
-    let mut values = [_mm512_setzero_si512(); LANES_I8];
-    for (t, both) in tokens.into_iter().enumerate() {
-        values[t] = signed(_mm256_castsi256_si128(both));
-        values[16 + t] = signed(_mm256_extracti128_si256::<1>(both));
-    }
-    values
-}
-
-/// Transposes 16 rows of 32 bytes: vector t has token t in its low half and token
-/// 16 + t in its high one, 16 values each.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn transpose(mut rows: [__m256i; 16]) -> [__m256i; 16] {
-    // Four perfect shuffles of the rows' bytes, in both lanes.
-    for _ in 0..4 {
-        let from = rows;
-        for i in 0..8 {
-            rows[2 * i] = _mm256_unpacklo_epi8(from[i], from[i + 8]);
-            rows[2 * i + 1] = _mm256_unpackhi_epi8(from[i], from[i + 8]);
-        }
-    }
-    rows
+unsafe fn signed(x: *const i8, mask: __mmask16) -> __m512i {
+    // SAFETY: the caller's word; what the mask leaves out is not read.
+    let wide = _mm256_cvtepi8_epi16(unsafe { _mm_maskz_loadu_epi8(mask, x) });
+    let negated = _mm256_sub_epi16(_mm256_setzero_si256(), wide);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(wide), negated)
 }
