@@ -37,6 +37,7 @@ mod tables;
 
 use super::super::super::column::{ENTRY, LANES_I8};
 use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS};
+use super::super::super::generated::BYTE_INDEX;
 use super::row_i8_vbmi::indices_of;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -47,13 +48,14 @@ const STEPS: usize = 4;
 /// Units of a chunk: the indices of three panels take 7.5 KiB of L1 then, the tables
 /// 160 KiB of L2. 4, 5 and 8 units are up to 6 % slower in the bare loop, 20 as much.
 const UNITS: usize = 10;
-/// Panels, and tokens, of the largest tile. 4 x 2 and 8 x 1 are 5 % slower in the
-/// bare loop, 2 x 4 is 10 to 20 %; 5 x 2 and 4 x 3 spill.
-const TILE: usize = 3;
+/// Panels of the largest tile.
+const PANELS: usize = 3;
+/// Tokens of the largest tile.
+const TOKENS: usize = 4;
 /// Bytes ahead of the loads that tables are prefetched out of L2.
 const PREFETCH: usize = 1024;
 /// The logarithm of the bytes of one token's tables of a unit.
-const UNIT_SHIFT: u32 = 9;
+const UNIT_SHIFT: u32 = 8;
 
 /// The kernel.
 pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
@@ -81,18 +83,19 @@ const UNITS_OF: [u8; UNIT_BYTES * UNITS + 1] = {
     units
 };
 
-/// A pair of vectors: a table, or something of the even and of the odd rows.
+/// Something of the even and of the odd rows.
 type Pair = [__m512i; 2];
 
-/// Cuts so many panels or tokens into tiles of at most [`TILE`], four as two and two.
-struct Tiles(usize);
+/// Cuts so many panels or tokens into tiles of at most `MOST`, of which the last has more
+/// than one if it can.
+struct Tiles<const MOST: usize>(usize);
 
-impl Iterator for Tiles {
+impl<const MOST: usize> Iterator for Tiles<MOST> {
     type Item = usize;
 
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        let tile = if self.0 == 4 { 2 } else { self.0.min(TILE) };
+        let tile = self.0.min(MOST - usize::from(self.0 == MOST + 1));
         self.0 -= tile;
         // Opaque, or the compiler makes a table of jumps, which no test can follow.
         (tile > 0).then_some(core::hint::black_box(tile))
@@ -100,30 +103,30 @@ impl Iterator for Tiles {
 }
 
 /// The indices of the panels of a tile, and one vector more.
-type Expanded = MaybeUninit<[__m512i; TILE * STEPS * UNITS + 1]>;
+type Expanded = MaybeUninit<[__m512i; PANELS * STEPS * UNITS + 1]>;
 
 /// The kernel. See [`ColumnKernel::run`].
 ///
 /// # Safety
 /// Preconditions 1, 2, 4, 6, 7 and 8 of [`super::super::super::contract`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline(never)]
 unsafe fn run(call: &ColumnCall) {
     let mut expanded = Expanded::uninit();
     // What the last loads of odd rows find behind the indices of 1 to 3 panels.
     let steps = usize::from(UNITS_OF[call.bytes]) << STEPS.trailing_zeros();
     let mut end = expanded.as_mut_ptr().cast::<__m512i>();
-    for _ in 0..TILE {
+    for _ in 0..PANELS {
         end = end.wrapping_add(steps);
-        // SAFETY: there is room for one vector more than TILE times as many.
+        // SAFETY: there is room for one vector more than PANELS times as many.
         unsafe { end.write(_mm512_setzero_si512()) };
     }
     let mut rest = *call;
-    for panels in Tiles(call.panel_count) {
+    for panels in Tiles::<PANELS>(call.panel_count) {
         // SAFETY: the caller's preconditions, for the panels that are left.
         unsafe {
             match panels {
-                TILE.. => group::<TILE>(&mut rest, &mut expanded),
+                PANELS.. => group::<PANELS>(&mut rest, &mut expanded),
                 2 => group::<2>(&mut rest, &mut expanded),
                 _ => group::<1>(&mut rest, &mut expanded),
             }
@@ -136,7 +139,7 @@ unsafe fn run(call: &ColumnCall) {
 /// # Safety
 /// Those of [`run`], for at least `P` panels.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 unsafe fn group<const P: usize>(call: &mut ColumnCall, expanded: &mut Expanded) {
     let units = usize::from(UNITS_OF[call.bytes]);
     // SAFETY: precondition 2 for P panels; `expanded` has room for them.
@@ -154,13 +157,14 @@ unsafe fn group<const P: usize>(call: &mut ColumnCall, expanded: &mut Expanded) 
     // The first tiles ask for the next panels' bytes, one panel each. Few tokens have
     // fewer tiles than there are panels, and leave the others to the CPU's prefetcher.
     let mut next = after::<P>(call.panels, call.panel_stride);
-    for (i, tokens) in Tiles(call.tokens).enumerate() {
+    for (i, tokens) in Tiles::<TOKENS>(call.tokens).enumerate() {
         part.next = (i < P).then_some(next);
         next = next.wrapping_add(call.panel_stride);
         // SAFETY: preconditions 4 and 6: tables and accumulators of so many tokens.
         unsafe {
             match tokens {
-                TILE.. => tile::<P, TILE>(&mut part),
+                TOKENS.. => tile::<P, TOKENS>(&mut part),
+                3 => tile::<P, 3>(&mut part),
                 2 => tile::<P, 2>(&mut part),
                 _ => tile::<P, 1>(&mut part),
             }
@@ -185,9 +189,12 @@ fn after<const P: usize>(mut place: *const u8, stride: usize) -> *const u8 {
 /// # Safety
 /// Preconditions 1 and 2 of [`super::super::super::contract`], for `P` panels.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 unsafe fn expand<const P: usize>(call: &ColumnCall, expanded: &mut Expanded) -> *const __m512i {
     let words = expanded.as_mut_ptr().cast::<__m512i>();
+    // Of three codes: those of a byte whose first weight is zero.
+    // SAFETY: it has 256 bytes.
+    let base_3 = unsafe { _mm512_loadu_si512(BYTE_INDEX.as_ptr().cast()) };
     let mut panel = call.panels;
     for p in 0..P {
         let mut to = words.wrapping_add(p);
@@ -201,8 +208,9 @@ unsafe fn expand<const P: usize>(call: &ColumnCall, expanded: &mut Expanded) -> 
                     strip = strip.wrapping_add(PANEL_ROWS);
                 }
             }
-            for words in indices_of(bytes) {
-                // SAFETY: a chunk has at most STEPS * UNITS steps of TILE panels.
+            for codes in indices_of(bytes) {
+                let words = _mm512_permutexvar_epi8(codes, base_3);
+                // SAFETY: a chunk has at most STEPS * UNITS steps of PANELS panels.
                 unsafe { to.write(words) };
                 to = to.wrapping_add(P);
             }
@@ -247,7 +255,7 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
         }
     }
     let mut words = part.words;
-    let mut tables = part.tables.cast::<[Pair; T]>();
+    let mut tables = part.tables.cast::<[__m512i; T]>();
     let (mut next, next_step) = match part.next {
         Some(next) => (next, 64),
         None => (part.tables, 0),
@@ -256,28 +264,24 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
         // SAFETY: prefetches touch no memory; the caller's word for the tables.
         let tables_now = unsafe {
             _mm_prefetch::<_MM_HINT_T0>(next.cast());
-            for line in 0..2 * T {
+            for line in 0..T {
                 let ahead = tables.wrapping_byte_add(PREFETCH + 64 * line);
                 _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             }
             tables.read()
         };
         (next, tables) = (next.wrapping_add(next_step), tables.wrapping_add(1));
-        let mut indices = [[_mm512_setzero_si512(); 2]; P];
-        for indices in &mut indices {
+        for p in 0..P {
             // SAFETY: the caller's word for the indices; the byte after them is the next
             // ones', or [`run`] wrote it.
-            unsafe {
+            let indices = unsafe {
                 let odd = words.cast::<u8>().wrapping_add(1);
-                *indices = [words.read(), _mm512_loadu_si512(odd.cast())];
-            }
+                [words.read(), _mm512_loadu_si512(odd.cast())]
+            };
             words = words.wrapping_add(1);
-        }
-        for t in 0..T {
-            let [first, second] = tables_now[t];
-            for p in 0..P {
+            for t in 0..T {
                 for h in 0..2 {
-                    let term = _mm512_permutex2var_epi16(first, indices[p][h], second);
+                    let term = _mm512_permutexvar_epi16(indices[h], tables_now[t]);
                     sums[t][p][h] = _mm512_add_epi16(sums[t][p][h], term);
                 }
             }

@@ -1,40 +1,34 @@
-//! The tables: for each token and step, 64 sums of three activations, in the order
-//! of the codes.
+//! The tables: for each token and step, the 27 sums of three activations, and five
+//! words that no index selects.
 
 use super::super::super::super::column::LANES_I8;
 use super::super::super::super::contract::BuildCall;
-use super::{Pair, STEPS, TILE, Tiles, UNIT_BYTES};
+use super::{STEPS, TOKENS, Tiles, UNIT_BYTES};
 use core::arch::x86_64::*;
 
-/// `vpermw` indices that gather the term of `weight` for each of 32 words, of which
-/// word i has the code `codes[(i >> shift) % codes.len()]`: the gathered vector holds
-/// `x` at `weight`, `-x` at `16 + weight` and zero at 12.
-const fn terms(weight: u16, codes: &[u16], shift: u32) -> [u16; 32] {
-    let mut indices = [0; 32];
-    let mut word = 0;
-    while word < 32 {
-        indices[word] = match codes[(word >> shift) % codes.len()] {
-            1 => weight,
-            2 => 16 + weight,
+/// `vpermw` indices that gather the term of activation `x` for each of 32 sums, whose
+/// digit at `place` in base 3 says how it enters: the gathered vector holds the
+/// activation at `x`, its negative at `16 + x` and zero at 12.
+const fn terms(x: u16, place: u32) -> [u16; 32] {
+    let mut indices = [12; 32];
+    let mut sum = 0;
+    while sum < 27 {
+        indices[sum as usize] = match sum / 3_u32.pow(place) % 3 {
+            1 => x,
+            2 => 16 + x,
             _ => 12,
         };
-        word += 1;
+        sum += 1;
     }
     indices
 }
 
-/// For a table of weights a, b and c: the terms of c and of b in either half of it,
-/// and those of a in the first and in the second half.
+/// The terms of the three activations of a table.
 #[repr(C, align(64))]
-struct Indices([[u16; 32]; 4]);
+struct Indices([[u16; 32]; 3]);
 
 const fn indices([a, b, c]: [u16; 3]) -> Indices {
-    Indices([
-        terms(c, &[0, 1, 2, 3], 0),
-        terms(b, &[0, 1, 2, 3], 2),
-        terms(a, &[0, 1], 4),
-        terms(a, &[2, 3], 4),
-    ])
+    Indices([terms(a, 2), terms(b, 1), terms(c, 0)])
 }
 
 /// The tables of a unit: the low three codes of each byte, and the three high ones.
@@ -57,11 +51,12 @@ pub(super) unsafe fn build(call: &BuildCall<i8>) {
         len: 4 * call.bytes,
         tables: call.tables.cast(),
     };
-    for tokens in Tiles(call.tokens) {
+    for tokens in Tiles::<TOKENS>(call.tokens) {
         // SAFETY: the caller's preconditions for so many tokens more.
         unsafe {
             match tokens {
-                TILE.. => tile::<TILE>(&mut part),
+                TOKENS.. => tile::<TOKENS>(&mut part),
+                3 => tile::<3>(&mut part),
                 2 => tile::<2>(&mut part),
                 _ => tile::<1>(&mut part),
             }
@@ -74,7 +69,7 @@ struct Part {
     /// The activations, `len` of each token.
     x: *const i8,
     len: usize,
-    tables: *mut Pair,
+    tables: *mut __m512i,
 }
 
 /// Builds the tables of `T` tokens, those of each step side by side, and leaves the
@@ -108,20 +103,14 @@ unsafe fn tile<const T: usize>(part: &mut Part) {
         }
         left -= now;
         for Indices(indices) in &INDICES {
-            let mut gather = [_mm512_setzero_si512(); 4];
+            let mut gather = [_mm512_setzero_si512(); 3];
             for (gather, indices) in gather.iter_mut().zip(indices) {
                 // SAFETY: 32 words are 64 bytes.
                 *gather = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
             }
-            let [c, b, a, high_a] = gather;
             for values in values {
-                let low = _mm512_add_epi16(
-                    _mm512_permutexvar_epi16(b, values),
-                    _mm512_permutexvar_epi16(c, values),
-                );
-                let first = _mm512_permutexvar_epi16(a, values);
-                let second = _mm512_permutexvar_epi16(high_a, values);
-                let table = [_mm512_add_epi16(low, first), _mm512_add_epi16(low, second)];
+                let [a, b, c] = gather.map(|gather| _mm512_permutexvar_epi16(gather, values));
+                let table = _mm512_add_epi16(_mm512_add_epi16(a, b), c);
                 // SAFETY: precondition 4: four tables a unit for each token.
                 unsafe { part.tables.write(table) };
                 part.tables = part.tables.wrapping_add(1);
