@@ -23,6 +23,7 @@ pub mod contract;
 pub mod dense;
 #[cfg(feature = "mmap")]
 mod map;
+pub mod prefetch;
 pub mod scalar;
 pub mod scale;
 pub mod table;

@@ -59,6 +59,7 @@ pub use finish::{finish_f32, finish_i8};
 pub use tables::{build_f32, build_i8};
 
 use super::contract::{COLUMN_ENTRIES, ColumnCall, Fold, PANEL_ROWS};
+use super::prefetch;
 use core::mem::size_of;
 use lanes::{F32s, I16s, Lanes};
 use pulp::Simd;
@@ -70,20 +71,6 @@ pub const ENTRY: usize = 64;
 pub const LANES_I8: usize = ENTRY / 2;
 /// f32 tokens of a wide tile.
 pub const LANES_F32: usize = ENTRY / 4;
-
-/// Asks for the cache line at `line`, which need not be readable. Where stable Rust
-/// has no instruction for it, nothing.
-#[inline(always)]
-fn prefetch<T>(line: *const T) {
-    #[cfg(kernels = "x86_64")]
-    // SAFETY: every x86-64 CPU has SSE; a prefetch touches no memory.
-    unsafe {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(line.cast());
-    }
-    #[cfg(not(kernels = "x86_64"))]
-    let _ = line;
-}
 
 /// Adds to the sums of two rows what `words` say of the next `strips` tables, and
 /// returns the table after them.
@@ -171,7 +158,7 @@ unsafe fn run<
             // The next panel is a page or more away: no hardware prefetcher
             // sees it coming.
             for line in 0..4 {
-                prefetch(
+                prefetch::line(
                     strip
                         .wrapping_add(call.panel_stride)
                         .wrapping_add(64 * line),

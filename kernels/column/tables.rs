@@ -1,8 +1,8 @@
 //! The tables: 81 signed sums of four activations for each token.
 
 use super::super::contract::{BuildCall, COLUMN_ENTRIES};
+use super::super::prefetch;
 use super::lanes::{F32s, I16s, Lanes};
-use super::prefetch;
 use core::mem::size_of;
 use pulp::Simd;
 
@@ -36,7 +36,7 @@ impl<S: Simd> Activations<I16s<S>> for *const i8 {
     #[inline(always)]
     fn prefetch(self, k: usize, v: usize, vectors: usize) {
         let width = size_of::<I16s<S>>() / 2;
-        prefetch(self.wrapping_add((k * vectors + v) * width));
+        prefetch::line(self.wrapping_add((k * vectors + v) * width));
     }
 }
 
@@ -54,7 +54,7 @@ impl<S: Simd> Activations<F32s<S>> for *const f32 {
     #[inline(always)]
     fn prefetch(self, k: usize, v: usize, vectors: usize) {
         let width = size_of::<F32s<S>>() / 4;
-        prefetch(self.wrapping_add((k * vectors + v) * width));
+        prefetch::line(self.wrapping_add((k * vectors + v) * width));
     }
 }
 

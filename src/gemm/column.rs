@@ -18,6 +18,7 @@ use crate::cache::CacheSizes;
 use crate::isa::Backend;
 use crate::kernels::call::{self, ColumnPart, Element, PanelView, Width};
 use crate::kernels::contract::{BLOCK_BYTES, COLUMN_MAX_FOLDS, Fold, PANEL_ROWS};
+use crate::kernels::prefetch;
 use crate::kernels::tiles::Tile;
 use crate::memory::OutOfMemory;
 use crate::workspace::{Scratch, reserve};
@@ -134,7 +135,10 @@ fn run_block<X: Element, S: Sink<X>>(
                 }
                 let row = panel * PANEL_ROWS;
                 let row_end = block.row_end.min(row + PANEL_ROWS);
+                // Their rows are far apart: the CPU sees no stream of writes.
+                let next = block.row_end.min(row_end + PANEL_ROWS);
                 for (token, sums) in block.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
+                    prefetch::lines(y.row_mut(token, row_end..next));
                     let at = At {
                         segment: (index, count),
                         token: first_token + token,

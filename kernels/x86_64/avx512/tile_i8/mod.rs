@@ -1,37 +1,42 @@
-//! int8, many tokens, lanes that are rows: 64-entry tables of 16-bit sums in two
-//! registers, looked up by `vpermi2w`.
+//! int8, many tokens, lanes that are rows: 27 sums of 16 bits in one register, looked
+//! up by `vpermw`.
 //!
 //! # The idea
-//! `vpermi2w` looks up 32 words at once in 64 of them, by the low 6 bits of each
-//! lane: three 2-bit codes, as `vpermb` in [`super::row_i8_vbmi`] does with bytes.
-//! An entry is the signed sum of three activations itself, so nothing is split in
-//! low and high parts, and nothing folded for 60 strips. The indices of the even
-//! rows are the panel's bytes as they stand, those of the odd rows what a load one byte
-//! further has: nothing is widened either.
+//! `vpermw` looks up 32 words at once in a register of 32, by the low 5 bits of each
+//! lane. Three weights have 27 sums, so an entry is the signed sum of three activations
+//! itself: nothing is split in low and high parts, as where `vpermb` looks up bytes
+//! ([`super::row_i8_vbmi`]), and nothing folded for 60 strips. What an index costs, a
+//! `vpermb` that turns three 2-bit codes of 64 rows to base 3, all tokens share. The
+//! indices of the even rows are those bytes as they stand, those of the odd rows what a
+//! load one byte further has: nothing is widened.
 //!
 //! The rest is as with the column lanes ([`super::super::super::column`]): the tables
 //! of a chunk of K are built once for all panels, and accumulators of 16 bits live in
 //! L2 from chunk to chunk, until a fold moves their high parts to the totals. The
 //! indices of three panels are written to L1 once and serve all tokens of the tile;
-//! three tokens by three panels keep 18 accumulators in registers, and the tables
-//! stream by out of L2, six lines for 18 look-ups.
+//! four tokens by three panels keep 24 accumulators in registers, and the tables
+//! stream by out of L2, four lines for 24 look-ups.
 //!
 //! | buffer | layout |
 //! |---|---|
-//! | tables | `[tile of tokens][step][token][64 entries of i16]` |
+//! | activations | `[token][4 * bytes]` for each chunk |
+//! | tables | `[tile of tokens][step][token][32 entries of i16]` |
 //! | `acc`, `total` | `[panel][token][even rows, odd rows]`, 32 words each |
 //! | indices | `[step][panel][64 bytes]` |
 //!
 //! A step is three weights; a unit of three panel bytes has four.
 //!
 //! # Port arithmetic
-//! 768 MACs are 8 `vpermi2w` and 8 `vpaddw`; 5 operations for the indices serve all
-//! tokens, and the loads of the odd rows, which cross a line each, cost 2 % less than
-//! shifts. Zen 5 starts two of the first and four of the second a cycle: 4 cycles, 192
-//! MACs each, where `vpdpbusd` makes 128. Alone the two take 4.7, the inner loop of a
-//! product 5.3. Zen 4 has vector pipes of half the width, and Intel's CPUs are said to
-//! split a `vpermi2w` in three; they keep the column lanes. None of those was measured
-//! with this kernel, nor a mobile Zen 5 with pipes of half the width.
+//! 768 MACs are 8 `vpermw` and 8 additions. Zen 5 starts two permutations a cycle: 4
+//! cycles, 192 MACs each, where `vpdpbusd` makes 128. It starts four `vpaddw`, on all
+//! vector pipes, so that some take those of the permutations: 4.6 cycles. The saturating
+//! `vpaddsw` starts on the other pipes alone: 4.1 (`--bin loops` of `peers`). It is the
+//! same sum, as no accumulator can overflow (precondition 8).
+//!
+//! 9 operations for the indices of 64 rows serve 32 tokens, and the loads of the odd
+//! rows, which cross a line each, cost less than shifts. Zen 4 and Intel's CPUs keep the
+//! column lanes: they start one permutation a cycle. This kernel was not measured there,
+//! nor on a mobile Zen 5 with pipes of half the width.
 
 mod tables;
 
@@ -46,11 +51,11 @@ use core::mem::MaybeUninit;
 const UNIT_BYTES: usize = 3;
 const STEPS: usize = 4;
 /// Units of a chunk: the indices of three panels take 7.5 KiB of L1 then, the tables
-/// 160 KiB of L2. 4, 5 and 8 units are up to 6 % slower in the bare loop, 20 as much.
+/// 80 KiB of L2. 20 units are as fast for 32 tokens and more, up to 3 % slower for few.
 const UNITS: usize = 10;
-/// Panels of the largest tile.
+/// Panels and tokens of the largest tile. 3 x 3, 4 x 3, 2 x 4 and 2 x 6 are 1 to 5 %
+/// slower.
 const PANELS: usize = 3;
-/// Tokens of the largest tile.
 const TOKENS: usize = 4;
 /// Bytes ahead of the loads that tables are prefetched out of L2.
 const PREFETCH: usize = 1024;
@@ -279,10 +284,11 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
                 [words.read(), _mm512_loadu_si512(odd.cast())]
             };
             words = words.wrapping_add(1);
-            for t in 0..T {
-                for h in 0..2 {
-                    let term = _mm512_permutexvar_epi16(indices[h], tables_now[t]);
-                    sums[t][p][h] = _mm512_add_epi16(sums[t][p][h], term);
+            for (sums, table) in sums.iter_mut().zip(tables_now) {
+                for (sum, indices) in sums[p].iter_mut().zip(indices) {
+                    // Saturating for its pipes: see above.
+                    let term = _mm512_permutexvar_epi16(indices, table);
+                    *sum = _mm512_adds_epi16(*sum, term);
                 }
             }
         }
