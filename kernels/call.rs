@@ -48,9 +48,11 @@ pub trait Element: Pod + Send + Sync {
     /// likes, as long as it does not overflow; otherwise blocks end where the
     /// canonical order says.
     const FOLDS_ANYWHERE: bool;
-    /// The magnitudes of each of 32 tokens, added up, in activations `x[k][32]` or,
-    /// `by_token`, `x[32][k]`; for types that fold anywhere.
-    fn magnitudes(x: &[Self], by_token: bool) -> [u16; 32];
+    /// The magnitudes of each token, added up, in activations `x[k][32]`; for types
+    /// that fold anywhere.
+    fn magnitudes(x: &[Self]) -> [u16; 32];
+    /// The same of the first `tokens` in `x[32][k]`; what the others have is not read.
+    fn magnitudes_of_rows(x: &[Self], tokens: usize) -> [u16; 32];
     /// A square of activations, transposed.
     fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
@@ -73,12 +75,11 @@ impl Element for i8 {
         backend.set().crossover_i8.on(Cpu::get())
     }
     const FOLDS_ANYWHERE: bool = true;
-    fn magnitudes(x: &[i8], by_token: bool) -> [u16; 32] {
-        if by_token {
-            activations::magnitudes_of_rows(x)
-        } else {
-            activations::magnitudes(x)
-        }
+    fn magnitudes(x: &[i8]) -> [u16; 32] {
+        activations::magnitudes(x)
+    }
+    fn magnitudes_of_rows(x: &[i8], tokens: usize) -> [u16; 32] {
+        activations::magnitudes_of_rows(x, tokens)
     }
     #[inline]
     fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
@@ -101,7 +102,10 @@ impl Element for f32 {
         backend.set().crossover_f32.on(Cpu::get())
     }
     const FOLDS_ANYWHERE: bool = false;
-    fn magnitudes(_: &[f32], _: bool) -> [u16; 32] {
+    fn magnitudes(_: &[f32]) -> [u16; 32] {
+        [0; 32]
+    }
+    fn magnitudes_of_rows(_: &[f32], _: usize) -> [u16; 32] {
         [0; 32]
     }
     #[inline]

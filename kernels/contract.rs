@@ -232,7 +232,8 @@ pub struct ColumnKernel<X: 'static, Acc: 'static> {
     pub entry_bytes: usize,
     /// Panel bytes per chunk, a divisor of [`BLOCK_BYTES`].
     pub chunk_bytes: usize,
-    /// The activations of a chunk are `[lanes][4 * bytes]`, not `[4 * bytes][lanes]`.
+    /// The activations of a chunk are `[lanes][4 * bytes]`, not `[4 * bytes][lanes]`; what
+    /// the lanes after `tokens` hold is not specified then.
     pub by_token: bool,
     /// Panel bytes (per row) that one table unit covers.
     pub unit_bytes: usize,

@@ -35,12 +35,13 @@ pub fn quantize<T: Float>(x: &[T], q: &mut [i8]) -> Option<f32> {
     Some(absmax)
 }
 
-/// The magnitudes of each row of `x[32][k]`, added up. At most 511 columns: the sums of
-/// more could overflow.
+/// The magnitudes of each of the first `rows` rows of `x[32][k]`, added up. At most 511
+/// columns: the sums of more could overflow.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn magnitudes_of_rows(x: &[i8]) -> [u16; 32] {
+pub fn magnitudes_of_rows(x: &[i8], rows: usize) -> [u16; 32] {
     let mut sums = [0_u16; 32];
-    for (sum, row) in sums.iter_mut().zip(x.chunks_exact((x.len() / 32).max(1))) {
+    let len = (x.len() / 32).max(1);
+    for (sum, row) in sums.iter_mut().zip(x.chunks_exact(len)).take(rows) {
         for &x in row {
             *sum = sum.wrapping_add(u16::from(x.unsigned_abs()));
         }

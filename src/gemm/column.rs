@@ -173,7 +173,7 @@ fn run_stretch<X: Element>(
     let xt =
         |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.lanes..4 * chunk.end * kernel.lanes];
     let chunk = |start: usize| start..strips.end.min(start + kernel.chunk_bytes);
-    let mut folds = Folds::start(kernel, xt(&chunk(strips.start)));
+    let mut folds = Folds::start(kernel, block.tokens.len(), xt(&chunk(strips.start)));
     let (mut first, mut total) = (true, Fold::Start);
     for start in strips.clone().step_by(kernel.chunk_bytes) {
         let now = chunk(start);

@@ -23,21 +23,27 @@ pub(super) struct Folds<X> {
 #[derive(Clone, Copy)]
 struct Order {
     lanes: usize,
-    by_token: bool,
+    /// How many tokens there are, where they come one after the other.
+    by_token: Option<usize>,
 }
 
 /// A sum for each token of a wide tile; in a narrow one, tokens come again.
 type Sums = [u16; 32];
 
 impl<X: Element> Folds<X> {
-    /// Starts with the activations of a first chunk, ordered as `kernel` has them.
-    pub(super) fn start(kernel: &ColumnKernel<X, X::Acc>, first: &[X]) -> Self {
-        Self::ordered(kernel.lanes, kernel.by_token, first)
+    /// Starts with the activations of a first chunk of so many tokens, ordered as
+    /// `kernel` has them.
+    pub(super) fn start(kernel: &ColumnKernel<X, X::Acc>, tokens: usize, first: &[X]) -> Self {
+        let order = Order {
+            lanes: kernel.lanes,
+            by_token: kernel.by_token.then_some(tokens),
+        };
+        Self::ordered(order, first)
     }
 
-    fn ordered(lanes: usize, by_token: bool, first: &[X]) -> Self {
-        assert!(!X::FOLDS_ANYWHERE || lanes == 32 || (lanes == 16 && !by_token));
-        let order = Order { lanes, by_token };
+    fn ordered(order: Order, first: &[X]) -> Self {
+        let Order { lanes, by_token } = order;
+        assert!(!X::FOLDS_ANYWHERE || lanes == 32 || (lanes == 16 && by_token.is_none()));
         Self {
             held: magnitudes(order, first),
             order,
@@ -67,7 +73,10 @@ fn magnitudes<X: Element>(Order { lanes, by_token }: Order, x: &[X]) -> Sums {
     if !X::FOLDS_ANYWHERE {
         return [0; 32];
     }
-    let mut sums = X::magnitudes(x, by_token);
+    let mut sums = match by_token {
+        Some(tokens) => X::magnitudes_of_rows(x, tokens),
+        None => X::magnitudes(x),
+    };
     if lanes == 16 {
         // Two rows of tokens were taken for one. Strips have four.
         let (even, odd) = sums.split_at_mut(16);
@@ -91,19 +100,19 @@ mod tests {
     /// Strips after which `chunks` of activations are folded, in either order of them.
     fn folds<X: Element>([strips, lanes]: Shape, chunks: &[Vec<X>]) -> Vec<usize> {
         let ends = |by_token, chunks: &[Vec<X>]| -> Vec<usize> {
-            let mut folds = Folds::ordered(lanes, by_token, &chunks[0]);
+            let mut folds = Folds::ordered(Order { lanes, by_token }, &chunks[0]);
             (1..=chunks.len())
                 .filter(|&i| folds.after(strips * i, chunks.get(i).map_or(&[], |c| c)))
                 .map(|i| strips * i)
                 .collect()
         };
-        let by_lane = ends(false, chunks);
+        let by_lane = ends(None, chunks);
         if lanes == 32 {
             let turned = chunks.iter().map(|chunk| {
                 let token = |lane| chunk.iter().skip(lane).step_by(lanes).copied();
                 (0..lanes).flat_map(token).collect()
             });
-            assert_eq!(ends(true, &turned.collect::<Vec<_>>()), by_lane);
+            assert_eq!(ends(Some(lanes), &turned.collect::<Vec<_>>()), by_lane);
         }
         by_lane
     }

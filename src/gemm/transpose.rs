@@ -12,7 +12,8 @@ use core::ops::Range;
 const BLOCK: usize = 16 << 10;
 
 /// Writes tokens `tokens` of `x` as one tile of `kernel`, for matrices whose scales
-/// change every `group_bytes` strips; lanes without a token and k beyond K become zero.
+/// change every `group_bytes` strips. Lanes without a token become zero unless the
+/// kernel skips them, k beyond K does.
 pub(super) fn lay_out_tile<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,
@@ -20,12 +21,12 @@ pub(super) fn lay_out_tile<X: Element>(
     group_bytes: usize,
     xt: &mut [X],
 ) {
-    if tokens.len() < kernel.lanes {
-        xt.fill(X::zeroed());
-    }
     if kernel.by_token {
         copy(x, tokens, kernel, group_bytes, xt);
     } else {
+        if tokens.len() < kernel.lanes {
+            xt.fill(X::zeroed());
+        }
         xt[x.cols() * kernel.lanes..].fill(X::zeroed());
         transpose(x, tokens, kernel.lanes, xt);
     }
