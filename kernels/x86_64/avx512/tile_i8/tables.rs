@@ -3,6 +3,7 @@
 
 use super::super::super::super::column::LANES_I8;
 use super::super::super::super::contract::BuildCall;
+use super::super::super::super::prefetch;
 use super::{STEPS, TOKENS, Tiles, UNIT_BYTES};
 use core::arch::x86_64::*;
 
@@ -95,7 +96,7 @@ unsafe fn tile<const T: usize>(part: &mut Part) {
         let now = left.min(4 * UNIT_BYTES);
         let mut values = [_mm512_setzero_si512(); T];
         for (values, token) in values.iter_mut().zip(&mut tokens) {
-            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            prefetch::line(next);
             next = next.wrapping_add(4 * UNIT_BYTES);
             // SAFETY: precondition 3: `left` more activations of each token.
             *values = unsafe { signed(*token, (1 << now) - 1) };
