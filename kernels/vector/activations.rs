@@ -62,3 +62,28 @@ pub fn magnitudes(x: &[i8]) -> [u16; 32] {
     }
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{magnitudes, magnitudes_of_rows};
+
+    #[test]
+    fn magnitudes_in_either_order() {
+        let value = |token: usize, k: usize| (37 * token + 101 * k) as u8 as i8;
+        for len in [0, 1, 12, 120] {
+            let by_token: Vec<i8> = (0..32 * len).map(|i| value(i / len, i % len)).collect();
+            let by_lane: Vec<i8> = (0..32 * len).map(|i| value(i % 32, i / 32)).collect();
+            let expected: [u16; 32] = core::array::from_fn(|token| {
+                (0..len)
+                    .map(|k| u16::from(value(token, k).unsigned_abs()))
+                    .sum()
+            });
+            assert_eq!(magnitudes(&by_lane), expected);
+            for tokens in [0, 1, 5, 32] {
+                let sums = magnitudes_of_rows(&by_token, tokens);
+                assert_eq!(sums[..tokens], expected[..tokens]);
+                assert!(sums[tokens..].iter().all(|&sum| sum == 0));
+            }
+        }
+    }
+}

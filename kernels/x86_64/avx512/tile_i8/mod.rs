@@ -30,7 +30,7 @@
 //! 768 MACs are 8 `vpermw` and 8 additions. Zen 5 starts two permutations a cycle: 4
 //! cycles, 192 MACs each, where `vpdpbusd` makes 128. It starts four `vpaddw`, on all
 //! vector pipes, so that some take those of the permutations: 4.6 cycles. The saturating
-//! `vpaddsw` starts on the other pipes alone: 4.1 (`--bin loops` of `peers`). It is the
+//! `vpaddsw` starts on the other pipes alone: 4.0 (`--bin loops` of `peers`). It is the
 //! same sum, as no accumulator can overflow (precondition 8).
 //!
 //! 9 operations for the indices of 64 rows serve 32 tokens, and the loads of the odd
