@@ -52,7 +52,7 @@ pub trait Element: Pod + Send + Sync {
     /// that fold anywhere.
     fn magnitudes(x: &[Self]) -> [u16; 32];
     /// The same of the first `tokens` in `x[32][k]`; what the others have is not read.
-    fn magnitudes_of_rows(x: &[Self], tokens: usize) -> [u16; 32];
+    fn magnitudes_by_token(x: &[Self], tokens: usize) -> [u16; 32];
     /// A square of activations, transposed.
     fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
@@ -78,8 +78,8 @@ impl Element for i8 {
     fn magnitudes(x: &[i8]) -> [u16; 32] {
         activations::magnitudes(x)
     }
-    fn magnitudes_of_rows(x: &[i8], tokens: usize) -> [u16; 32] {
-        activations::magnitudes_of_rows(x, tokens)
+    fn magnitudes_by_token(x: &[i8], tokens: usize) -> [u16; 32] {
+        activations::magnitudes_by_token(x, tokens)
     }
     #[inline]
     fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
@@ -105,7 +105,7 @@ impl Element for f32 {
     fn magnitudes(_: &[f32]) -> [u16; 32] {
         [0; 32]
     }
-    fn magnitudes_of_rows(_: &[f32], _: usize) -> [u16; 32] {
+    fn magnitudes_by_token(_: &[f32], _: usize) -> [u16; 32] {
         [0; 32]
     }
     #[inline]
@@ -274,7 +274,7 @@ pub fn row_run<X: Element>(
 }
 
 /// Builds the column-lane tables of `bytes` panel bytes for `tokens` tokens from
-/// activations laid out as `xt[4 * bytes][lanes]`.
+/// activations in the order that [`ColumnKernel::by_token`] says.
 pub fn column_build<X: Element>(
     (backend, width): (Backend, Width),
     xt: &[X],

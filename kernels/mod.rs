@@ -7,6 +7,7 @@
 //! | [`call`] | safe wrappers: they check the preconditions, then call a kernel |
 //! | [`block`] | the memory that packed panels lie in |
 //! | [`tiles`] | disjoint output tiles for work that runs in parallel |
+//! | [`prefetch`] | cache lines asked for ahead of their use |
 //! | [`column`] | the column-lane algorithm, one generic source for every ISA |
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |

@@ -14,9 +14,10 @@ pub fn line<T>(line: *const T) {
     let _ = line;
 }
 
-/// Asks for the lines of `output`.
+/// Asks for the lines of an output that is about to be written; if it does not start on
+/// one, perhaps not for the last.
 #[inline]
-pub fn lines<T>(output: &mut [T]) {
+pub fn output<T>(output: &mut [T]) {
     let at = output.as_mut_ptr().cast::<u8>();
     for offset in (0..size_of_val(output)).step_by(64) {
         line(at.wrapping_add(offset));

@@ -35,13 +35,14 @@ pub fn quantize<T: Float>(x: &[T], q: &mut [i8]) -> Option<f32> {
     Some(absmax)
 }
 
-/// The magnitudes of each of the first `rows` rows of `x[32][k]`, added up. At most 511
-/// columns: the sums of more could overflow.
+/// The magnitudes of each of the first `tokens` tokens of `x[32][k]`, added up. At most
+/// 511 values each: the sums of more could overflow.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn magnitudes_of_rows(x: &[i8], rows: usize) -> [u16; 32] {
+pub fn magnitudes_by_token(x: &[i8], tokens: usize) -> [u16; 32] {
     let mut sums = [0_u16; 32];
+    // Not 0, which chunks may not be long.
     let len = (x.len() / 32).max(1);
-    for (sum, row) in sums.iter_mut().zip(x.chunks_exact(len)).take(rows) {
+    for (sum, row) in sums.iter_mut().zip(x.chunks_exact(len)).take(tokens) {
         for &x in row {
             *sum = sum.wrapping_add(u16::from(x.unsigned_abs()));
         }
@@ -65,7 +66,7 @@ pub fn magnitudes(x: &[i8]) -> [u16; 32] {
 
 #[cfg(test)]
 mod tests {
-    use super::{magnitudes, magnitudes_of_rows};
+    use super::{magnitudes, magnitudes_by_token};
 
     #[test]
     fn magnitudes_in_either_order() {
@@ -80,7 +81,7 @@ mod tests {
             });
             assert_eq!(magnitudes(&by_lane), expected);
             for tokens in [0, 1, 5, 32] {
-                let sums = magnitudes_of_rows(&by_token, tokens);
+                let sums = magnitudes_by_token(&by_token, tokens);
                 assert_eq!(sums[..tokens], expected[..tokens]);
                 assert!(sums[tokens..].iter().all(|&sum| sum == 0));
             }

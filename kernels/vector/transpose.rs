@@ -47,7 +47,7 @@ pub fn square_f32(rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
             for (to, from) in quarter.iter_mut().zip(&rows[top..]) {
                 to.copy_from_slice(&from[left..left + 4]);
             }
-            for (to, from) in columns[left..].iter_mut().zip(transposed(quarter)) {
+            for (to, from) in columns[left..].iter_mut().zip(quarter_transposed(quarter)) {
                 to[top..top + 4].copy_from_slice(&from);
             }
         }
@@ -57,9 +57,9 @@ pub fn square_f32(rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
 
 /// 4 x 4 values, transposed. Left to the compiler they go through the stack one by
 /// one: 4 % of a product with 512 tokens.
-#[cfg(target_arch = "x86_64")]
+#[cfg(kernels = "x86_64")]
 #[inline]
-fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+fn quarter_transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     use core::arch::x86_64::*;
     let [a, b, c, d]: [__m128; 4] = bytemuck::cast(rows);
     // SAFETY: every x86-64 CPU has SSE.
@@ -72,9 +72,9 @@ fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     bytemuck::cast(columns)
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(kernels = "x86_64"))]
 #[inline]
-fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+fn quarter_transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     core::array::from_fn(|i| core::array::from_fn(|j| rows[j][i]))
 }
 

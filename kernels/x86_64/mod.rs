@@ -17,7 +17,8 @@ macro_rules! expansion {
             unsafe fn quad(panel: *const u8, quad: &mut Quad<$word>) {
                 // SAFETY: precondition 1 of the contract; 256 readable bytes.
                 unsafe { $quad(panel, quad) }
-            }        }
+            }
+        }
     };
 }
 
@@ -56,8 +57,8 @@ const VBMI: &[Feature] = features!(
     "avx512vbmi",
 );
 
-/// AVX-512 with the byte permutation of VBMI, on a CPU that permutes by two tables as fast
-/// as by one.
+/// AVX-512 with the byte permutation of VBMI, on a CPU that starts two permutations a
+/// cycle.
 pub static AVX512_ZEN5: KernelSet = KernelSet {
     name: "avx512-zen5",
     isa: Isa::Avx512,

@@ -81,6 +81,8 @@ fn run_block<X: Element, S: Sink<X>>(
 ) -> Result<(), OutOfMemory> {
     let (weights, prepared) = (&product.weights, product.prepared);
     let kernel = X::column(which.0, which.1);
+    // The order of some kernels' activations depends on it.
+    debug_assert_eq!(prepared.group_bytes(), weights.group_bytes);
     let xt = prepared.tile(which.1, block.tokens.start / kernel.lanes);
     let first_token = prepared.first_token(which.1);
     let acc_len = block.panels.len() * PANEL_ROWS * kernel.entry_bytes;
@@ -138,7 +140,7 @@ fn run_block<X: Element, S: Sink<X>>(
                 // Their rows are far apart: the CPU sees no stream of writes.
                 let next = block.row_end.min(row_end + PANEL_ROWS);
                 for (token, sums) in block.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
-                    prefetch::lines(y.row_mut(token, row_end..next));
+                    prefetch::output(y.row_mut(token, row_end..next));
                     let at = At {
                         segment: (index, count),
                         token: first_token + token,

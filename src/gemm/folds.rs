@@ -74,7 +74,7 @@ fn magnitudes<X: Element>(Order { lanes, by_token }: Order, x: &[X]) -> Sums {
         return [0; 32];
     }
     let mut sums = match by_token {
-        Some(tokens) => X::magnitudes_of_rows(x, tokens),
+        Some(tokens) => X::magnitudes_by_token(x, tokens),
         None => X::magnitudes(x),
     };
     if lanes == 16 {

@@ -2,12 +2,12 @@
 //!
 //! | module | what it decides |
 //! |---|---|
-//! | [`prepare`] | which tokens take which lanes; activations transposed and laid out |
+//! | [`prepare`] | which tokens take which lanes; activations laid out |
 //! | [`tables`] | row-lane tables and who holds them |
 //! | [`row`] | the loop over one tile with row lanes |
 //! | [`column`] | the loop over one tile with column lanes |
 //! | [`folds`] | when its accumulators are folded |
-//! | [`transpose`] | tokens to the lanes of a column tile |
+//! | [`transpose`] | the activations of a column tile, in its kernel's order |
 //! | [`sink`] | what becomes of the sums: raw, scaled, biased |
 
 pub(crate) mod column;
@@ -180,7 +180,8 @@ fn column_tile([tokens, rows]: [usize; 2], lanes: usize, workers: usize) -> [usi
 /// Parts along the rows that `tiles` tiles are cut into for `workers`: few, as
 /// each builds the tables again, but such that the workers end together.
 fn column_parts(tiles: usize, workers: usize) -> usize {
-    /// Time of a tile's tables over that of a tile of 4096 rows without them.
+    /// Time of a tile's tables over that of a tile of 4096 rows without them, as
+    /// measured with the column lanes.
     const TABLES: f64 = 1.0 / 8.0;
     let time = |parts: usize| {
         let rounds = (tiles * parts).div_ceil(workers);

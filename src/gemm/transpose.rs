@@ -7,13 +7,13 @@ use crate::kernels::vector::transpose::SQUARE;
 use crate::view::MatRef;
 use core::ops::Range;
 
-/// Bytes of the tile that are written in turn: they stay in L1. With a quarter of them,
-/// which read single lines of the tokens, products of 512 int8 tokens took 4 % longer.
+/// Bytes of the tile that are written in turn: they stay in L1. With 2 KiB, which read
+/// single lines of int8 tokens, products of 512 tokens took 4 % longer.
 const BLOCK: usize = 16 << 10;
 
 /// Writes tokens `tokens` of `x` as one tile of `kernel`, for matrices whose scales
-/// change every `group_bytes` strips. Lanes without a token become zero unless the
-/// kernel skips them, k beyond K does.
+/// change every `group_bytes` strips. Values of k beyond K become zero; so do lanes
+/// without a token, except for kernels that read by token and skip them.
 pub(super) fn lay_out_tile<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,
@@ -39,7 +39,8 @@ pub(super) fn lay_out_tile<X: Element>(
 }
 
 /// Token after token: `xt[chunk][lane][4 * strips]`, for the chunks of each segment, all
-/// but the last of `chunk` strips.
+/// but the last of `chunk` strips. The loop over tiles cuts the same chunks, as stretches
+/// are whole blocks and blocks whole chunks.
 fn copy<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,

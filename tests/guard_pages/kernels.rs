@@ -1,7 +1,7 @@
 //! Every kernel of the table beside guard pages: a part of the crate's unit
 //! tests, because only the crate can call kernels.
 //!
-//! Panels, tables, accumulators, totals, sums and transposed activations each
+//! Panels, tables, accumulators, totals, sums and tiles of activations each
 //! end at a page that nobody may touch, or start after one, at every alignment
 //! that the contract allows them. Sums are compared with the scalar reference
 //! in ordinary memory. Encoding and packing, whose slices are the caller's, are
@@ -314,7 +314,8 @@ fn column_kernels_at_every_tail() {
     for backend in backends() {
         for bytes in counts() {
             for place in Place::tight() {
-                // Small tiles of every kind: up to 3 x 3, four as two and two.
+                // Small tiles of every kind: up to 3 panels by 4 tokens, four panels as two
+                // and two, five tokens as three and two.
                 let small = [1 + bytes % 5, 1 + bytes / 2 % 8];
                 for shape in [[1 + bytes % 2, usize::MAX], small] {
                     check_column::<i8>(backend, shape, bytes, place);

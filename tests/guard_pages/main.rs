@@ -14,7 +14,7 @@
 //! | [`layers`] | RMSNorm, straight-through estimator, training |
 //!
 //! What the kernels are given by the crate itself (tables, accumulators, sums,
-//! transposed activations, panels by themselves) is placed by `kernels.rs`
+//! tiles of activations, panels by themselves) is placed by `kernels.rs`
 //! here, which is part of the crate's unit tests: it calls each row of the
 //! kernel table directly.
 

@@ -15,8 +15,8 @@ use tritgemm::Backend;
 ///
 /// The build for miri has no VBMI, so the kernels of `avx512-vbmi` and `avx512-zen5`
 /// that are not those of `avx512` (`_mm512_permutexvar_epi8`,
-/// `_mm512_multishift_epi64_epi8`, and `tile_i8` though it needs no VBMI itself) do not run there at all. Nor does training,
-/// whose dense product asks the CPU for its caches (`cpuid`).
+/// `_mm512_multishift_epi64_epi8`) do not run there at all. Nor does training, whose
+/// dense product asks the CPU for its caches (`cpuid`).
 ///
 /// All NEON kernels are interpreted, with two stand-ins in `kernels/aarch64/`:
 /// `vsliq_n_u8` is a shift, an `and` and an `or` there (`codec.rs`, `insert`), and

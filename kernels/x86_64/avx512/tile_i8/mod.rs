@@ -31,7 +31,8 @@
 //! cycles, 192 MACs each, where `vpdpbusd` makes 128. It starts four `vpaddw`, on all
 //! vector pipes, so that some take those of the permutations: 4.6 cycles. The saturating
 //! `vpaddsw` starts on the other pipes alone: 4.0 (`--bin loops` of `peers`). It is the
-//! same sum, as no accumulator can overflow (precondition 8).
+//! same sum, as no accumulator can overflow: 255 that a fold leaves and the largest sum of
+//! magnitudes that precondition 8 allows make `i16::MAX`.
 //!
 //! 9 operations for the indices of 64 rows serve 32 tokens, and the loads of the odd
 //! rows, which cross a line each, cost less than shifts. Zen 4 and Intel's CPUs keep the
