@@ -161,6 +161,26 @@ mod tests {
         }
     }
 
+    /// What lanes without a token hold, where they are skipped.
+    #[test]
+    fn tokens_that_are_not_there_fold_nothing() {
+        let [strips, lanes] = LONG;
+        let row = |lane| vec![if lane < 5 { 1_i8 } else { -128 }; 4 * strips];
+        let chunk: Vec<i8> = (0..lanes).flat_map(row).collect();
+        let folds_after = |tokens| {
+            let order = Order {
+                lanes,
+                by_token: Some(tokens),
+            };
+            let mut folds = Folds::ordered(order, &chunk);
+            (1..=8)
+                .map(|i| folds.after(strips * i, &chunk))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(folds_after(5), [false; 8]);
+        assert_eq!(folds_after(6).iter().filter(|&&fold| fold).count(), 4);
+    }
+
     /// The accumulator's bound, step by step, for activations of all kinds.
     #[test]
     fn nothing_can_overflow() {

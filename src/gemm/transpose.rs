@@ -118,53 +118,105 @@ fn scatter<X: Element>(row: &[X], lane: usize, lanes: usize, xt: &mut [X]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Backend;
+    use crate::kernels::call::Width;
 
-    /// Activations that differ, of `tokens` tokens, and a tile that is full of others.
-    fn activations(tokens: usize, k: usize, lanes: usize) -> (Vec<f32>, Vec<f32>) {
-        let x = (1..=tokens * k).map(|i| i as f32).collect();
-        (x, vec![-1.0; 4 * strips(k) * lanes])
+    /// An activation like no other nearby, and never zero.
+    trait Numbered: Element + PartialEq {
+        fn number(i: usize) -> Self;
+    }
+    impl Numbered for i8 {
+        fn number(i: usize) -> Self {
+            (i % 127) as i8 + 1
+        }
+    }
+    impl Numbered for f32 {
+        fn number(i: usize) -> Self {
+            i as f32 + 1.0
+        }
     }
 
-    #[test]
-    fn tiles_by_token() {
-        let (lanes, chunk) = (3, 2);
-        for (k, group_bytes) in [1, 8, 9, 27, 40]
-            .into_iter()
-            .flat_map(|k| [usize::MAX, 1, 2, 3, 5].map(|g| (k, g)))
-        {
-            let (x, mut xt) = activations(4, k, lanes);
-            let view = MatRef::new(&x, 4, k).expect("a matrix");
-            copy(view, 1..3, [lanes, chunk], group_bytes, &mut xt);
-            for token in [1, 2] {
-                // Chunk after chunk, as the loop over tiles reads them.
-                let mut read = Vec::new();
-                for segment in segments(strips(k), group_bytes) {
-                    for start in segment.clone().step_by(chunk) {
-                        let end = segment.end.min(start + chunk);
-                        let all = &xt[4 * start * lanes..4 * end * lanes];
+    /// What a tile that was full of other values has for each lane and k, chunk after
+    /// chunk as the loop over tiles reads them.
+    fn read<X: Element>(
+        xt: &[X],
+        by_token: bool,
+        [lanes, chunk]: [usize; 2],
+        k: usize,
+        group_bytes: usize,
+    ) -> Vec<Vec<X>> {
+        let mut read = vec![Vec::new(); lanes];
+        for segment in segments(strips(k), group_bytes) {
+            for start in segment.clone().step_by(chunk) {
+                let end = segment.end.min(start + chunk);
+                let all = &xt[4 * start * lanes..4 * end * lanes];
+                for (lane, read) in read.iter_mut().enumerate() {
+                    if by_token {
                         let len = all.len() / lanes;
-                        read.extend_from_slice(&all[(token - 1) * len..][..len]);
+                        read.extend_from_slice(&all[lane * len..][..len]);
+                    } else {
+                        read.extend(all.iter().skip(lane).step_by(lanes));
                     }
                 }
-                let (read, padding) = read.split_at(k);
-                assert_eq!(read, &x[token * k..][..k], "{k}, {group_bytes}");
-                assert!(padding.iter().all(|&x| x == 0.0), "{k}, {group_bytes}");
+            }
+        }
+        read
+    }
+
+    /// Compares with `x`, whose token `first` is in lane 0; lanes after `tokens` are zero.
+    fn check<X: Numbered>(read: &[Vec<X>], x: &[X], k: usize, first: usize, tokens: usize) {
+        for (lane, read) in read.iter().enumerate() {
+            let (read, padding) = read.split_at(k);
+            assert!(padding.iter().all(|&x| x == X::zeroed()), "lane {lane}");
+            if lane < tokens {
+                assert!(read == &x[(first + lane) * k..][..k], "lane {lane} of {k}");
+            } else {
+                assert!(read.iter().all(|&x| x == X::zeroed()), "lane {lane}");
+            }
+        }
+    }
+
+    fn every_kernel<X: Numbered>() {
+        for (backend, width) in
+            Backend::available().flat_map(|b| [Width::Wide, Width::Narrow].map(|w| (b, w)))
+        {
+            let kernel = X::column(backend, width);
+            let shape = [kernel.lanes, kernel.chunk_bytes];
+            // The last of them takes several blocks, and part of one.
+            let long = 2 * BLOCK / (kernel.lanes * size_of::<X>()) + 13;
+            for (k, group_bytes) in [(1, usize::MAX), (125, 16), (259, 32), (long, usize::MAX)] {
+                for tokens in [1, 7, 8, kernel.lanes] {
+                    let x: Vec<X> = (0..(tokens + 1) * k).map(X::number).collect();
+                    let mut xt = vec![X::number(0); 4 * strips(k) * kernel.lanes];
+                    let view = MatRef::new(&x, tokens + 1, k).expect("a matrix");
+                    lay_out_tile(view, 1..tokens + 1, kernel, group_bytes, &mut xt);
+                    let mut read = read(&xt, kernel.by_token, shape, k, group_bytes);
+                    if kernel.by_token {
+                        read.truncate(tokens);
+                    }
+                    check(&read, &x, k, 1, tokens);
+                }
             }
         }
     }
 
     #[test]
-    fn tiles_by_lane() {
-        // One block and a part of the next, with squares and without.
-        let lanes = 16;
-        let k = BLOCK / (4 * lanes) + 13;
-        for tokens in [1, 7, 8, 16] {
-            let (x, mut xt) = activations(tokens, k, lanes);
-            let view = MatRef::new(&x, tokens, k).expect("a matrix");
-            transpose(view, 0..tokens, lanes, &mut xt);
-            for (i, row) in xt.chunks(lanes).take(k).enumerate() {
-                let expected = (0..tokens).map(|token| x[token * k + i]);
-                assert!(expected.eq(row[..tokens].iter().copied()), "{tokens}, {i}");
+    fn tiles_of_every_kernel() {
+        every_kernel::<i8>();
+        every_kernel::<f32>();
+    }
+
+    /// Where no kernel reads by token, too.
+    #[test]
+    fn tiles_by_token() {
+        let shape = [3, 2];
+        for k in [1, 8, 9, 27, 40] {
+            for group_bytes in [usize::MAX, 1, 2, 3, 5] {
+                let x: Vec<f32> = (0..4 * k).map(Numbered::number).collect();
+                let mut xt = vec![-1.0; 4 * strips(k) * 3];
+                let view = MatRef::new(&x, 4, k).expect("a matrix");
+                copy(view, 1..3, shape, group_bytes, &mut xt);
+                check(&read(&xt, true, shape, k, group_bytes)[..2], &x, k, 1, 2);
             }
         }
     }

@@ -390,3 +390,23 @@ unsafe fn finish_token(acc: Pair, total: Pair, out: *mut i32, accumulate: bool) 
     lane!(2);
     lane!(3);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{PANELS, TOKENS, Tiles};
+
+    fn check<const MOST: usize>() {
+        for count in 0..=33 {
+            let tiles: Vec<usize> = Tiles::<MOST>(count).collect();
+            assert_eq!(tiles.iter().sum::<usize>(), count);
+            assert!(tiles.iter().all(|&tile| tile <= MOST), "{tiles:?}");
+            assert!(tiles.last() != Some(&1) || count == 1, "{tiles:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_alone() {
+        check::<PANELS>();
+        check::<TOKENS>();
+    }
+}
