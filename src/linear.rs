@@ -12,6 +12,7 @@ use crate::memory::{self, OutOfMemory};
 use crate::panels::{Panels, SliceError};
 use crate::parallel_for::{Incomplete, Stopped, Team};
 use crate::quant::QuantError;
+use crate::recent;
 use crate::scales::{Granularity, GroupSize};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Slots, Workspace};
@@ -187,7 +188,7 @@ impl Panels {
                 expected: "int8",
             });
         };
-        ws.note(self.as_bytes());
+        recent::note(self.as_bytes());
         let team = ws.team();
         Ok(multiply(self, prepared, Raw, y, (&team, &mut ws.slots))?)
     }
@@ -422,7 +423,7 @@ impl Linear {
     ) -> Result<(), GemmError> {
         check_shapes([x.tokens(), x.cols()], &self.panels, &y)?;
         check_group(x.group, self.group())?;
-        ws.note(self.panels.as_bytes());
+        recent::note(self.panels.as_bytes());
         let team = ws.team();
         let how = (&team, &mut ws.slots);
         match &x.inner {

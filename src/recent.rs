@@ -1,5 +1,10 @@
-//! Which matrices a workspace has multiplied lately, and so whether the next one can
-//! still be in the cache.
+//! Which matrices a thread has multiplied lately, and so whether the next one can still
+//! be in the cache.
+//!
+//! By thread, not by workspace: a caller may keep a workspace for each of its matrices.
+
+use crate::cache::CacheSizes;
+use std::cell::RefCell;
 
 /// Matrices remembered: those of three layers of a decoder.
 const MATRICES: usize = 24;
@@ -7,16 +12,16 @@ const MATRICES: usize = 24;
 /// Bytes of panels from which they are taken to be read from memory each time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
-    /// Of one matrix: a model has many.
+    /// Of a matrix that was not read lately, if ever: a model has many like it.
     pub(crate) alone: usize,
-    /// Of all that were read since it was, and itself.
+    /// Of one that was, together with all that were read since.
     pub(crate) together: usize,
 }
 
 /// The last matrices, each once, newest first: where its panels start and how many bytes
 /// they are; none where that is 0.
 #[derive(Debug)]
-pub(crate) struct Recent([(usize, usize); MATRICES]);
+struct Recent([(usize, usize); MATRICES]);
 
 impl Default for Recent {
     fn default() -> Self {
@@ -24,11 +29,21 @@ impl Default for Recent {
     }
 }
 
+thread_local! {
+    static RECENT: RefCell<Recent> = RefCell::default();
+}
+
+/// Notes that the calling thread is about to read `panels`, and says whether that is
+/// likely to be from memory.
+pub(crate) fn note(panels: &[u8]) -> bool {
+    let limits = CacheSizes::detect().streamed_from();
+    RECENT.with_borrow_mut(|recent| recent.streams(panels, limits))
+}
+
 impl Recent {
-    /// Notes that `panels` are about to be read, and says whether that is likely to be
-    /// from memory. Panels that it does not know were read before all that it knows, if
-    /// ever.
-    pub(crate) fn streams(&mut self, panels: &[u8], limits: Limits) -> bool {
+    /// See [`note`]. Panels that it does not know were read before all that it knows,
+    /// if ever.
+    fn streams(&mut self, panels: &[u8], limits: Limits) -> bool {
         // An address to compare: other panels at the same one cost speed alone.
         let this = (panels.as_ptr().addr(), panels.len());
         let found = self.0.iter().position(|&other| other == this);
@@ -40,7 +55,8 @@ impl Recent {
         let forgotten = found.is_none() && self.0[MATRICES - 1].1 > 0;
         self.0[..=found.unwrap_or(MATRICES - 1)].rotate_right(1);
         self.0[0] = this;
-        this.1 >= limits.alone || together >= limits.together || forgotten
+        let unknown = found.is_none() && (forgotten || this.1 >= limits.alone);
+        unknown || together >= limits.together
     }
 }
 
@@ -55,12 +71,29 @@ mod tests {
 
     #[test]
     fn one_matrix_again_and_again_goes_by_its_size() {
-        let matrix = [0; 50];
-        for (bytes, streams) in [(49, false), (50, true)] {
+        let matrix = [0; 100];
+        for (bytes, streams) in [
+            (49, [false; 3]),
+            (50, [true, false, false]),
+            (99, [true, false, false]),
+            (100, [true; 3]),
+        ] {
             let mut recent = Recent::default();
-            for _ in 0..3 {
-                assert_eq!(recent.streams(&matrix[..bytes], LIMITS), streams, "{bytes}");
-            }
+            let turn = [(); 3].map(|()| recent.streams(&matrix[..bytes], LIMITS));
+            assert_eq!(turn, streams, "{bytes}");
+        }
+    }
+
+    /// What one has just read is new to the next.
+    #[test]
+    fn each_thread_knows_its_own() {
+        let limits = CacheSizes::detect().streamed_from();
+        // Never written, so never mapped.
+        let panels = vec![0; limits.together - 1];
+        let twice = || (note(&panels), note(&panels));
+        for _ in 0..2 {
+            let streams = std::thread::scope(|s| s.spawn(twice).join());
+            assert_eq!(streams.expect("no panic"), (true, false));
         }
     }
 

@@ -1,12 +1,11 @@
 //! How a product runs (backend, threads, lanes) and the memory it reuses.
 
-use crate::cache::CacheSizes;
 use crate::gemm::prepare::{How, Prepared};
 use crate::gemm::tables::RowTables;
 use crate::isa::{Backend, IsaError};
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{ParallelFor, Team};
-use crate::recent::Recent;
+use crate::recent;
 use crate::threads::Threads;
 use aligned_vec::{AVec, ConstAlign};
 use core::fmt;
@@ -36,12 +35,12 @@ pub enum Lanes {
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Residency {
-    /// By size: a matrix of an eighth of the last-level cache or more is taken to come
-    /// from memory, and so is a smaller one if with all that the workspace has
-    /// multiplied since it last had it, it makes half of that cache or more (or if that
-    /// were more than 23 other matrices), and any that multiplies
-    /// [`PreparedActivations`](crate::PreparedActivations), which are made before it
-    /// is known.
+    /// By what the calling thread has multiplied, in this workspace or others: a matrix
+    /// is taken to come from memory if with all since the thread last had it, it makes
+    /// half of the last-level cache or more; one that it never had, or not among its
+    /// last 24, if it makes an eighth of it or if there are 24; and any that multiplies
+    /// [`PreparedActivations`](crate::PreparedActivations), which are made before it is
+    /// known.
     #[default]
     Auto,
     /// The weights are in the cache: a small model, or one matrix again and again.
@@ -113,7 +112,6 @@ pub struct Workspace {
     pub(crate) values: Vec<i8>,
     pub(crate) token_scales: Vec<f32>,
     pub(crate) slots: Slots,
-    recent: Recent,
 }
 
 impl Workspace {
@@ -169,16 +167,9 @@ impl Workspace {
         }
     }
 
-    /// Notes that `panels` are about to be read; whether that is likely to be from
-    /// memory.
-    pub(crate) fn note(&mut self, panels: &[u8]) -> bool {
-        let limits = CacheSizes::detect().streamed_from();
-        self.recent.streams(panels, limits)
-    }
-
     /// How to prepare activations for `panels`, if they are known.
-    pub(crate) fn how(&mut self, panels: Option<&[u8]>) -> Result<How, IsaError> {
-        let likely = panels.is_none_or(|panels| self.note(panels));
+    pub(crate) fn how(&self, panels: Option<&[u8]>) -> Result<How, IsaError> {
+        let likely = panels.is_none_or(recent::note);
         let streamed = match self.options.residency {
             Residency::Auto => likely,
             Residency::Cache => false,
@@ -278,29 +269,38 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::CacheSizes;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     /// Small matrices that do not fit the cache together are not in it, until one is used
-    /// twice.
+    /// twice; whatever the workspace.
     #[test]
     fn residency_goes_by_what_came_between() {
-        let limits = CacheSizes::detect().streamed_from();
-        // Never written, so never mapped.
-        let bytes = vec![0; limits.together + limits.alone];
-        let matrices: Vec<&[u8]> = bytes.chunks_exact(limits.alone / 2).collect();
-        let mut ws = Workspace::new();
-        let mut streamed = |panels| ws.how(Some(panels)).expect("a backend").streamed;
-        assert!(!streamed(matrices[0]));
-        assert!(!streamed(matrices[0]));
-        matrices[1..].iter().for_each(|panels| _ = streamed(panels));
-        assert!(streamed(matrices[0]));
-        assert!(!streamed(matrices[0]));
-        assert!(streamed(&bytes[..limits.alone]));
+        let check = || {
+            let limits = CacheSizes::detect().streamed_from();
+            // Never written, so never mapped.
+            let bytes = vec![0; limits.together + limits.alone];
+            let matrices: Vec<&[u8]> = bytes.chunks_exact(limits.alone / 2).collect();
+            let streamed = |panels| {
+                let how = Workspace::new().how(Some(panels));
+                how.expect("a backend").streamed
+            };
+            assert!(!streamed(matrices[0]));
+            assert!(!streamed(matrices[0]));
+            matrices[1..].iter().for_each(|panels| _ = streamed(panels));
+            assert!(streamed(matrices[0]));
+            assert!(!streamed(matrices[0]));
+            assert!(streamed(&bytes[..limits.alone]));
+            assert!(!streamed(&bytes[..limits.alone]));
 
-        let set = |residency| Workspace::with_options(Options::new().residency(residency));
-        let how = |mut ws: Workspace| ws.how(Some(matrices[0])).expect("a backend").streamed;
-        assert!(how(set(Residency::Memory)));
-        assert!(!how(set(Residency::Cache)));
+            let set = |residency| Workspace::with_options(Options::new().residency(residency));
+            let how = |ws: Workspace| ws.how(Some(matrices[0])).expect("a backend").streamed;
+            assert!(how(set(Residency::Memory)));
+            assert!(!how(set(Residency::Cache)));
+        };
+        // A thread that has multiplied nothing yet.
+        let checked = std::thread::scope(|s| s.spawn(check).join());
+        checked.expect("what it asserts");
     }
 
     /// The lengths that successive uses leave and find.
