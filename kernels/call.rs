@@ -202,6 +202,8 @@ pub struct RowPart<'a> {
     pub view: PanelView<'a>,
     /// First panel; the tile says how many.
     pub panel: usize,
+    /// Panels from one of the tile to its next; 1 if it has several tokens.
+    pub apart: usize,
     /// First strip.
     pub start: usize,
     /// Table units from there.
@@ -214,9 +216,9 @@ pub struct RowPart<'a> {
     pub cpu: Cpu,
 }
 
-/// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`,
-/// the tables and sums of successive tokens `table_stride` bytes and
-/// `out_stride` elements apart.
+/// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`, p counted
+/// from the first panel, the tables and sums of successive tokens `table_stride` bytes
+/// and `out_stride` elements apart.
 pub fn row_run<X: Element>(
     (backend, source): (Backend, Source),
     tile: usize,
@@ -235,9 +237,10 @@ pub fn row_run<X: Element>(
         .units
         .checked_mul(kernel.unit_bytes)
         .expect("units fit the address space");
-    let panels = part
-        .view
-        .part(&(part.panel..part.panel + tile.panels), part.start, bytes);
+    // From the first panel of the tile to behind its last.
+    let reached = part.apart.saturating_mul(tile.panels - 1).saturating_add(1);
+    let end = part.panel.saturating_add(reached);
+    let panels = part.view.part(&(part.panel..end), part.start, bytes);
     let table_bytes = part.units.checked_mul(kernel.table_bytes);
     let needed = table_bytes.and_then(|len| reach(tile.tokens, table_stride, len));
     assert!(
@@ -246,19 +249,23 @@ pub fn row_run<X: Element>(
     );
     assert!(table_stride.is_multiple_of(64), "tables not aligned to 64");
     assert_aligned_to(tables, alignment(kernel.table_bytes));
-    let needed = reach(tile.tokens, out_stride, tile.panels * PANEL_ROWS);
+    let needed = reached
+        .checked_mul(PANEL_ROWS)
+        .and_then(|len| reach(tile.tokens, out_stride, len));
     assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
+    let side_by_side = part.apart == 1 && out_stride >= tile.panels * PANEL_ROWS;
     assert!(
-        tile.tokens == 1 || out_stride >= tile.panels * PANEL_ROWS,
+        side_by_side || tile.tokens == 1 && part.apart > 0,
         "outputs overlap"
     );
     let call = RowCall {
         panels,
-        panel_stride: part.view.stride(),
+        panel_stride: part.view.stride().wrapping_mul(part.apart),
         units: part.units,
         tables: tables.as_ptr(),
         table_stride,
         out: out.as_mut_ptr(),
+        panel_sums: part.apart.wrapping_mul(PANEL_ROWS),
         out_stride,
         accumulate,
         ahead: (part.next.wrapping_sub(part.panel))

@@ -18,9 +18,9 @@
 //!    aligned to the largest power of two, at most 64, that divides
 //!    `table_bytes`. Column tables are `table_bytes` for each `unit_bytes` of the
 //!    chunk, a part of them counted whole, aligned likewise to `entry_bytes`.
-//! 5. **Outputs.** For every token `t` of the tile, `out + t * out_stride` is
-//!    valid for `64 * panel_count` elements, initialised where the call
-//!    accumulates. Aligned as its element type.
+//! 5. **Outputs.** For every panel `p` (`finish` has one) and token `t` of the tile,
+//!    `out + p * panel_sums + t * out_stride` is valid for 64 elements, initialised
+//!    where the call accumulates. Aligned as its element type.
 //! 6. **Accumulators.** `acc` and `total` each hold `panel_count * 64` rows of
 //!    one table entry (`lanes` elements), aligned as column tables are; `acc` is
 //!    initialised unless `first`, `total` if `fold` is `Fold::Add`, and both before
@@ -61,15 +61,15 @@ const _: () = assert!(4 * BLOCK_BYTES * 128 <= COLUMN_MAX_SUM as usize);
 /// Entries of a column-lane table: the signed sums of four activations.
 pub const COLUMN_ENTRIES: usize = 81;
 
-/// One call of a row-lane kernel: `out[t][64 p + r] (+)= sum_k w[p][r][k] x[t][k]`.
+/// One call of a row-lane kernel: `out[t][p][r] (+)= sum_k w[p][r][k] x[t][k]`.
 #[derive(Clone, Copy)]
-// Only tiles of several tokens read the strides between tokens; not every
-// target has one.
+// Only tiles of several tokens or panels read the strides between them; not every
+// target has them.
 #[allow(dead_code)]
 pub struct RowCall<Acc> {
     /// First byte of the first panel's range of K.
     pub panels: *const u8,
-    /// Bytes from a panel to the next.
+    /// Bytes from a panel to the next of the tile.
     pub panel_stride: usize,
     /// Table units (of `unit_bytes` panel bytes a row) to sum over.
     pub units: usize,
@@ -79,6 +79,8 @@ pub struct RowCall<Acc> {
     pub table_stride: usize,
     /// Sums of the first token.
     pub out: *mut Acc,
+    /// Elements from a panel's sums to those of the next one of the tile.
+    pub panel_sums: usize,
     /// Elements from a token's sums to the next token's.
     pub out_stride: usize,
     /// Add to what `out` holds instead of overwriting it.
@@ -100,9 +102,9 @@ impl<Acc> RowCall<Acc> {
     /// How far from the strip being read to prefetch, with `left` bytes of the
     /// panel to go: `distance` bytes along what this call and the next one read.
     ///
-    /// Past its end a panel is followed by another of the same tile, which is
-    /// being read already: with 4 panels of 66 KB the next tile would begin
-    /// with some 4 x 6 KB that nobody asked memory for.
+    /// Past its end a panel is followed by another one, which for several tokens is of
+    /// the same tile and being read already: with 4 panels of 66 KB the next tile would
+    /// begin with some 4 x 6 KB that nobody asked memory for.
     ///
     /// The scalar and NEON kernels leave prefetching to the CPU.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]

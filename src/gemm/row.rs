@@ -9,7 +9,8 @@
 //!     emit the segment's sums
 //! ```
 //! With one token there is nothing to keep: panels stream by once, in one
-//! chunk as long as the kernel allows.
+//! chunk as long as the kernel allows. A group is then not of neighbours: its panels are
+//! as far apart as leaves each the first of a stream, in which the next group follows.
 
 use super::Product;
 use super::sink::{At, Sink};
@@ -69,6 +70,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 let part = RowPart {
                     view: weights.view,
                     panel: first_panel,
+                    apart: 1,
                     start: (first + done) * kernel.unit_bytes,
                     units: chunk.min(units - done),
                     next: first_panel,
@@ -126,6 +128,22 @@ fn run_chunk<'t, X: Element>(
     let shapes = X::row(which.0, which.1).tiles;
     let stride = panels * PANEL_ROWS;
     let (first_panel, mut panel) = (part.panel, 0);
+    // Each panel of a wide tile goes on where it ended: streams of reads that begin with
+    // every tile anew wait for memory each time.
+    let widest = shapes.iter().position(|s| s.tokens == 1);
+    if let (1, Some(tile)) = (tokens, widest) {
+        let width = shapes[tile].panels;
+        part.apart = panels / width;
+        for i in 0..part.apart {
+            part.panel = first_panel + i;
+            // After the last tile none is known: what was just read costs no read.
+            part.next = part.panel + usize::from(i + 1 < part.apart);
+            let out = &mut sums[i * PANEL_ROWS..];
+            call::row_run::<X>(which, tile, &part, tables(0), (out, stride), accumulate);
+        }
+        panel = part.apart * width;
+        part.apart = 1;
+    }
     while panel < panels {
         let width = shapes
             .iter()

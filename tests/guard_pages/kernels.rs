@@ -75,6 +75,7 @@ fn reference<X: Values>(
             panel,
             start: 0,
             units: bytes,
+            apart: 1,
             next: panel + 1,
             again: false,
             cpu: Cpu::Other,
@@ -101,67 +102,94 @@ fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
 }
 
 fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place) {
+    for (tile, shape) in X::row(which.0, which.1).tiles.iter().enumerate() {
+        check_tile::<X>(which, tile, 1, units, place);
+        if shape.tokens == 1 && shape.panels > 1 {
+            check_tile::<X>(which, tile, 2, units, place);
+        }
+    }
+}
+
+/// Tile shape `tile`, its panels `apart` panels from one another.
+fn check_tile<X: Values>(
+    which: (Backend, Source),
+    tile: usize,
+    apart: usize,
+    units: usize,
+    place: Place,
+) {
     let kernel = X::row(which.0, which.1);
+    let shape = &kernel.tiles[tile];
+    let reached = apart * (shape.panels - 1) + 1;
     let mut rng = StdRng::seed_from_u64(units as u64);
     let bytes = units * kernel.unit_bytes;
-    for (tile, shape) in kernel.tiles.iter().enumerate() {
-        let what = format!("{}, tile {tile}, {units} units at {place:?}", kernel.name);
-        let panels: Vec<u8> = (0..shape.panels * bytes * PANEL_ROWS)
-            .map(|_| rng.random())
-            .collect();
-        let panels = Guarded::new(&panels, place);
-        let view = PanelView::new(panels.get(), bytes);
-        let xs: Vec<Vec<X>> = (0..shape.tokens)
-            .map(|_| random(4 * bytes, &mut rng))
-            .collect();
+    let what = format!(
+        "{}, tile {tile}, {apart} apart, {units} units at {place:?}",
+        kernel.name
+    );
+    let panels: Vec<u8> = (0..reached * bytes * PANEL_ROWS)
+        .map(|_| rng.random())
+        .collect();
+    let panels = Guarded::new(&panels, place);
+    let view = PanelView::new(panels.get(), bytes);
+    let xs: Vec<Vec<X>> = (0..shape.tokens)
+        .map(|_| random(4 * bytes, &mut rng))
+        .collect();
 
-        // One token's tables by themselves, as tight as their size allows.
-        let table_bytes = units * kernel.table_bytes;
-        let stride = table_bytes.next_multiple_of(64);
-        let len = stride * (shape.tokens - 1) + table_bytes;
-        let mut all = Guarded::<u8>::filled(len, place.tight_side());
-        for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
-            let x = Guarded::new(x, place.of_operand(1));
-            let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
-            row_build(which, x.get(), units, tables.get_mut());
-            all[..table_bytes].copy_from_slice(&tables.take(&what));
-        }
-        let calls = [
-            (false, 0, Cpu::Other),
-            (true, 3, Cpu::Other),
-            (false, 3, Cpu::Amd),
-            (true, 0, Cpu::Amd),
-            (false, 0, Cpu::Zen5),
-            (true, 3, Cpu::Zen5),
-        ];
-        for (accumulate, gap, cpu) in calls {
-            let rows = shape.panels * PANEL_ROWS;
-            let out_stride = rows + gap;
-            let out = vec![X::Acc::zeroed(); out_stride * (shape.tokens - 1) + rows];
-            let mut out = Guarded::new(&out, place.of_operand(2));
-            let part = RowPart {
-                view,
-                panel: 0,
-                start: 0,
-                units,
-                next: 1,
-                again: gap > 0,
-                cpu,
-            };
-            let tables = (all.get(), stride);
-            row_run::<X>(
-                which,
-                tile,
-                &part,
-                tables,
-                (out.get_mut(), out_stride),
-                accumulate,
-            );
-            let out = out.take(&what);
-            for (x, out) in xs.iter().zip(out.chunks(out_stride)) {
-                let start = accumulate.then(X::Acc::zeroed);
-                let wanted = reference(view, (shape.panels, bytes), x, start);
-                let got: Vec<u32> = out[..rows].iter().map(|&v| X::bits(v)).collect();
+    // One token's tables by themselves, as tight as their size allows.
+    let table_bytes = units * kernel.table_bytes;
+    let stride = table_bytes.next_multiple_of(64);
+    let len = stride * (shape.tokens - 1) + table_bytes;
+    let mut all = Guarded::<u8>::filled(len, place.tight_side());
+    for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
+        let x = Guarded::new(x, place.of_operand(1));
+        let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
+        row_build(which, x.get(), units, tables.get_mut());
+        all[..table_bytes].copy_from_slice(&tables.take(&what));
+    }
+    let calls = [
+        (false, 0, Cpu::Other),
+        (true, 3, Cpu::Other),
+        (false, 3, Cpu::Amd),
+        (true, 0, Cpu::Amd),
+        (false, 0, Cpu::Zen5),
+        (true, 3, Cpu::Zen5),
+    ];
+    for (accumulate, gap, cpu) in calls {
+        let rows = reached * PANEL_ROWS;
+        let out_stride = rows + gap;
+        let out = vec![X::Acc::zeroed(); out_stride * (shape.tokens - 1) + rows];
+        let mut out = Guarded::new(&out, place.of_operand(2));
+        let part = RowPart {
+            view,
+            panel: 0,
+            start: 0,
+            units,
+            apart,
+            next: 1,
+            again: gap > 0,
+            cpu,
+        };
+        let tables = (all.get(), stride);
+        row_run::<X>(
+            which,
+            tile,
+            &part,
+            tables,
+            (out.get_mut(), out_stride),
+            accumulate,
+        );
+        let out = out.take(&what);
+        for (x, out) in xs.iter().zip(out.chunks(out_stride)) {
+            let start = accumulate.then(X::Acc::zeroed);
+            let wanted = reference(view, (reached, bytes), x, start);
+            let got: Vec<u32> = out[..rows].iter().map(|&v| X::bits(v)).collect();
+            for (i, got) in got.chunks(PANEL_ROWS).enumerate() {
+                let between = [0; PANEL_ROWS];
+                let wanted = match i % apart {
+                    0 => &wanted[i * PANEL_ROWS..][..PANEL_ROWS],
+                    _ => &between,
+                };
                 assert!(got == wanted, "{what}, accumulate {accumulate}, {cpu:?}");
             }
         }

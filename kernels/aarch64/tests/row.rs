@@ -33,6 +33,7 @@ pub(super) fn run_row<X: Copy, Acc: Copy>(
         tables: tables.as_ptr(),
         table_stride,
         out: out.as_mut_ptr(),
+        panel_sums: PANEL_ROWS,
         out_stride,
         accumulate,
         ahead: 0,

@@ -251,8 +251,10 @@ unsafe fn row<const P: usize>(call: &RowCall<i32>) {
     }
     // 2 look-ups a unit, each 256 too large.
     let bias = _mm256_set1_epi32((call.units << 9) as i32);
-    let mut out = call.out;
+    let mut panel_out = call.out;
     for p in 0..P {
+        let mut out = panel_out;
+        panel_out = panel_out.wrapping_add(call.panel_sums);
         for h in 0..2 {
             let (low, high) = (low[p][h].rows(), high[p][h].rows());
             macro_rules! eight {

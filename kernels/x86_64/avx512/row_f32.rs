@@ -303,7 +303,7 @@ unsafe fn row<N: Nibbles, const P: usize, const ZEN5: bool>(call: &RowCall<f32>)
                     _mm512_loadu_ps(out.add(48)),
                 ];
                 *totals = deinterleave(rows);
-                out = out.add(PANEL_ROWS);
+                out = out.wrapping_add(call.panel_sums);
             }
         }
         while left > 0 {
@@ -349,7 +349,7 @@ unsafe fn row<N: Nibbles, const P: usize, const ZEN5: bool>(call: &RowCall<f32>)
             for (i, rows) in interleave(totals).into_iter().enumerate() {
                 _mm512_storeu_ps(out.add(16 * i), rows);
             }
-            out = out.add(PANEL_ROWS);
+            out = out.wrapping_add(call.panel_sums);
         }
     }
 }

@@ -307,7 +307,7 @@ unsafe fn row<N: Nibbles, const P: usize, const PACED: bool>(call: &RowCall<i32>
         for p in 0..P {
             // Precondition 5: 64 elements a panel.
             store(low[p].rows(), high[p].rows(), bias, call.accumulate, out);
-            out = out.add(PANEL_ROWS);
+            out = out.wrapping_add(call.panel_sums);
         }
     }
 }

@@ -343,13 +343,12 @@ unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &RowCa
     let bias = _mm512_set1_epi32(((call.units << 10) + (call.units << 9)) as i32);
     let mut column = call.out;
     for t in 0..T {
+        let mut out = column;
         for p in 0..P {
             let (low, high) = (low[t][p].rows(), high[t][p].rows());
             // SAFETY: precondition 5: 64 elements a panel.
-            unsafe {
-                let out = column.add(p * PANEL_ROWS);
-                store(low, high, bias, call.accumulate, out);
-            }
+            unsafe { store(low, high, bias, call.accumulate, out) };
+            out = out.wrapping_add(call.panel_sums);
         }
         column = column.wrapping_add(call.out_stride);
     }
