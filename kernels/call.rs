@@ -202,7 +202,7 @@ pub struct RowPart<'a> {
     pub view: PanelView<'a>,
     /// First panel; the tile says how many.
     pub panel: usize,
-    /// Panels from one of the tile to its next; 1 if it has several tokens.
+    /// Panels from one of the tile to its next, at least 1; 1 if it has several tokens.
     pub apart: usize,
     /// First strip.
     pub start: usize,

@@ -102,9 +102,8 @@ impl<Acc> RowCall<Acc> {
     /// How far from the strip being read to prefetch, with `left` bytes of the
     /// panel to go: `distance` bytes along what this call and the next one read.
     ///
-    /// Past its end a panel is followed by another one, which for several tokens is of
-    /// the same tile and being read already: with 4 panels of 66 KB the next tile would
-    /// begin with some 4 x 6 KB that nobody asked memory for.
+    /// Past its end a panel is followed in memory by another one. In a tile of neighbours
+    /// that one is being read already: `ahead` leads to the next tile instead.
     ///
     /// The scalar and NEON kernels leave prefetching to the CPU.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]

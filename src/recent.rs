@@ -1,10 +1,11 @@
-//! Which matrices a thread has multiplied lately, and so whether the next one can still
-//! be in the cache.
+//! Which matrices the process has multiplied lately, and so whether the next one can
+//! still be in the cache.
 //!
-//! By thread, not by workspace: a caller may keep a workspace for each of its matrices.
+//! One list for all, as there is one last-level cache: a caller may keep a workspace for
+//! each matrix, or have each product run by another thread of a pool.
 
 use crate::cache::CacheSizes;
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 /// Matrices remembered: those of three layers of a decoder.
 const MATRICES: usize = 24;
@@ -12,9 +13,9 @@ const MATRICES: usize = 24;
 /// Bytes of panels from which they are taken to be read from memory each time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
-    /// Of a matrix that was not read lately, if ever: a model has many like it.
+    /// Of one that is not remembered: a model has many like it.
     pub(crate) alone: usize,
-    /// Of one that was, together with all that were read since.
+    /// Of one and all that were read since it was, as far as they are remembered.
     pub(crate) together: usize,
 }
 
@@ -23,24 +24,22 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 struct Recent([(usize, usize); MATRICES]);
 
-impl Default for Recent {
-    fn default() -> Self {
-        Self([(0, 0); MATRICES])
-    }
-}
+static RECENT: Mutex<Recent> = Mutex::new(Recent::new());
 
-thread_local! {
-    static RECENT: RefCell<Recent> = RefCell::default();
-}
-
-/// Notes that the calling thread is about to read `panels`, and says whether that is
-/// likely to be from memory.
+/// Notes that `panels` are about to be read, and says whether that is likely to be from
+/// memory.
 pub(crate) fn note(panels: &[u8]) -> bool {
     let limits = CacheSizes::detect().streamed_from();
-    RECENT.with_borrow_mut(|recent| recent.streams(panels, limits))
+    // Any list will do.
+    let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    recent.streams(panels, limits)
 }
 
 impl Recent {
+    const fn new() -> Self {
+        Self([(0, 0); MATRICES])
+    }
+
     /// See [`note`]. Panels that it does not know were read before all that it knows,
     /// if ever.
     fn streams(&mut self, panels: &[u8], limits: Limits) -> bool {
@@ -70,7 +69,7 @@ mod tests {
     };
 
     #[test]
-    fn one_matrix_again_and_again_goes_by_its_size() {
+    fn one_matrix_again_and_again_is_cached_up_to_another_size() {
         let matrix = [0; 100];
         for (bytes, streams) in [
             (49, [false; 3]),
@@ -78,28 +77,25 @@ mod tests {
             (99, [true, false, false]),
             (100, [true; 3]),
         ] {
-            let mut recent = Recent::default();
+            let mut recent = Recent::new();
             let turn = [(); 3].map(|()| recent.streams(&matrix[..bytes], LIMITS));
             assert_eq!(turn, streams, "{bytes}");
         }
     }
 
-    /// What one has just read is new to the next.
+    /// Whatever other tests multiply meanwhile.
     #[test]
-    fn each_thread_knows_its_own() {
+    fn what_is_new_or_too_large_is_streamed() {
         let limits = CacheSizes::detect().streamed_from();
         // Never written, so never mapped.
-        let panels = vec![0; limits.together - 1];
-        let twice = || (note(&panels), note(&panels));
-        for _ in 0..2 {
-            let streams = std::thread::scope(|s| s.spawn(twice).join());
-            assert_eq!(streams.expect("no panic"), (true, false));
-        }
+        let panels = vec![0; limits.together];
+        assert!(note(&panels[..limits.alone]));
+        assert!(note(&panels) && note(&panels));
     }
 
     #[test]
     fn many_small_ones_in_turn_come_from_memory() {
-        let (all, mut recent) = ([0; 300], Recent::default());
+        let (all, mut recent) = ([0; 300], Recent::new());
         let mut pass = |matrices: usize| {
             let turn = all.chunks(30).take(matrices);
             turn.map(|m| recent.streams(m, LIMITS)).collect::<Vec<_>>()
@@ -117,7 +113,7 @@ mod tests {
     fn what_is_forgotten_is_taken_for_streamed() {
         let all = [0; MATRICES + 1];
         for (matrices, streams) in [(MATRICES, false), (MATRICES + 1, true)] {
-            let mut recent = Recent::default();
+            let mut recent = Recent::new();
             let mut pass = || {
                 let turn = all.chunks(1).take(matrices);
                 turn.map(|m| recent.streams(m, LIMITS)).collect::<Vec<_>>()

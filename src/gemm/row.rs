@@ -9,8 +9,10 @@
 //!     emit the segment's sums
 //! ```
 //! With one token there is nothing to keep: panels stream by once, in one
-//! chunk as long as the kernel allows. A group is then not of neighbours: its panels are
-//! as far apart as leaves each the first of a stream, in which the next group follows.
+//! chunk as long as the kernel allows. The panels of a group of the widest tile are then
+//! not neighbours but `panels / width` apart, and the next group takes the one after each:
+//! as many streams, each of which goes on where it ended. (With scales by group it does
+//! so within a panel alone.)
 
 use super::Product;
 use super::sink::{At, Sink};
@@ -130,14 +132,18 @@ fn run_chunk<'t, X: Element>(
     let (first_panel, mut panel) = (part.panel, 0);
     // Each panel of a wide tile goes on where it ended: streams of reads that begin with
     // every tile anew wait for memory each time.
-    let widest = shapes.iter().position(|s| s.tokens == 1);
-    if let (1, Some(tile)) = (tokens, widest) {
+    let best = shapes.iter().position(|s| s.tokens == 1);
+    if let (1, Some(tile)) = (tokens, best) {
         let width = shapes[tile].panels;
         part.apart = panels / width;
         for i in 0..part.apart {
             part.panel = first_panel + i;
-            // After the last tile none is known: what was just read costs no read.
-            part.next = part.panel + usize::from(i + 1 < part.apart);
+            part.next = if i + 1 < part.apart {
+                part.panel + 1
+            } else {
+                // Where the streams of a part of the same size begin.
+                first_panel + width * part.apart
+            };
             let out = &mut sums[i * PANEL_ROWS..];
             call::row_run::<X>(which, tile, &part, tables(0), (out, stride), accumulate);
         }

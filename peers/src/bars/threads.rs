@@ -107,8 +107,8 @@ fn gains(
             runs.push(found.loaded.start(found.index, &job)?);
         }
     }
-    // Four short runs alone: a median of many costs little, and single gains at the same
-    // state of the host are 5 % apart.
+    // Only four short runs take turns here, so more repeats cost little; gains by medians
+    // of 7 differ by 5 % in the same state of the host.
     let protocol = Protocol {
         repeats: 4 * context.protocol.repeats + 1,
         ..context.protocol

@@ -13,6 +13,8 @@
 #[cfg(target_arch = "x86_64")]
 mod column;
 #[cfg(target_arch = "x86_64")]
+mod hand_over;
+#[cfg(target_arch = "x86_64")]
 mod measure;
 #[cfg(target_arch = "x86_64")]
 #[path = "../memory.rs"]
