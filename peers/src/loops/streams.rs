@@ -66,11 +66,12 @@ pub fn loops() -> Vec<Loop> {
             unsafe { four::<MATRIX>(bytes) }
         }),
     ];
-    loops.extend(hand_over::loops(&bytes, |bytes| {
+    let by_two = hand_over::loops(&bytes, |bytes| {
         // SAFETY: AVX2 was detected.
         unsafe { one(bytes) }
-    }));
+    });
     if !(is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi")) {
+        loops.extend(by_two);
         return loops;
     }
     let mixes: [(&str, Read); 7] = [
@@ -106,6 +107,7 @@ pub fn loops() -> Vec<Loop> {
     for (group, tiles) in [(memory, TILES), (cached, FEW)] {
         loops.extend(mixes.map(|(name, read)| from(group, tiles, name, read)));
     }
+    loops.extend(by_two);
     loops
 }
 
