@@ -50,7 +50,7 @@ impl Word for u64 {
 /// `place` says where. The accumulators of a panel keep that order until they
 /// are finished, so that the loop over rows needs no arithmetic for it.
 #[repr(C, align(64))]
-pub struct Quad<W>(pub(super) [W; PANEL_ROWS]);
+pub struct Quad<W>(pub [W; PANEL_ROWS]);
 
 impl<W> Quad<W> {
     /// The words, as an array to write. The scalar kernels need no pointer.

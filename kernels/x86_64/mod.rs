@@ -69,7 +69,7 @@ pub static AVX512_ZEN5: KernelSet = KernelSet {
     streamed_i8: &avx512::row_i8::STREAMED_I8,
     row_f32: &avx512::row_f32::ROW_F32_VBMI,
     column_i8: &avx512::tile_i8::COLUMN_I8,
-    column_f32: &avx512::column::COLUMN_F32,
+    column_f32: &avx512::column_f32_zen5::COLUMN_F32,
     narrow_i8: &avx512::tile_i8::COLUMN_I8,
     narrow_f32: &avx2::column::NARROW_F32,
     crossover_i8: Crossovers::same(2, 2),

@@ -174,22 +174,28 @@ fn run_stretch<X: Element>(
     let kernel = X::column(which.0, which.1);
     let xt =
         |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.lanes..4 * chunk.end * kernel.lanes];
-    let chunk = |start: usize| start..strips.end.min(start + kernel.chunk_bytes);
+    // Blocks need not be whole chunks: their last one may be shorter.
+    let chunk = |start: usize| {
+        let in_block = (start - strips.start) % BLOCK_BYTES;
+        let len = kernel.chunk_bytes.min(BLOCK_BYTES - in_block);
+        start..strips.end.min(start + len)
+    };
     let mut folds = Folds::start(kernel, block.tokens.len(), xt(&chunk(strips.start)));
     let (mut first, mut total) = (true, Fold::Start);
-    for start in strips.clone().step_by(kernel.chunk_bytes) {
-        let now = chunk(start);
+    let mut now = chunk(strips.start);
+    while !now.is_empty() {
+        let next = chunk(now.end);
         call::column_build(
             which,
             xt(&now),
             [now.len(), block.tokens.len()],
             buffers.tables,
         );
-        let ends = folds.after(now.end - strips.start, xt(&chunk(now.end)));
+        let ends = folds.after(now.end - strips.start, xt(&next));
         let part = ColumnPart {
             view,
             panels: block.panels.clone(),
-            start,
+            start: now.start,
             bytes: now.len(),
             tokens: block.tokens.len(),
         };
@@ -201,5 +207,6 @@ fn run_stretch<X: Element>(
         if ends {
             total = Fold::Add;
         }
+        now = next;
     }
 }

@@ -184,7 +184,9 @@ mod tests {
             let kernel = X::column(backend, width);
             let shape = [kernel.lanes, kernel.chunk_bytes];
             // What makes `copy` and the loop over tiles cut the same chunks.
-            assert_eq!(BLOCK_BYTES % kernel.chunk_bytes, 0, "{}", kernel.name);
+            if kernel.by_token {
+                assert_eq!(BLOCK_BYTES % kernel.chunk_bytes, 0, "{}", kernel.name);
+            }
             // The last of them takes several blocks, and part of one.
             let long = 2 * BLOCK / (kernel.lanes * size_of::<X>()) + 13;
             for (k, group_bytes) in [(1, usize::MAX), (125, 16), (259, 32), (long, usize::MAX)] {

@@ -81,7 +81,7 @@ fn indices(bytes: __m512i) -> __m512i {
 /// `panel` has 256 readable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
+pub(super) unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
     let to = quad.as_mut_ptr().cast::<__m512i>();
     // SAFETY: the caller's word for four strips; a quad is four vectors.
     unsafe {
@@ -100,7 +100,7 @@ unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
 }
 
 macro_rules! kernel {
-    ($name:ident($($arg:ident: $type:ty),*), $body:expr) => {
+    ($vis:vis $name:ident($($arg:ident: $type:ty),*), $body:expr) => {
         /// See [`ColumnKernel`].
         ///
         /// # Safety
@@ -108,7 +108,7 @@ macro_rules! kernel {
         /// its field of [`ColumnKernel`] names them.
         #[target_feature(enable = "sse3,ssse3,sse4.1,sse4.2,popcnt,avx,avx2,bmi1,bmi2,fma,lzcnt,fxsr,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
         #[inline(never)]
-        unsafe fn $name($($arg: $type),*) {
+        $vis unsafe fn $name($($arg: $type),*) {
             // SAFETY: precondition 1 proves the token; the rest is handed on.
             unsafe { $body(V4::new_unchecked(), $($arg),*) }
         }
@@ -117,7 +117,7 @@ macro_rules! kernel {
 kernel!(build_i8(call: &BuildCall<i8>), column::build_i8::<V4, 1>);
 kernel!(build_f32(call: &BuildCall<f32>), column::build_f32::<V4, 1>);
 kernel!(run_i8(call: &ColumnCall), column::run_i8::<V4, ByShuffle, 1, QUADS>);
-kernel!(run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, QUADS>);
+kernel!(pub(super) run_f32(call: &ColumnCall), column::run_f32::<V4, ByShuffle, 1, QUADS>);
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 16 rows at a time.
 ///

@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod column;
+pub mod column_f32_zen5;
 pub mod pack;
 pub mod row_f32;
 pub mod row_i8;

@@ -1,0 +1,162 @@
+//! f32 column lanes for Zen 5. The algorithm, the tables and the order of the
+//! accumulators are those of [`super::column`]; what is different is how indices come out
+//! of memory, and how many strips a chunk has.
+//!
+//! A core of Zen 5 loads two lines a cycle, but of lines and words of indices mixed, one
+//! word to four lines, it loads 1.2 lines a cycle; without arithmetic and additions, too.
+//! So indices are loaded by whole vectors, of sixteen rows at once, and come to the
+//! integer registers by `vmovq` and `vpextrq`, on pipes that column lanes leave idle. Each
+//! word of 64 bits has the indices of two rows in four strips.
+//!
+//! Then the tables' own lines count, and the tables of 8 strips, 41 KiB, stay in an L1 of
+//! 48. Blocks of 60 strips end in a chunk of 4.
+
+use super::column::{COLUMN_F32 as EVERY_CPU, indices_of_quad, run_f32 as run_odd};
+use crate::kernels::column::{ENTRY, Quad};
+use crate::kernels::contract::{COLUMN_ENTRIES, ColumnCall, ColumnKernel, Fold, PANEL_ROWS};
+use crate::kernels::prefetch;
+use core::arch::x86_64::*;
+
+/// Quads of strips in a chunk.
+const QUADS: usize = 2;
+
+/// The kernel.
+pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
+    name: "avx512-f32-column-zen5",
+    chunk_bytes: 4 * QUADS,
+    run: run_f32,
+    symbols: &[
+        "avx512::column::build_f32",
+        "avx512::column_f32_zen5::run_f32",
+        "avx512::column::run_f32",
+        "avx512::column::finish_f32",
+    ],
+    ..EVERY_CPU
+};
+
+/// See [`ColumnKernel::run`].
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline(never)]
+unsafe fn run_f32(call: &ColumnCall) {
+    // SAFETY: the caller's preconditions, handed on unchanged; what the chunk's strips
+    // are is looked at.
+    unsafe {
+        match call.bytes {
+            8 => run::<2>(call),
+            4 => run::<1>(call),
+            _ => run_odd(call),
+        }
+    }
+}
+
+/// The loop over panels, for chunks of `QUADS` quads.
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`]; the chunk has
+/// `4 * QUADS` bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn run<const QUADS: usize>(call: &ColumnCall) {
+    let mut expanded = [const { Quad::<u32>([0; PANEL_ROWS]) }; QUADS];
+    let mut strip = call.panels;
+    let mut row = 0;
+    for _ in 0..call.panel_count {
+        for (i, quad) in expanded.iter_mut().enumerate() {
+            let quad_strips = strip.wrapping_add(4 * PANEL_ROWS * i);
+            // The next panel is a page or more away: no hardware prefetcher sees it
+            // coming.
+            for line in 0..4 {
+                prefetch::line(quad_strips.wrapping_add(call.panel_stride + 64 * line));
+            }
+            // SAFETY: precondition 2: `QUADS` times four strips of 64 bytes.
+            unsafe { indices_of_quad(quad_strips, quad) };
+        }
+        for sixteen in 0..PANEL_ROWS / 16 {
+            let mut words = [_mm512_setzero_si512(); QUADS];
+            for (words, quad) in words.iter_mut().zip(&mut expanded) {
+                // Volatile, or the compiler loads each word that it needs by itself: what
+                // this kernel is about.
+                // SAFETY: a quad is four vectors, aligned to them.
+                *words = unsafe {
+                    quad.as_mut_ptr()
+                        .cast::<__m512i>()
+                        .add(sixteen)
+                        .read_volatile()
+                };
+            }
+            // SAFETY: the caller's word; 64 rows a panel.
+            unsafe {
+                four_rows::<0, QUADS>(&words, call, row);
+                four_rows::<1, QUADS>(&words, call, row + 4);
+                four_rows::<2, QUADS>(&words, call, row + 8);
+                four_rows::<3, QUADS>(&words, call, row + 12);
+            }
+            row += 16;
+        }
+        strip = strip.wrapping_add(call.panel_stride);
+    }
+}
+
+/// The look-ups of the four rows from accumulator `row` on, whose indices are in the
+/// 128-bit lanes number `PART` of `words`.
+///
+/// # Safety
+/// Preconditions 1, 4 and 6 of [`crate::kernels::contract`]; `row + 4` accumulators;
+/// no index is above 80.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn four_rows<const PART: i32, const QUADS: usize>(
+    words: &[__m512i; QUADS],
+    call: &ColumnCall,
+    row: usize,
+) {
+    let acc = call.acc.cast::<__m512>().wrapping_add(row);
+    let total = call.total.cast::<__m512>().wrapping_add(row);
+    let mut sums = [_mm512_setzero_ps(); 4];
+    if !call.first {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: precondition 6: an entry a row.
+            *sum = unsafe { *acc.add(i) };
+        }
+    }
+    let mut pairs = [[0; 2]; QUADS];
+    for (pairs, &words) in pairs.iter_mut().zip(words) {
+        let four = _mm512_extracti32x4_epi32::<PART>(words);
+        *pairs = [_mm_cvtsi128_si64(four), _mm_extract_epi64::<1>(four)].map(i64::cast_unsigned);
+    }
+    let mut table = call.tables;
+    for mut pairs in pairs {
+        for _ in 0..4 {
+            let indices = [
+                pairs[0] & 0xff,
+                pairs[0] >> 32 & 0xff,
+                pairs[1] & 0xff,
+                pairs[1] >> 32 & 0xff,
+            ];
+            for (sum, index) in sums.iter_mut().zip(indices) {
+                let offset = (index as usize) << ENTRY.trailing_zeros();
+                // SAFETY: precondition 4: the table of a strip of the chunk, which has 81
+                // entries.
+                let entry = unsafe { *table.add(offset).cast::<__m512>() };
+                *sum = _mm512_add_ps(*sum, entry);
+            }
+            pairs = pairs.map(|pair| pair >> 8);
+            // At most one past the tables of the chunk.
+            table = table.wrapping_add(COLUMN_ENTRIES * ENTRY);
+        }
+    }
+    for (i, sum) in sums.into_iter().enumerate() {
+        // SAFETY: precondition 6: an entry a row, in both.
+        unsafe {
+            *acc.add(i) = sum;
+            match call.fold {
+                Fold::Keep => {}
+                Fold::Start => *total.add(i) = sum,
+                Fold::Add => *total.add(i) = _mm512_add_ps(*total.add(i), sum),
+            }
+        }
+    }
+}
