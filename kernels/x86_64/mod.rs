@@ -73,7 +73,7 @@ pub static AVX512_ZEN5: KernelSet = KernelSet {
     narrow_i8: &avx512::tile_i8::COLUMN_I8,
     narrow_f32: &avx2::column::NARROW_F32,
     crossover_i8: Crossovers::same(2, 2),
-    crossover_f32: Crossovers::same(8, 12),
+    crossover_f32: Crossovers::same(8, 10),
 };
 
 /// AVX-512 with the byte permutation of VBMI.

@@ -22,7 +22,7 @@ const QUADS: usize = 2;
 
 /// The kernel.
 pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
-    name: "avx512-f32-column-zen5",
+    name: "avx512-zen5-f32-column",
     chunk_bytes: 4 * QUADS,
     run: run_f32,
     symbols: &[

@@ -68,17 +68,23 @@ entry!(Ymm, "one ymm (16 tokens)", __m256i, 1, _mm256_add_epi16);
 entry!(TwoYmm, "two ymm (32 tokens)", __m256i, 2, _mm256_add_epi16);
 
 // How an offset gets out of memory: by a 16-bit load for each; four to a word of
-// memory, split by shifts; or four indices of 8 bits, which have to be scaled.
+// memory, split by shifts; or four indices of 8 bits, which have to be scaled, by a load
+// for each word or by one vector for sixteen.
 const EACH: u8 = 0;
 const OFFSETS: u8 = 1;
 const INDICES: u8 = 2;
+const BY_VECTOR: u8 = 3;
 // Where the accumulators are between two chunks of strips.
 const MEMORY: bool = true;
 const REGISTERS: bool = false;
 
 /// Bits of an offset or index in its word.
 const fn bits(how: u8) -> u32 {
-    if how == INDICES { 8 } else { 16 }
+    if how == INDICES || how == BY_VECTOR {
+        8
+    } else {
+        16
+    }
 }
 
 /// One pass: `STRIPS` look-ups for each of [`ROWS`] rows, two rows at a time.
@@ -141,6 +147,74 @@ unsafe fn pass<E: Entry, const STRIPS: usize, const HOW: u8, const IN_MEMORY: bo
     unsafe { kept[0].add(kept[1]).store(acc) };
 }
 
+/// As [`pass`] with indices of 8 bits and sums in memory, but four rows at a time, and the
+/// words of sixteen loaded by one vector: from there they come by `vmovq` and `vpextrq`.
+///
+/// # Safety
+/// As for [`pass`]; `offsets` is aligned to 64.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2")]
+unsafe fn pass_by_vector<const STRIPS: usize>(
+    offsets: *const u64,
+    tables: *const u8,
+    acc: *mut u8,
+) {
+    /// The look-ups of four rows, whose words are in a 128-bit lane of each vector.
+    ///
+    /// # Safety
+    /// As for the function around it.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2")]
+    unsafe fn four<const LANE: i32, const STRIPS: usize>(
+        words: &[__m512i],
+        mut table: *const u8,
+        acc: *mut u8,
+    ) {
+        // SAFETY: within what the caller vouches for.
+        unsafe {
+            let acc = acc.cast::<Zmm>();
+            let mut sums = [0, 1, 2, 3].map(|i| *acc.add(i));
+            let mut pairs = [[0; 2]; 8];
+            for (pairs, &words) in pairs.iter_mut().zip(words) {
+                let four = _mm512_extracti32x4_epi32::<LANE>(words);
+                *pairs =
+                    [_mm_cvtsi128_si64(four), _mm_extract_epi64::<1>(four)].map(i64::cast_unsigned);
+            }
+            for mut pairs in pairs.into_iter().take(STRIPS / 4) {
+                for _ in 0..4 {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        let index = (pairs[i / 2] >> (i % 2 * 32) & 0xff) as usize;
+                        *sum = sum.add(Zmm::load(table.add(index * Zmm::BYTES)));
+                    }
+                    pairs = pairs.map(|pair| pair >> 8);
+                    table = table.add(ENTRIES * Zmm::BYTES);
+                }
+            }
+            for (i, sum) in sums.into_iter().enumerate() {
+                *acc.add(i) = sum;
+            }
+        }
+    }
+    const { assert!(STRIPS / 4 <= 8 && ROWS.is_multiple_of(16)) };
+    let mut words = [_mm512_setzero_si512(); 8];
+    let words = &mut words[..STRIPS / 4];
+    for sixteen in 0..ROWS / 16 {
+        for (quad, words) in words.iter_mut().enumerate() {
+            let at = sixteen * (STRIPS / 4) + quad;
+            // Volatile, or the compiler loads each word by itself.
+            // SAFETY: within what the caller vouches for.
+            *words = unsafe { offsets.cast::<__m512i>().add(at).read_volatile() };
+        }
+        // SAFETY: within what the caller vouches for.
+        unsafe {
+            let acc = acc.add(16 * Zmm::BYTES * sixteen);
+            four::<0, STRIPS>(words, tables, acc);
+            four::<1, STRIPS>(words, tables, acc.add(4 * Zmm::BYTES));
+            four::<2, STRIPS>(words, tables, acc.add(8 * Zmm::BYTES));
+            four::<3, STRIPS>(words, tables, acc.add(12 * Zmm::BYTES));
+        }
+    }
+}
+
 /// A cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -157,20 +231,24 @@ fn lookup<E: Entry, const STRIPS: usize, const HOW: u8, const IN_MEMORY: bool>()
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % ENTRIES
     };
-    let scale = if HOW == INDICES { 1 } else { E::BYTES };
-    let offsets: Vec<u64> = (0..ROWS * STRIPS / 4)
-        .map(|_| {
-            // With indices a u64 is two words.
-            let parts = 64 / bits(HOW);
-            (0..parts).fold(0, |word, _| word << bits(HOW) | (index() * scale) as u64)
-        })
-        .collect();
+    let scale = if bits(HOW) == 8 { 1 } else { E::BYTES };
     let lines = |bytes: usize| vec![Line([1; 64]); bytes.div_ceil(64)];
+    let mut offsets = lines(ROWS * STRIPS / 4 * size_of::<u64>());
+    for word in offsets
+        .iter_mut()
+        .flat_map(|line| line.0.chunks_exact_mut(8))
+    {
+        // With indices a u64 is two words.
+        let parts = 64 / bits(HOW);
+        let new = (0..parts).fold(0, |word, _| word << bits(HOW) | (index() * scale) as u64);
+        word.copy_from_slice(&new.to_le_bytes());
+    }
     let tables = lines(STRIPS * ENTRIES * E::BYTES);
     let mut acc = lines(ROWS * E::BYTES);
     let how = match (HOW, IN_MEMORY) {
         (EACH, _) => ", offsets by movzx",
         (INDICES, _) => ", indices of 8 bits",
+        (BY_VECTOR, _) => ", indices of 8 bits by vector",
         (_, REGISTERS) => ", sums in registers",
         (_, MEMORY) => "",
     };
@@ -185,8 +263,14 @@ fn lookup<E: Entry, const STRIPS: usize, const HOW: u8, const IN_MEMORY: bool>()
                 // SAFETY: `loops` has looked for the features; the buffers were
                 // made for these constants.
                 unsafe {
-                    pass::<E, STRIPS, HOW, IN_MEMORY>(
-                        offsets.as_ptr(),
+                    let pass = const {
+                        match HOW {
+                            BY_VECTOR => pass_by_vector::<STRIPS>,
+                            _ => pass::<E, STRIPS, HOW, IN_MEMORY>,
+                        }
+                    };
+                    pass(
+                        offsets.as_ptr().cast(),
                         tables.as_ptr().cast(),
                         acc.as_mut_ptr().cast(),
                     );
@@ -214,7 +298,11 @@ pub fn loops() -> Vec<Loop> {
         lookup::<Zmm, 20, OFFSETS, MEMORY>(),
         lookup::<Zmm, 60, OFFSETS, MEMORY>(),
         lookup::<Zmm, 12, EACH, MEMORY>(),
+        lookup::<Zmm, 8, INDICES, MEMORY>(),
         lookup::<Zmm, 12, INDICES, MEMORY>(),
+        lookup::<Zmm, 4, BY_VECTOR, MEMORY>(),
+        lookup::<Zmm, 8, BY_VECTOR, MEMORY>(),
+        lookup::<Zmm, 12, BY_VECTOR, MEMORY>(),
         lookup::<TwoZmm, 4, OFFSETS, MEMORY>(),
         lookup::<TwoZmm, 8, OFFSETS, MEMORY>(),
         lookup::<TwoZmm, 12, OFFSETS, MEMORY>(),
