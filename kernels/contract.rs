@@ -232,7 +232,8 @@ pub struct ColumnKernel<X: 'static, Acc: 'static> {
     /// Bytes of one table entry, `lanes` accumulators; a multiple of 32.
     pub entry_bytes: usize,
     /// Panel bytes per chunk; the last of a block has what is left of [`BLOCK_BYTES`].
-    /// A divisor of them where activations are `by_token`, which are cut the same.
+    /// It divides them where activations are `by_token`: those are cut into chunks without
+    /// regard to blocks.
     pub chunk_bytes: usize,
     /// The activations of a chunk are `[lanes][4 * bytes]`, not `[4 * bytes][lanes]`; what
     /// the lanes after `tokens` hold is not specified then.

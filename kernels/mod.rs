@@ -8,7 +8,7 @@
 //! | [`block`] | the memory that packed panels lie in |
 //! | [`tiles`] | disjoint output tiles for work that runs in parallel |
 //! | [`prefetch`] | cache lines asked for ahead of their use |
-//! | [`column`] | the column-lane algorithm, one generic source for every ISA |
+//! | [`column`] | the column-lane algorithm, one generic source for every ISA; Zen 5 has a loop of its own |
 //! | [`scalar`] | the reference that defines every result |
 //! | `x86_64`, `aarch64` | one folder per ISA |
 //! | `dense` | the dense product of training, by the `gemm` crate |

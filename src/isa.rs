@@ -228,7 +228,7 @@ impl Backend {
     }
 
     /// The level's name: `scalar`, `avx2`, `avx512`, `avx512-vbmi`,
-    /// `avx512-zen5` (tables in a register for many tokens, for AMD since Zen 5) or `neon`.
+    /// `avx512-zen5` (for AMD since Zen 5: other kernels for many tokens) or `neon`.
     pub fn name(self) -> &'static str {
         self.set.name
     }

@@ -43,7 +43,8 @@
 //! | [`finish`] | sums by token, in portable code |
 //!
 //! The functions are generic over the pulp token and inlined into one
-//! `#[target_feature]` function per ISA, which is what the kernel table lists.
+//! `#[target_feature]` function per ISA, which is what the kernel table lists. For f32 on
+//! Zen 5 `x86_64/avx512/column_f32_zen5.rs` has the loop, and its stores, once more.
 //! None of them takes or holds a closure: what the compiler decides not to inline
 //! is compiled without the features, and takes vectors through memory.
 

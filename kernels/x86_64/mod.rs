@@ -58,7 +58,7 @@ const VBMI: &[Feature] = features!(
 );
 
 /// AVX-512 with the byte permutation of VBMI, on a CPU that starts two permutations a
-/// cycle.
+/// cycle and loads two lines.
 pub static AVX512_ZEN5: KernelSet = KernelSet {
     name: "avx512-zen5",
     isa: Isa::Avx512,

@@ -198,7 +198,7 @@ fn take_turns(
 /// a thread that waits for its core makes one call look like a repeat's worth, and
 /// repeats of a few calls then measure how the thread was woken.
 const TRIES: usize = 3;
-/// Seconds from which a call is long enough for no such wait to matter.
+/// Seconds from which a try is long enough for no such wait to matter.
 const LONG: f64 = 0.5;
 
 /// Calls that fill a repeat, and the estimated seconds of one.
@@ -298,6 +298,12 @@ mod tests {
             calls as f64
         };
         assert_eq!((fill(1.0, target, long), turn), ((1, 1.0), 0));
+        turn = 0;
+        let long = |calls| {
+            turn += 1;
+            0.6 * calls as f64
+        };
+        assert_eq!((fill(0.4, target, long), turn), ((1, 0.6), 1));
     }
 
     #[test]

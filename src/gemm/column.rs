@@ -162,6 +162,15 @@ struct Buffers<'a> {
     total: &'a mut [u8],
 }
 
+/// The chunk that starts `start` strips into a matrix, one of `strips` or their end.
+/// Blocks, from the first of them on, need not be whole chunks of `chunk_bytes`: the last
+/// chunk of a block may be shorter.
+fn chunk(strips: &Range<usize>, chunk_bytes: usize, start: usize) -> Range<usize> {
+    let in_block = (start - strips.start) % BLOCK_BYTES;
+    let len = chunk_bytes.min(BLOCK_BYTES - in_block);
+    start..strips.end.min(start + len)
+}
+
 /// Sums over `strips`, not empty, into the accumulators and totals.
 fn run_stretch<X: Element>(
     which: (Backend, Width),
@@ -174,12 +183,7 @@ fn run_stretch<X: Element>(
     let kernel = X::column(which.0, which.1);
     let xt =
         |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.lanes..4 * chunk.end * kernel.lanes];
-    // Blocks need not be whole chunks: their last one may be shorter.
-    let chunk = |start: usize| {
-        let in_block = (start - strips.start) % BLOCK_BYTES;
-        let len = kernel.chunk_bytes.min(BLOCK_BYTES - in_block);
-        start..strips.end.min(start + len)
-    };
+    let chunk = |start| chunk(&strips, kernel.chunk_bytes, start);
     let mut folds = Folds::start(kernel, block.tokens.len(), xt(&chunk(strips.start)));
     let (mut first, mut total) = (true, Fold::Start);
     let mut now = chunk(strips.start);
@@ -208,5 +212,29 @@ fn run_stretch<X: Element>(
             total = Fold::Add;
         }
         now = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_end_where_blocks_do() {
+        for (chunk_bytes, strips, ends) in [
+            (8, 0..61, vec![8, 16, 24, 32, 40, 48, 56, 60, 61]),
+            (8, 7..70, vec![15, 23, 31, 39, 47, 55, 63, 67, 70]),
+            (12, 5..68, vec![17, 29, 41, 53, 65, 68]),
+            (30, 60..120, vec![90, 120]),
+            (8, 0..3, vec![3]),
+        ] {
+            let mut cut = Vec::new();
+            let mut now = chunk(&strips, chunk_bytes, strips.start);
+            while !now.is_empty() {
+                cut.push(now.end);
+                now = chunk(&strips, chunk_bytes, now.end);
+            }
+            assert_eq!(cut, ends, "{strips:?} by {chunk_bytes}");
+        }
     }
 }

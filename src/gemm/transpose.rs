@@ -40,7 +40,7 @@ pub(super) fn lay_out_tile<X: Element>(
 
 /// Token after token: `xt[chunk][lane][4 * strips]`, for the chunks of each segment, all
 /// but the last of `chunk` strips. The loop over tiles cuts the same chunks, as stretches
-/// are whole blocks and blocks whole chunks.
+/// are whole blocks, and blocks whole chunks where activations are by token.
 fn copy<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// What a tile that was full of other values has for each lane and k, chunk after
-    /// chunk as the loop over tiles reads them.
+    /// chunk; by token, those that the loop over tiles reads.
     fn read<X: Element>(
         xt: &[X],
         by_token: bool,

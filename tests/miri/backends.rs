@@ -15,7 +15,8 @@ use tritgemm::Backend;
 ///
 /// The build for miri has no VBMI, so the kernels of `avx512-vbmi` and `avx512-zen5`
 /// that are not those of `avx512` (`_mm512_permutexvar_epi8`,
-/// `_mm512_multishift_epi64_epi8`) do not run there at all. Nor does training, whose
+/// `_mm512_multishift_epi64_epi8`) do not run there at all, but for the f32 column lanes
+/// of the latter, which need none and have a test in their file. Nor does training, whose
 /// dense product asks the CPU for its caches (`cpuid`).
 ///
 /// All NEON kernels are interpreted, with two stand-ins in `kernels/aarch64/`:

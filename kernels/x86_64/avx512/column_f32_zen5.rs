@@ -1,17 +1,18 @@
 //! f32 column lanes for Zen 5. The algorithm, the tables and the order of the
 //! accumulators are those of [`super::column`]; what is different is how indices come out
-//! of memory, and how many strips a chunk has.
+//! of memory, and how many strips a chunk has. In the bare loop a look-up takes 0.77 cycles
+//! instead of 1.0, and products make 2.0 times the FMA peak instead of 1.6.
 //!
 //! A core of Zen 5 loads two lines a cycle, but of lines and words of indices mixed, one
-//! word to four lines, it loads 1.2 lines a cycle; without arithmetic and additions, too.
-//! So indices are loaded by whole vectors, of sixteen rows at once, and come to the
+//! word to four lines, it loads 1.2 lines a cycle, and no more where nothing is computed
+//! of the words or added. So indices are loaded by whole vectors, of sixteen rows at once, and come to the
 //! integer registers by `vmovq` and `vpextrq`, on pipes that column lanes leave idle. Each
 //! word of 64 bits has the indices of two rows in four strips.
 //!
 //! Then the tables' own lines count, and the tables of 8 strips, 41 KiB, stay in an L1 of
 //! 48. Blocks of 60 strips end in a chunk of 4.
 
-use super::column::{COLUMN_F32 as EVERY_CPU, indices_of_quad, run_f32 as run_odd};
+use super::column::{COLUMN_F32 as GENERIC, indices_of_quad, run_f32 as run_any_length};
 use crate::kernels::column::{ENTRY, Quad};
 use crate::kernels::contract::{
     BLOCK_BYTES, COLUMN_ENTRIES, ColumnCall, ColumnKernel, Fold, PANEL_ROWS,
@@ -23,8 +24,8 @@ use core::arch::x86_64::*;
 const QUADS: usize = 2;
 /// Quads in the last chunk of a block.
 const LAST_QUADS: usize = BLOCK_BYTES / 4 % QUADS;
-/// Panels from the one in use to the one prefetched. With weights of 15 MB three to six
-/// are 18 % faster than one, two 15 %; with 1.6 MB all are the same.
+/// Panels from the one in use to the one prefetched. With weights of 15 MB three and four
+/// are a fifth faster than one, two 15 %; with 1.6 MB all are the same.
 const AHEAD: usize = 4;
 
 /// The kernel.
@@ -38,7 +39,7 @@ pub static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
         "avx512::column::run_f32",
         "avx512::column::finish_f32",
     ],
-    ..EVERY_CPU
+    ..GENERIC
 };
 
 /// See [`ColumnKernel::run`].
@@ -56,7 +57,7 @@ unsafe fn run_f32(call: &ColumnCall) {
         } else if call.bytes == 4 * LAST_QUADS {
             run::<LAST_QUADS>(call);
         } else {
-            run_odd(call);
+            run_any_length(call);
         }
     }
 }
@@ -66,9 +67,16 @@ unsafe fn run_f32(call: &ColumnCall) {
 /// the next one coming.
 struct Ahead {
     panel: *const u8,
+    /// From a panel to the next.
     stride: usize,
+    /// Panels from this one to the last.
     left: usize,
+    /// Panels of the call.
+    count: usize,
+    /// The first panel's next chunk.
     next_chunk: *const u8,
+    /// Bytes of a chunk.
+    bytes: usize,
 }
 
 impl Ahead {
@@ -78,7 +86,9 @@ impl Ahead {
             panel: call.panels,
             stride: call.panel_stride,
             left: call.panel_count,
+            count: call.panel_count,
             next_chunk: call.panels.wrapping_add(bytes),
+            bytes,
         }
     }
 
@@ -86,11 +96,13 @@ impl Ahead {
     #[inline(always)]
     fn step(&mut self) {
         self.left = self.left.wrapping_sub(1);
-        self.panel = if self.left == 0 {
-            self.next_chunk
+        if self.left == 0 {
+            self.panel = self.next_chunk;
+            self.next_chunk = self.next_chunk.wrapping_add(self.bytes);
+            self.left = self.count;
         } else {
-            self.panel.wrapping_add(self.stride)
-        };
+            self.panel = self.panel.wrapping_add(self.stride);
+        }
     }
 }
 
@@ -121,18 +133,20 @@ unsafe fn run<const N: usize>(call: &ColumnCall) {
         }
         for sixteen in 0..PANEL_ROWS / 16 {
             let mut words = [_mm512_setzero_si512(); N];
-            for (words, quad) in words.iter_mut().zip(&mut expanded) {
+            for (words, quad) in words.iter_mut().zip(&expanded) {
                 // Volatile, or the compiler loads each word that it needs by itself: what
                 // this kernel is about.
                 // SAFETY: a quad is four vectors, aligned to them.
                 *words = unsafe {
-                    quad.as_mut_ptr()
+                    quad.0
+                        .as_ptr()
                         .cast::<__m512i>()
                         .add(sixteen)
                         .read_volatile()
                 };
             }
-            // SAFETY: the caller's word; 64 rows a panel.
+            // SAFETY: the caller's word; 64 rows a panel; `indices_of_quad` wrote the
+            // words.
             unsafe {
                 four_rows::<0, N>(&words, call, row);
                 four_rows::<1, N>(&words, call, row + 4);
@@ -146,14 +160,14 @@ unsafe fn run<const N: usize>(call: &ColumnCall) {
 }
 
 /// The look-ups of the four rows from accumulator `row` on, whose indices are in the
-/// 128-bit lanes number `PART` of `words`.
+/// 128-bit lanes number `LANE` of `words`.
 ///
 /// # Safety
-/// Preconditions 1, 4 and 6 of [`crate::kernels::contract`]; `row + 4` accumulators;
-/// no index is above 80.
+/// Preconditions 1, 4 and 6 of [`crate::kernels::contract`]; the chunk has `4 * N` bytes,
+/// and `row + 4` rows; [`indices_of_quad`] wrote the words, so no index is above 80.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn four_rows<const PART: i32, const N: usize>(
+unsafe fn four_rows<const LANE: i32, const N: usize>(
     words: &[__m512i; N],
     call: &ColumnCall,
     row: usize,
@@ -169,7 +183,7 @@ unsafe fn four_rows<const PART: i32, const N: usize>(
     }
     let mut pairs = [[0; 2]; N];
     for (pairs, &words) in pairs.iter_mut().zip(words) {
-        let four = _mm512_extracti32x4_epi32::<PART>(words);
+        let four = _mm512_extracti32x4_epi32::<LANE>(words);
         *pairs = [_mm_cvtsi128_si64(four), _mm_extract_epi64::<1>(four)].map(i64::cast_unsigned);
     }
     let mut table = call.tables;
@@ -201,6 +215,81 @@ unsafe fn four_rows<const PART: i32, const N: usize>(
                 Fold::Keep => {}
                 Fold::Start => *total.add(i) = sum,
                 Fold::Add => *total.add(i) = _mm512_add_ps(*total.add(i), sum),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(C, align(64))]
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Line([f32; 16]);
+
+    /// Numbers that no order of additions leaves the same.
+    fn lines(seed: usize, count: usize) -> Vec<Line> {
+        let value = |i: usize| ((i.wrapping_add(seed) * 7919 % 10_007) as f32 - 5000.0) / 7.0;
+        (0..count)
+            .map(|i| Line(std::array::from_fn(|lane| value(16 * i + lane))))
+            .collect()
+    }
+
+    /// Every length of a chunk, against the kernel of other CPUs: the same bits.
+    #[test]
+    fn any_chunk_of_any_panels() {
+        for feature in [
+            is_x86_feature_detected!("avx512f"),
+            is_x86_feature_detected!("avx512bw"),
+            is_x86_feature_detected!("avx512cd"),
+            is_x86_feature_detected!("avx512dq"),
+            is_x86_feature_detected!("avx512vl"),
+        ] {
+            if !feature {
+                println!("skipped: no AVX-512");
+                return;
+            }
+        }
+        for bytes in 1..=COLUMN_F32.chunk_bytes {
+            for panel_count in [1, 2, 3, 6] {
+                let stride = PANEL_ROWS * (bytes + 1);
+                let panels: Vec<u8> = (0..stride * panel_count)
+                    .map(|i| (i * 31 % 251) as u8)
+                    .collect();
+                let tables = lines(1, bytes * COLUMN_ENTRIES);
+                for (first, fold) in [
+                    (true, Fold::Keep),
+                    (false, Fold::Keep),
+                    (true, Fold::Start),
+                    (false, Fold::Add),
+                ] {
+                    let run = |run: unsafe fn(&ColumnCall)| {
+                        let mut acc = lines(2, panel_count * PANEL_ROWS);
+                        let mut total = lines(3, panel_count * PANEL_ROWS);
+                        let call = ColumnCall {
+                            panels: panels.as_ptr(),
+                            panel_stride: stride,
+                            panel_count,
+                            bytes,
+                            tokens: GENERIC.lanes,
+                            tables: tables.as_ptr().cast(),
+                            acc: acc.as_mut_ptr().cast(),
+                            total: total.as_mut_ptr().cast(),
+                            first,
+                            fold,
+                        };
+                        // SAFETY: the CPU was asked; the buffers have the sizes and the
+                        // alignment of the contract.
+                        unsafe { run(&call) };
+                        (acc, total)
+                    };
+                    let [ours, theirs] = [COLUMN_F32.run, GENERIC.run].map(run);
+                    assert!(
+                        ours == theirs,
+                        "{bytes} bytes, {panel_count} panels, {fold:?}"
+                    );
+                }
             }
         }
     }

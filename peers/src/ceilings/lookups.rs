@@ -7,7 +7,7 @@
 
 use core::arch::x86_64::*;
 
-/// Groups of four activations, as many tables as a chunk of the kernel has.
+/// Groups of four activations, as many tables as a chunk of the kernels has but for Zen 5.
 const STRIPS: usize = 12;
 /// Entries of a table: the signed sums of four activations.
 const ENTRIES: usize = 81;

@@ -223,6 +223,7 @@ struct Line([u8; 64]);
 /// The loop of one entry type and shape.
 fn lookup<E: Entry, const STRIPS: usize, const HOW: u8, const IN_MEMORY: bool>() -> Loop {
     const { assert!(STRIPS.is_multiple_of(4) && ENTRIES * E::BYTES <= 1 << 16) };
+    const { assert!(HOW != BY_VECTOR || (E::BYTES == size_of::<Zmm>() && IN_MEMORY)) };
     // Knuth's generator: what matters is that no predictor learns the order.
     let mut state = 1_u64;
     let mut index = || {

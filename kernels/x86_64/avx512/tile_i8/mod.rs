@@ -42,7 +42,9 @@
 mod tables;
 
 use super::super::super::column::{ENTRY, LANES_I8};
-use super::super::super::contract::{ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS};
+use super::super::super::contract::{
+    BLOCK_BYTES, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS,
+};
 use super::super::super::generated::BYTE_INDEX;
 use super::row_i8_vbmi::indices_of;
 use core::arch::x86_64::*;
@@ -62,6 +64,8 @@ const TOKENS: usize = 4;
 const PREFETCH: usize = 1024;
 /// The logarithm of the bytes of one token's tables of a unit.
 const UNIT_SHIFT: u32 = 8;
+
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(UNIT_BYTES * UNITS));
 
 /// The kernel.
 pub static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
