@@ -5,9 +5,9 @@
 //!
 //! A core of Zen 5 loads two lines a cycle, but of lines and words of indices mixed, one
 //! word to four lines, it loads 1.2 lines a cycle, and no more where nothing is computed
-//! of the words or added. So indices are loaded by whole vectors, of sixteen rows at once, and come to the
-//! integer registers by `vmovq` and `vpextrq`, on pipes that column lanes leave idle. Each
-//! word of 64 bits has the indices of two rows in four strips.
+//! of the words or added. So indices are loaded by whole vectors, of sixteen rows at
+//! once, and come to the integer registers by `vmovq` and `vpextrq`, on pipes that column
+//! lanes leave idle. Each word of 64 bits has the indices of two rows in four strips.
 //!
 //! Then the tables' own lines count, and the tables of 8 strips, 41 KiB, stay in an L1 of
 //! 48. Blocks of 60 strips end in a chunk of 4.
@@ -223,33 +223,27 @@ unsafe fn four_rows<const LANE: i32, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Backend;
 
+    /// The bits of sixteen f32, so that no two zeros are equal.
     #[repr(C, align(64))]
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    struct Line([f32; 16]);
+    #[derive(PartialEq)]
+    struct Line([u32; 16]);
 
     /// Numbers that no order of additions leaves the same.
     fn lines(seed: usize, count: usize) -> Vec<Line> {
         let value = |i: usize| ((i.wrapping_add(seed) * 7919 % 10_007) as f32 - 5000.0) / 7.0;
         (0..count)
-            .map(|i| Line(std::array::from_fn(|lane| value(16 * i + lane))))
+            .map(|i| Line(std::array::from_fn(|lane| value(16 * i + lane).to_bits())))
             .collect()
     }
 
     /// Every length of a chunk, against the kernel of other CPUs: the same bits.
     #[test]
     fn any_chunk_of_any_panels() {
-        for feature in [
-            is_x86_feature_detected!("avx512f"),
-            is_x86_feature_detected!("avx512bw"),
-            is_x86_feature_detected!("avx512cd"),
-            is_x86_feature_detected!("avx512dq"),
-            is_x86_feature_detected!("avx512vl"),
-        ] {
-            if !feature {
-                println!("skipped: no AVX-512");
-                return;
-            }
+        if !Backend::available().any(|backend| backend.name() == "avx512") {
+            println!("skipped: no AVX-512");
+            return;
         }
         let counts: &[usize] = if cfg!(miri) { &[1, 2] } else { &[1, 2, 3, 6] };
         for bytes in 1..=COLUMN_F32.chunk_bytes {
@@ -280,7 +274,7 @@ mod tests {
                             first,
                             fold,
                         };
-                        // SAFETY: the CPU was asked; the buffers have the sizes and the
+                        // SAFETY: what `avx512` needs was asked for; the buffers have the sizes and the
                         // alignment of the contract.
                         unsafe { run(&call) };
                         (acc, total)
