@@ -1,6 +1,5 @@
-//! Generates the decode and index tables, checks the kernel table against the
-//! files under `kernels/`, and declares the crate's cfgs. It never looks at the
-//! host CPU: everything it writes depends on the target alone.
+//! Generates the decode and index tables and declares the crate's cfgs. It never
+//! looks at the host CPU: everything it writes depends on the target alone.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,8 +7,6 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=kernels");
-    check_kernel_table(Path::new("kernels"));
     // Which folder of kernels the target has, decided once: `cfg(kernels = "...")`.
     println!("cargo::rustc-check-cfg=cfg(kernels, values(\"x86_64\", \"aarch64\"))");
     let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
@@ -84,52 +81,4 @@ fn tables() -> String {
         format!("{nibble_high:?}"),
     );
     s
-}
-
-/// Every folder or file under `kernels/` that defines a `KernelSet` must have
-/// its row in the table, and the table may name no other.
-fn check_kernel_table(kernels: &Path) {
-    let table = read(&kernels.join("table.rs"));
-    let rows: Vec<&str> = table
-        .lines()
-        .filter_map(|l| l.trim().strip_prefix("&super::"))
-        .filter_map(|l| l.strip_suffix(','))
-        .collect();
-    let mut sets = Vec::new();
-    for entry in fs::read_dir(kernels).expect("kernels/ is part of the package") {
-        let path = entry.expect("kernels/ can be listed").path();
-        let module = path
-            .file_stem()
-            .and_then(|s| s.to_str())
-            .unwrap_or_default()
-            .to_owned();
-        let source = if path.is_dir() {
-            path.join("mod.rs")
-        } else {
-            path
-        };
-        for line in read(&source).lines() {
-            if let Some(rest) = line.strip_prefix("pub static ")
-                && let Some((name, _)) = rest.split_once(": KernelSet")
-            {
-                sets.push(format!("{module}::{name}"));
-            }
-        }
-    }
-    for set in &sets {
-        assert!(
-            rows.contains(&set.as_str()),
-            "kernels/: {set} has no row in kernels/table.rs"
-        );
-    }
-    for row in &rows {
-        assert!(
-            sets.iter().any(|s| s == row),
-            "kernels/table.rs lists {row}, which no file under kernels/ defines"
-        );
-    }
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("reading {}: {e}", path.display()))
 }

@@ -26,12 +26,12 @@ CPUS = ["neoverse-n1", "neoverse-v1", "apple-m1"]
 
 # Function, MACs of one turn of its loop, instruction that marks the loop.
 KERNELS = [
-    ("aarch64::row_i8::row_i8_1x1", 8 * 256, "tbl"),
-    ("aarch64::row_i8::row_i8_1x2", 8 * 512, "tbl"),
-    ("aarch64::row_f32::row_f32_1x1", 256, "tbl"),
-    ("aarch64::row_f32::row_f32_1x2", 256, "tbl"),
-    ("aarch64::column::column_i8", 24 * 128, "ldp"),
-    ("aarch64::column::column_f32", 24 * 64, "ldp"),
+    ("aarch64::few_i8::few_i8_1x1", 8 * 256, "tbl"),
+    ("aarch64::few_i8::few_i8_1x2", 8 * 512, "tbl"),
+    ("aarch64::few_f32::few_f32_1x1", 256, "tbl"),
+    ("aarch64::few_f32::few_f32_1x2", 256, "tbl"),
+    ("aarch64::many::many_i8", 24 * 128, "ldp"),
+    ("aarch64::many::many_f32", 24 * 64, "ldp"),
 ]
 
 def gemv(multiply, lanes):

@@ -4,12 +4,12 @@
 //! The checks are assertions, not errors: the shapes were validated where the
 //! user gave them, so a failure here is a bug of this crate.
 
+use super::auto::activations;
+use super::auto::transpose::{SQUARE, square_f32, square_i8};
 use super::contract::{
-    BuildCall, ColumnCall, ColumnKernel, FinishCall, Fold, PANEL_ROWS, RowCall, RowKernel,
+    BuildCall, FewCall, FewKernel, FinishCall, Fold, ManyCall, ManyKernel, PANEL_ROWS,
 };
-use super::table::{Cpu, Crossover};
-use super::vector::activations;
-use super::vector::transpose::{SQUARE, square_f32, square_i8};
+use super::registry::{Cpu, Crossover};
 use crate::isa::Backend;
 use bytemuck::Pod;
 use core::mem::{MaybeUninit, size_of};
@@ -39,9 +39,9 @@ pub trait Element: Pod + Send + Sync {
     /// What its products are summed in.
     type Acc: Pod + Send + Sync;
     /// The row-lane kernel of a backend for weights from `source`.
-    fn row(backend: Backend, source: Source) -> &'static RowKernel<Self, Self::Acc>;
+    fn row(backend: Backend, source: Source) -> &'static FewKernel<Self, Self::Acc>;
     /// A column-lane kernel of a backend.
-    fn column(backend: Backend, width: Width) -> &'static ColumnKernel<Self, Self::Acc>;
+    fn column(backend: Backend, width: Width) -> &'static ManyKernel<Self, Self::Acc>;
     /// From how many left-over tokens a backend prefers the column lanes.
     fn crossover(backend: Backend) -> Crossover;
     /// Whether an accumulator of the column lanes may be folded where its caller
@@ -59,15 +59,15 @@ pub trait Element: Pod + Send + Sync {
 
 impl Element for i8 {
     type Acc = i32;
-    fn row(backend: Backend, source: Source) -> &'static RowKernel<i8, i32> {
+    fn row(backend: Backend, source: Source) -> &'static FewKernel<i8, i32> {
         match source {
-            Source::Cache => backend.set().row_i8,
+            Source::Cache => backend.set().few_i8,
             Source::Memory => backend.set().streamed_i8,
         }
     }
-    fn column(backend: Backend, width: Width) -> &'static ColumnKernel<i8, i32> {
+    fn column(backend: Backend, width: Width) -> &'static ManyKernel<i8, i32> {
         match width {
-            Width::Wide => backend.set().column_i8,
+            Width::Wide => backend.set().many_i8,
             Width::Narrow => backend.set().narrow_i8,
         }
     }
@@ -89,12 +89,12 @@ impl Element for i8 {
 
 impl Element for f32 {
     type Acc = f32;
-    fn row(backend: Backend, _: Source) -> &'static RowKernel<f32, f32> {
-        backend.set().row_f32
+    fn row(backend: Backend, _: Source) -> &'static FewKernel<f32, f32> {
+        backend.set().few_f32
     }
-    fn column(backend: Backend, width: Width) -> &'static ColumnKernel<f32, f32> {
+    fn column(backend: Backend, width: Width) -> &'static ManyKernel<f32, f32> {
         match width {
-            Width::Wide => backend.set().column_f32,
+            Width::Wide => backend.set().many_f32,
             Width::Narrow => backend.set().narrow_f32,
         }
     }
@@ -178,14 +178,14 @@ fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
 }
 
 /// Builds the row-lane tables of one token.
-pub fn row_build<X: Element>(
+pub fn few_build<X: Element>(
     (backend, source): (Backend, Source),
     x: &[X],
     units: usize,
     tables: &mut [u8],
 ) {
     let kernel = X::row(backend, source);
-    assert!(reach(2, units, 0).is_some() && x.len() / 4 / kernel.unit_bytes >= units);
+    assert!(reach(2, units, 0).is_some() && x.len() / 4 / kernel.unit_strips >= units);
     assert!(
         tables.len() / kernel.table_bytes >= units,
         "tables too short"
@@ -197,7 +197,7 @@ pub fn row_build<X: Element>(
 
 /// Where a row-lane call reads its weights.
 #[derive(Clone)]
-pub struct RowPart<'a> {
+pub struct FewPart<'a> {
     /// The panels.
     pub view: PanelView<'a>,
     /// First panel; the tile says how many.
@@ -219,10 +219,10 @@ pub struct RowPart<'a> {
 /// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`, p counted
 /// from the first panel, the tables and sums of successive tokens `table_stride` bytes
 /// and `out_stride` elements apart.
-pub fn row_run<X: Element>(
+pub fn few_run<X: Element>(
     (backend, source): (Backend, Source),
     tile: usize,
-    part: &RowPart<'_>,
+    part: &FewPart<'_>,
     (tables, table_stride): (&[u8], usize),
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
@@ -235,7 +235,7 @@ pub fn row_run<X: Element>(
     );
     let bytes = part
         .units
-        .checked_mul(kernel.unit_bytes)
+        .checked_mul(kernel.unit_strips)
         .expect("units fit the address space");
     // From the first panel of the tile to behind its last.
     let reached = part.apart.saturating_mul(tile.panels - 1).saturating_add(1);
@@ -258,7 +258,7 @@ pub fn row_run<X: Element>(
         side_by_side || tile.tokens == 1 && part.apart > 0,
         "outputs overlap"
     );
-    let call = RowCall {
+    let call = FewCall {
         panels,
         panel_stride: part.view.stride().wrapping_mul(part.apart),
         units: part.units,
@@ -275,21 +275,21 @@ pub fn row_run<X: Element>(
         cpu: part.cpu,
     };
     // SAFETY: 1: the backend is the proof; 2, 4, 5, 8: asserted above; the
-    // tables were filled by `row_build` or are initialised bytes whatever they
+    // tables were filled by `few_build` or are initialised bytes whatever they
     // hold; 7: `out` is `&mut`.
     unsafe { (tile.run)(&call) }
 }
 
 /// Builds the column-lane tables of `bytes` panel bytes for `tokens` tokens from
-/// activations in the order that [`ColumnKernel::by_token`] says.
-pub fn column_build<X: Element>(
+/// activations in the order that [`ManyKernel::by_token`] says.
+pub fn many_build<X: Element>(
     (backend, width): (Backend, Width),
     xt: &[X],
     [bytes, tokens]: [usize; 2],
     tables: &mut [u8],
 ) {
     let kernel = X::column(backend, width);
-    assert!((1..=kernel.chunk_bytes).contains(&bytes), "chunk too long");
+    assert!((1..=kernel.chunk_strips).contains(&bytes), "chunk too long");
     assert!(
         (1..=kernel.lanes).contains(&tokens),
         "more tokens than lanes"
@@ -313,7 +313,7 @@ pub fn column_build<X: Element>(
 
 /// Where a column-lane call reads its weights.
 #[derive(Clone)]
-pub struct ColumnPart<'a> {
+pub struct ManyPart<'a> {
     /// The panels.
     pub view: PanelView<'a>,
     /// Which of them.
@@ -327,16 +327,16 @@ pub struct ColumnPart<'a> {
 }
 
 /// Runs the column-lane kernel over one chunk of the panels of `part`.
-pub fn column_run<X: Element>(
+pub fn many_run<X: Element>(
     (backend, width): (Backend, Width),
-    part: &ColumnPart<'_>,
+    part: &ManyPart<'_>,
     tables: &[u8],
     (acc, total): (&mut [u8], &mut [u8]),
     (first, fold): (bool, Fold),
 ) {
     let kernel = X::column(backend, width);
     assert!(
-        (1..=kernel.chunk_bytes).contains(&part.bytes),
+        (1..=kernel.chunk_strips).contains(&part.bytes),
         "chunk too long"
     );
     let panels = part.view.part(&part.panels, part.start, part.bytes);
@@ -360,7 +360,7 @@ pub fn column_run<X: Element>(
     assert_aligned_to(tables, alignment(kernel.entry_bytes));
     assert_aligned_to(acc, alignment(kernel.entry_bytes));
     assert_aligned_to(total, alignment(kernel.entry_bytes));
-    let call = ColumnCall {
+    let call = ManyCall {
         panels,
         panel_stride: part.view.stride(),
         panel_count: part.panels.len(),
@@ -378,7 +378,7 @@ pub fn column_run<X: Element>(
 
 /// Transposes the sums of `tokens` tokens of one panel into `out[token][64]`, tokens
 /// `out_stride` elements apart; what the lanes after them say is not specified.
-pub fn column_finish<X: Element>(
+pub fn many_finish<X: Element>(
     (backend, width): (Backend, Width),
     tokens: usize,
     (acc, total): (&[u8], &[u8]),

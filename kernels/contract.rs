@@ -7,16 +7,16 @@
 //! # Preconditions
 //!
 //! 1. **Features.** The CPU has every feature that the kernel's
-//!    [`KernelSet`](super::table::KernelSet) names.
+//!    [`KernelSet`](super::registry::KernelSet) names.
 //! 2. **Panels.** For every panel `p < panel_count`, the bytes
-//!    `panels + p * panel_stride .. + units * unit_bytes * 64` are readable
+//!    `panels + p * panel_stride .. + units * unit_strips * 64` are readable
 //!    (row lanes) or `.. + bytes * 64` (column lanes). Any alignment.
-//! 3. **Activations.** `x` has `units * unit_bytes * 4` readable elements
+//! 3. **Activations.** `x` has `units * unit_strips * 4` readable elements
 //!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes).
 //! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
 //!    `units * table_bytes` bytes that `build` has filled for the same units,
 //!    aligned to the largest power of two, at most 64, that divides
-//!    `table_bytes`. Column tables are `table_bytes` for each `unit_bytes` of the
+//!    `table_bytes`. Column tables are `table_bytes` for each `unit_strips` of the
 //!    chunk, a part of them counted whole, aligned likewise to `entry_bytes`.
 //! 5. **Outputs.** For every panel `p` (`finish` has one) and token `t` of the tile,
 //!    `out + p * panel_sums + t * out_stride` is valid for 64 elements, initialised
@@ -28,50 +28,50 @@
 //!    the lanes after them hold is not specified.
 //! 7. **Exclusive.** What is written overlaps nothing else that is passed.
 //! 8. **Bounds on K.** `units <= max_units` (row lanes); at most
-//!    [`COLUMN_MAX_FOLDS`] folds between two `finish` calls, and between two folds
-//!    at most [`BLOCK_BYTES`] bytes of f32, or int8 activations whose magnitudes add
-//!    up to at most [`COLUMN_MAX_SUM`] for each token, which [`BLOCK_BYTES`] bytes
+//!    [`MANY_MAX_FOLDS`] folds between two `finish` calls, and between two folds
+//!    at most [`BLOCK_STRIPS`] bytes of f32, or int8 activations whose magnitudes add
+//!    up to at most [`MANY_MAX_SUM`] for each token, which [`BLOCK_STRIPS`] bytes
 //!    never exceed (column lanes).
 //!
 //! # The canonical f32 order
 //!
 //! For each byte (four weights) the value `((±x0 ± x1) + (±x2 ± x3))` with
 //! absent terms `+0.0`, added in order of k into a block sum that starts at
-//! `+0.0`; block sums of [`BLOCK_BYTES`] bytes added in order into the total
+//! `+0.0`; block sums of [`BLOCK_STRIPS`] bytes added in order into the total
 //! that starts at `+0.0`. An f32 call starts on a block boundary. A sum that
 //! starts at `+0.0` is never `-0.0`, so the sign of a zero term is never seen,
 //! and bytes of zero weights at the end change no bit.
 
-use super::table::Cpu;
+use super::registry::Cpu;
 
 /// Rows in a panel.
 pub const PANEL_ROWS: usize = 64;
 /// Bytes of one row in a block of the canonical order (240 weights).
-pub const BLOCK_BYTES: usize = 60;
+pub const BLOCK_STRIPS: usize = 60;
 /// Panels are padded along K to a multiple of this many bytes, so that a
 /// kernel which reads 3 bytes at a time never needs a tail.
 pub const DEPTH_MULTIPLE: usize = 3;
 /// Folds of a column-lane accumulator before it must be finished: each carries at
 /// most 127 + 1 into a 16-bit lane.
-pub const COLUMN_MAX_FOLDS: usize = 240;
+pub const MANY_MAX_FOLDS: usize = 240;
 /// Magnitudes of a token's int8 activations that an accumulator of the column lanes
 /// takes between two folds, one of which leaves up to 255.
-pub const COLUMN_MAX_SUM: u16 = i16::MAX as u16 - 255;
-const _: () = assert!(4 * BLOCK_BYTES * 128 <= COLUMN_MAX_SUM as usize);
+pub const MANY_MAX_SUM: u16 = i16::MAX as u16 - 255;
+const _: () = assert!(4 * BLOCK_STRIPS * 128 <= MANY_MAX_SUM as usize);
 /// Entries of a column-lane table: the signed sums of four activations.
-pub const COLUMN_ENTRIES: usize = 81;
+pub const MANY_ENTRIES: usize = 81;
 
 /// One call of a row-lane kernel: `out[t][p][r] (+)= sum_k w[p][r][k] x[t][k]`.
 #[derive(Clone, Copy)]
 // Only tiles of several tokens or panels read the strides between them; not every
 // target has them.
 #[allow(dead_code)]
-pub struct RowCall<Acc> {
+pub struct FewCall<Acc> {
     /// First byte of the first panel's range of K.
     pub panels: *const u8,
     /// Bytes from a panel to the next of the tile.
     pub panel_stride: usize,
-    /// Table units (of `unit_bytes` panel bytes a row) to sum over.
+    /// Table units (of `unit_strips` panel bytes a row) to sum over.
     pub units: usize,
     /// Tables of the first token.
     pub tables: *const u8,
@@ -98,7 +98,7 @@ pub struct RowCall<Acc> {
     pub cpu: Cpu,
 }
 
-impl<Acc> RowCall<Acc> {
+impl<Acc> FewCall<Acc> {
     /// How far from the strip being read to prefetch, with `left` bytes of the
     /// panel to go: `distance` bytes along what this call and the next one read.
     ///
@@ -118,22 +118,22 @@ impl<Acc> RowCall<Acc> {
 }
 
 /// One shape of a row-lane microkernel.
-pub struct RowTile<Acc> {
+pub struct FewTile<Acc> {
     /// Panels the tile covers at once.
     pub panels: usize,
     /// Tokens the tile covers at once.
     pub tokens: usize,
     /// The kernel. Preconditions 1, 2, 4, 5, 7 and 8.
-    pub run: unsafe fn(&RowCall<Acc>),
+    pub run: unsafe fn(&FewCall<Acc>),
 }
 
 /// A row-lane kernel: lanes are rows, the signed sums sit in registers and the
 /// packed codes are the shuffle index.
-pub struct RowKernel<X: 'static, Acc: 'static> {
+pub struct FewKernel<X: 'static, Acc: 'static> {
     /// `{isa}-{activation}-row`.
     pub name: &'static str,
     /// Panel bytes (per row) that one table unit covers.
-    pub unit_bytes: usize,
+    pub unit_strips: usize,
     /// Bytes of table for one unit and one token.
     pub table_bytes: usize,
     /// Most units that one call may sum.
@@ -143,7 +143,7 @@ pub struct RowKernel<X: 'static, Acc: 'static> {
     /// Tile shapes, best first: the first that the panels and tokens left allow is
     /// taken. The last is one panel by one token, and each number of panels has one
     /// for one token.
-    pub tiles: &'static [RowTile<Acc>],
+    pub tiles: &'static [FewTile<Acc>],
     /// Paths of the functions that accumulate, as the linker's symbols spell
     /// them (see `tests/no_multiply.rs`).
     pub symbols: &'static [&'static str],
@@ -163,9 +163,9 @@ pub enum Fold {
 /// One call that builds the tables of a chunk.
 #[derive(Clone, Copy)]
 pub struct BuildCall<X> {
-    /// The activations, in the order that [`ColumnKernel::by_token`] says.
+    /// The activations, in the order that [`ManyKernel::by_token`] says.
     pub xt: *const X,
-    /// Panel bytes (per row) in the chunk, `1..=chunk_bytes`.
+    /// Panel bytes (per row) in the chunk, `1..=chunk_strips`.
     pub bytes: usize,
     /// Tokens of the tile; the lanes after them need no tables.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
@@ -177,14 +177,14 @@ pub struct BuildCall<X> {
 /// One call of a column-lane kernel: adds what the chunk's bytes select of the tables
 /// to the accumulators of each row of the panels.
 #[derive(Clone, Copy)]
-pub struct ColumnCall {
+pub struct ManyCall {
     /// First byte of the first panel's chunk.
     pub panels: *const u8,
     /// Bytes from a panel to the next.
     pub panel_stride: usize,
     /// Panels to run over.
     pub panel_count: usize,
-    /// Panel bytes (per row) in this chunk, `1..=chunk_bytes`.
+    /// Panel bytes (per row) in this chunk, `1..=chunk_strips`.
     pub bytes: usize,
     /// Tokens of the tile; the lanes after them need no sums.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
@@ -224,38 +224,38 @@ pub struct FinishCall<Acc> {
 /// A column-lane kernel: many tokens share tables in the cache and accumulators that
 /// live from chunk to chunk. Its lanes are tokens, and each panel byte costs one
 /// load-add; or they are rows all the same, where permutations are fast.
-pub struct ColumnKernel<X: 'static, Acc: 'static> {
+pub struct ManyKernel<X: 'static, Acc: 'static> {
     /// `{isa}-{activation}-column`.
     pub name: &'static str,
     /// Tokens in a tile.
     pub lanes: usize,
     /// Bytes of one table entry, `lanes` accumulators; a multiple of 32.
     pub entry_bytes: usize,
-    /// Panel bytes per chunk; the last of a block has what is left of [`BLOCK_BYTES`].
+    /// Panel bytes per chunk; the last of a block has what is left of [`BLOCK_STRIPS`].
     /// It divides them where activations are `by_token`: those are cut into chunks without
     /// regard to blocks.
-    pub chunk_bytes: usize,
+    pub chunk_strips: usize,
     /// The activations of a chunk are `[lanes][4 * bytes]`, not `[4 * bytes][lanes]`; what
     /// the lanes after `tokens` hold is not specified then.
     pub by_token: bool,
     /// Panel bytes (per row) that one table unit covers.
-    pub unit_bytes: usize,
+    pub unit_strips: usize,
     /// Bytes of the tables of one unit for a whole tile.
     pub table_bytes: usize,
     /// Builds the tables of a chunk. Preconditions 1, 3, 4 (as output), 6 (tokens), 7.
     pub build: unsafe fn(&BuildCall<X>),
     /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
-    pub run: unsafe fn(&ColumnCall),
+    pub run: unsafe fn(&ManyCall),
     /// Transposes one panel's sums. Preconditions 1, 5 (all `lanes`), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
-    /// As in [`RowKernel::symbols`].
+    /// As in [`FewKernel::symbols`].
     pub symbols: &'static [&'static str],
 }
 
-impl<X, Acc> ColumnKernel<X, Acc> {
+impl<X, Acc> ManyKernel<X, Acc> {
     /// Bytes of the tables of `bytes` panel bytes, for a whole tile.
     pub fn tables_len(&self, bytes: usize) -> usize {
-        bytes.div_ceil(self.unit_bytes) * self.table_bytes
+        bytes.div_ceil(self.unit_strips) * self.table_bytes
     }
 }
 
@@ -285,6 +285,6 @@ pub struct CodecKernel {
         dst: *mut u8,
         depth: usize,
     ),
-    /// As in [`RowKernel::symbols`]; these may not multiply either.
+    /// As in [`FewKernel::symbols`]; these may not multiply either.
     pub symbols: &'static [&'static str],
 }

@@ -3,33 +3,23 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`contract`] | what a kernel is given, and the preconditions it may rely on |
-//! | [`table`] | the one list of kernels |
+//! | [`registry`] | the one list of kernels |
 //! | [`call`] | safe wrappers: they check the preconditions, then call a kernel |
-//! | [`block`] | the memory that packed panels lie in |
-//! | [`tiles`] | disjoint output tiles for work that runs in parallel |
 //! | [`prefetch`] | cache lines asked for ahead of their use |
-//! | [`column`] | the column-lane algorithm, one generic source for every ISA; Zen 5 has a loop of its own |
+//! | [`many`] | the loop for many tokens, one generic source for every ISA; Zen 5 has loops of its own |
 //! | [`scalar`] | the reference that defines every result |
-//! | `x86_64`, `aarch64` | one folder per ISA |
-//! | `dense` | the dense product of training, by the `gemm` crate |
-//! | `map` | panel files mapped into memory |
-//! | [`vector`] | helpers the compiler vectorises: quantisers, STE, RMSNorm |
-//! | [`scale`] | the epilogues: the one place where an output is multiplied |
+//! | `x86_64`, `aarch64` | one folder per architecture |
+//! | [`auto`] | what the compiler vectorises: quantisers, training, RMSNorm, the scales of outputs |
+//! | [`memory`] | `unsafe` that is no kernel |
 
-pub mod block;
+pub mod auto;
 pub mod call;
-pub mod column;
 pub mod contract;
-#[cfg(feature = "train")]
-pub mod dense;
-#[cfg(feature = "mmap")]
-mod map;
+pub mod many;
+pub mod memory;
 pub mod prefetch;
+pub mod registry;
 pub mod scalar;
-pub mod scale;
-pub mod table;
-pub mod tiles;
-pub mod vector;
 
 #[cfg(kernels = "aarch64")]
 pub mod aarch64;

@@ -1,11 +1,11 @@
 //! Preparing activations once for several matrices.
 
-use crate::element::Activation;
-use crate::gemm::prepare::Prepared;
+use crate::activation::Activation;
 use crate::isa::IsaError;
 use crate::kernels::call::Width;
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::Incomplete;
+use crate::product::prepare::Prepared;
 use crate::quant::{self, QuantError};
 use crate::scales::GroupSize;
 use crate::view::MatRef;
@@ -141,7 +141,7 @@ impl PreparedActivations {
     ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<f32>>::default();
         let how = ws.how(None)?;
-        prepared.build(x, group_bytes(group), how, &ws.team())?;
+        prepared.build(x, group_strips(group), how, &ws.team())?;
         Ok(Self {
             group,
             inner: Inner::F32(prepared),
@@ -156,7 +156,7 @@ impl PreparedActivations {
     ) -> Result<Self, PrepareError> {
         let mut prepared = Box::<Prepared<i8>>::default();
         let how = ws.how(None)?;
-        prepared.build(x, group_bytes(group), how, &ws.team())?;
+        prepared.build(x, group_strips(group), how, &ws.team())?;
         Ok(Self {
             group,
             inner: Inner::I8(prepared, scales),
@@ -181,14 +181,14 @@ impl PreparedActivations {
 
     /// Tokens that the column lanes multiply, the first ones; the row lanes
     /// take the others. For reports: the results do not depend on it.
-    pub fn column_tokens(&self) -> usize {
+    pub fn many_tokens(&self) -> usize {
         match &self.inner {
-            Inner::I8(prepared, _) => prepared.first_row_token(),
-            Inner::F32(prepared) => prepared.first_row_token(),
+            Inner::I8(prepared, _) => prepared.first_few_token(),
+            Inner::F32(prepared) => prepared.first_few_token(),
         }
     }
 
-    /// Tokens, the last ones of [`column_tokens`](Self::column_tokens), that a
+    /// Tokens, the last ones of [`many_tokens`](Self::many_tokens), that a
     /// narrower kernel multiplies. For reports: the results do not depend on it.
     pub fn narrow_tokens(&self) -> usize {
         match &self.inner {
@@ -199,7 +199,7 @@ impl PreparedActivations {
 }
 
 /// Strips that share a scale; all of them without groups.
-pub(crate) fn group_bytes(group: Option<GroupSize>) -> usize {
+pub(crate) fn group_strips(group: Option<GroupSize>) -> usize {
     group.map_or(usize::MAX, |group| group.len() / 4)
 }
 

@@ -6,8 +6,8 @@
 //! chooses an ISA for the whole process; every operation also takes a backend
 //! of its own choice.
 
-use crate::kernels::contract::{ColumnKernel, RowKernel};
-use crate::kernels::table::{KernelSet, TABLE};
+use crate::kernels::contract::{FewKernel, ManyKernel};
+use crate::kernels::registry::{KernelSet, TABLE};
 use core::fmt;
 use core::str::FromStr;
 use std::sync::OnceLock;
@@ -253,12 +253,12 @@ impl Backend {
         };
         [
             info("codec", set.codec.name, set.codec.symbols),
-            info("i8-row", set.row_i8.name, set.row_i8.symbols),
+            info("i8-row", set.few_i8.name, set.few_i8.symbols),
             info("i8-streamed", set.streamed_i8.name, set.streamed_i8.symbols),
-            info("i8-column", set.column_i8.name, set.column_i8.symbols),
+            info("i8-column", set.many_i8.name, set.many_i8.symbols),
             info("i8-narrow", set.narrow_i8.name, set.narrow_i8.symbols),
-            info("f32-row", set.row_f32.name, set.row_f32.symbols),
-            info("f32-column", set.column_f32.name, set.column_f32.symbols),
+            info("f32-row", set.few_f32.name, set.few_f32.symbols),
+            info("f32-column", set.many_f32.name, set.many_f32.symbols),
             info("f32-narrow", set.narrow_f32.name, set.narrow_f32.symbols),
         ]
     }
@@ -346,14 +346,14 @@ pub struct TableRow {
 /// Every row of the kernel table.
 #[doc(hidden)]
 pub fn kernel_table() -> Vec<TableRow> {
-    fn row<X, Acc>(kernel: &RowKernel<X, Acc>) -> impl Iterator<Item = (&'static str, *const ())> {
+    fn row<X, Acc>(kernel: &FewKernel<X, Acc>) -> impl Iterator<Item = (&'static str, *const ())> {
         let tiles = kernel.tiles.iter().map(|tile| tile.run as *const ());
         let name = kernel.name;
         std::iter::once(kernel.build as *const ())
             .chain(tiles)
             .map(move |entry| (name, entry))
     }
-    fn column<X, Acc>(kernel: &ColumnKernel<X, Acc>) -> [(&'static str, *const ()); 3] {
+    fn column<X, Acc>(kernel: &ManyKernel<X, Acc>) -> [(&'static str, *const ()); 3] {
         [
             (kernel.name, kernel.build as *const ()),
             (kernel.name, kernel.run as *const ()),
@@ -368,11 +368,11 @@ pub fn kernel_table() -> Vec<TableRow> {
             (codec.name, codec.decode_f32 as *const ()),
             (codec.name, codec.pack_panel as *const ()),
         ];
-        entries.extend(row(set.row_i8));
+        entries.extend(row(set.few_i8));
         entries.extend(row(set.streamed_i8));
-        entries.extend(row(set.row_f32));
-        entries.extend(column(set.column_i8));
-        entries.extend(column(set.column_f32));
+        entries.extend(row(set.few_f32));
+        entries.extend(column(set.many_i8));
+        entries.extend(column(set.many_f32));
         entries.extend(column(set.narrow_i8));
         entries.extend(column(set.narrow_f32));
         TableRow {
@@ -390,7 +390,7 @@ pub fn kernel_table() -> Vec<TableRow> {
 /// The epilogues, the functions that do multiply, with their names.
 #[doc(hidden)]
 pub fn epilogues() -> [(&'static str, *const ()); 4] {
-    use crate::kernels::scale;
+    use crate::kernels::auto::scale;
     [
         ("scale_i32", scale::scale_i32 as *const ()),
         ("scale_f32", scale::scale_f32 as *const ()),

@@ -40,11 +40,10 @@ mod kernels;
 #[macro_use]
 mod error;
 
+mod activation;
 mod activations;
 mod cache;
 pub mod codec;
-mod element;
-mod gemm;
 mod isa;
 mod linear;
 mod matrix;
@@ -54,6 +53,7 @@ pub mod panel_file;
 mod panels;
 mod parallel;
 mod parallel_for;
+mod product;
 pub mod quant;
 mod recent;
 mod scales;
@@ -61,9 +61,9 @@ mod threads;
 mod view;
 mod workspace;
 
+pub use activation::Activation;
 pub use activations::{PrepareError, PreparedActivations};
 pub use cache::CacheSizes;
-pub use element::Activation;
 pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
 #[doc(hidden)]
 pub use isa::{TableRow, epilogues, kernel_table};
@@ -85,5 +85,5 @@ struct Readme;
 
 /// The examples of the engine guide, some of which map files or use a pool.
 #[cfg(all(doctest, feature = "mmap", feature = "rayon"))]
-#[doc = include_str!("../docs/integrate.md")]
+#[doc = include_str!("../docs/guide.md")]
 struct Integrate;

@@ -1,16 +1,16 @@
 //! Products of a packed matrix: the raw int8 GEMM, and the linear layer with
 //! scales and bias.
 
+use crate::activation::Activation;
 use crate::activations::{self, Inner, PreparedActivations};
-use crate::element::Activation;
-use crate::gemm::sink::{Affine, Float, Raw, Sink, W1A8};
-use crate::gemm::{self, Product};
 use crate::isa::IsaError;
 use crate::kernels::call::Element;
 use crate::matrix::{MatrixError, Scales, TernaryMatrix};
 use crate::memory::{self, OutOfMemory};
 use crate::panels::{Panels, SliceError};
 use crate::parallel_for::{Incomplete, Stopped, Team};
+use crate::product::sink::{Affine, Float, Raw, Sink, W1A8};
+use crate::product::{self, Product};
 use crate::quant::QuantError;
 use crate::recent;
 use crate::scales::{Granularity, GroupSize};
@@ -123,13 +123,13 @@ fn check_shapes<T>(x: [usize; 2], panels: &Panels, y: &MatMut<'_, T>) -> Result<
 
 fn multiply<X: Element, S: Sink<X>>(
     panels: &Panels,
-    prepared: &gemm::prepare::Prepared<X>,
+    prepared: &product::prepare::Prepared<X>,
     sink: S,
     y: MatMut<'_, S::Out>,
     ws: (&Team, &mut Slots),
 ) -> Result<(), Stopped> {
-    let weights = panels.weights(prepared.group_bytes());
-    gemm::run(
+    let weights = panels.weights(prepared.group_strips());
+    product::run(
         &Product {
             weights,
             prepared,
@@ -367,7 +367,7 @@ impl Linear {
         activations::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
         let values = activations::dense(&ws.values, x.rows(), x.cols());
         ws.prepared_i8
-            .build(values, activations::group_bytes(self.group()), how, &team)?;
+            .build(values, activations::group_strips(self.group()), how, &team)?;
         let sink = W1A8 {
             affine: self.affine(),
             token_scales: &ws.token_scales,
@@ -398,7 +398,7 @@ impl Linear {
         check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
         let (how, team) = (ws.how(Some(self.panels.as_bytes()))?, ws.team());
         ws.prepared_f32
-            .build(x, activations::group_bytes(self.group()), how, &team)?;
+            .build(x, activations::group_strips(self.group()), how, &team)?;
         let sink = Float(self.affine());
         Ok(multiply(
             &self.panels,

@@ -2,15 +2,15 @@
 //! them.
 
 use crate::codec::CodecError;
-use crate::gemm::{Weights, strips};
 use crate::isa::Backend;
-use crate::kernels::block::{self, Block};
+#[cfg(feature = "train")]
+use crate::kernels::auto::transpose::transposed_panel;
 use crate::kernels::call::PanelView;
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
-#[cfg(feature = "train")]
-use crate::kernels::vector::transpose::transposed_panel;
+use crate::kernels::memory::block::{self, Block};
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
 use crate::memory::OutOfMemory;
+use crate::product::{Weights, strips};
 use crate::threads::Threads;
 use crate::workspace::Lines;
 use core::ops::Range;
@@ -372,12 +372,12 @@ impl Panels {
     }
 
     /// What the kernels read.
-    pub(crate) fn weights(&self, group_bytes: usize) -> Weights<'_> {
+    pub(crate) fn weights(&self, group_strips: usize) -> Weights<'_> {
         Weights {
             view: PanelView::new(self.as_bytes(), depth(self.cols)),
             rows: self.rows,
             row_bytes: strips(self.cols),
-            group_bytes,
+            group_strips,
         }
     }
 }

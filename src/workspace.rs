@@ -1,10 +1,10 @@
 //! How a product runs (backend, threads, lanes) and the memory it reuses.
 
-use crate::gemm::prepare::{How, Prepared};
-use crate::gemm::tables::RowTables;
 use crate::isa::{Backend, IsaError};
 use crate::memory::{self, OutOfMemory};
 use crate::parallel_for::{ParallelFor, Team};
+use crate::product::prepare::{How, Prepared};
+use crate::product::tables::FewTables;
 use crate::recent;
 use crate::threads::Threads;
 use aligned_vec::{AVec, ConstAlign};
@@ -196,7 +196,7 @@ impl fmt::Debug for Workspace {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     pub(crate) tables: Lines,
-    pub(crate) row_tables: RowTables,
+    pub(crate) few_tables: FewTables,
     pub(crate) acc: Lines,
     pub(crate) total: Lines,
     pub(crate) sums: Lines,
@@ -206,7 +206,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             tables: lines(),
-            row_tables: RowTables::default(),
+            few_tables: FewTables::default(),
             acc: lines(),
             total: lines(),
             sums: lines(),

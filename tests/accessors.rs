@@ -57,7 +57,7 @@ fn column_tokens_are_those_that_the_lanes_say() {
             for x in prepared(lanes) {
                 assert_eq!([x.tokens(), x.cols()], [tokens, k]);
                 assert!(
-                    wanted.contains(&x.column_tokens()),
+                    wanted.contains(&x.many_tokens()),
                     "{backend:?}, {lanes:?}: {x:?}"
                 );
             }
@@ -141,5 +141,5 @@ fn a_workspace_shows_its_options_and_takes_others() {
     let layer = Linear::new(&matrix(2, 4, Scales::per_tensor(1.0))).expect("a layer");
     let x = view(&[1.0_f32, 2.0, 3.0, 4.0], 1, 4);
     let x = PreparedActivations::quantize(x, layer.group(), &mut ws).expect("prepared");
-    assert_eq!(x.column_tokens(), 1);
+    assert_eq!(x.many_tokens(), 1);
 }

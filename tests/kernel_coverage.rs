@@ -92,7 +92,7 @@ const BENCHES: &[Source] = &[
     (
         "bench",
         PRODUCTS,
-        include_str!("../benches/lanes.rs"),
+        include_str!("../benches/crossover.rs"),
         "let backends = common::backends();",
     ),
 ];
@@ -221,7 +221,7 @@ fn what_cannot_be_proven_is_found() {
     };
     assert!(broken(|_| ()).is_empty());
     let without_symbols = broken(|row| row.kernels[5].symbols = &[]);
-    assert_eq!(without_symbols, ["scalar-f32-row: no symbols"]);
+    assert_eq!(without_symbols, ["scalar-few_f32: no symbols"]);
     let without_entries = broken(|row| row.entries.retain(|(name, _)| *name != "scalar-codec"));
     assert_eq!(without_entries, ["scalar-codec: no entry points"]);
     // Its entry points still have the old name.

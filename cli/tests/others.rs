@@ -128,9 +128,7 @@ fn bench_prints_a_table_for_each_isa_asked_for() {
         .args(["--isa", "scalar", "--lanes", "column"])
         .assert()
         .success()
-        .stdout(
-            predicate::str::contains("scalar-i8-column").and(predicate::str::contains("64x64")),
-        );
+        .stdout(predicate::str::contains("scalar-many_i8").and(predicate::str::contains("64x64")));
 }
 
 #[test]

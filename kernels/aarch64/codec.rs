@@ -21,8 +21,8 @@
 //! Whatever is shorter than a register goes through a small buffer, so nothing
 //! outside the given ranges is touched.
 
-use super::super::contract::{CodecKernel, PANEL_ROWS};
 use super::{lanes_u8, step};
+use crate::kernels::contract::{CodecKernel, PANEL_ROWS};
 use core::arch::aarch64::*;
 use core::convert::identity;
 

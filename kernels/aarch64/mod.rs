@@ -6,13 +6,13 @@
 //! llvm-mca's (`benches/neon_mca.sh`), not measurements.
 
 mod codec;
-mod column;
-mod row_f32;
-mod row_i8;
+mod few_f32;
+mod few_i8;
+mod many;
 #[cfg(test)]
 mod tests;
 
-use super::table::{Crossovers, KernelSet};
+use super::registry::{Crossovers, KernelSet};
 use crate::isa::Isa;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -24,13 +24,13 @@ pub static NEON: KernelSet = KernelSet {
     features: &[],
     made_for: None,
     codec: &codec::CODEC,
-    row_i8: &row_i8::ROW_I8,
-    streamed_i8: &row_i8::ROW_I8,
-    row_f32: &row_f32::ROW_F32,
-    column_i8: &column::COLUMN_I8,
-    column_f32: &column::COLUMN_F32,
-    narrow_i8: &column::COLUMN_I8,
-    narrow_f32: &column::COLUMN_F32,
+    few_i8: &few_i8::FEW_I8,
+    streamed_i8: &few_i8::FEW_I8,
+    few_f32: &few_f32::FEW_F32,
+    many_i8: &many::MANY_I8,
+    many_f32: &many::MANY_F32,
+    narrow_i8: &many::MANY_I8,
+    narrow_f32: &many::MANY_F32,
     // Where llvm-mca's cycles of the two lanes meet on a neoverse-n1 (7 and 3 on
     // a neoverse-v1); to be replaced by measurements.
     crossover_i8: Crossovers::same(12, 12),

@@ -1,13 +1,13 @@
 //! Every NEON kernel against the scalar reference, on the same data, exactly.
 
 mod codec;
-mod column;
-mod row;
+mod few;
+mod many;
 
-use super::super::contract::*;
-use super::super::generated::DECODE;
-use super::super::table::KernelSet;
 use super::NEON;
+use crate::kernels::contract::*;
+use crate::kernels::generated::DECODE;
+use crate::kernels::registry::KernelSet;
 use crate::kernels::scalar::SCALAR;
 use aligned_vec::{AVec, ConstAlign, avec};
 use rand::rngs::StdRng;

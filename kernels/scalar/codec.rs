@@ -1,7 +1,7 @@
 //! Encoding and decoding, one value at a time.
 
-use super::super::contract::{CodecKernel, PANEL_ROWS};
-use super::super::generated::{CODE_LEGAL, DECODE};
+use crate::kernels::contract::{CodecKernel, PANEL_ROWS};
+use crate::kernels::generated::{CODE_LEGAL, DECODE};
 
 /// The reference codec.
 pub static CODEC: CodecKernel = CodecKernel {
@@ -140,7 +140,7 @@ pub unsafe fn pack_panel(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::generated::*;
+    use crate::kernels::generated::*;
 
     /// Every generated table against the encoding's own words.
     #[test]

@@ -4,26 +4,26 @@
 //! plainest code that states it; nothing here knows a vector.
 
 mod codec;
-mod row;
+mod few;
 
-use super::column::{self, ByTable};
-use super::contract::{BuildCall, COLUMN_ENTRIES, ColumnKernel, RowKernel, RowTile};
-use super::table::{Crossovers, KernelSet};
+use super::contract::{BuildCall, FewKernel, FewTile, MANY_ENTRIES, ManyKernel};
+use super::many::{self, ByTable};
+use super::registry::{Crossovers, KernelSet};
 use crate::isa::Isa;
 
 /// int8, few tokens.
-static ROW_I8: RowKernel<i8, i32> = RowKernel {
-    name: "scalar-i8-row",
-    unit_bytes: 1,
+static FEW_I8: FewKernel<i8, i32> = FewKernel {
+    name: "scalar-few_i8",
+    unit_strips: 1,
     table_bytes: 4,
     max_units: usize::MAX / 64,
-    build: row::copy_i8,
-    tiles: &[RowTile {
+    build: few::copy_i8,
+    tiles: &[FewTile {
         panels: 1,
         tokens: 1,
-        run: row::row_i8,
+        run: few::few_i8,
     }],
-    symbols: &["scalar::row::row_i8"],
+    symbols: &["scalar::few::few_i8"],
 };
 
 /// The reference kernels, available on every CPU.
@@ -33,85 +33,85 @@ pub static SCALAR: KernelSet = KernelSet {
     features: &[],
     made_for: None,
     codec: &codec::CODEC,
-    row_i8: &ROW_I8,
-    streamed_i8: &ROW_I8,
-    row_f32: &RowKernel {
-        name: "scalar-f32-row",
-        unit_bytes: 1,
+    few_i8: &FEW_I8,
+    streamed_i8: &FEW_I8,
+    few_f32: &FewKernel {
+        name: "scalar-few_f32",
+        unit_strips: 1,
         table_bytes: 16,
         max_units: usize::MAX / 64,
-        build: row::copy_f32,
-        tiles: &[RowTile {
+        build: few::copy_f32,
+        tiles: &[FewTile {
             panels: 1,
             tokens: 1,
-            run: row::row_f32,
+            run: few::few_f32,
         }],
-        symbols: &["scalar::row::row_f32"],
+        symbols: &["scalar::few::few_f32"],
     },
-    column_i8: &COLUMN_I8,
-    column_f32: &COLUMN_F32,
-    narrow_i8: &COLUMN_I8,
-    narrow_f32: &COLUMN_F32,
+    many_i8: &MANY_I8,
+    many_f32: &MANY_F32,
+    narrow_i8: &MANY_I8,
+    narrow_f32: &MANY_F32,
     crossover_i8: Crossovers::same(2, 2),
     crossover_f32: Crossovers::same(2, 2),
 };
 
-static COLUMN_I8: ColumnKernel<i8, i32> = ColumnKernel {
-    name: "scalar-i8-column",
+static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
+    name: "scalar-many_i8",
     lanes: 32,
     entry_bytes: 64,
-    chunk_bytes: 12,
+    chunk_strips: 12,
     by_token: false,
-    unit_bytes: 1,
-    table_bytes: COLUMN_ENTRIES * 64,
+    unit_strips: 1,
+    table_bytes: MANY_ENTRIES * 64,
     build: build_i8,
-    run: column_i8,
-    finish: column::finish_i8,
+    run: many_i8,
+    finish: many::finish_i8,
     symbols: &[
         "scalar::build_i8",
-        "scalar::column_i8",
-        "column::finish::finish_i8",
+        "scalar::many_i8",
+        "many::finish::finish_i8",
     ],
 };
 
-static COLUMN_F32: ColumnKernel<f32, f32> = ColumnKernel {
-    name: "scalar-f32-column",
+static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
+    name: "scalar-many_f32",
     lanes: 16,
     entry_bytes: 64,
-    chunk_bytes: 12,
+    chunk_strips: 12,
     by_token: false,
-    unit_bytes: 1,
-    table_bytes: COLUMN_ENTRIES * 64,
+    unit_strips: 1,
+    table_bytes: MANY_ENTRIES * 64,
     build: build_f32,
-    run: column_f32,
-    finish: column::finish_f32,
+    run: many_f32,
+    finish: many::finish_f32,
     symbols: &[
         "scalar::build_f32",
-        "scalar::column_f32",
-        "column::finish::finish_f32",
+        "scalar::many_f32",
+        "many::finish::finish_f32",
     ],
 };
 
 #[inline(never)]
 unsafe fn build_i8(call: &BuildCall<i8>) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::build_i8::<_, 1>(pulp::Scalar512b, call) }
+    unsafe { many::build_i8::<_, 1>(pulp::Scalar512b, call) }
 }
 
 #[inline(never)]
 unsafe fn build_f32(call: &BuildCall<f32>) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::build_f32::<_, 1>(pulp::Scalar512b, call) }
+    unsafe { many::build_f32::<_, 1>(pulp::Scalar512b, call) }
 }
 
 #[inline(never)]
-unsafe fn column_i8(call: &super::contract::ColumnCall) {
+unsafe fn many_i8(call: &super::contract::ManyCall) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::run_i8::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
+    unsafe { many::run_i8::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
 }
 
 #[inline(never)]
-unsafe fn column_f32(call: &super::contract::ColumnCall) {
+unsafe fn many_f32(call: &super::contract::ManyCall) {
     // SAFETY: the caller's preconditions are handed on unchanged.
-    unsafe { column::run_f32::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
+    unsafe { many::run_f32::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
 }

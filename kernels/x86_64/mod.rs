@@ -1,14 +1,14 @@
 //! x86-64: AVX2, and AVX-512 with and without VBMI.
 
 /// A type that expands panel bytes by `$quad` for the column lanes: see
-/// [`super::column::Expand`].
+/// [`super::many::Expand`].
 macro_rules! expansion {
     ($(#[$doc:meta])* $name:ident: $word:ty, $lanes:literal lanes,
      entries of $entry:expr, by $quad:ident) => {
         $(#[$doc])*
         struct $name;
 
-        impl super::super::super::column::Expand for $name {
+        impl crate::kernels::many::Expand for $name {
             type Word = $word;
             const LANES: usize = $lanes;
             const ENTRY: usize = $entry;
@@ -25,7 +25,7 @@ macro_rules! expansion {
 pub mod avx2;
 pub mod avx512;
 
-use super::table::{Cpu, Crossover, Crossovers, Feature, KernelSet};
+use super::registry::{Cpu, Crossover, Crossovers, Feature, KernelSet};
 use crate::isa::Isa;
 
 /// Features by their names, with their detection.
@@ -65,13 +65,13 @@ pub static AVX512_ZEN5: KernelSet = KernelSet {
     features: VBMI,
     made_for: Some(Cpu::Zen5),
     codec: &avx512::codec::CODEC,
-    row_i8: &avx512::row_i8_vbmi::ROW_I8,
-    streamed_i8: &avx512::row_i8::STREAMED_I8,
-    row_f32: &avx512::row_f32::ROW_F32_VBMI,
-    column_i8: &avx512::tile_i8::COLUMN_I8,
-    column_f32: &avx512::column_f32_zen5::COLUMN_F32,
-    narrow_i8: &avx512::tile_i8::COLUMN_I8,
-    narrow_f32: &avx2::column::NARROW_F32,
+    few_i8: &avx512::few_i8_vbmi::FEW_I8,
+    streamed_i8: &avx512::few_i8_nibbles::FEW_I8_MEMORY,
+    few_f32: &avx512::few_f32::FEW_F32_VBMI,
+    many_i8: &avx512::many_i8_zen5::MANY_I8,
+    many_f32: &avx512::many_f32_zen5::MANY_F32,
+    narrow_i8: &avx512::many_i8_zen5::MANY_I8,
+    narrow_f32: &avx2::many::MANY_F32_X8,
     crossover_i8: Crossovers::same(2, 2),
     crossover_f32: Crossovers::same(8, 10),
 };
@@ -83,13 +83,13 @@ pub static AVX512_VBMI: KernelSet = KernelSet {
     features: VBMI,
     made_for: None,
     codec: &avx512::codec::CODEC,
-    row_i8: &avx512::row_i8_vbmi::ROW_I8,
-    streamed_i8: &avx512::row_i8::STREAMED_I8,
-    row_f32: &avx512::row_f32::ROW_F32_VBMI,
-    column_i8: &avx512::column::COLUMN_I8,
-    column_f32: &avx512::column::COLUMN_F32,
-    narrow_i8: &avx2::column::NARROW_I8,
-    narrow_f32: &avx2::column::NARROW_F32,
+    few_i8: &avx512::few_i8_vbmi::FEW_I8,
+    streamed_i8: &avx512::few_i8_nibbles::FEW_I8_MEMORY,
+    few_f32: &avx512::few_f32::FEW_F32_VBMI,
+    many_i8: &avx512::many::MANY_I8,
+    many_f32: &avx512::many::MANY_F32,
+    narrow_i8: &avx2::many::MANY_I8_X16,
+    narrow_f32: &avx2::many::MANY_F32_X8,
     crossover_i8: Crossovers {
         amd: Crossover {
             narrow: 13,
@@ -122,13 +122,13 @@ pub static AVX512: KernelSet = KernelSet {
     ),
     made_for: None,
     codec: &avx512::codec::CODEC,
-    row_i8: &avx512::row_i8::ROW_I8,
-    streamed_i8: &avx512::row_i8::ROW_I8,
-    row_f32: &avx512::row_f32::ROW_F32,
-    column_i8: &avx512::column::COLUMN_I8,
-    column_f32: &avx512::column::COLUMN_F32,
-    narrow_i8: &avx2::column::NARROW_I8,
-    narrow_f32: &avx2::column::NARROW_F32,
+    few_i8: &avx512::few_i8_nibbles::FEW_I8,
+    streamed_i8: &avx512::few_i8_nibbles::FEW_I8,
+    few_f32: &avx512::few_f32::FEW_F32,
+    many_i8: &avx512::many::MANY_I8,
+    many_f32: &avx512::many::MANY_F32,
+    narrow_i8: &avx2::many::MANY_I8_X16,
+    narrow_f32: &avx2::many::MANY_F32_X8,
     crossover_i8: Crossovers {
         amd: Crossover {
             narrow: 10,
@@ -161,13 +161,13 @@ pub static AVX2: KernelSet = KernelSet {
     ),
     made_for: None,
     codec: &avx2::codec::CODEC,
-    row_i8: &avx2::row_i8::ROW_I8,
-    streamed_i8: &avx2::row_i8::ROW_I8,
-    row_f32: &avx2::row_f32::ROW_F32,
-    column_i8: &avx2::column::COLUMN_I8,
-    column_f32: &avx2::column::COLUMN_F32,
-    narrow_i8: &avx2::column::NARROW_I8,
-    narrow_f32: &avx2::column::NARROW_F32,
+    few_i8: &avx2::few_i8::FEW_I8,
+    streamed_i8: &avx2::few_i8::FEW_I8,
+    few_f32: &avx2::few_f32::FEW_F32,
+    many_i8: &avx2::many::MANY_I8,
+    many_f32: &avx2::many::MANY_F32,
+    narrow_i8: &avx2::many::MANY_I8_X16,
+    narrow_f32: &avx2::many::MANY_F32_X8,
     crossover_i8: Crossovers {
         amd: Crossover {
             narrow: 9,

@@ -1,7 +1,7 @@
 //! Root mean square normalisation.
 
 use crate::Activation;
-use crate::kernels::vector::norm::InverseRms;
+use crate::kernels::auto::norm::InverseRms;
 use crate::memory::{self, OutOfMemory};
 use crate::parallel::all_rows;
 use std::fmt;

@@ -20,7 +20,7 @@
 //! # Ok::<(), ste::SteError>(())
 //! ```
 
-use crate::kernels::vector::ste as vector;
+use crate::kernels::auto::ste as vector;
 use std::fmt;
 
 /// Why the estimator cannot run.

@@ -5,7 +5,7 @@ use crate::Activation;
 use crate::memory;
 use crate::parallel::{MAX_EMPTY_ROWS, all_rows};
 
-pub use crate::kernels::vector::activations::MIN_ABSMAX;
+pub use crate::kernels::auto::activations::MIN_ABSMAX;
 
 /// Quantises one token to int8 and returns the factor that restores it.
 ///

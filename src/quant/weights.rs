@@ -1,8 +1,8 @@
 //! Latent weights to trits and their scales.
 
 use super::QuantError;
-use crate::kernels::vector::float::Float;
-use crate::kernels::vector::weights as vector;
+use crate::kernels::auto::float::Float;
+use crate::kernels::auto::weights as vector;
 use crate::memory;
 use crate::parallel::{MAX_EMPTY_ROWS, all_rows, each_row_mut};
 use crate::scales::Granularity;

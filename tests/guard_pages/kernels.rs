@@ -13,11 +13,11 @@ mod coverage;
 mod guarded;
 
 use super::call::{
-    ColumnPart, Element, PanelView, RowPart, Source, Width, column_build, column_finish,
-    column_run, row_build, row_run,
+    Element, FewPart, ManyPart, PanelView, Source, Width, few_build, few_run, many_build,
+    many_finish, many_run,
 };
-use super::contract::{BLOCK_BYTES, Fold, PANEL_ROWS};
-use super::table::Cpu;
+use super::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
+use super::registry::Cpu;
 use crate::isa::Backend;
 use aligned_vec::avec;
 use bytemuck::Zeroable;
@@ -67,10 +67,10 @@ fn reference<X: Values>(
 ) -> Vec<u32> {
     let scalar = Backend::scalar();
     let mut tables = avec![[64]| 0u8; (4 * size_of_val(x)).next_multiple_of(64)];
-    row_build((scalar, Source::Cache), x, bytes, &mut tables);
+    few_build((scalar, Source::Cache), x, bytes, &mut tables);
     let mut sums = vec![start.unwrap_or(X::Acc::zeroed()); panels * PANEL_ROWS];
     for (panel, sums) in sums.chunks_mut(PANEL_ROWS).enumerate() {
-        let part = RowPart {
+        let part = FewPart {
             view,
             panel,
             start: 0,
@@ -81,7 +81,7 @@ fn reference<X: Values>(
             cpu: Cpu::Other,
         };
         let (tables, sums) = ((&tables[..], 64), (sums, PANEL_ROWS));
-        row_run::<X>(
+        few_run::<X>(
             (scalar, Source::Cache),
             0,
             &part,
@@ -124,7 +124,7 @@ fn check_tile<X: Values>(
     let shape = &kernel.tiles[tile];
     let reached = apart * (shape.panels - 1) + 1;
     let mut rng = StdRng::seed_from_u64(units as u64);
-    let bytes = units * kernel.unit_bytes;
+    let bytes = units * kernel.unit_strips;
     let what = format!(
         "{}, tile {tile}, {apart} apart, {units} units at {place:?}",
         kernel.name
@@ -146,7 +146,7 @@ fn check_tile<X: Values>(
     for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
         let x = Guarded::new(x, place.of_operand(1));
         let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
-        row_build(which, x.get(), units, tables.get_mut());
+        few_build(which, x.get(), units, tables.get_mut());
         all[..table_bytes].copy_from_slice(&tables.take(&what));
     }
     let calls = [
@@ -171,7 +171,7 @@ fn check_tile<X: Values>(
         }
         let between = between.map(X::bits);
         let mut out = Guarded::new(&out, place.of_operand(2));
-        let part = RowPart {
+        let part = FewPart {
             view,
             panel: 0,
             start: 0,
@@ -182,7 +182,7 @@ fn check_tile<X: Values>(
             cpu,
         };
         let tables = (all.get(), stride);
-        row_run::<X>(
+        few_run::<X>(
             which,
             tile,
             &part,
@@ -242,10 +242,10 @@ fn check_width<X: Values>(
     let mut acc = Guarded::<u8>::filled(acc_len, side);
     let mut total = Guarded::<u8>::filled(acc_len, side);
     let float = size_of::<X>() > 1;
-    for block in (0..bytes).step_by(BLOCK_BYTES) {
-        let block_end = bytes.min(block + BLOCK_BYTES);
-        for start in (block..block_end).step_by(kernel.chunk_bytes) {
-            let chunk = kernel.chunk_bytes.min(block_end - start);
+    for block in (0..bytes).step_by(BLOCK_STRIPS) {
+        let block_end = bytes.min(block + BLOCK_STRIPS);
+        for start in (block..block_end).step_by(kernel.chunk_strips) {
+            let chunk = kernel.chunk_strips.min(block_end - start);
             let k = 4 * start..4 * (start + chunk);
             let x: Vec<X> = if kernel.by_token {
                 xs.iter().flat_map(|x| &x[k.clone()]).copied().collect()
@@ -254,13 +254,13 @@ fn check_width<X: Values>(
             };
             let x = Guarded::new(&x, place.of_operand(1));
             let mut tables = Guarded::<u8>::filled(kernel.tables_len(chunk), side);
-            column_build(which, x.get(), [chunk, tokens], tables.get_mut());
+            many_build(which, x.get(), [chunk, tokens], tables.get_mut());
             let fold = match (start + chunk == block_end, block) {
                 (false, _) => Fold::Keep,
                 (true, 0) => Fold::Start,
                 (true, _) => Fold::Add,
             };
-            let part = ColumnPart {
+            let part = ManyPart {
                 view,
                 panels: 0..panels,
                 start,
@@ -269,7 +269,7 @@ fn check_width<X: Values>(
             };
             let first = start == if float { block } else { 0 };
             let accs = (acc.get_mut(), total.get_mut());
-            column_run::<X>(which, &part, tables.get(), accs, (first, fold));
+            many_run::<X>(which, &part, tables.get(), accs, (first, fold));
             tables.take(&what);
         }
     }
@@ -287,7 +287,7 @@ fn check_width<X: Values>(
         );
         let accumulate = panel % 2 == 1;
         let out_and_stride = (out.get_mut(), out_stride);
-        column_finish::<X>(which, tokens, accs, out_and_stride, accumulate);
+        many_finish::<X>(which, tokens, accs, out_and_stride, accumulate);
         for (sums, out) in sums.iter_mut().zip(out.take(&what).chunks(out_stride)) {
             sums.extend(out[..PANEL_ROWS].iter().map(|&v| X::bits(v)));
         }
@@ -384,7 +384,7 @@ fn the_dense_product() {
     if quick() {
         return;
     }
-    use super::dense::transposed_product;
+    use crate::kernels::memory::dense::transposed_product;
     use crate::Threads;
     let mut rng = StdRng::seed_from_u64(1);
     for [n, m, k] in [[1, 1, 1], [3, 5, 7], [9, 17, 33], [16, 64, 48], [2, 130, 3]] {

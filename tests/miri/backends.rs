@@ -10,7 +10,7 @@ use tritgemm::Backend;
 ///
 /// | kernel | intrinsic | interpreted elsewhere |
 /// |---|---|---|
-/// | `avx512-f32-row` | `_mm512_permutexvar_ps` | the scalar and AVX2 f32 rows |
+/// | `avx512-few_f32` | `_mm512_permutexvar_ps` | the scalar and AVX2 f32 rows |
 /// | `avx512-codec`, `decode_f32` alone | `_mm512_permutevar_ps` | scalar and AVX2 |
 ///
 /// The build for miri has no VBMI, so the kernels of `avx512-vbmi` and `avx512-zen5`
@@ -23,7 +23,7 @@ use tritgemm::Backend;
 /// `vsliq_n_u8` is a shift, an `and` and an `or` there (`codec.rs`, `insert`), and
 /// the `asm!` without instructions that guides the compiler (`step`, `pin`) is
 /// left out. The emulators run what they stand for.
-const UNSUPPORTED: &[&str] = &["avx512-f32-row", "avx512-codec: decode_f32"];
+const UNSUPPORTED: &[&str] = &["avx512-few_f32", "avx512-codec: decode_f32"];
 
 /// Whether the kernel of `operation` (`i8-row`, `codec` and so on) can be run
 /// here: every one can, but some under miri.

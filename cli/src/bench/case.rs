@@ -222,7 +222,7 @@ impl Case {
                 "i8",
             ),
         };
-        let (columns, narrow) = (prepared.column_tokens(), prepared.narrow_tokens());
+        let (columns, narrow) = (prepared.many_tokens(), prepared.narrow_tokens());
         let runs = [
             ("column", columns > narrow),
             ("narrow", narrow > 0),

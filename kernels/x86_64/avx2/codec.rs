@@ -40,8 +40,8 @@
 //! Packing swings with the neighbours: 0.42 to 0.50 of the same run's memcpy in
 //! L2, 0.3 from memory, where the cause is not yet found.
 
-use super::super::super::contract::{CodecKernel, PANEL_ROWS};
-use super::super::super::scalar::SCALAR;
+use crate::kernels::contract::{CodecKernel, PANEL_ROWS};
+use crate::kernels::scalar::SCALAR;
 use core::arch::x86_64::*;
 
 /// The codec.

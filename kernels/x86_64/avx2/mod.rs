@@ -1,6 +1,6 @@
 //! AVX2 kernels.
 
 pub mod codec;
-pub mod column;
-pub mod row_f32;
-pub mod row_i8;
+pub mod few_f32;
+pub mod few_i8;
+pub mod many;

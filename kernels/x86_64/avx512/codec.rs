@@ -16,9 +16,9 @@
 //! beside other work, in the L2 cache, GB/s read plus written (memcpy: 113;
 //! with as many bytes as the floats 98): encode 74, decode 79, floats 74.
 
-use super::super::super::contract::CodecKernel;
-use super::super::super::scalar::SCALAR;
 use super::pack::pack_panel;
+use crate::kernels::contract::CodecKernel;
+use crate::kernels::scalar::SCALAR;
 use core::arch::x86_64::*;
 
 /// The codec.

@@ -1,10 +1,10 @@
 //! AVX-512 kernels.
 
 pub mod codec;
-pub mod column;
-pub mod column_f32_zen5;
+pub mod few_f32;
+pub mod few_i8_nibbles;
+pub mod few_i8_vbmi;
+pub mod many;
+pub mod many_f32_zen5;
+pub mod many_i8_zen5;
 pub mod pack;
-pub mod row_f32;
-pub mod row_i8;
-pub mod row_i8_vbmi;
-pub mod tile_i8;

@@ -25,7 +25,7 @@
 //! stored 16 bytes at a time, 189 / 165 / 177; a stage behind the rounds, 196 /
 //! 183 / 185. The next rows prefetched into L1, or strips by `prefetchw`: slower.
 
-use super::super::super::contract::PANEL_ROWS;
+use crate::kernels::contract::PANEL_ROWS;
 use core::arch::x86_64::*;
 
 /// Columns of a block: one cache line of each row.
@@ -143,7 +143,7 @@ unsafe fn block(rows: &mut Rows, to: *mut u8) {
 /// # Safety
 /// As [`CodecKernel::pack_panel`] states.
 ///
-/// [`CodecKernel::pack_panel`]: super::super::super::contract::CodecKernel::pack_panel
+/// [`CodecKernel::pack_panel`]: crate::kernels::contract::CodecKernel::pack_panel
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn pack_panel(

@@ -2,9 +2,9 @@
 
 use super::{BitLinear, BitLinearError};
 use crate::isa::Backend;
+use crate::kernels::auto::training;
 use crate::kernels::call::decode_row_i8;
-use crate::kernels::dense;
-use crate::kernels::vector::training;
+use crate::kernels::memory::dense;
 use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::memory;

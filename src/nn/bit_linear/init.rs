@@ -1,7 +1,7 @@
 //! Weights from a seed: initialisation and perturbation.
 
 use super::{BitLinear, BitLinearError};
-use crate::kernels::vector::noise;
+use crate::kernels::auto::noise;
 use crate::memory;
 use crate::parallel::each_row_mut;
 use crate::quant::QuantError;

@@ -14,7 +14,7 @@ mod pack;
 #[cfg(feature = "train")]
 pub use backward::BitLinearGrads;
 
-use crate::element::Activation;
+use crate::activation::Activation;
 use crate::isa::IsaError;
 use crate::linear::{GemmError, Linear};
 use crate::matrix::{MatrixError, TernaryMatrix};

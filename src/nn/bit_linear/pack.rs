@@ -2,8 +2,8 @@
 
 use super::{BitLinear, BitLinearError};
 use crate::isa::Backend;
+use crate::kernels::auto::weights::{sparsify_2_4, ternarize, threshold};
 use crate::kernels::call::encode_row;
-use crate::kernels::vector::weights::{sparsify_2_4, ternarize, threshold};
 use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::memory;

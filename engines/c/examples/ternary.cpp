@@ -1,0 +1,156 @@
+// Ternary layers from C++: gate and up share prepared activations, run on
+// std::thread, go through a panel file, and are split into shards.
+//
+//     cargo build --release -p tritgemm-capi
+//     c++ -std=c++17 engines/c/examples/ternary.cpp -Icapi/include
+//         target/release/libtritgemm_capi.a -lpthread -ldl -lm -o ternary && ./ternary
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tritgemm.hpp"
+
+namespace {
+
+constexpr std::size_t M = 256, K = 520, tokens = 33, workers = 3;
+
+std::vector<float> random_floats(std::size_t count, unsigned state) {
+    std::vector<float> values(count);
+    for (auto &value : values) {
+        state = state * 1664525u + 1013904223u;
+        value = float(state >> 8) / 8388608.0f - 1.0f;
+    }
+    return values;
+}
+
+// Starts its threads for every loop; an engine has a pool.
+void on_threads(std::size_t items, const std::function<void(std::size_t)> &body) {
+    std::atomic<std::size_t> next{0};
+    const auto work = [&] {
+        for (std::size_t item; (item = next++) < items;) {
+            body(item);
+        }
+    };
+    std::vector<std::thread> threads;
+    for (std::size_t i = 1; i < workers; i++) {
+        threads.emplace_back(work);
+    }
+    work();
+    for (auto &thread : threads) {
+        thread.join();
+    }
+}
+
+void require(bool holds, const char *what) {
+    if (!holds) {
+        std::cerr << "FAILED: " << what << "\n";
+        std::exit(EXIT_FAILURE);
+    }
+    std::cout << "ok: " << what << "\n";
+}
+
+// The exact product by its definition.
+std::vector<std::int32_t> plain_product(const std::vector<std::int8_t> &trits,
+                                        const std::vector<std::int8_t> &x) {
+    std::vector<std::int32_t> y(tokens * M);
+    for (std::size_t n = 0; n < tokens; n++) {
+        for (std::size_t m = 0; m < M; m++) {
+            for (std::size_t k = 0; k < K; k++) {
+                y[n * M + m] += trits[m * K + k] * x[n * K + k];
+            }
+        }
+    }
+    return y;
+}
+
+void run(const std::string &path) {
+    using namespace tritgemm;
+    const auto matrix = Matrix::quantize(random_floats(M * K, 1), M, K, TRITGEMM_PER_GROUP128);
+    const auto bias = random_floats(M, 2);
+    const Linear gate(matrix, bias), up(matrix);
+    const auto x = random_floats(tokens * K, 3);
+    Workspace workspace;
+    workspace.set_parallel_for(workers, on_threads);
+
+    // The raw product, exactly.
+    std::vector<std::int8_t> x_i8(tokens * K);
+    std::transform(x.begin(), x.end(), x_i8.begin(), [](float v) { return std::int8_t(v * 127); });
+    std::vector<std::int32_t> sums(tokens * M);
+    const auto panels = Panels::pack(matrix);
+    panels.gemm_i8(tokens, {x_i8, K}, {sums, M}, workspace);
+    require(sums == plain_product(matrix.trits(), x_i8), "the int8 product is exact");
+
+    // Both layers from the same prepared activations.
+    const auto prepared = Prepared::quantize(tokens, K, {x, K}, gate.group(), workspace);
+    std::vector<float> y(tokens * M), z(tokens * M), wanted(tokens * M);
+    gate.forward(prepared, {y, M}, workspace);
+    up.forward(prepared, {z, M}, workspace);
+    gate.forward(tokens, {x, K}, {wanted, M}, workspace);
+    require(y == wanted, "prepared activations give the same");
+    bool biased = true;
+    for (std::size_t i = 0; i < y.size(); i++) {
+        biased = biased && y[i] == z[i] + bias[i % M];
+    }
+    require(biased, "gate and up differ by the bias");
+
+    // Two shards write the columns of one output.
+    std::vector<float> joined(tokens * M);
+    for (std::size_t begin = 0; begin < M; begin += M / 2) {
+        const auto shard = gate.slice_rows(begin, begin + M / 2);
+        shard.forward(prepared, {Span<float>(joined.data() + begin, joined.size() - begin), M},
+                      workspace);
+    }
+    require(joined == wanted, "shards give the same");
+
+    // Through a file that is mapped, without the layer it came from.
+    gate.save(path);
+    const auto mapped = PanelFile::map(path).linear();
+    mapped.forward(prepared, {z, M}, workspace);
+    require(z == wanted, "a mapped panel file gives the same");
+
+    // Panels in memory of our own, here a vector, used where they are.
+    const std::vector<std::uint8_t> bytes(panels.bytes().begin(), panels.bytes().end());
+    const Linear borrowed(Panels::from_memory(bytes, M, K), TRITGEMM_PER_GROUP128, matrix.scales(),
+                          bias);
+    borrowed.forward(prepared, {z, M}, workspace);
+    require(z == wanted, "panels in borrowed memory give the same");
+
+    // Errors and exceptions.
+    try {
+        gate.forward(tokens, {x, K - 1}, {y, M}, workspace);
+        require(false, "a stride that is too small is an error");
+    } catch (const Error &error) {
+        require(error.status() == TRITGEMM_INVALID_SIZE, error.what());
+    }
+    workspace.set_parallel_for(workers, [](std::size_t, const auto &) { throw 42; });
+    try {
+        gate.forward_f32(tokens, {x, K}, {y, M}, workspace);
+        require(false, "what the threads throw comes out");
+    } catch (int thrown) {
+        require(thrown == 42, "what the threads throw comes out");
+    }
+    workspace.clear_parallel_for();
+    gate.forward(tokens, {x, K}, {y, M}, workspace);
+    require(y == wanted, "one thread gives the same");
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    const std::string path = argc > 1 ? argv[1] : "ternary-example.panels";
+    try {
+        run(path);
+    } catch (const std::exception &error) {
+        std::cerr << "FAILED: " << error.what() << "\n";
+        std::remove(path.c_str());
+        return EXIT_FAILURE;
+    }
+    std::remove(path.c_str());
+    return EXIT_SUCCESS;
+}

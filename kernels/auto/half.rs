@@ -1,0 +1,173 @@
+//! The 16-bit floats, converted without branches.
+
+use crate::kernels::auto::float::Float;
+use half::{bf16, f16};
+
+impl Float for bf16 {
+    type Bits = i16;
+    const INFINITY_BITS: i32 = 0x7f80;
+
+    #[inline(always)]
+    fn magnitude(self) -> i16 {
+        (self.to_bits() & 0x7fff) as i16
+    }
+
+    #[inline(always)]
+    fn of_magnitude(bits: i16) -> f32 {
+        bf16::from_bits(bits as u16).to_wide()
+    }
+
+    #[inline(always)]
+    fn to_wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn of_wide(value: f32) -> bf16 {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        // A NaN stays one whatever its payload: the carry could clear it.
+        let quiet = bits >> 16 | 0x40;
+        bf16::from_bits(if value.is_nan() { quiet } else { rounded } as u16)
+    }
+}
+
+/// Exponent bits of an f32 of `2^e`.
+const fn exponent(e: i32) -> u32 {
+    ((127 + e) as u32) << 23
+}
+
+impl Float for f16 {
+    type Bits = i16;
+    const INFINITY_BITS: i32 = 0x7c00;
+
+    #[inline(always)]
+    fn magnitude(self) -> i16 {
+        (self.to_bits() & 0x7fff) as i16
+    }
+
+    #[inline(always)]
+    fn of_magnitude(bits: i16) -> f32 {
+        f16::from_bits(bits as u16).to_wide()
+    }
+
+    #[inline(always)]
+    fn to_wide(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = bits & 0x7fff;
+        // The mantissa in place; the exponent still has f16's bias of 15.
+        let shifted = magnitude << 13;
+        let rebias = (127 - 15) << 23;
+        // A subnormal is read as 2^-14 * (1 + m), then loses the 1 exactly.
+        let least = f32::from_bits(exponent(-14));
+        let subnormal = f32::from_bits(shifted + exponent(-14)) - least;
+        let widened = if magnitude < 0x0400 {
+            subnormal.to_bits()
+        } else if magnitude < 0x7c00 {
+            shifted + rebias
+        } else {
+            shifted + 2 * rebias
+        };
+        f32::from_bits(widened | (bits & 0x8000) << 16)
+    }
+
+    #[inline(always)]
+    fn of_wide(value: f32) -> f16 {
+        let bits = value.to_bits();
+        let magnitude = bits & 0x7fff_ffff;
+        // Adding 0.5 to a magnitude below 2^-14 shifts its mantissa to where an
+        // f16 subnormal has it, and the addition rounds half to even.
+        let half = f32::from_bits(exponent(-1));
+        let subnormal = (f32::from_bits(magnitude) + half)
+            .to_bits()
+            .wrapping_sub(exponent(-1));
+        let odd = magnitude >> 13 & 1;
+        // Wraps where the result is not used.
+        let normal = magnitude.wrapping_sub(((127 - 15) << 23) - 0x0fff - odd);
+        let narrowed = if magnitude > 0x7f80_0000 {
+            0x7e00
+        } else if magnitude >= exponent(16) {
+            0x7c00
+        } else if magnitude < exponent(-14) {
+            subnormal
+        } else {
+            normal >> 13
+        };
+        f16::from_bits((narrowed | (bits & 0x8000_0000) >> 16) as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_16_bit_value_widens_as_half_says() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (
+                f16::from_bits(bits).to_wide(),
+                f16::from_bits(bits).to_f32(),
+            );
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "f16 {bits:#06x}: {ours} against {theirs}"
+            );
+            let (ours, theirs) = (
+                bf16::from_bits(bits).to_wide(),
+                bf16::from_bits(bits).to_f32(),
+            );
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "bf16 {bits:#06x}: {ours} against {theirs}"
+            );
+        }
+    }
+
+    /// Every value, every midpoint to the next and its two neighbours: where
+    /// rounding can go wrong.
+    #[test]
+    fn every_rounding_boundary_narrows_as_half_says() {
+        let check = |value: f32| {
+            let (ours, theirs) = (f16::of_wide(value), f16::from_f32(value));
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "f16 of {:#010x}: {:#06x} against {:#06x}",
+                value.to_bits(),
+                ours.to_bits(),
+                theirs.to_bits()
+            );
+            let (ours, theirs) = (bf16::of_wide(value), bf16::from_f32(value));
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "bf16 of {:#010x}: {:#06x} against {:#06x}",
+                value.to_bits(),
+                ours.to_bits(),
+                theirs.to_bits()
+            );
+        };
+        for bits in 0..=u16::MAX {
+            // Top 16 bits with the low ones around each of bf16's boundaries.
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                check(f32::from_bits(u32::from(bits) << 16 | low));
+            }
+            let value = f16::from_bits(bits).to_f32();
+            let next = f16::from_bits(bits.wrapping_add(1)).to_f32();
+            let middle = ((f64::from(value) + f64::from(next)) / 2.0) as f32;
+            for v in [value, middle, middle.next_up(), middle.next_down()] {
+                check(v);
+            }
+        }
+        for v in [
+            65519.0,
+            65519.996,
+            65520.0,
+            65536.0,
+            f32::MAX,
+            1e-8,
+            2.980_232_2e-8,
+        ] {
+            check(v);
+            check(-v);
+        }
+    }
+}

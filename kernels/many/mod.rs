@@ -1,0 +1,255 @@
+//! Column lanes: many tokens, one load-add per panel byte.
+//!
+//! # The idea
+//! Lanes are tokens. A group of four activations (one panel byte) has 81
+//! signed sums; each is computed once as a vector over the tile's tokens:
+//! 9 + 9 pair sums, then 81 additions. After that a weight byte costs one
+//! addition of the table entry it selects, whatever its weights are:
+//!
+//! ```text
+//! for chunk of G bytes along K:
+//!     T[b][i] = the 81 signed sums of the chunk's b-th group      (L1 and L2)
+//!     for panel, for row r:
+//!         acc = A[r]                                               (L2 cache)
+//!         for b in 0..G:  acc += T[b][index(panel[b][r])]          (load-add)
+//!         A[r] = acc
+//! ```
+//!
+//! One 64-byte entry is 32 int8 tokens (sums of four need 11 bits, so the
+//! lanes are 16 bits wide) or 16 f32 tokens: 128 or 64 MACs an instruction.
+//!
+//! # Width of the accumulators
+//! f32 follows the canonical order of [`crate::kernels::contract`]: `A` holds block
+//! sums, `total` the totals. int8 needs more than 16 bits, and widening every
+//! accumulator to 32 bits would double the traffic. Instead a fold splits `A`:
+//! its high part (`A >> 8`) is added to `total`, its low byte stays. The sum
+//! is `256 * total + A`. With `0 <= A <= 255` after a fold, activations whose
+//! magnitudes add up to [`MANY_MAX_SUM`] cannot leave 16 bits, whatever their
+//! signs and weights: at least [`BLOCK_STRIPS`] bytes of them, and as many more as
+//! the caller sees to be small. A fold moves at most 128 in magnitude, so `total`
+//! holds [`MANY_MAX_FOLDS`] of them.
+//!
+//! [`BLOCK_STRIPS`]: crate::kernels::contract::BLOCK_STRIPS
+//! [`MANY_MAX_FOLDS`]: crate::kernels::contract::MANY_MAX_FOLDS
+//! [`MANY_MAX_SUM`]: crate::kernels::contract::MANY_MAX_SUM
+//!
+//! # One source
+//! | module | what it holds |
+//! |---|---|
+//! | [`expand`] | panel bytes to places of table entries |
+//! | [`tables`] | the 81 signed sums |
+//! | [`lanes`] | accumulators and their folds |
+//! | this one | the loop over panels, rows and strips |
+//! | [`finish`] | sums by token, in portable code |
+//!
+//! The functions are generic over the pulp token and inlined into one
+//! `#[target_feature]` function per ISA, which is what the kernel table lists. For f32 on
+//! Zen 5 `x86_64/avx512/many_f32_zen5.rs` has the loop, and its stores, once more.
+//! None of them takes or holds a closure: what the compiler decides not to inline
+//! is compiled without the features, and takes vectors through memory.
+
+mod expand;
+mod finish;
+mod lanes;
+mod tables;
+
+#[cfg(kernels = "x86_64")]
+pub use expand::place;
+pub use expand::{ByTable, Expand, Quad, Word};
+pub use finish::{finish_f32, finish_i8};
+pub use tables::{build_f32, build_i8};
+
+use crate::kernels::contract::{Fold, MANY_ENTRIES, ManyCall, PANEL_ROWS};
+use crate::kernels::prefetch;
+use core::mem::size_of;
+use lanes::{F32s, I16s, Lanes};
+use pulp::Simd;
+
+/// Bytes of a table entry of the wide kernels: a cache line. Narrow kernels have
+/// entries of one shorter vector; below, an entry is `VECTORS` vectors.
+pub const ENTRY: usize = 64;
+/// int8 tokens of a wide tile: 16-bit lanes of an entry.
+pub const LANES_I8: usize = ENTRY / 2;
+/// f32 tokens of a wide tile.
+pub const LANES_F32: usize = ENTRY / 4;
+
+/// Adds to the sums of two rows what `words` say of the next `strips` tables, and
+/// returns the table after them.
+///
+/// # Safety
+/// Precondition 4 of [`crate::kernels::contract`] for `strips` tables at `table`, at most
+/// four; `X::quad` wrote the words.
+#[inline(always)]
+unsafe fn look_up<S: Simd, V: Lanes<S>, X: Expand, const VECTORS: usize>(
+    simd: S,
+    sums: &mut [[V; VECTORS]; 2],
+    mut words: [X::Word; 2],
+    strips: usize,
+    mut table: *const u8,
+) -> *const u8 {
+    for _ in 0..strips {
+        for (sum, word) in sums.iter_mut().zip(&mut words) {
+            // SAFETY: precondition 4; at most the entry 80.
+            let entry = unsafe { &*table.add(word.next(X::ENTRY)).cast::<[V; VECTORS]>() };
+            for (sum, &entry) in sum.iter_mut().zip(entry) {
+                *sum = V::add(simd, *sum, entry);
+            }
+        }
+        // SAFETY: at most one past the tables of the chunk.
+        table = unsafe { table.add(MANY_ENTRIES * X::ENTRY) };
+    }
+    table
+}
+
+/// Stores the sum of one row as `fold` says.
+///
+/// # Safety
+/// Precondition 6 of [`crate::kernels::contract`], for the row's entries at `acc` and
+/// `total`.
+#[inline(always)]
+unsafe fn store<S: Simd, V: Lanes<S>, const VECTORS: usize>(
+    simd: S,
+    fold: Fold,
+    sum: [V; VECTORS],
+    acc: *mut [V; VECTORS],
+    total: *mut [V; VECTORS],
+) {
+    // SAFETY: the caller's word for both.
+    unsafe {
+        match fold {
+            Fold::Keep => *acc = sum,
+            Fold::Start => (*acc, *total) = V::fold(simd, sum, None),
+            Fold::Add => (*acc, *total) = V::fold(simd, sum, Some(*total)),
+        }
+    }
+}
+
+/// The loop over panels and rows, for both accumulator types. `FULL` chunks have
+/// `4 * QUADS` strips, a constant that unrolls the look-ups.
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`]; `VECTORS` vectors
+/// of type `V` make one entry, which `acc`, `total` and `tables` are aligned to.
+#[inline(always)]
+unsafe fn run<
+    S: Simd,
+    V: Lanes<S>,
+    X: Expand,
+    const VECTORS: usize,
+    const QUADS: usize,
+    const FULL: bool,
+>(
+    simd: S,
+    call: &ManyCall,
+) {
+    const { assert!(VECTORS * size_of::<V>() == X::ENTRY) };
+    const { assert!(X::ENTRY.is_power_of_two()) };
+    let (quads, rest) = if FULL {
+        (QUADS, 0)
+    } else {
+        (call.bytes / 4, call.bytes % 4)
+    };
+    let mut panel = call.panels;
+    let mut acc = call.acc.cast::<[V; VECTORS]>();
+    let mut total = call.total.cast::<[V; VECTORS]>();
+    let mut expanded = [const { Quad([X::Word::ZERO; PANEL_ROWS]) }; QUADS];
+    for _ in 0..call.panel_count {
+        let mut strip = panel;
+        for quad in expanded.iter_mut().take(quads) {
+            // The next panel is a page or more away: no hardware prefetcher
+            // sees it coming.
+            for line in 0..4 {
+                prefetch::line(
+                    strip
+                        .wrapping_add(call.panel_stride)
+                        .wrapping_add(64 * line),
+                );
+            }
+            // SAFETY: precondition 2: four more strips of 64 bytes.
+            unsafe {
+                X::quad(strip, quad);
+                strip = strip.add(4 * PANEL_ROWS);
+            }
+        }
+        if !FULL && rest > 0 {
+            let mut strips = [[0u8; PANEL_ROWS]; 4];
+            for to in strips.iter_mut().take(rest) {
+                // SAFETY: precondition 2: `rest` more strips of 64 bytes.
+                unsafe {
+                    *to = *strip.cast::<[u8; PANEL_ROWS]>();
+                    strip = strip.add(PANEL_ROWS);
+                }
+            }
+            // SAFETY: four strips.
+            unsafe { X::quad(strips.as_ptr().cast(), &mut expanded[quads]) };
+        }
+        // Two rows at a time, in the order of the words: two chains of additions.
+        for word in (0..PANEL_ROWS).step_by(2) {
+            let mut sums = [[V::zeroed(); VECTORS]; 2];
+            if !call.first {
+                // SAFETY: precondition 6: acc holds 64 entries a panel.
+                sums = unsafe { [*acc, *acc.add(1)] };
+            }
+            let mut table = call.tables;
+            // SAFETY: precondition 4: tables for all strips of the chunk.
+            unsafe {
+                for quad in expanded.iter().take(quads) {
+                    let words = [quad.0[word], quad.0[word + 1]];
+                    table = look_up::<S, V, X, VECTORS>(simd, &mut sums, words, 4, table);
+                }
+                if !FULL && rest > 0 {
+                    let words = [expanded[quads].0[word], expanded[quads].0[word + 1]];
+                    look_up::<S, V, X, VECTORS>(simd, &mut sums, words, rest, table);
+                }
+            }
+            // Not a loop: it would be one, and index the sums in memory.
+            let [first_sum, second_sum] = sums;
+            // SAFETY: precondition 6: 64 entries a panel, for acc and total.
+            unsafe {
+                store(simd, call.fold, first_sum, acc, total);
+                store(simd, call.fold, second_sum, acc.add(1), total.add(1));
+                acc = acc.add(2);
+                total = total.add(2);
+            }
+        }
+        panel = panel.wrapping_add(call.panel_stride);
+    }
+}
+
+/// The int8 kernel: see [`crate::kernels::contract::ManyKernel::run`].
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+#[inline(always)]
+pub unsafe fn run_i8<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usize>(
+    simd: S,
+    call: &ManyCall,
+) {
+    // SAFETY: the caller's preconditions, handed on unchanged.
+    unsafe {
+        if call.bytes == 4 * QUADS {
+            run::<S, I16s<S>, X, VECTORS, QUADS, true>(simd, call)
+        } else {
+            run::<S, I16s<S>, X, VECTORS, QUADS, false>(simd, call)
+        }
+    }
+}
+
+/// The f32 kernel: see [`crate::kernels::contract::ManyKernel::run`].
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+#[inline(always)]
+pub unsafe fn run_f32<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usize>(
+    simd: S,
+    call: &ManyCall,
+) {
+    // SAFETY: the caller's preconditions, handed on unchanged.
+    unsafe {
+        if call.bytes == 4 * QUADS {
+            run::<S, F32s<S>, X, VECTORS, QUADS, true>(simd, call)
+        } else {
+            run::<S, F32s<S>, X, VECTORS, QUADS, false>(simd, call)
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! int8 row lanes by `vpermb`: 64-entry tables of the signed sums of three
+//! activations, indexed by the packed bits themselves.
+//!
+//! # The idea
+//! `vpermb` looks up 64 bytes at once in a 64-byte table, by the low 6 bits of
+//! each lane: exactly three 2-bit codes. A unit is three panel bytes of 64
+//! rows. The low 6 bits of each are an index as they stand; the three top codes
+//! left over are merged into a fourth:
+//!
+//! ```text
+//! byte 0   aabbccdd      index 0 = bbccdd
+//! byte 1   eeffgghh      index 1 = ffgghh
+//! byte 2   iijjkkll      index 2 = jjkkll      index 3 = aaeeii
+//! ```
+//!
+//! A sum s of three int8 is `-384..=384`. `u = s + 384` is split into
+//! `u & 31` and `u >> 5 <= 24`, one byte table each; both add up in u8 lanes
+//! for 8 look-ups (`8 * 31 = 248`) and are then folded into 16 bits. A fold
+//! needs no mask: the 16-bit lane accumulates `even + 256 * odd` modulo 2^16,
+//! a second one `odd` alone, and the even sum is their difference at the end.
+//!
+//! # Port arithmetic
+//! A unit and panel, 768 MACs: 3 loads, 3 shifts, 2 `vpternlog`, 8 `vpermb`,
+//! 8 additions, and 6 + 6 / 2 instructions of folding: 24 vector operations.
+//! Zen 4 starts two 512-bit operations a cycle and one `vpermb`: 12 cycles, 64
+//! MACs a cycle. Intel (one port for `vpermb`, two for the rest): the same.
+//!
+//! Two tokens share a unit's indices: 43 operations for both, 10.75 cycles each
+//! (11.2 measured on Intel for the bare mix, where one token takes 12.3).
+//! One token reads four panels at once instead, which memory answers sooner.
+
+use crate::kernels::contract::{FewCall, FewKernel, FewTile, PANEL_ROWS};
+use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+
+/// Bytes of one unit's tables: four pairs of low and high table.
+const TABLE_BYTES: usize = 8 * 64;
+/// Activations of a unit.
+const UNIT_WEIGHTS: usize = 12;
+/// Units that 16-bit lanes hold: `4 * 512 * 31 = 63488`.
+const STRETCH: usize = 512;
+/// Bytes ahead of the loads that panels are prefetched into L1: more would wait
+/// in the few buffers that L1 has for misses, which the tables need as well.
+const PREFETCH_L1: usize = 1152;
+/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+const PREFETCH_L2: usize = 3584;
+
+/// The kernel.
+pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
+    name: "avx512-vbmi-few_i8",
+    unit_strips: 3,
+    table_bytes: TABLE_BYTES,
+    max_units: usize::MAX / TABLE_BYTES,
+    build,
+    tiles: &[
+        FewTile {
+            panels: 2,
+            tokens: 2,
+            run: row_2x2,
+        },
+        FewTile {
+            panels: 4,
+            tokens: 1,
+            run: row_4x1,
+        },
+        FewTile {
+            panels: 2,
+            tokens: 1,
+            run: row_2x1,
+        },
+        FewTile {
+            panels: 1,
+            tokens: 1,
+            run: row_1x1,
+        },
+    ],
+    symbols: &[
+        "few_i8_vbmi::build",
+        "few_i8_vbmi::row_2x2",
+        "few_i8_vbmi::row_4x1",
+        "few_i8_vbmi::row_2x1",
+        "few_i8_vbmi::row_1x1",
+    ],
+};
+
+/// `vpermw` indices that gather, for table entry `e`, the term of the weight
+/// whose code is `(e >> shift) & 3`; in the order that `vpackuswb` of the two
+/// halves puts right. The gathered vector holds `128 + x` at `w`, `128 - x` at
+/// `16 + w` and 128 at 12.
+const fn terms(shift: u32, weight: u16, half: usize) -> [u16; 32] {
+    let mut indices = [0; 32];
+    let mut word = 0;
+    while word < 32 {
+        let entry = word / 8 * 16 + half * 8 + word % 8;
+        indices[word] = match (entry >> shift) & 3 {
+            1 => weight,
+            2 => 16 + weight,
+            _ => 12,
+        };
+        word += 1;
+    }
+    indices
+}
+
+/// Indices of one table: for each of its three weights, both halves.
+#[repr(C, align(64))]
+struct Indices([[[u16; 32]; 2]; 3]);
+
+const fn indices(weights: [u16; 3]) -> Indices {
+    let [a, b, c] = weights;
+    Indices([
+        [terms(4, a, 0), terms(4, a, 1)],
+        [terms(2, b, 0), terms(2, b, 1)],
+        [terms(0, c, 0), terms(0, c, 1)],
+    ])
+}
+
+/// The four tables of a unit.
+static INDICES: [Indices; 4] = [
+    indices([1, 2, 3]),
+    indices([5, 6, 7]),
+    indices([9, 10, 11]),
+    indices([0, 4, 8]),
+];
+
+/// Builds the tables of one token. See [`FewKernel::build`].
+///
+/// # Safety
+/// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(never)]
+unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
+    let (mut x, mut table) = (x, tables.cast::<__m512i>());
+    let (zero, five) = (_mm256_set1_epi16(128), _mm512_set1_epi16(31));
+    for _ in 0..units {
+        // SAFETY: precondition 3: 12 values; the mask reads no more.
+        let values = unsafe { _mm_maskz_loadu_epi8(0x0fff, x) };
+        let wide = _mm256_cvtepi8_epi16(values);
+        let gathered = _mm512_inserti64x4(
+            _mm512_castsi256_si512(_mm256_add_epi16(zero, wide)),
+            _mm256_sub_epi16(zero, wide),
+            1,
+        );
+        for Indices([a, b, c]) in &INDICES {
+            let half = |h: usize| {
+                let term = |indices: &[u16; 32]| {
+                    // SAFETY: 32 words are 64 bytes.
+                    let indices = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
+                    _mm512_permutexvar_epi16(indices, gathered)
+                };
+                _mm512_add_epi16(term(&a[h]), _mm512_add_epi16(term(&b[h]), term(&c[h])))
+            };
+            let (u0, u1) = (half(0), half(1));
+            let low = _mm512_packus_epi16(_mm512_and_si512(u0, five), _mm512_and_si512(u1, five));
+            let high = _mm512_packus_epi16(_mm512_srli_epi16(u0, 5), _mm512_srli_epi16(u1, 5));
+            // SAFETY: precondition 4: 8 vectors a unit, aligned.
+            unsafe {
+                table.write(low);
+                table.add(1).write(high);
+                table = table.add(2);
+            }
+        }
+        // SAFETY: at most one past the activations.
+        x = unsafe { x.add(UNIT_WEIGHTS) };
+    }
+}
+
+/// Sums of one half (low or high tables) of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct Sum {
+    /// `even + 256 * odd` modulo 2^16.
+    pub(super) both: __m512i,
+    /// `odd`.
+    pub(super) odd: __m512i,
+}
+
+impl Sum {
+    /// Adds u8 lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn fold(&mut self, bytes: __m512i) {
+        self.both = _mm512_add_epi16(self.both, bytes);
+        self.odd = _mm512_add_epi16(self.odd, _mm512_srli_epi16(bytes, 8));
+    }
+
+    /// Rows in order: in each 128-bit lane L, rows `16 L ..+ 8` and the 8 after.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn rows(self) -> (__m512i, __m512i) {
+        let even = _mm512_sub_epi16(self.both, _mm512_slli_epi16(self.odd, 8));
+        (
+            _mm512_unpacklo_epi16(even, self.odd),
+            _mm512_unpackhi_epi16(even, self.odd),
+        )
+    }
+}
+
+/// Three bytes of 64 rows as four vectors of indices, in the low 6 bits of each byte.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn indices_of(bytes: [__m512i; 3]) -> [__m512i; 4] {
+    // Bit select, first operand where the third (the mask) is set.
+    const SELECT: i32 = 0xca;
+    let a = _mm512_srli_epi16(bytes[0], 2);
+    let b = _mm512_srli_epi16(bytes[1], 4);
+    let c = _mm512_srli_epi16(bytes[2], 6);
+    let ab = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x30), a, b, SELECT);
+    let abc = _mm512_ternarylogic_epi32(_mm512_set1_epi8(0x3c), ab, c, SELECT);
+    [bytes[0], bytes[1], bytes[2], abc]
+}
+
+macro_rules! row {
+    ($name:ident, $panels:literal, $tokens:literal) => {
+        /// See [`FewTile::run`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 2, 4, 5, 7 and 8 of [`crate::kernels::contract`].
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+        #[inline(never)]
+        unsafe fn $name(call: &FewCall<i32>) {
+            if $tokens > 1 {
+                align_stack();
+            }
+            let mut rest = *call;
+            loop {
+                let mut part = rest;
+                part.units = rest.units.min(STRETCH);
+                if part.units < rest.units {
+                    part.ahead = 0;
+                }
+                // SAFETY: the caller's preconditions hold for each part of K.
+                unsafe {
+                    if part.again {
+                        row::<$panels, $tokens, false>(&part);
+                    } else {
+                        row::<$panels, $tokens, true>(&part);
+                    }
+                }
+                rest.units -= part.units;
+                if rest.units == 0 {
+                    return;
+                }
+                rest.panels = rest.panels.wrapping_add(STRETCH * 3 * PANEL_ROWS);
+                rest.tables = rest.tables.wrapping_add(STRETCH * TABLE_BYTES);
+                rest.accumulate = true;
+            }
+        }
+    };
+}
+row!(row_2x2, 2, 2);
+row!(row_4x1, 4, 1);
+row!(row_2x1, 2, 1);
+row!(row_1x1, 1, 1);
+
+/// Has the function it is inlined into begin its stack at a cache line: vectors that the
+/// compiler spills in a loop would else lie across two lines, three times in four by the
+/// depth of the calls, which takes up to a third of the speed of a tile of two tokens.
+/// (Spills are aligned only where something on the stack asks for it before registers
+/// are assigned.)
+#[inline(always)]
+fn align_stack() {
+    #[repr(align(64))]
+    struct Line {
+        _bytes: [u8; 64],
+    }
+    let line = MaybeUninit::<Line>::uninit();
+    core::hint::black_box(&raw const line);
+}
+
+/// Sums at most [`STRETCH`] units.
+///
+/// # Safety
+/// As [`row_4x1`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCall<i32>) {
+    let zero = _mm512_setzero_si512();
+    let none = Sum {
+        both: zero,
+        odd: zero,
+    };
+    let mut low = [[none; P]; T];
+    let mut high = [[none; P]; T];
+    let mut panels = [call.panels; P];
+    for p in 1..P {
+        panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
+    }
+    let mut tables = [call.tables.cast::<__m512i>(); T];
+    for t in 1..T {
+        tables[t] = tables[t - 1].wrapping_byte_add(call.table_stride);
+    }
+    let mut left = call.units;
+    while left > 0 {
+        let bytes = (left << 7) + (left << 6);
+        let near = call.prefetch(PREFETCH_L1, bytes);
+        let far = call.prefetch(PREFETCH_L2, bytes);
+        let mut low8 = [[zero; P]; T];
+        let mut high8 = [[zero; P]; T];
+        // Two units are 8 look-ups, what u8 lanes hold.
+        let now = if left >= 2 { 2 } else { 1 };
+        for _ in 0..now {
+            for p in 0..P {
+                // SAFETY: precondition 2: three strips of 64 bytes a unit.
+                let bytes = unsafe {
+                    let strip = panels[p];
+                    for line in 0..if PREFETCH { 3 } else { 0 } {
+                        let line = strip.wrapping_add(64 * line);
+                        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(near).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(far).cast());
+                    }
+                    [
+                        _mm512_loadu_si512(strip.cast()),
+                        _mm512_loadu_si512(strip.add(PANEL_ROWS).cast()),
+                        _mm512_loadu_si512(strip.add(2 * PANEL_ROWS).cast()),
+                    ]
+                };
+                panels[p] = panels[p].wrapping_add(3 * PANEL_ROWS);
+                let indices = indices_of(bytes);
+                for t in 0..T {
+                    // SAFETY: precondition 4: 8 vectors a unit, aligned.
+                    let table = unsafe { *tables[t].cast::<[__m512i; 8]>() };
+                    for i in 0..4 {
+                        let lookup = |table| _mm512_permutexvar_epi8(indices[i], table);
+                        low8[t][p] = _mm512_add_epi8(low8[t][p], lookup(table[2 * i]));
+                        high8[t][p] = _mm512_add_epi8(high8[t][p], lookup(table[2 * i + 1]));
+                    }
+                }
+            }
+            for table in &mut tables {
+                // SAFETY: at most one past the tables.
+                *table = unsafe { table.add(8) };
+            }
+        }
+        for t in 0..T {
+            for p in 0..P {
+                low[t][p].fold(low8[t][p]);
+                high[t][p].fold(high8[t][p]);
+            }
+        }
+        left -= now;
+    }
+    // 4 look-ups a unit, each 384 too large.
+    let bias = _mm512_set1_epi32(((call.units << 10) + (call.units << 9)) as i32);
+    let mut column = call.out;
+    for t in 0..T {
+        let mut out = column;
+        for p in 0..P {
+            let (low, high) = (low[t][p].rows(), high[t][p].rows());
+            // SAFETY: precondition 5: 64 elements a panel.
+            unsafe { store(low, high, bias, call.accumulate, out) };
+            out = out.wrapping_add(call.panel_sums);
+        }
+        column = column.wrapping_add(call.out_stride);
+    }
+}
+
+/// Writes `low + 32 * high - bias` of 64 rows.
+///
+/// # Safety
+/// Precondition 1 of [`crate::kernels::contract`]; `out` is valid for 64
+/// values, initialised if `accumulate`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+pub(super) unsafe fn store(
+    low: (__m512i, __m512i),
+    high: (__m512i, __m512i),
+    bias: __m512i,
+    accumulate: bool,
+    out: *mut i32,
+) {
+    macro_rules! lane {
+        ($lane:literal) => {{
+            let wide = |(first, second): (__m512i, __m512i)| {
+                let first = _mm512_extracti32x4_epi32::<$lane>(first);
+                let second = _mm512_extracti32x4_epi32::<$lane>(second);
+                _mm512_cvtepu16_epi32(_mm256_set_m128i(second, first))
+            };
+            let sum = _mm512_add_epi32(wide(low), _mm512_slli_epi32(wide(high), 5));
+            let mut sum = _mm512_sub_epi32(sum, bias);
+            // SAFETY: the caller's word for 64 values; the lane is below 4.
+            unsafe {
+                let out = out.add(16 * $lane);
+                if accumulate {
+                    sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out.cast()));
+                }
+                _mm512_storeu_si512(out.cast(), sum);
+            }
+        }};
+    }
+    lane!(0);
+    lane!(1);
+    lane!(2);
+    lane!(3);
+}

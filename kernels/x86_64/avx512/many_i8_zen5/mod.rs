@@ -1,0 +1,418 @@
+//! int8, many tokens, lanes that are rows: 27 sums of 16 bits in one register, looked
+//! up by `vpermw`.
+//!
+//! # The idea
+//! `vpermw` looks up 32 words at once in a register of 32, by the low 5 bits of each
+//! lane. Three weights have 27 sums, so an entry is the signed sum of three activations
+//! itself: nothing is split in low and high parts, as where `vpermb` looks up bytes
+//! ([`crate::kernels::x86_64::avx512::few_i8_vbmi`]), and nothing folded for 60 strips. What an index costs, a
+//! `vpermb` that turns three 2-bit codes of 64 rows to base 3, all tokens share. The
+//! indices of the even rows are those bytes as they stand, those of the odd rows what a
+//! load one byte further has: nothing is widened.
+//!
+//! The rest is as with the column lanes ([`crate::kernels::many`]): the tables
+//! of a chunk of K are built once for all panels, and accumulators of 16 bits live in
+//! L2 from chunk to chunk, until a fold moves their high parts to the totals. The
+//! indices of three panels are written to L1 once and serve all tokens of the tile;
+//! four tokens by three panels keep 24 accumulators in registers, and the tables
+//! stream by out of L2, four lines for 24 look-ups.
+//!
+//! | buffer | layout |
+//! |---|---|
+//! | activations | `[token][4 * bytes]` for each chunk |
+//! | tables | `[tile of tokens][step][token][32 entries of i16]` |
+//! | `acc`, `total` | `[panel][token][even rows, odd rows]`, 32 words each |
+//! | indices | `[step][panel][64 bytes]` |
+//!
+//! A step is three weights; a unit of three panel bytes has four.
+//!
+//! # Port arithmetic
+//! 768 MACs are 8 `vpermw` and 8 additions. Zen 5 starts two permutations a cycle: 4
+//! cycles, 192 MACs each, where `vpdpbusd` makes 128. It starts four `vpaddw`, on all
+//! vector pipes, so that some take those of the permutations: 4.6 cycles. The saturating
+//! `vpaddsw` starts on the other pipes alone: 4.0 (`--bin loops` of `peers`). It is the
+//! same sum, as no accumulator can overflow: 255 that a fold leaves and the largest sum of
+//! magnitudes that precondition 8 allows make `i16::MAX`.
+//!
+//! 9 operations for the indices of 64 rows serve 32 tokens, and the loads of the odd
+//! rows, which cross a line each, cost less than shifts. Zen 4 and Intel's CPUs keep the
+//! column lanes: they start one permutation a cycle. This kernel was not measured there,
+//! nor on a mobile Zen 5 with pipes of half the width.
+
+mod tables;
+
+use crate::kernels::contract::{BLOCK_STRIPS, FinishCall, Fold, ManyCall, ManyKernel, PANEL_ROWS};
+use crate::kernels::generated::BYTE_INDEX;
+use crate::kernels::many::{ENTRY, LANES_I8};
+use crate::kernels::x86_64::avx512::few_i8_vbmi::indices_of;
+use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+
+/// Panel bytes of a unit, and its steps.
+const UNIT_BYTES: usize = 3;
+const STEPS: usize = 4;
+/// Units of a chunk: the indices of three panels take 7.5 KiB of L1 then, the tables
+/// 80 KiB of L2. 20 units are as fast for 32 tokens and more, up to 3 % slower for few.
+const UNITS: usize = 10;
+/// Panels and tokens of the largest tile. 3 x 3, 4 x 3, 2 x 4 and 2 x 6 are 1 to 5 %
+/// slower.
+const PANELS: usize = 3;
+const TOKENS: usize = 4;
+/// Bytes ahead of the loads that tables are prefetched out of L2.
+const PREFETCH: usize = 1024;
+/// The logarithm of the bytes of one token's tables of a unit.
+const UNIT_SHIFT: u32 = 8;
+
+const _: () = assert!(BLOCK_STRIPS.is_multiple_of(UNIT_BYTES * UNITS));
+
+/// The kernel.
+pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
+    name: "avx512-zen5-many_i8",
+    lanes: LANES_I8,
+    entry_bytes: ENTRY,
+    chunk_strips: UNIT_BYTES * UNITS,
+    by_token: true,
+    unit_strips: UNIT_BYTES,
+    table_bytes: LANES_I8 << UNIT_SHIFT,
+    build: tables::build,
+    run,
+    finish,
+    symbols: &[
+        "many_i8_zen5::tables::build",
+        "many_i8_zen5::run",
+        "many_i8_zen5::finish",
+    ],
+};
+
+/// Units that a chunk of so many bytes begins: by table, as a division would multiply.
+const UNITS_OF: [u8; UNIT_BYTES * UNITS + 1] = {
+    let mut units = [0; UNIT_BYTES * UNITS + 1];
+    let mut bytes = 0;
+    while bytes < units.len() {
+        units[bytes] = bytes.div_ceil(UNIT_BYTES) as u8;
+        bytes += 1;
+    }
+    units
+};
+
+/// Something of the even and of the odd rows.
+type Pair = [__m512i; 2];
+
+/// Cuts so many panels or tokens into tiles of at most `MOST`, of which the last has more
+/// than one if it can.
+struct Tiles<const MOST: usize>(usize);
+
+impl<const MOST: usize> Iterator for Tiles<MOST> {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let tile = self.0.min(MOST - usize::from(self.0 == MOST + 1));
+        self.0 -= tile;
+        // Opaque, or the compiler makes a table of jumps, which no test can follow.
+        (tile > 0).then_some(core::hint::black_box(tile))
+    }
+}
+
+/// The indices of the panels of a tile, and one vector more.
+type Expanded = MaybeUninit<[__m512i; PANELS * STEPS * UNITS + 1]>;
+
+/// The kernel. See [`ManyKernel::run`].
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(never)]
+unsafe fn run(call: &ManyCall) {
+    let mut expanded = Expanded::uninit();
+    // What the last loads of odd rows find behind the indices of 1 to 3 panels.
+    let steps = usize::from(UNITS_OF[call.bytes]) << STEPS.trailing_zeros();
+    let mut end = expanded.as_mut_ptr().cast::<__m512i>();
+    for _ in 0..PANELS {
+        end = end.wrapping_add(steps);
+        // SAFETY: there is room for one vector more than PANELS times as many.
+        unsafe { end.write(_mm512_setzero_si512()) };
+    }
+    let mut rest = *call;
+    for panels in Tiles::<PANELS>(call.panel_count) {
+        // SAFETY: the caller's preconditions, for the panels that are left.
+        unsafe {
+            match panels {
+                PANELS.. => group::<PANELS>(&mut rest, &mut expanded),
+                2 => group::<2>(&mut rest, &mut expanded),
+                _ => group::<1>(&mut rest, &mut expanded),
+            }
+        }
+    }
+}
+
+/// Sums the chunk over `P` panels for all tokens, and leaves the panels after them.
+///
+/// # Safety
+/// Those of [`run`], for at least `P` panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
+    let units = usize::from(UNITS_OF[call.bytes]);
+    // SAFETY: precondition 2 for P panels; `expanded` has room for them.
+    let words = unsafe { expand::<P>(call, expanded) };
+    let mut part = Part {
+        words,
+        tables: call.tables,
+        acc: call.acc.cast(),
+        total: call.total.cast(),
+        units,
+        next: None,
+        first: call.first,
+        fold: call.fold,
+    };
+    // The first tiles ask for the next panels' bytes, one panel each. Few tokens have
+    // fewer tiles than there are panels, and leave the others to the CPU's prefetcher.
+    let mut next = after::<P>(call.panels, call.panel_stride);
+    for (i, tokens) in Tiles::<TOKENS>(call.tokens).enumerate() {
+        part.next = (i < P).then_some(next);
+        next = next.wrapping_add(call.panel_stride);
+        // SAFETY: preconditions 4 and 6: tables and accumulators of so many tokens.
+        unsafe {
+            match tokens {
+                TOKENS.. => tile::<P, TOKENS>(&mut part),
+                3 => tile::<P, 3>(&mut part),
+                2 => tile::<P, 2>(&mut part),
+                _ => tile::<P, 1>(&mut part),
+            }
+        }
+    }
+    call.panels = after::<P>(call.panels, call.panel_stride);
+    call.acc = call.acc.wrapping_add(P * PANEL_ROWS * ENTRY);
+    call.total = call.total.wrapping_add(P * PANEL_ROWS * ENTRY);
+}
+
+/// The same place `P` times `stride` further, by additions.
+#[inline(always)]
+fn after<const P: usize>(mut place: *const u8, stride: usize) -> *const u8 {
+    for _ in 0..P {
+        place = place.wrapping_add(stride);
+    }
+    place
+}
+
+/// Writes the indices of `P` panels and returns them, `[step][panel]`.
+///
+/// # Safety
+/// Preconditions 1 and 2 of [`crate::kernels::contract`], for `P` panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+unsafe fn expand<const P: usize>(call: &ManyCall, expanded: &mut Expanded) -> *const __m512i {
+    let words = expanded.as_mut_ptr().cast::<__m512i>();
+    // Of three codes: those of a byte whose first weight is zero.
+    // SAFETY: it has 256 bytes.
+    let base_3 = unsafe { _mm512_loadu_si512(BYTE_INDEX.as_ptr().cast()) };
+    let mut panel = call.panels;
+    for p in 0..P {
+        let mut to = words.wrapping_add(p);
+        let (mut strip, mut left) = (panel, call.bytes);
+        while left > 0 {
+            let mut bytes = [_mm512_setzero_si512(); UNIT_BYTES];
+            for bytes in bytes.iter_mut().take(left) {
+                // SAFETY: precondition 2: `left` more strips of 64 bytes.
+                unsafe {
+                    *bytes = _mm512_loadu_si512(strip.cast());
+                    strip = strip.wrapping_add(PANEL_ROWS);
+                }
+            }
+            for codes in indices_of(bytes) {
+                let words = _mm512_permutexvar_epi8(codes, base_3);
+                // SAFETY: a chunk has at most STEPS * UNITS steps of PANELS panels.
+                unsafe { to.write(words) };
+                to = to.wrapping_add(P);
+            }
+            left = left.saturating_sub(UNIT_BYTES);
+        }
+        panel = panel.wrapping_add(call.panel_stride);
+    }
+    words
+}
+
+/// What a tile reads and writes, from its first panel and token on.
+struct Part {
+    words: *const __m512i,
+    tables: *const u8,
+    acc: *mut Pair,
+    total: *mut Pair,
+    units: usize,
+    /// A panel to ask for, a line a step: its chunk, and the start of the one after it.
+    next: Option<*const u8>,
+    first: bool,
+    fold: Fold,
+}
+
+/// `P` panels by `T` tokens; leaves the tokens after them.
+///
+/// # Safety
+/// Precondition 1 of [`crate::kernels::contract`]; `part` has `units` of indices
+/// of `P` panels and of tables of `T` tokens, and as many of the accumulators as
+/// precondition 6 asks for, panels [`PANEL_ROWS`] vectors apart.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
+    // Pairs from a panel's accumulators to the next one's.
+    const PANEL: usize = PANEL_ROWS / 2;
+    let mut sums = [[[_mm512_setzero_si512(); 2]; P]; T];
+    if !part.first {
+        for (t, sums) in sums.iter_mut().enumerate() {
+            for (p, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: precondition 6.
+                *sums = unsafe { *part.acc.add(p * PANEL + t) };
+            }
+        }
+    }
+    let mut words = part.words;
+    let mut tables = part.tables.cast::<[__m512i; T]>();
+    let (mut next, next_step) = match part.next {
+        Some(next) => (next, 64),
+        None => (part.tables, 0),
+    };
+    for _ in 0..part.units << STEPS.trailing_zeros() {
+        // SAFETY: prefetches touch no memory; the caller's word for the tables.
+        let tables_now = unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            for line in 0..T {
+                let ahead = tables.wrapping_byte_add(PREFETCH + 64 * line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            }
+            tables.read()
+        };
+        (next, tables) = (next.wrapping_add(next_step), tables.wrapping_add(1));
+        for p in 0..P {
+            // SAFETY: the caller's word for the indices; the byte after them is the next
+            // ones', or [`run`] wrote it.
+            let indices = unsafe {
+                let odd = words.cast::<u8>().wrapping_add(1);
+                [words.read(), _mm512_loadu_si512(odd.cast())]
+            };
+            words = words.wrapping_add(1);
+            for (sums, table) in sums.iter_mut().zip(tables_now) {
+                for (sum, indices) in sums[p].iter_mut().zip(indices) {
+                    // Saturating for its pipes: see above.
+                    let term = _mm512_permutexvar_epi16(indices, table);
+                    *sum = _mm512_adds_epi16(*sum, term);
+                }
+            }
+        }
+    }
+    for (t, sums) in sums.into_iter().enumerate() {
+        for (p, sums) in sums.into_iter().enumerate() {
+            let at = p * PANEL + t;
+            // SAFETY: precondition 6.
+            unsafe { store(part.fold, sums, part.acc.add(at), part.total.add(at)) };
+        }
+    }
+    part.tables = after::<T>(part.tables, part.units << UNIT_SHIFT);
+    part.acc = part.acc.wrapping_add(T);
+    part.total = part.total.wrapping_add(T);
+}
+
+/// Stores the sums of a token and panel, their high parts in the totals where a block
+/// ends.
+///
+/// # Safety
+/// Precondition 6 of [`crate::kernels::contract`] for this pair.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn store(fold: Fold, sums: Pair, acc: *mut Pair, total: *mut Pair) {
+    // SAFETY: the caller's word.
+    unsafe {
+        if fold == Fold::Keep {
+            acc.write(sums);
+            return;
+        }
+        let [even, odd] = sums;
+        let (mut even_high, mut odd_high) = (_mm512_srai_epi16(even, 8), _mm512_srai_epi16(odd, 8));
+        if fold == Fold::Add {
+            let [even, odd] = total.read();
+            even_high = _mm512_add_epi16(even_high, even);
+            odd_high = _mm512_add_epi16(odd_high, odd);
+        }
+        total.write([even_high, odd_high]);
+        let low = _mm512_set1_epi16(0xff);
+        acc.write([_mm512_and_si512(even, low), _mm512_and_si512(odd, low)]);
+    }
+}
+
+/// `out[t][r] (+)= 256 * total[t][r] + acc[t][r]`. See [`ManyKernel::finish`].
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline(never)]
+unsafe fn finish(call: &FinishCall<i32>) {
+    let (mut acc, mut total) = (call.acc.cast::<Pair>(), call.total.cast::<Pair>());
+    let mut out = call.out;
+    for _ in 0..call.tokens {
+        // SAFETY: preconditions 5 and 6: 64 rows of each token.
+        unsafe { finish_token(acc.read(), total.read(), out, call.accumulate) };
+        (acc, total) = (acc.wrapping_add(1), total.wrapping_add(1));
+        // Opaque, or the compiler multiplies the stride for an alias check.
+        out = core::hint::black_box(out.wrapping_add(call.out_stride));
+    }
+}
+
+/// Writes the sums of one token's 64 rows.
+///
+/// # Safety
+/// Precondition 1 of [`crate::kernels::contract`]; `out` is valid for 64
+/// values, initialised if `accumulate`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn finish_token(acc: Pair, total: Pair, out: *mut i32, accumulate: bool) {
+    // In each 128-bit lane L, rows `16 L ..+ 8` and the 8 after.
+    let rows = |[even, odd]: Pair| {
+        [
+            _mm512_unpacklo_epi16(even, odd),
+            _mm512_unpackhi_epi16(even, odd),
+        ]
+    };
+    let (low, high) = (rows(acc), rows(total));
+    macro_rules! lane {
+        ($lane:literal) => {{
+            let wide = |[first, second]: Pair| {
+                let first = _mm512_extracti32x4_epi32::<$lane>(first);
+                let second = _mm512_extracti32x4_epi32::<$lane>(second);
+                _mm512_cvtepi16_epi32(_mm256_set_m128i(second, first))
+            };
+            let mut sum = _mm512_add_epi32(wide(low), _mm512_slli_epi32(wide(high), 8));
+            // SAFETY: the caller's word for 64 values; the lane is below 4.
+            unsafe {
+                let out = out.add(16 * $lane);
+                if accumulate {
+                    sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out.cast()));
+                }
+                _mm512_storeu_si512(out.cast(), sum);
+            }
+        }};
+    }
+    lane!(0);
+    lane!(1);
+    lane!(2);
+    lane!(3);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PANELS, TOKENS, Tiles};
+
+    fn check<const MOST: usize>() {
+        for count in 0..=33 {
+            let tiles: Vec<usize> = Tiles::<MOST>(count).collect();
+            assert_eq!(tiles.iter().sum::<usize>(), count);
+            assert!(tiles.iter().all(|&tile| tile <= MOST), "{tiles:?}");
+            assert!(tiles.last() != Some(&1) || count == 1, "{tiles:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_alone() {
+        check::<PANELS>();
+        check::<TOKENS>();
+    }
+}
