@@ -1,118 +1,16 @@
-//! Safe calls of kernels: each checks the preconditions of [`super::contract`]
-//! that a slice can show, and takes a [`Backend`] as the proof of the first.
+//! Safe calls of kernels: each checks the preconditions of
+//! [`crate::kernels::contract`] that a slice can show, and takes a kernel that
+//! [`Runnable`] vouches for as the proof of the first.
 //!
 //! The checks are assertions, not errors: the shapes were validated where the
 //! user gave them, so a failure here is a bug of this crate.
 
-use super::auto::activations;
-use super::auto::transpose::{SQUARE, square_f32, square_i8};
-use super::contract::{
-    BuildCall, FewCall, FewKernel, FinishCall, Fold, ManyCall, ManyKernel, PANEL_ROWS,
+use crate::kernels::contract::{
+    BuildCall, FewCall, FinishCall, Fold, ManyCall, PANEL_ROWS, Runnable,
 };
-use super::registry::{Cpu, Crossover};
-use crate::isa::Backend;
-use bytemuck::Pod;
+use crate::kernels::element::{Element, Few, Many};
 use core::mem::{MaybeUninit, size_of};
 use core::ops::Range;
-
-/// Where a row-lane kernel is to expect its weights.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Source {
-    /// In the cache.
-    #[default]
-    Cache,
-    /// In memory.
-    Memory,
-}
-
-/// Which of a backend's two column-lane kernels.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Width {
-    /// The one for whole tiles.
-    Wide,
-    /// The one for what is left over; it may be the same.
-    Narrow,
-}
-
-/// An activation type that kernels exist for: `i8` or `f32`.
-pub trait Element: Pod + Send + Sync {
-    /// What its products are summed in.
-    type Acc: Pod + Send + Sync;
-    /// The row-lane kernel of a backend for weights from `source`.
-    fn row(backend: Backend, source: Source) -> &'static FewKernel<Self, Self::Acc>;
-    /// A column-lane kernel of a backend.
-    fn column(backend: Backend, width: Width) -> &'static ManyKernel<Self, Self::Acc>;
-    /// From how many left-over tokens a backend prefers the column lanes.
-    fn crossover(backend: Backend) -> Crossover;
-    /// Whether an accumulator of the column lanes may be folded where its caller
-    /// likes, as long as it does not overflow; otherwise blocks end where the
-    /// canonical order says.
-    const FOLDS_ANYWHERE: bool;
-    /// The magnitudes of each token, added up, in activations `x[k][32]`; for types
-    /// that fold anywhere.
-    fn magnitudes(x: &[Self]) -> [u16; 32];
-    /// The same of the first `tokens` in `x[32][k]`; what the others have is not read.
-    fn magnitudes_by_token(x: &[Self], tokens: usize) -> [u16; 32];
-    /// A square of activations, transposed.
-    fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
-}
-
-impl Element for i8 {
-    type Acc = i32;
-    fn row(backend: Backend, source: Source) -> &'static FewKernel<i8, i32> {
-        match source {
-            Source::Cache => backend.set().few_i8,
-            Source::Memory => backend.set().streamed_i8,
-        }
-    }
-    fn column(backend: Backend, width: Width) -> &'static ManyKernel<i8, i32> {
-        match width {
-            Width::Wide => backend.set().many_i8,
-            Width::Narrow => backend.set().narrow_i8,
-        }
-    }
-    fn crossover(backend: Backend) -> Crossover {
-        backend.set().crossover_i8.on(Cpu::get())
-    }
-    const FOLDS_ANYWHERE: bool = true;
-    fn magnitudes(x: &[i8]) -> [u16; 32] {
-        activations::magnitudes(x)
-    }
-    fn magnitudes_by_token(x: &[i8], tokens: usize) -> [u16; 32] {
-        activations::magnitudes_by_token(x, tokens)
-    }
-    #[inline]
-    fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
-        square_i8(square)
-    }
-}
-
-impl Element for f32 {
-    type Acc = f32;
-    fn row(backend: Backend, _: Source) -> &'static FewKernel<f32, f32> {
-        backend.set().few_f32
-    }
-    fn column(backend: Backend, width: Width) -> &'static ManyKernel<f32, f32> {
-        match width {
-            Width::Wide => backend.set().many_f32,
-            Width::Narrow => backend.set().narrow_f32,
-        }
-    }
-    fn crossover(backend: Backend) -> Crossover {
-        backend.set().crossover_f32.on(Cpu::get())
-    }
-    const FOLDS_ANYWHERE: bool = false;
-    fn magnitudes(_: &[f32]) -> [u16; 32] {
-        [0; 32]
-    }
-    fn magnitudes_by_token(_: &[f32], _: usize) -> [u16; 32] {
-        [0; 32]
-    }
-    #[inline]
-    fn transposed(square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
-        square_f32(square)
-    }
-}
 
 /// Panels in memory: `bytes[panel][depth][64]`.
 #[derive(Clone, Copy)]
@@ -141,15 +39,15 @@ impl<'a> PanelView<'a> {
         self.depth * PANEL_ROWS
     }
 
-    /// First byte of `bytes` strips from `start` on in `panels`.
-    fn part(&self, panels: &Range<usize>, start: usize, bytes: usize) -> *const u8 {
+    /// First byte of `strips` strips from `start` on in `panels`.
+    fn part(&self, panels: &Range<usize>, start: usize, strips: usize) -> *const u8 {
         assert!(
             panels.start <= panels.end && panels.end <= self.panels(),
             "panels out of range"
         );
         assert!(
             start
-                .checked_add(bytes)
+                .checked_add(strips)
                 .is_some_and(|end| end <= self.depth),
             "strips out of range"
         );
@@ -177,25 +75,19 @@ fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
     }
 }
 
-/// Builds the row-lane tables of one token.
-pub fn few_build<X: Element>(
-    (backend, source): (Backend, Source),
-    x: &[X],
-    units: usize,
-    tables: &mut [u8],
-) {
-    let kernel = X::row(backend, source);
+/// Builds the tables of one token for a kernel for few tokens.
+pub fn few_build<X: Element>(kernel: Few<X>, x: &[X], units: usize, tables: &mut [u8]) {
     assert!(reach(2, units, 0).is_some() && x.len() / 4 / kernel.unit_strips >= units);
     assert!(
         tables.len() / kernel.table_bytes >= units,
         "tables too short"
     );
     assert_aligned_to(tables, alignment(kernel.table_bytes));
-    // SAFETY: 1: the backend is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
+    // SAFETY: 1: the handle is the proof; 3, 4: asserted; 7: `tables` is `&mut`.
     unsafe { (kernel.build)(x.as_ptr(), units, tables.as_mut_ptr()) }
 }
 
-/// Where a row-lane call reads its weights.
+/// Where a call for few tokens reads its weights.
 #[derive(Clone)]
 pub struct FewPart<'a> {
     /// The panels.
@@ -211,36 +103,29 @@ pub struct FewPart<'a> {
     /// First panel of the next call, over the same units; a hint.
     pub next: usize,
     /// The call before had the same panels and units; a hint.
-    pub again: bool,
-    /// What to be fast on; a hint.
-    pub cpu: Cpu,
+    pub read_before: bool,
 }
 
-/// Runs tile shape `tile` of the row-lane kernel: `out[t][64 p + r] (+)= ...`, p counted
-/// from the first panel, the tables and sums of successive tokens `table_stride` bytes
-/// and `out_stride` elements apart.
+/// Runs tile shape `tile` of a kernel for few tokens: `out[t][64 p + r] (+)= ...`, p
+/// counted from the first panel, the tables and sums of successive tokens `table_stride`
+/// bytes and `out_stride` elements apart. K is cut here into what the kernel sums at once.
 pub fn few_run<X: Element>(
-    (backend, source): (Backend, Source),
+    kernel: Few<X>,
     tile: usize,
     part: &FewPart<'_>,
     (tables, table_stride): (&[u8], usize),
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
-    let kernel = X::row(backend, source);
     let tile = &kernel.tiles[tile];
-    assert!(
-        part.units <= kernel.max_units,
-        "more units than the kernel sums at once"
-    );
-    let bytes = part
+    let strips = part
         .units
         .checked_mul(kernel.unit_strips)
         .expect("units fit the address space");
     // From the first panel of the tile to behind its last.
     let reached = part.apart.saturating_mul(tile.panels - 1).saturating_add(1);
     let end = part.panel.saturating_add(reached);
-    let panels = part.view.part(&(part.panel..end), part.start, bytes);
+    let panels = part.view.part(&(part.panel..end), part.start, strips);
     let table_bytes = part.units.checked_mul(kernel.table_bytes);
     let needed = table_bytes.and_then(|len| reach(tile.tokens, table_stride, len));
     assert!(
@@ -258,60 +143,79 @@ pub fn few_run<X: Element>(
         side_by_side || tile.tokens == 1 && part.apart > 0,
         "outputs overlap"
     );
-    let call = FewCall {
+    let mut call = FewCall {
         panels,
         panel_stride: part.view.stride().wrapping_mul(part.apart),
-        units: part.units,
+        units: 0,
         tables: tables.as_ptr(),
         table_stride,
         out: out.as_mut_ptr(),
         panel_sums: part.apart.wrapping_mul(PANEL_ROWS),
         out_stride,
         accumulate,
-        ahead: (part.next.wrapping_sub(part.panel))
-            .wrapping_mul(part.view.stride())
-            .wrapping_sub(bytes << PANEL_ROWS.trailing_zeros()),
-        again: part.again,
-        cpu: part.cpu,
+        ahead: 0,
+        read_before: part.read_before,
     };
-    // SAFETY: 1: the backend is the proof; 2, 4, 5, 8: asserted above; the
-    // tables were filled by `few_build` or are initialised bytes whatever they
-    // hold; 7: `out` is `&mut`.
-    unsafe { (tile.run)(&call) }
+    let mut left = part.units;
+    loop {
+        call.units = left.min(kernel.max_units);
+        left -= call.units;
+        if left == 0 {
+            call.ahead = (part.next.wrapping_sub(part.panel))
+                .wrapping_mul(part.view.stride())
+                .wrapping_sub(PANEL_ROWS * strips);
+        }
+        // SAFETY: 1: the handle is the proof; 2, 4, 5: asserted above for all of K, of
+        // which this is a part; 8: cut above; the tables were filled by `few_build` or
+        // are initialised bytes whatever they hold; 7: `out` is `&mut`.
+        unsafe { (tile.run)(&call) }
+        if left == 0 {
+            return;
+        }
+        let part_strips = call.units * kernel.unit_strips;
+        call.panels = call.panels.wrapping_add(PANEL_ROWS * part_strips);
+        call.tables = call.tables.wrapping_add(call.units * kernel.table_bytes);
+        call.accumulate = true;
+    }
 }
 
-/// Builds the column-lane tables of `bytes` panel bytes for `tokens` tokens from
-/// activations in the order that [`ManyKernel::by_token`] says.
+/// Builds the tables of `strips` strips for `tokens` tokens from activations in the order
+/// that its `token_major` says.
 pub fn many_build<X: Element>(
-    (backend, width): (Backend, Width),
+    kernel: Many<X>,
     xt: &[X],
-    [bytes, tokens]: [usize; 2],
+    [strips, tokens]: [usize; 2],
     tables: &mut [u8],
 ) {
-    let kernel = X::column(backend, width);
-    assert!((1..=kernel.chunk_strips).contains(&bytes), "chunk too long");
     assert!(
-        (1..=kernel.lanes).contains(&tokens),
-        "more tokens than lanes"
+        (1..=kernel.chunk_strips).contains(&strips),
+        "chunk too long"
     );
     assert!(
-        xt.len() / 4 / kernel.lanes >= bytes,
+        (1..=kernel.tokens).contains(&tokens),
+        "more tokens than the tile has"
+    );
+    assert!(
+        xt.len() / 4 / kernel.tokens >= strips,
         "activations too short"
     );
-    assert!(tables.len() >= kernel.tables_len(bytes), "tables too short");
+    assert!(
+        tables.len() >= kernel.tables_len(strips),
+        "tables too short"
+    );
     assert_aligned_to(tables, alignment(kernel.entry_bytes));
-    // SAFETY: 1: the backend is the proof; 3, 4, 6: asserted; 7: `tables` is `&mut`.
+    // SAFETY: 1: the handle is the proof; 3, 4, 6: asserted; 7: `tables` is `&mut`.
     unsafe {
         (kernel.build)(&BuildCall {
             xt: xt.as_ptr(),
-            bytes,
+            strips,
             tokens,
             tables: tables.as_mut_ptr(),
         })
     }
 }
 
-/// Where a column-lane call reads its weights.
+/// Where a call for many tokens reads its weights.
 #[derive(Clone)]
 pub struct ManyPart<'a> {
     /// The panels.
@@ -321,31 +225,30 @@ pub struct ManyPart<'a> {
     /// First strip of the chunk.
     pub start: usize,
     /// Strips of the chunk.
-    pub bytes: usize,
+    pub strips: usize,
     /// Tokens of the tile, as many as the tables were built for.
     pub tokens: usize,
 }
 
-/// Runs the column-lane kernel over one chunk of the panels of `part`.
+/// Runs a kernel for many tokens over one chunk of the panels of `part`.
 pub fn many_run<X: Element>(
-    (backend, width): (Backend, Width),
+    kernel: Many<X>,
     part: &ManyPart<'_>,
     tables: &[u8],
     (acc, total): (&mut [u8], &mut [u8]),
     (first, fold): (bool, Fold),
 ) {
-    let kernel = X::column(backend, width);
     assert!(
-        (1..=kernel.chunk_strips).contains(&part.bytes),
+        (1..=kernel.chunk_strips).contains(&part.strips),
         "chunk too long"
     );
-    let panels = part.view.part(&part.panels, part.start, part.bytes);
+    let panels = part.view.part(&part.panels, part.start, part.strips);
     assert!(
-        (1..=kernel.lanes).contains(&part.tokens),
-        "more tokens than lanes"
+        (1..=kernel.tokens).contains(&part.tokens),
+        "more tokens than the tile has"
     );
     assert!(
-        tables.len() >= kernel.tables_len(part.bytes),
+        tables.len() >= kernel.tables_len(part.strips),
         "tables too short"
     );
     let entries = part.panels.len() * PANEL_ROWS;
@@ -364,7 +267,7 @@ pub fn many_run<X: Element>(
         panels,
         panel_stride: part.view.stride(),
         panel_count: part.panels.len(),
-        bytes: part.bytes,
+        strips: part.strips,
         tokens: part.tokens,
         tables: tables.as_ptr(),
         acc: acc.as_mut_ptr(),
@@ -372,30 +275,29 @@ pub fn many_run<X: Element>(
         first,
         fold,
     };
-    // SAFETY: 1: the backend is the proof; 2, 4, 6: asserted; 7: `&mut`.
+    // SAFETY: 1: the handle is the proof; 2, 4, 6: asserted; 7: `&mut`.
     unsafe { (kernel.run)(&call) }
 }
 
 /// Transposes the sums of `tokens` tokens of one panel into `out[token][64]`, tokens
-/// `out_stride` elements apart; what the lanes after them say is not specified.
+/// `out_stride` elements apart; what the tokens after them get is not specified.
 pub fn many_finish<X: Element>(
-    (backend, width): (Backend, Width),
+    kernel: Many<X>,
     tokens: usize,
     (acc, total): (&[u8], &[u8]),
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
-    let kernel = X::column(backend, width);
     assert!(
-        (1..=kernel.lanes).contains(&tokens),
-        "more tokens than lanes"
+        (1..=kernel.tokens).contains(&tokens),
+        "more tokens than the tile has"
     );
     let needed = PANEL_ROWS * kernel.entry_bytes;
     assert!(
         acc.len() >= needed && total.len() >= needed,
         "accumulators too short"
     );
-    let needed = reach(kernel.lanes, out_stride, PANEL_ROWS);
+    let needed = reach(kernel.tokens, out_stride, PANEL_ROWS);
     assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
     assert!(out_stride >= PANEL_ROWS, "outputs overlap");
     assert_aligned_to(acc, alignment(kernel.entry_bytes));
@@ -408,45 +310,45 @@ pub fn many_finish<X: Element>(
         out_stride,
         accumulate,
     };
-    // SAFETY: 1: the backend is the proof; 5, 6: asserted; 7: `out` is `&mut`.
+    // SAFETY: 1: the handle is the proof; 5, 6: asserted; 7: `out` is `&mut`.
     unsafe { (kernel.finish)(&call) }
 }
 
 /// Encodes one row; returns whether every trit was legal.
-pub fn encode_row(backend: Backend, trits: &[i8], packed: &mut [u8]) -> bool {
+pub fn encode_row(kernels: Runnable, trits: &[i8], packed: &mut [u8]) -> bool {
     assert_eq!(packed.len(), trits.len().div_ceil(4));
-    // SAFETY: 1: the backend is the proof; the lengths are asserted.
-    unsafe { (backend.set().codec.encode)(trits.as_ptr(), trits.len(), packed.as_mut_ptr()) }
+    // SAFETY: 1: the handle is the proof; the lengths are asserted.
+    unsafe { (kernels.set().codec.encode)(trits.as_ptr(), trits.len(), packed.as_mut_ptr()) }
 }
 
 /// Decodes one row; returns whether every code was legal.
-pub fn decode_row_i8(backend: Backend, packed: &[u8], trits: &mut [i8]) -> bool {
+pub fn decode_row_i8(kernels: Runnable, packed: &[u8], trits: &mut [i8]) -> bool {
     assert_eq!(packed.len(), trits.len().div_ceil(4));
-    // SAFETY: 1: the backend is the proof; the lengths are asserted.
-    unsafe { (backend.set().codec.decode_i8)(packed.as_ptr(), trits.len(), trits.as_mut_ptr()) }
+    // SAFETY: 1: the handle is the proof; the lengths are asserted.
+    unsafe { (kernels.set().codec.decode_i8)(packed.as_ptr(), trits.len(), trits.as_mut_ptr()) }
 }
 
 /// Decodes one row into `±scale` and `+0.0`; returns whether every code was legal.
-pub fn decode_row_f32(backend: Backend, packed: &[u8], scale: f32, weights: &mut [f32]) -> bool {
+pub fn decode_row_f32(kernels: Runnable, packed: &[u8], scale: f32, weights: &mut [f32]) -> bool {
     assert_eq!(packed.len(), weights.len().div_ceil(4));
     let (src, dst) = (packed.as_ptr(), weights.as_mut_ptr());
-    // SAFETY: 1: the backend is the proof; the lengths are asserted.
-    unsafe { (backend.set().codec.decode_f32)(src, weights.len(), scale, dst) }
+    // SAFETY: 1: the handle is the proof; the lengths are asserted.
+    unsafe { (kernels.set().codec.decode_f32)(src, weights.len(), scale, dst) }
 }
 
 /// Transposes up to 64 rows of `row_bytes` bytes into one panel.
-pub fn pack_panel(backend: Backend, packed: &[u8], row_bytes: usize, panel: &mut [u8]) {
+pub fn pack_panel(kernels: Runnable, packed: &[u8], row_bytes: usize, panel: &mut [u8]) {
     let (start, len) = (panel.as_mut_ptr().cast(), panel.len());
     // SAFETY: the same bytes under the same exclusive borrow; `pack_new_panel`
     // writes them all, so none is left uninitialised.
     let panel = unsafe { core::slice::from_raw_parts_mut(start, len) };
-    pack_new_panel(backend, packed, row_bytes, panel);
+    pack_new_panel(kernels, packed, row_bytes, panel);
 }
 
 /// As [`pack_panel`], into a panel that nothing was written to. When this
 /// returns, every byte of it is.
 pub fn pack_new_panel(
-    backend: Backend,
+    kernels: Runnable,
     packed: &[u8],
     row_bytes: usize,
     panel: &mut [MaybeUninit<u8>],
@@ -455,9 +357,9 @@ pub fn pack_new_panel(
     let depth = panel.len() / PANEL_ROWS;
     assert!(rows <= PANEL_ROWS && row_bytes <= depth && panel.len().is_multiple_of(PANEL_ROWS));
     let (src, dst) = (packed.as_ptr(), panel.as_mut_ptr().cast());
-    // SAFETY: 1: the backend is the proof; the rest is asserted, and `rows`
+    // SAFETY: 1: the handle is the proof; the rest is asserted, and `rows`
     // whole rows lie in `packed`.
-    unsafe { (backend.set().codec.pack_panel)(src, row_bytes, rows, row_bytes, dst, depth) }
+    unsafe { (kernels.set().codec.pack_panel)(src, row_bytes, rows, row_bytes, dst, depth) }
 }
 
 /// Bytes of scratch that `count` values of `T` take, rounded up to whole cache

@@ -6,62 +6,66 @@
 //!
 //! # Preconditions
 //!
-//! 1. **Features.** The CPU has every feature that the kernel's
-//!    [`KernelSet`](super::registry::KernelSet) names.
+//! 1. **Features.** The CPU has every feature that the kernel's [`KernelSet`] names.
 //! 2. **Panels.** For every panel `p < panel_count`, the bytes
 //!    `panels + p * panel_stride .. + units * unit_strips * 64` are readable
-//!    (row lanes) or `.. + bytes * 64` (column lanes). Any alignment.
+//!    (few) or `.. + strips * 64` (many). Any alignment.
 //! 3. **Activations.** `x` has `units * unit_strips * 4` readable elements
-//!    (row lanes), or `xt` has `bytes * 4 * lanes` (column lanes).
+//!    (few), or `xt` has `strips * 4 * tokens of a tile` (many).
 //! 4. **Tables.** For every token `t`, `tables + t * table_stride` starts
 //!    `units * table_bytes` bytes that `build` has filled for the same units,
 //!    aligned to the largest power of two, at most 64, that divides
-//!    `table_bytes`. Column tables are `table_bytes` for each `unit_strips` of the
-//!    chunk, a part of them counted whole, aligned likewise to `entry_bytes`.
+//!    `table_bytes`. Tables for many tokens are `table_bytes` for each `unit_strips`
+//!    of the chunk, a part of them counted whole, aligned likewise to `entry_bytes`.
 //! 5. **Outputs.** For every panel `p` (`finish` has one) and token `t` of the tile,
 //!    `out + p * panel_sums + t * out_stride` is valid for 64 elements, initialised
 //!    where the call accumulates. Aligned as its element type.
 //! 6. **Accumulators.** `acc` and `total` each hold `panel_count * 64` rows of
-//!    one table entry (`lanes` elements), aligned as column tables are; `acc` is
-//!    initialised unless `first`, `total` if `fold` is `Fold::Add`, and both before
-//!    `finish`. `tokens` is `1..=lanes`, and the same in all calls for a tile; what
-//!    the lanes after them hold is not specified.
+//!    one table entry, aligned as its tables are; `acc` is initialised unless
+//!    `first`, `total` if `fold` is `Fold::Add`, and both before `finish`. `tokens`
+//!    is at least 1, at most the kernel's, and the same in all calls for a tile;
+//!    what the places of the tokens after them hold is not specified.
 //! 7. **Exclusive.** What is written overlaps nothing else that is passed.
-//! 8. **Bounds on K.** `units <= max_units` (row lanes); at most
-//!    [`MANY_MAX_FOLDS`] folds between two `finish` calls, and between two folds
-//!    at most [`BLOCK_STRIPS`] bytes of f32, or int8 activations whose magnitudes add
-//!    up to at most [`MANY_MAX_SUM`] for each token, which [`BLOCK_STRIPS`] bytes
-//!    never exceed (column lanes).
+//! 8. **Bounds on K.** `units <= max_units` (few); at most [`MANY_MAX_FOLDS`] folds
+//!    between two `finish` calls, and between two folds at most [`BLOCK_STRIPS`]
+//!    strips of f32, or int8 activations whose magnitudes add up to at most
+//!    [`MANY_MAX_SUM`] for each token, which those of [`BLOCK_STRIPS`] strips never
+//!    exceed (many).
 //!
 //! # The canonical f32 order
 //!
 //! For each byte (four weights) the value `((±x0 ± x1) + (±x2 ± x3))` with
 //! absent terms `+0.0`, added in order of k into a block sum that starts at
-//! `+0.0`; block sums of [`BLOCK_STRIPS`] bytes added in order into the total
+//! `+0.0`; block sums of [`BLOCK_STRIPS`] strips added in order into the total
 //! that starts at `+0.0`. An f32 call starts on a block boundary. A sum that
 //! starts at `+0.0` is never `-0.0`, so the sign of a zero term is never seen,
 //! and bytes of zero weights at the end change no bit.
 
-use super::registry::Cpu;
-
 /// Rows in a panel.
 pub const PANEL_ROWS: usize = 64;
-/// Bytes of one row in a block of the canonical order (240 weights).
+/// Strips in a block of the canonical order (240 weights).
 pub const BLOCK_STRIPS: usize = 60;
-/// Panels are padded along K to a multiple of this many bytes, so that a
-/// kernel which reads 3 bytes at a time never needs a tail.
+/// Panels are padded along K to a multiple of this many strips, so that a
+/// kernel which reads 3 strips at a time never needs a tail.
 pub const DEPTH_MULTIPLE: usize = 3;
-/// Folds of a column-lane accumulator before it must be finished: each carries at
-/// most 127 + 1 into a 16-bit lane.
+/// Folds of an accumulator for many tokens before it must be finished: each carries
+/// at most 127 + 1 into a 16-bit lane.
 pub const MANY_MAX_FOLDS: usize = 240;
-/// Magnitudes of a token's int8 activations that an accumulator of the column lanes
-/// takes between two folds, one of which leaves up to 255.
+/// Magnitudes of a token's int8 activations that an accumulator for many tokens takes
+/// between two folds, one of which leaves up to 255.
 pub const MANY_MAX_SUM: u16 = i16::MAX as u16 - 255;
 const _: () = assert!(4 * BLOCK_STRIPS * 128 <= MANY_MAX_SUM as usize);
-/// Entries of a column-lane table: the signed sums of four activations.
+/// Entries of a table for many tokens: the signed sums of four activations.
 pub const MANY_ENTRIES: usize = 81;
+/// Bytes of an entry of the largest tiles for many tokens: a cache line. Smaller tiles
+/// have entries of one shorter vector.
+pub const ENTRY: usize = 64;
+/// int8 tokens of such a tile: 16-bit lanes of an entry.
+pub const TOKENS_I8: usize = ENTRY / 2;
+/// f32 tokens of such a tile.
+pub const TOKENS_F32: usize = ENTRY / 4;
 
-/// One call of a row-lane kernel: `out[t][p][r] (+)= sum_k w[p][r][k] x[t][k]`.
+/// One call of a kernel for few tokens: `out[t][p][r] (+)= sum_k w[p][r][k] x[t][k]`.
 #[derive(Clone, Copy)]
 // Only tiles of several tokens or panels read the strides between them; not every
 // target has them.
@@ -71,7 +75,7 @@ pub struct FewCall<Acc> {
     pub panels: *const u8,
     /// Bytes from a panel to the next of the tile.
     pub panel_stride: usize,
-    /// Table units (of `unit_strips` panel bytes a row) to sum over.
+    /// Table units (of `unit_strips` strips) to sum over.
     pub units: usize,
     /// Tables of the first token.
     pub tables: *const u8,
@@ -92,10 +96,7 @@ pub struct FewCall<Acc> {
     /// The call before read the same panels, which are in a cache: prefetches
     /// would only take the place of loads.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
-    pub again: bool,
-    /// Which of several ways to the same result is taken.
-    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
-    pub cpu: Cpu,
+    pub read_before: bool,
 }
 
 impl<Acc> FewCall<Acc> {
@@ -117,7 +118,7 @@ impl<Acc> FewCall<Acc> {
     }
 }
 
-/// One shape of a row-lane microkernel.
+/// One tile shape of a kernel for few tokens.
 pub struct FewTile<Acc> {
     /// Panels the tile covers at once.
     pub panels: usize,
@@ -127,16 +128,27 @@ pub struct FewTile<Acc> {
     pub run: unsafe fn(&FewCall<Acc>),
 }
 
-/// A row-lane kernel: lanes are rows, the signed sums sit in registers and the
-/// packed codes are the shuffle index.
+impl<Acc> FewTile<Acc> {
+    /// A tile of `panels` panels by `tokens` tokens.
+    pub const fn new(panels: usize, tokens: usize, run: unsafe fn(&FewCall<Acc>)) -> Self {
+        Self {
+            panels,
+            tokens,
+            run,
+        }
+    }
+}
+
+/// A kernel for few tokens: lanes are rows, the table sits in a register, and the
+/// packed bits are the shuffle index.
 pub struct FewKernel<X: 'static, Acc: 'static> {
-    /// `{isa}-{activation}-row`.
+    /// `{level}-few_{activation}`.
     pub name: &'static str,
-    /// Panel bytes (per row) that one table unit covers.
+    /// Strips that one table unit covers.
     pub unit_strips: usize,
     /// Bytes of table for one unit and one token.
     pub table_bytes: usize,
-    /// Most units that one call may sum.
+    /// Most units that one call may sum; the safe call cuts K there.
     pub max_units: usize,
     /// Builds `units` tables from `x`. Preconditions 1, 3, 4 (as output), 7.
     pub build: unsafe fn(x: *const X, units: usize, tables: *mut u8),
@@ -144,12 +156,14 @@ pub struct FewKernel<X: 'static, Acc: 'static> {
     /// taken. The last is one panel by one token, and each number of panels has one
     /// for one token.
     pub tiles: &'static [FewTile<Acc>],
+    /// The kernel that is faster for one token whose weights come from memory.
+    pub from_memory: Option<&'static FewKernel<X, Acc>>,
     /// Paths of the functions that accumulate, as the linker's symbols spell
     /// them (see `tests/no_multiply.rs`).
     pub symbols: &'static [&'static str],
 }
 
-/// What a column-lane call does with a row's accumulator when it is done.
+/// What a call for many tokens does with a row's accumulator when it is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fold {
     /// Store it: the block goes on.
@@ -163,18 +177,18 @@ pub enum Fold {
 /// One call that builds the tables of a chunk.
 #[derive(Clone, Copy)]
 pub struct BuildCall<X> {
-    /// The activations, in the order that [`ManyKernel::by_token`] says.
+    /// The activations, in the order that [`ManyKernel::token_major`] says.
     pub xt: *const X,
-    /// Panel bytes (per row) in the chunk, `1..=chunk_strips`.
-    pub bytes: usize,
-    /// Tokens of the tile; the lanes after them need no tables.
+    /// Strips of the chunk, `1..=chunk_strips`.
+    pub strips: usize,
+    /// Tokens of the tile; those after them need no tables.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     pub tokens: usize,
     /// The tables.
     pub tables: *mut u8,
 }
 
-/// One call of a column-lane kernel: adds what the chunk's bytes select of the tables
+/// One call of a kernel for many tokens: adds what the chunk's bytes select of the tables
 /// to the accumulators of each row of the panels.
 #[derive(Clone, Copy)]
 pub struct ManyCall {
@@ -184,9 +198,9 @@ pub struct ManyCall {
     pub panel_stride: usize,
     /// Panels to run over.
     pub panel_count: usize,
-    /// Panel bytes (per row) in this chunk, `1..=chunk_strips`.
-    pub bytes: usize,
-    /// Tokens of the tile; the lanes after them need no sums.
+    /// Strips of this chunk, `1..=chunk_strips`.
+    pub strips: usize,
+    /// Tokens of the tile; those after them need no sums.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     pub tokens: usize,
     /// The chunk's tables, built for as many tokens.
@@ -210,7 +224,7 @@ pub struct FinishCall<Acc> {
     pub acc: *const u8,
     /// Totals of the panel.
     pub total: *const u8,
-    /// Tokens of the tile; the lanes after them need no sums.
+    /// Tokens of the tile; those after them need no sums.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     pub tokens: usize,
     /// Sums of the first token.
@@ -221,24 +235,24 @@ pub struct FinishCall<Acc> {
     pub accumulate: bool,
 }
 
-/// A column-lane kernel: many tokens share tables in the cache and accumulators that
-/// live from chunk to chunk. Its lanes are tokens, and each panel byte costs one
-/// load-add; or they are rows all the same, where permutations are fast.
+/// A kernel for many tokens, which share tables in the cache and accumulators that live
+/// from chunk to chunk. Most have tokens for lanes, and a panel byte costs them one
+/// load-add; one has rows for lanes, where permutations are fast.
 pub struct ManyKernel<X: 'static, Acc: 'static> {
-    /// `{isa}-{activation}-column`.
+    /// `{level}-many_{activation}`.
     pub name: &'static str,
-    /// Tokens in a tile.
-    pub lanes: usize,
-    /// Bytes of one table entry, `lanes` accumulators; a multiple of 32.
+    /// Tokens of a whole tile.
+    pub tokens: usize,
+    /// Bytes of one table entry, an accumulator for each token; a multiple of 32.
     pub entry_bytes: usize,
-    /// Panel bytes per chunk; the last of a block has what is left of [`BLOCK_STRIPS`].
-    /// It divides them where activations are `by_token`: those are cut into chunks without
-    /// regard to blocks.
+    /// Strips of a chunk; the last of a block has what is left of [`BLOCK_STRIPS`]. It
+    /// divides them where activations are `token_major`: those are cut into chunks
+    /// without regard to blocks.
     pub chunk_strips: usize,
-    /// The activations of a chunk are `[lanes][4 * bytes]`, not `[4 * bytes][lanes]`; what
-    /// the lanes after `tokens` hold is not specified then.
-    pub by_token: bool,
-    /// Panel bytes (per row) that one table unit covers.
+    /// The activations of a chunk are `[token][4 * strips]`, not `[4 * strips][token]`;
+    /// what the tokens after those of the call hold is not specified then.
+    pub token_major: bool,
+    /// Strips that one table unit covers.
     pub unit_strips: usize,
     /// Bytes of the tables of one unit for a whole tile.
     pub table_bytes: usize,
@@ -246,22 +260,22 @@ pub struct ManyKernel<X: 'static, Acc: 'static> {
     pub build: unsafe fn(&BuildCall<X>),
     /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
     pub run: unsafe fn(&ManyCall),
-    /// Transposes one panel's sums. Preconditions 1, 5 (all `lanes`), 6, 7.
+    /// Transposes one panel's sums. Preconditions 1, 5 (all tokens of a tile), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
     /// As in [`FewKernel::symbols`].
     pub symbols: &'static [&'static str],
 }
 
 impl<X, Acc> ManyKernel<X, Acc> {
-    /// Bytes of the tables of `bytes` panel bytes, for a whole tile.
-    pub fn tables_len(&self, bytes: usize) -> usize {
-        bytes.div_ceil(self.unit_strips) * self.table_bytes
+    /// Bytes of the tables of `strips` strips, for a whole tile.
+    pub fn tables_len(&self, strips: usize) -> usize {
+        strips.div_ceil(self.unit_strips) * self.table_bytes
     }
 }
 
 /// The encoding kernels of an ISA; each works on one row.
 pub struct CodecKernel {
-    /// `{isa}-codec`.
+    /// `{level}-codec`.
     pub name: &'static str,
     /// Encodes `cols` trits into `ceil(cols / 4)` bytes; a value outside
     /// {-1, 0, 1} becomes 0. Returns whether all were legal. Precondition 1;
@@ -287,4 +301,86 @@ pub struct CodecKernel {
     ),
     /// As in [`FewKernel::symbols`]; these may not multiply either.
     pub symbols: &'static [&'static str],
+}
+
+/// A kernel for many tokens, and how many tokens it takes to be worth its tile.
+pub struct ManyChoice<X: 'static, Acc: 'static> {
+    /// The kernel.
+    pub kernel: &'static ManyKernel<X, Acc>,
+    /// From how many left-over tokens a tile of it is faster than kernels for few
+    /// tokens, though a part of the tile may stay empty.
+    pub from: usize,
+}
+
+/// A row of the registry: the kernels of a level, chosen on one kind of CPU.
+pub struct KernelSet {
+    /// `level/tuning`, or the level alone where it has no tunings.
+    pub name: &'static str,
+    /// The CPUs it was measured on; `None` for all.
+    pub tuning: Option<Tuning>,
+    /// CPU features that every kernel of the set needs.
+    pub features: &'static [Feature],
+    /// Encoding, decoding, packing.
+    pub codec: &'static CodecKernel,
+    /// int8, few tokens.
+    pub few_i8: &'static FewKernel<i8, i32>,
+    /// f32, few tokens.
+    pub few_f32: &'static FewKernel<f32, f32>,
+    /// int8, many tokens: the largest tile first.
+    pub many_i8: &'static [ManyChoice<i8, i32>],
+    /// f32, many tokens: the largest tile first.
+    pub many_f32: &'static [ManyChoice<f32, f32>],
+}
+
+impl KernelSet {
+    /// What a CPU must have: the name before the slash.
+    pub fn level(&self) -> &'static str {
+        self.name
+            .split_once('/')
+            .map_or(self.name, |(level, _)| level)
+    }
+
+    /// Whether this CPU has every feature.
+    pub fn runs_here(&self) -> bool {
+        self.features.iter().all(|f| (f.detect)())
+    }
+
+    /// Whether this CPU is of the kind that the set was measured on.
+    pub fn suits(&self) -> bool {
+        self.tuning.as_ref().is_none_or(|tuning| (tuning.suits)())
+    }
+}
+
+/// The kind of CPU that a choice of kernels was measured on. It decides what is tried
+/// first, never what comes out.
+#[derive(Clone, Copy)]
+pub struct Tuning {
+    /// What it looks for, in words.
+    pub looks_for: &'static str,
+    /// Whether this CPU is of the kind.
+    pub suits: fn() -> bool,
+}
+
+/// A CPU feature and how to ask for it.
+pub struct Feature {
+    /// The compiler's name of the feature.
+    pub name: &'static str,
+    /// Whether this CPU (and operating system) has it.
+    pub detect: fn() -> bool,
+}
+
+/// A kernel set whose features this CPU has. Holding one is the proof of precondition 1.
+#[derive(Clone, Copy)]
+pub struct Runnable(&'static KernelSet);
+
+impl Runnable {
+    /// The proof, if it holds.
+    pub fn new(set: &'static KernelSet) -> Option<Self> {
+        set.runs_here().then_some(Self(set))
+    }
+
+    /// The kernels.
+    pub const fn set(self) -> &'static KernelSet {
+        self.0
+    }
 }

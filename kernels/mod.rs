@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`contract`] | what a kernel is given, and the preconditions it may rely on |
 //! | [`registry`] | the one list of kernels |
+//! | [`element`] | the two activation types, and handles of the kernels for them |
 //! | [`call`] | safe wrappers: they check the preconditions, then call a kernel |
 //! | [`prefetch`] | cache lines asked for ahead of their use |
 //! | [`many`] | the loop for many tokens, one generic source for every ISA; Zen 5 has loops of its own |
@@ -15,6 +16,7 @@
 pub mod auto;
 pub mod call;
 pub mod contract;
+pub mod element;
 pub mod many;
 pub mod memory;
 pub mod prefetch;

@@ -1,237 +1,321 @@
-//! Preparing activations once for several matrices.
+//! Activations: what products take, and what is prepared of them once for several matrices.
 
 use crate::activation::Activation;
-use crate::isa::IsaError;
-use crate::kernels::call::Width;
+use crate::kernels::element::Element;
+use crate::linear::GemmError;
 use crate::memory::{self, OutOfMemory};
-use crate::parallel_for::Incomplete;
+use crate::product::plan::Split;
 use crate::product::prepare::Prepared;
-use crate::quant::{self, QuantError};
+use crate::quant;
 use crate::scales::GroupSize;
 use crate::view::MatRef;
-use crate::workspace::Workspace;
-use std::fmt;
+use crate::workspace::{Quantized, Workspace};
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
 /// the same K: quantised, scaled, laid out.
 ///
 /// Q, K and V, or gate and up, multiply the same input; preparing it once saves
-/// the others that work. For few tokens the products need tables as well: each
-/// worker builds its own in the workspace with the first of these products and
-/// keeps them until the workspace multiplies something else.
+/// the others that work. [`Linear::prepare_int8`](crate::Linear::prepare_int8) and
+/// [`Linear::prepare_f32`](crate::Linear::prepare_f32) make them. For few tokens the
+/// products need tables as well: each worker builds its own in the workspace with the
+/// first of these products and keeps them until the workspace multiplies something else.
 ///
 /// A matrix with scales per group needs activations prepared for that group size.
 ///
 /// ```
-/// use tritgemm::{Linear, MatMut, MatRef, PreparedActivations, Scales, TernaryMatrix, Workspace};
+/// use tritgemm::{Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
 /// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1], 2, 2, Scales::per_tensor(1.0))?;
 /// let (gate, up) = (Linear::new(&w)?, Linear::new(&w)?);
 /// let mut ws = Workspace::new();
-/// let x = PreparedActivations::quantize(MatRef::new(&[127.0f32, 3.0], 1, 2)?, None, &mut ws)?;
+/// let x = gate.prepare_int8(MatRef::new(&[127.0f32, 3.0], 1, 2)?, &mut ws)?;
 /// let mut y = [0.0; 2];
 /// for layer in [&gate, &up] {
-///     layer.forward_prepared(&x, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
+///     layer.forward_int8(&x, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
 ///     assert_eq!(y, [127.0, -124.0]);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct PreparedActivations {
-    pub(crate) group: Option<GroupSize>,
-    pub(crate) inner: Inner,
+    group: Option<GroupSize>,
+    values: Values,
 }
 
 #[derive(Debug)]
-pub(crate) enum Inner {
-    /// int8 values and each token's scale.
-    I8(Box<Prepared<i8>>, Vec<f32>),
-    /// f32 values.
+enum Values {
+    Int8(Box<Quantized>),
     F32(Box<Prepared<f32>>),
 }
 
-/// Why activations could not be prepared.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Debug)]
-pub enum PrepareError {
-    /// The activations could not be quantised.
-    Quant(QuantError),
-    /// The instruction set asked for is not available.
-    Isa(IsaError),
-    /// The caller's threads left work out.
-    Incomplete(Incomplete),
-    /// Not one scale a token.
-    TokenScales {
-        /// Tokens.
-        tokens: usize,
-        /// Scales given.
-        len: usize,
-    },
-    /// Memory ran out.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for PrepareError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Quant(e) => e.fmt(f),
-            Self::Isa(e) => e.fmt(f),
-            Self::Incomplete(e) => e.fmt(f),
-            Self::TokenScales { tokens, len } => {
-                write!(f, "{len} token scales for {tokens} tokens")
-            }
-            Self::Memory(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for PrepareError {}
-
-from_variants!(PrepareError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
-
 impl PreparedActivations {
-    /// For the W1.58A8 path: each token is quantised to int8 by its absolute
-    /// maximum. `group` is the group size of the matrices' scales, if they
-    /// have one.
-    ///
-    /// # Errors
-    /// If an activation is NaN or infinite, the instruction set that was asked
-    /// for is not available, or a [`ParallelFor`](crate::ParallelFor) left work
-    /// out.
-    pub fn quantize<T: Activation>(
-        x: MatRef<'_, T>,
-        group: Option<GroupSize>,
-        ws: &mut Workspace,
-    ) -> Result<Self, PrepareError> {
-        let mut values = Vec::new();
-        let mut scales = Vec::new();
-        quantize_into(x, &mut values, &mut scales)?;
-        let x = dense(&values, x.rows(), x.cols());
-        Self::i8(x, scales, group, ws)
-    }
-
     /// For the W1.58A8 path with activations that are int8 already;
-    /// `token_scales` turn them back into floats (one a token).
+    /// `token_scales` turn them back into floats (one a token). `group` is the group size
+    /// of the matrices' scales, if they have one.
     ///
     /// # Errors
-    /// If there is not one scale a token, the instruction set that was asked for
-    /// is not available, or a [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn int8(
+    /// If there is not one scale a token, the backend that was asked for is not
+    /// available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    pub fn from_int8(
         x: MatRef<'_, i8>,
         token_scales: Vec<f32>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
-    ) -> Result<Self, PrepareError> {
+    ) -> Result<Self, GemmError> {
         let (tokens, len) = (x.rows(), token_scales.len());
         if len != tokens {
-            return Err(PrepareError::TokenScales { tokens, len });
+            return Err(GemmError::TokenScales { tokens, len });
         }
-        Self::i8(x, token_scales, group, ws)
-    }
-
-    /// For the f32 path. A NaN or an infinity stays what it is, and reaches
-    /// only outputs whose weight for it is not 0.
-    ///
-    /// # Errors
-    /// If the instruction set that was asked for is not available, or a
-    /// [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn float(
-        x: MatRef<'_, f32>,
-        group: Option<GroupSize>,
-        ws: &mut Workspace,
-    ) -> Result<Self, PrepareError> {
-        let mut prepared = Box::<Prepared<f32>>::default();
-        let how = ws.how(None)?;
-        prepared.build(x, group_strips(group), how, &ws.team())?;
+        let mut quantized = Box::<Quantized>::default();
+        build(&mut quantized.prepared, x, group, ws)?;
+        quantized.token_scales = token_scales;
         Ok(Self {
             group,
-            inner: Inner::F32(prepared),
+            values: Values::Int8(quantized),
         })
     }
 
-    fn i8(
-        x: MatRef<'_, i8>,
-        scales: Vec<f32>,
+    pub(crate) fn quantize<T: Activation>(
+        x: MatRef<'_, T>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
-    ) -> Result<Self, PrepareError> {
-        let mut prepared = Box::<Prepared<i8>>::default();
-        let how = ws.how(None)?;
-        prepared.build(x, group_strips(group), how, &ws.team())?;
+    ) -> Result<Self, GemmError> {
+        let mut quantized = Box::<Quantized>::default();
+        quantize(x, group, &mut quantized, ws)?;
         Ok(Self {
             group,
-            inner: Inner::I8(prepared, scales),
+            values: Values::Int8(quantized),
+        })
+    }
+
+    pub(crate) fn float(
+        x: MatRef<'_, f32>,
+        group: Option<GroupSize>,
+        ws: &mut Workspace,
+    ) -> Result<Self, GemmError> {
+        let mut prepared = Box::<Prepared<f32>>::default();
+        build(&mut prepared, x, group, ws)?;
+        Ok(Self {
+            group,
+            values: Values::F32(prepared),
         })
     }
 
     /// Number of tokens (N).
     pub fn tokens(&self) -> usize {
-        match &self.inner {
-            Inner::I8(prepared, _) => prepared.tokens(),
-            Inner::F32(prepared) => prepared.tokens(),
+        match &self.values {
+            Values::Int8(quantized) => quantized.prepared.tokens(),
+            Values::F32(prepared) => prepared.tokens(),
         }
     }
 
     /// Activations of a token (K).
     pub fn cols(&self) -> usize {
-        match &self.inner {
-            Inner::I8(prepared, _) => prepared.k(),
-            Inner::F32(prepared) => prepared.k(),
+        match &self.values {
+            Values::Int8(quantized) => quantized.prepared.k(),
+            Values::F32(prepared) => prepared.k(),
         }
     }
 
-    /// Tokens that the column lanes multiply, the first ones; the row lanes
-    /// take the others. For reports: the results do not depend on it.
-    pub fn many_tokens(&self) -> usize {
-        match &self.inner {
-            Inner::I8(prepared, _) => prepared.first_few_token(),
-            Inner::F32(prepared) => prepared.first_few_token(),
+    /// The group size of the matrices that they were prepared for, if those have one.
+    pub fn group(&self) -> Option<GroupSize> {
+        self.group
+    }
+
+    pub(crate) fn split(&self) -> Split {
+        match &self.values {
+            Values::Int8(quantized) => quantized.prepared.split(),
+            Values::F32(prepared) => prepared.split(),
         }
     }
 
-    /// Tokens, the last ones of [`many_tokens`](Self::many_tokens), that a
-    /// narrower kernel multiplies. For reports: the results do not depend on it.
-    pub fn narrow_tokens(&self) -> usize {
-        match &self.inner {
-            Inner::I8(prepared, _) => prepared.tokens_of(Width::Narrow),
-            Inner::F32(prepared) => prepared.tokens_of(Width::Narrow),
+    fn check_group(&self, matrix: Option<GroupSize>) -> Result<(), GemmError> {
+        let prepared = self.group;
+        if prepared != matrix {
+            return Err(GemmError::Group { prepared, matrix });
+        }
+        Ok(())
+    }
+
+    fn int8(&self, group: Option<GroupSize>) -> Result<&Quantized, GemmError> {
+        self.check_group(group)?;
+        match &self.values {
+            Values::Int8(quantized) => Ok(quantized),
+            Values::F32(_) => Err(GemmError::PreparedType {
+                prepared: "f32",
+                expected: "int8",
+            }),
+        }
+    }
+
+    fn f32(&self, group: Option<GroupSize>) -> Result<&Prepared<f32>, GemmError> {
+        self.check_group(group)?;
+        match &self.values {
+            Values::F32(prepared) => Ok(prepared),
+            Values::Int8(_) => Err(GemmError::PreparedType {
+                prepared: "int8",
+                expected: "f32",
+            }),
         }
     }
 }
 
-/// Strips that share a scale; all of them without groups.
-pub(crate) fn group_strips(group: Option<GroupSize>) -> usize {
-    group.map_or(usize::MAX, |group| group.len() / 4)
+/// What [`Linear::forward_int8`](crate::Linear::forward_int8) takes: f32, f16 or bf16
+/// activations as a [`MatRef`], which it quantises, or [`PreparedActivations`]. Sealed.
+pub trait Int8Input: sealed::Ready<Quantized> {}
+
+/// What [`Linear::forward_f32`](crate::Linear::forward_f32) takes: f32 activations as a
+/// [`MatRef`], or [`PreparedActivations`]. Sealed.
+pub trait F32Input: sealed::Ready<Prepared<f32>> {}
+
+/// What [`Panels::gemm_i8`](crate::Panels::gemm_i8) takes: int8 values as a [`MatRef`], or
+/// [`PreparedActivations`], whose scales it does not apply. Sealed.
+pub trait ExactInput: sealed::Ready<Prepared<i8>> {}
+
+impl<T: Activation> Int8Input for MatRef<'_, T> {}
+impl Int8Input for &PreparedActivations {}
+impl F32Input for MatRef<'_, f32> {}
+impl F32Input for &PreparedActivations {}
+impl ExactInput for MatRef<'_, i8> {}
+impl ExactInput for &PreparedActivations {}
+
+mod sealed {
+    use super::{GemmError, GroupSize, Workspace};
+
+    /// Activations that are `P`, prepared, once they are made so in the workspace or
+    /// found to be.
+    pub trait Ready<P> {
+        /// `[tokens, K]`.
+        fn shape(&self) -> [usize; 2];
+
+        /// Runs `product` on them, for matrices whose scales have groups of a size.
+        fn with(
+            self,
+            group: Option<GroupSize>,
+            ws: &mut Workspace,
+            product: impl FnOnce(&P, &mut Workspace) -> Result<(), GemmError>,
+        ) -> Result<(), GemmError>;
+    }
 }
 
-/// A dense view of a buffer that was sized for it.
-pub(crate) fn dense<T>(data: &[T], rows: usize, cols: usize) -> MatRef<'_, T> {
-    MatRef::new(data, rows, cols).expect("sized for the shape")
+impl<T: Activation> sealed::Ready<Quantized> for MatRef<'_, T> {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows(), self.cols()]
+    }
+
+    fn with(
+        self,
+        group: Option<GroupSize>,
+        ws: &mut Workspace,
+        product: impl FnOnce(&Quantized, &mut Workspace) -> Result<(), GemmError>,
+    ) -> Result<(), GemmError> {
+        let mut quantized = core::mem::take(&mut ws.quantized);
+        let done = quantize(self, group, &mut quantized, ws);
+        let done = done.and_then(|()| product(&quantized, ws));
+        ws.quantized = quantized;
+        done
+    }
 }
 
-/// Quantises every token of `x` into `values` (`[tokens][K]`, dense) and
-/// `scales`.
-pub(crate) fn quantize_into<T: Activation>(
+impl sealed::Ready<Prepared<f32>> for MatRef<'_, f32> {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows(), self.cols()]
+    }
+
+    fn with(
+        self,
+        group: Option<GroupSize>,
+        ws: &mut Workspace,
+        product: impl FnOnce(&Prepared<f32>, &mut Workspace) -> Result<(), GemmError>,
+    ) -> Result<(), GemmError> {
+        let mut prepared = core::mem::take(&mut ws.prepared_f32);
+        let done = build(&mut prepared, self, group, ws);
+        let done = done.and_then(|()| product(&prepared, ws));
+        ws.prepared_f32 = prepared;
+        done
+    }
+}
+
+impl sealed::Ready<Prepared<i8>> for MatRef<'_, i8> {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows(), self.cols()]
+    }
+
+    fn with(
+        self,
+        group: Option<GroupSize>,
+        ws: &mut Workspace,
+        product: impl FnOnce(&Prepared<i8>, &mut Workspace) -> Result<(), GemmError>,
+    ) -> Result<(), GemmError> {
+        let mut quantized = core::mem::take(&mut ws.quantized);
+        let done = build(&mut quantized.prepared, self, group, ws);
+        let done = done.and_then(|()| product(&quantized.prepared, ws));
+        ws.quantized = quantized;
+        done
+    }
+}
+
+/// Activations that are prepared already need nothing of the workspace.
+macro_rules! prepared {
+    ($prepared:ty, |$x:ident, $group:ident| $check:expr) => {
+        impl sealed::Ready<$prepared> for &PreparedActivations {
+            fn shape(&self) -> [usize; 2] {
+                [self.tokens(), self.cols()]
+            }
+
+            fn with(
+                self,
+                $group: Option<GroupSize>,
+                ws: &mut Workspace,
+                product: impl FnOnce(&$prepared, &mut Workspace) -> Result<(), GemmError>,
+            ) -> Result<(), GemmError> {
+                let $x = self;
+                product($check?, ws)
+            }
+        }
+    };
+}
+prepared!(Quantized, |x, group| x.int8(group));
+prepared!(Prepared<f32>, |x, group| x.f32(group));
+prepared!(Prepared<i8>, |x, group| x.int8(group).map(|q| &q.prepared));
+
+/// Makes activations ready for matrices whose scales have groups of a size.
+fn build<X: Element>(
+    prepared: &mut Prepared<X>,
+    x: MatRef<'_, X>,
+    group: Option<GroupSize>,
+    ws: &Workspace,
+) -> Result<(), GemmError> {
+    let group_strips = group.map_or(usize::MAX, |group| group.len() / 4);
+    Ok(prepared.build(x, group_strips, ws.backend()?, ws.options())?)
+}
+
+/// Quantises every token and makes the values ready.
+fn quantize<T: Activation>(
     x: MatRef<'_, T>,
-    values: &mut Vec<i8>,
-    scales: &mut Vec<f32>,
-) -> Result<(), QuantError> {
+    group: Option<GroupSize>,
+    quantized: &mut Quantized,
+    ws: &mut Workspace,
+) -> Result<(), GemmError> {
     let (tokens, k) = (x.rows(), x.cols());
     let len = tokens
         .checked_mul(k)
         .ok_or(OutOfMemory { bytes: usize::MAX })?;
-    memory::resize(values, len, 0)?;
-    scales.clear();
-    if k == 0 {
-        // Nothing to scale, for however many tokens.
-        return Ok(());
-    }
-    scales.try_reserve_exact(tokens).map_err(|_| OutOfMemory {
-        bytes: tokens.saturating_mul(size_of::<f32>()),
-    })?;
-    for token in 0..tokens {
-        let scale = quant::quantize_token(x.row(token), &mut values[token * k..][..k])
-            .map_err(|e| e.of_token(token))?;
-        scales.push(scale);
-    }
-    Ok(())
+    let mut values = core::mem::take(&mut ws.values);
+    let Quantized {
+        prepared,
+        token_scales,
+    } = quantized;
+    // Without K there is nothing to scale, for however many tokens.
+    let scales = if k == 0 { 0 } else { tokens };
+    let done = (|| {
+        memory::resize(&mut values, len, 0)?;
+        memory::resize(token_scales, scales, 0.0)?;
+        if k > 0 {
+            quant::quantize_tokens(x, &mut values, token_scales, &ws.options().threads)?;
+        }
+        let x = MatRef::new(&values, tokens, k).expect("sized for the shape");
+        build(prepared, x, group, ws)
+    })();
+    ws.values = values;
+    done
 }

@@ -220,7 +220,7 @@ pub fn encode_with(
         .chunks_exact(cols)
         .zip(packed.chunks_exact_mut(shape.row));
     for (row, (trits, packed)) in rows.enumerate() {
-        let legal = call::encode_row(backend, trits, packed);
+        let legal = call::encode_row(backend.runnable(), trits, packed);
         if mode == Mode::Strict && !legal {
             let illegal = |trit: &i8| !matches!(trit, -1..=1);
             let col = trits.iter().position(illegal).unwrap_or_default();
@@ -287,7 +287,7 @@ pub fn decode_with(
     length("packed", packed.len(), shape.packed)?;
     length("trits", trits.len(), shape.weights)?;
     decode_rows(&shape, packed, trits, mode, |_, packed, trits| {
-        call::decode_row_i8(backend, packed, trits)
+        call::decode_row_i8(backend.runnable(), packed, trits)
     })
 }
 
@@ -354,7 +354,7 @@ pub fn decode_f32_with(
     length("scales", scales.len(), rows)?;
     length("weights", weights.len(), shape.weights)?;
     decode_rows(&shape, packed, weights, mode, |row, packed, weights| {
-        call::decode_row_f32(backend, packed, scales[row], weights)
+        call::decode_row_f32(backend.runnable(), packed, scales[row], weights)
     })
 }
 
@@ -365,7 +365,7 @@ pub fn decode_f32_with(
 /// If the rows do not fit the panel.
 #[doc(hidden)]
 pub fn pack_panel_with(backend: Backend, packed: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    call::pack_panel(backend, packed, row_bytes, panel);
+    call::pack_panel(backend.runnable(), packed, row_bytes, panel);
 }
 
 /// Checks that `packed[rows][row_bytes(cols)]` holds legal codes and zero

@@ -1,45 +1,54 @@
 //! Instruction sets: which exist, which this CPU has, which one runs.
 //!
-//! An [`Isa`] names an instruction set; a [`Backend`] is the proof that one of
-//! its kernel sets can run here. Detection happens once, on first use; nothing
-//! runs at load time. The environment variable `TRITGEMM_ISA` or [`pin`]
-//! chooses an ISA for the whole process; every operation also takes a backend
-//! of its own choice.
+//! An [`Isa`] names a level, what a CPU must have; a [`Backend`] is the proof that one of
+//! its kernel sets can run here. Detection happens once, on first use; nothing runs at
+//! load time. The environment variable `TRITGEMM_ISA` or [`pin`] chooses a backend for the
+//! whole process; every operation also takes a backend of its own choice.
 
-use crate::kernels::contract::{FewKernel, ManyKernel};
-use crate::kernels::registry::{KernelSet, TABLE};
+use crate::kernels::contract::{KernelSet, Runnable};
+use crate::kernels::registry::REGISTRY;
+use crate::kernels::scalar::SCALAR;
 use core::fmt;
 use core::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The environment variable that pins the instruction set.
-pub const ISA_VARIABLE: &str = "TRITGEMM_ISA";
+/// The environment variable that pins the backend.
+const ISA_VARIABLE: &str = "TRITGEMM_ISA";
 
-/// An instruction set that kernels are written for.
+/// A level of instruction sets that kernels are written for.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Isa {
     /// The portable reference; runs everywhere.
     Scalar,
-    /// x86-64 with AVX2 and what else the table of kernels names for it.
+    /// x86-64 with AVX2 and what else the registry of kernels names for it.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, CD, DQ and VL; VBMI is used where present.
+    /// x86-64 with AVX-512 F, BW, CD, DQ and VL.
     Avx512,
+    /// x86-64 with AVX-512 as above and VBMI.
+    Avx512Vbmi,
     /// AArch64 with NEON, which every AArch64 CPU has.
     Neon,
 }
 
 impl Isa {
-    /// Every instruction set, whether or not this build has kernels for it.
-    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    /// Every level, whether or not this build has kernels for it.
+    pub const ALL: &'static [Isa] = &[
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Avx512Vbmi,
+        Isa::Neon,
+    ];
 
-    /// The name used by `TRITGEMM_ISA`: `scalar`, `avx2`, `avx512` or `neon`.
+    /// The level's name: `scalar`, `avx2`, `avx512`, `avx512-vbmi` or `neon`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vbmi => "avx512-vbmi",
             Isa::Neon => "neon",
         }
     }
@@ -55,46 +64,57 @@ impl FromStr for Isa {
     type Err = IsaError;
 
     fn from_str(name: &str) -> Result<Self, IsaError> {
-        Isa::ALL
-            .iter()
-            .copied()
-            .find(|isa| isa.name() == name)
-            .ok_or_else(|| IsaError::Unknown {
-                name: name.to_owned(),
-            })
+        let known = Isa::ALL.iter().copied().find(|isa| isa.name() == name);
+        known.ok_or_else(|| IsaError::unknown(name))
     }
 }
 
-/// Why an instruction set cannot be used.
+/// Why a backend cannot be used.
 #[non_exhaustive]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IsaError {
-    /// The name is none of the instruction sets.
+    /// The name is neither a level nor a backend.
     Unknown {
         /// The name that was given.
         name: String,
     },
     /// This build has no kernels for it (another architecture's).
     NotBuilt {
-        /// The instruction set.
+        /// The level.
         isa: Isa,
     },
     /// The CPU lacks features that it needs.
     MissingFeatures {
-        /// The instruction set.
+        /// The level.
         isa: Isa,
         /// The features that are missing.
         missing: Vec<&'static str>,
     },
 }
 
+impl IsaError {
+    fn unknown(name: &str) -> Self {
+        Self::Unknown {
+            name: name.to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for IsaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { name } => write!(
-                f,
-                "unknown instruction set `{name}`, expected scalar, avx2, avx512 or neon"
-            ),
+            Self::Unknown { name } => {
+                write!(f, "unknown instruction set `{name}`, expected")?;
+                for isa in Isa::ALL {
+                    write!(f, " {isa},")?;
+                }
+                let tuned = REGISTRY.iter().filter(|set| set.tuning.is_some());
+                let names: Vec<&str> = tuned.map(|set| set.name).collect();
+                match names.is_empty() {
+                    true => f.write_str(" or one with its tuning"),
+                    false => write!(f, " or one with its tuning: {}", names.join(", ")),
+                }
+            }
             Self::NotBuilt { isa } => write!(
                 f,
                 "{isa} kernels are not part of this build for {}",
@@ -111,80 +131,46 @@ impl fmt::Display for IsaError {
 
 impl std::error::Error for IsaError {}
 
-/// A kernel set that can run on this CPU. Holding one is the proof.
+/// A kernel set that can run on this CPU, a row of the registry. Holding one is the proof.
 #[derive(Clone, Copy)]
-pub struct Backend {
-    set: &'static KernelSet,
-}
+pub struct Backend(Runnable);
 
-/// One kernel of a [`Backend`].
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug)]
-pub struct KernelInfo {
-    /// What it is for: `codec`, `i8-row` (few tokens), `i8-streamed` (one token,
-    /// weights out of memory), `i8-column` (many tokens), `i8-narrow` (what whole
-    /// tiles of `i8-column` leave over), and `f32-row`, `f32-column`, `f32-narrow`.
-    pub operation: &'static str,
-    /// Its name, `{level}-{operation}`. A level may use another's kernel, and that
-    /// for `i8-row` or `i8-column` where it has none of its own for the special
-    /// case.
-    pub name: &'static str,
-    /// Paths of its functions as their symbols spell them.
-    pub symbols: &'static [&'static str],
-}
-
-/// Bit i is set when row i of the table can run here.
-fn available_rows() -> usize {
-    static ROWS: OnceLock<usize> = OnceLock::new();
-    *ROWS.get_or_init(|| {
-        let mut rows = 0;
-        for (i, set) in TABLE.iter().enumerate() {
-            if set.features.iter().all(|f| (f.detect)()) {
-                rows |= 1 << i;
-            }
-        }
+/// The rows of the registry that can run here: first those that suit this CPU, in the
+/// registry's order, then those tuned for others, then the scalar one.
+fn available() -> &'static [Backend] {
+    static AVAILABLE: OnceLock<Vec<Backend>> = OnceLock::new();
+    AVAILABLE.get_or_init(|| {
+        let rows = REGISTRY.iter().filter_map(|&set| Runnable::new(set));
+        let mut rows: Vec<Backend> = rows.map(Backend).collect();
+        rows.sort_by_key(|b| (b.isa() == Isa::Scalar, !b.set().suits()));
         rows
     })
 }
 
-/// Index in the table of the pinned backend plus one; 0 is not pinned.
+/// One more than the place of the pinned backend in [`available`]; 0 is not pinned.
 static PINNED: AtomicUsize = AtomicUsize::new(0);
 
 impl Backend {
-    /// Every backend that can run here, best first; the scalar one is last, those made
-    /// for other CPUs before it.
+    /// Every backend that can run here, best first: those tuned for other CPUs come after
+    /// those that suit this one, and the scalar one is last.
     pub fn available() -> impl Iterator<Item = Backend> {
-        let rows = available_rows();
-        let vector = move |suits: bool| {
-            TABLE
-                .iter()
-                .enumerate()
-                .filter(move |(i, set)| {
-                    rows & (1 << i) != 0 && set.isa != Isa::Scalar && set.suits() == suits
-                })
-                .map(|(_, &set)| Backend { set })
-        };
-        vector(true)
-            .chain(vector(false))
-            .chain(core::iter::once(Backend::scalar()))
+        available().iter().copied()
     }
 
     /// The backend that operations use when none is given: the pinned one, else
     /// that of `TRITGEMM_ISA` (read once), else the best available.
     ///
     /// # Errors
-    /// If `TRITGEMM_ISA` names an unknown or unavailable instruction set.
+    /// If `TRITGEMM_ISA` names an unknown or unavailable backend.
     pub fn active() -> Result<Backend, IsaError> {
         static DEFAULT: OnceLock<Result<Backend, IsaError>> = OnceLock::new();
         if let Some(row) = PINNED.load(Ordering::Acquire).checked_sub(1) {
-            return Ok(Backend { set: TABLE[row] });
+            return Ok(available()[row]);
         }
         DEFAULT
             .get_or_init(|| {
                 let backend = match std::env::var_os(ISA_VARIABLE) {
-                    Some(name) if !name.is_empty() => {
-                        Backend::for_isa(name.to_string_lossy().parse()?)?
-                    }
+                    Some(name) if !name.is_empty() => Backend::by_name(&name.to_string_lossy())?,
                     _ => Backend::best(),
                 };
                 #[cfg(feature = "log")]
@@ -196,17 +182,15 @@ impl Backend {
 
     /// The best backend of this CPU, whatever is pinned.
     pub fn best() -> Backend {
-        Backend::available().next().unwrap_or_else(Backend::scalar)
+        available()[0]
     }
 
     /// The scalar reference.
     pub fn scalar() -> Backend {
-        Backend {
-            set: &crate::kernels::scalar::SCALAR,
-        }
+        Backend(Runnable::new(&SCALAR).expect("it needs no feature"))
     }
 
-    /// The best backend of one instruction set.
+    /// The best backend of one level.
     ///
     /// # Errors
     /// If this build has none or the CPU lacks a feature it needs.
@@ -214,64 +198,80 @@ impl Backend {
         if let Some(backend) = Backend::available().find(|b| b.isa() == isa) {
             return Ok(backend);
         }
-        // The last row of an ISA is the one that needs the least.
-        let Some(set) = TABLE.iter().rev().find(|set| set.isa == isa) else {
+        let Some(set) = REGISTRY.iter().find(|set| set.level() == isa.name()) else {
             return Err(IsaError::NotBuilt { isa });
         };
-        let missing = set
-            .features
-            .iter()
-            .filter(|f| !(f.detect)())
-            .map(|f| f.name)
-            .collect();
+        let missing = set.features.iter().filter(|f| !(f.detect)());
+        let missing = missing.map(|f| f.name).collect();
         Err(IsaError::MissingFeatures { isa, missing })
     }
 
-    /// The level's name: `scalar`, `avx2`, `avx512`, `avx512-vbmi`,
-    /// `avx512-zen5` (for AMD since Zen 5: other kernels for many tokens) or `neon`.
-    pub fn name(self) -> &'static str {
-        self.set.name
+    /// The backend of a name: that of a `level/tuning`, as [`Backend::name`] gives it, or
+    /// the best of a level.
+    ///
+    /// # Errors
+    /// If there is none of the name, this build has none of the level, or the CPU lacks a
+    /// feature it needs.
+    ///
+    /// ```
+    /// use tritgemm::Backend;
+    /// for backend in Backend::available() {
+    ///     assert_eq!(Backend::by_name(backend.name())?, backend);
+    /// }
+    /// assert_eq!(Backend::by_name("scalar")?, Backend::scalar());
+    /// # Ok::<(), tritgemm::IsaError>(())
+    /// ```
+    pub fn by_name(name: &str) -> Result<Backend, IsaError> {
+        if let Some(backend) = Backend::available().find(|b| b.name() == name) {
+            return Ok(backend);
+        }
+        let Some((level, _)) = name.split_once('/') else {
+            return Backend::for_isa(name.parse()?);
+        };
+        // A row of a level that this CPU lacks, or of none.
+        let known = REGISTRY.iter().any(|set| set.name == name);
+        let isa = level.parse().map_err(|_| IsaError::unknown(name))?;
+        match Backend::for_isa(isa) {
+            Err(e @ IsaError::MissingFeatures { .. }) if known => Err(e),
+            Err(e @ IsaError::NotBuilt { .. }) => Err(e),
+            _ => Err(IsaError::unknown(name)),
+        }
     }
 
-    /// The instruction set it belongs to.
+    /// Its name, `level/tuning`: `avx512-vbmi/zen5`, `avx2/intel`; or the level alone
+    /// where it has no tunings, `neon` and `scalar`.
+    pub fn name(self) -> &'static str {
+        self.set().name
+    }
+
+    /// The level, what a CPU must have.
     pub fn isa(self) -> Isa {
-        self.set.isa
+        self.set().level().parse().expect("levels are named so")
+    }
+
+    /// The tuning: which CPU the choice of kernels was measured on.
+    pub fn tuning(self) -> Option<&'static str> {
+        self.name().split_once('/').map(|(_, tuning)| tuning)
     }
 
     /// The CPU features it needs, by the compiler's names.
     pub fn features(self) -> impl Iterator<Item = &'static str> {
-        self.set.features.iter().map(|f| f.name)
+        self.set().features.iter().map(|f| f.name)
     }
 
-    /// Its kernels.
-    pub fn kernels(self) -> [KernelInfo; 8] {
-        let set = self.set;
-        let info = |operation, name, symbols| KernelInfo {
-            operation,
-            name,
-            symbols,
-        };
-        [
-            info("codec", set.codec.name, set.codec.symbols),
-            info("i8-row", set.few_i8.name, set.few_i8.symbols),
-            info("i8-streamed", set.streamed_i8.name, set.streamed_i8.symbols),
-            info("i8-column", set.many_i8.name, set.many_i8.symbols),
-            info("i8-narrow", set.narrow_i8.name, set.narrow_i8.symbols),
-            info("f32-row", set.few_f32.name, set.few_f32.symbols),
-            info("f32-column", set.many_f32.name, set.many_f32.symbols),
-            info("f32-narrow", set.narrow_f32.name, set.narrow_f32.symbols),
-        ]
+    /// The kernels, with the proof that this CPU can run them.
+    pub(crate) fn runnable(self) -> Runnable {
+        self.0
     }
 
-    /// The kernels themselves.
-    pub(crate) fn set(self) -> &'static KernelSet {
-        self.set
+    fn set(self) -> &'static KernelSet {
+        self.0.set()
     }
 }
 
 impl PartialEq for Backend {
     fn eq(&self, other: &Self) -> bool {
-        core::ptr::eq(self.set, other.set)
+        core::ptr::eq(self.set(), other.set())
     }
 }
 
@@ -283,118 +283,29 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// Pins the instruction set of the whole process, or with `None` returns to
-/// `TRITGEMM_ISA` and detection. Results never depend on it, only speed does.
+/// Pins the backend of the whole process by its name, a level or a `level/tuning` (see
+/// [`Backend::by_name`]), or with `None` returns to `TRITGEMM_ISA` and detection. Results
+/// never depend on it, only speed does.
 ///
 /// # Errors
-/// If this build has none or the CPU lacks a feature it needs; nothing changes
-/// then.
+/// As [`Backend::by_name`]; nothing changes then.
 ///
 /// ```
-/// use tritgemm::{Backend, Isa, pin};
-/// pin(Some(Isa::Scalar))?;
-/// assert_eq!(Backend::active()?.isa(), Isa::Scalar);
+/// use tritgemm::{Backend, pin};
+/// pin(Some("scalar"))?;
+/// assert_eq!(Backend::active()?, Backend::scalar());
 /// pin(None)?;
 /// # Ok::<(), tritgemm::IsaError>(())
 /// ```
-pub fn pin(isa: Option<Isa>) -> Result<(), IsaError> {
-    let row = match isa {
+pub fn pin(name: Option<&str>) -> Result<(), IsaError> {
+    let place = match name {
         None => 0,
-        Some(isa) => {
-            let backend = Backend::for_isa(isa)?;
-            let row = TABLE
-                .iter()
-                .position(|&set| core::ptr::eq(set, backend.set));
-            row.map_or(0, |row| row + 1)
+        Some(name) => {
+            let backend = Backend::by_name(name)?;
+            let place = Backend::available().position(|b| b == backend);
+            place.map_or(0, |place| place + 1)
         }
     };
-    PINNED.store(row, Ordering::Release);
+    PINNED.store(place, Ordering::Release);
     Ok(())
-}
-
-/// The CPU features that the kernel table knows of, and whether this CPU has
-/// each.
-pub fn cpu_features() -> Vec<(&'static str, bool)> {
-    let mut features: Vec<(&'static str, bool)> = Vec::new();
-    for feature in TABLE.iter().flat_map(|set| set.features) {
-        if !features.iter().any(|(name, _)| *name == feature.name) {
-            features.push((feature.name, (feature.detect)()));
-        }
-    }
-    features
-}
-
-/// A row of the kernel table, whether or not this CPU can run it: for tests
-/// that read the code of every kernel in the build.
-#[doc(hidden)]
-#[non_exhaustive]
-pub struct TableRow {
-    /// As [`Backend::name`].
-    pub name: &'static str,
-    /// As [`Backend::isa`].
-    pub isa: Isa,
-    /// As [`Backend::features`].
-    pub features: Vec<&'static str>,
-    /// Whether this CPU has them.
-    pub runs_here: bool,
-    /// As [`Backend::kernels`].
-    pub kernels: [KernelInfo; 8],
-    /// Every function pointer that dispatch can call, with the kernel's name.
-    pub entries: Vec<(&'static str, *const ())>,
-}
-
-/// Every row of the kernel table.
-#[doc(hidden)]
-pub fn kernel_table() -> Vec<TableRow> {
-    fn row<X, Acc>(kernel: &FewKernel<X, Acc>) -> impl Iterator<Item = (&'static str, *const ())> {
-        let tiles = kernel.tiles.iter().map(|tile| tile.run as *const ());
-        let name = kernel.name;
-        std::iter::once(kernel.build as *const ())
-            .chain(tiles)
-            .map(move |entry| (name, entry))
-    }
-    fn column<X, Acc>(kernel: &ManyKernel<X, Acc>) -> [(&'static str, *const ()); 3] {
-        [
-            (kernel.name, kernel.build as *const ()),
-            (kernel.name, kernel.run as *const ()),
-            (kernel.name, kernel.finish as *const ()),
-        ]
-    }
-    let describe = |&set: &&'static KernelSet| {
-        let codec = set.codec;
-        let mut entries = vec![
-            (codec.name, codec.encode as *const ()),
-            (codec.name, codec.decode_i8 as *const ()),
-            (codec.name, codec.decode_f32 as *const ()),
-            (codec.name, codec.pack_panel as *const ()),
-        ];
-        entries.extend(row(set.few_i8));
-        entries.extend(row(set.streamed_i8));
-        entries.extend(row(set.few_f32));
-        entries.extend(column(set.many_i8));
-        entries.extend(column(set.many_f32));
-        entries.extend(column(set.narrow_i8));
-        entries.extend(column(set.narrow_f32));
-        TableRow {
-            name: set.name,
-            isa: set.isa,
-            features: Backend { set }.features().collect(),
-            runs_here: set.features.iter().all(|f| (f.detect)()),
-            kernels: Backend { set }.kernels(),
-            entries,
-        }
-    };
-    TABLE.iter().map(describe).collect()
-}
-
-/// The epilogues, the functions that do multiply, with their names.
-#[doc(hidden)]
-pub fn epilogues() -> [(&'static str, *const ()); 4] {
-    use crate::kernels::auto::scale;
-    [
-        ("scale_i32", scale::scale_i32 as *const ()),
-        ("scale_f32", scale::scale_f32 as *const ()),
-        ("fold_group_i32", scale::fold_group_i32 as *const ()),
-        ("fold_group_f32", scale::fold_group_f32 as *const ()),
-    ]
 }

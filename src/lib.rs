@@ -12,7 +12,7 @@
 //! | share activations among matrices | [`PreparedActivations`] |
 //! | reuse memory, choose threads and kernels | [`Workspace`], [`Options`] |
 //! | run products on threads of your own | [`ParallelFor`] |
-//! | ask for or pin an instruction set | [`Backend`], [`Isa`], [`pin`] |
+//! | ask for or pin kernels of an instruction set | [`Backend`], [`Isa`], [`pin`], [`diagnostics`] |
 //! | train and infer | [`nn`] |
 //!
 //! ```
@@ -42,41 +42,36 @@ mod error;
 
 mod activation;
 mod activations;
-mod cache;
 pub mod codec;
+pub mod diagnostics;
 mod isa;
 mod linear;
 mod matrix;
 mod memory;
 pub mod nn;
+mod options;
 pub mod panel_file;
 mod panels;
-mod parallel;
-mod parallel_for;
 mod product;
 pub mod quant;
-mod recent;
 mod scales;
 mod threads;
 mod view;
 mod workspace;
 
 pub use activation::Activation;
-pub use activations::{PrepareError, PreparedActivations};
-pub use cache::CacheSizes;
-pub use isa::{Backend, ISA_VARIABLE, Isa, IsaError, KernelInfo, cpu_features, pin};
-#[doc(hidden)]
-pub use isa::{TableRow, epilogues, kernel_table};
+pub use activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
+pub use isa::{Backend, Isa, IsaError, pin};
 pub use linear::{GemmError, Linear};
 pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
 pub use memory::OutOfMemory;
+pub use options::{Family, Options};
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels, SliceError};
-pub use parallel_for::{Incomplete, MAX_WORKERS, ParallelFor};
 pub use scales::{Granularity, GroupSize};
-pub use threads::Threads;
+pub use threads::{Incomplete, ParallelFor, Threads};
 pub use view::{MatMut, MatRef, ViewError};
-pub use workspace::{Lanes, Options, Residency, Workspace};
+pub use workspace::Workspace;
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

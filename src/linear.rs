@@ -2,25 +2,22 @@
 //! scales and bias.
 
 use crate::activation::Activation;
-use crate::activations::{self, Inner, PreparedActivations};
+use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
 use crate::isa::IsaError;
-use crate::kernels::call::Element;
 use crate::matrix::{MatrixError, Scales, TernaryMatrix};
 use crate::memory::{self, OutOfMemory};
 use crate::panels::{Panels, SliceError};
-use crate::parallel_for::{Incomplete, Stopped, Team};
-use crate::product::sink::{Affine, Float, Raw, Sink, W1A8};
-use crate::product::{self, Product};
-use crate::quant::QuantError;
-use crate::recent;
+use crate::product::sink::{Affine, Canonical, Raw, W1A8};
+use crate::quant::{QuantError, TokensError};
 use crate::scales::{Granularity, GroupSize};
+use crate::threads::{Incomplete, Stopped};
 use crate::view::{MatMut, MatRef};
-use crate::workspace::{Slots, Workspace};
+use crate::workspace::Workspace;
 use core::ops::Range;
 use std::fmt;
 
-/// Why a product could not be computed. The output is untouched then, except
-/// after [`GemmError::Incomplete`] and [`GemmError::Memory`].
+/// Why activations could not be prepared, or a product not be computed. The output is
+/// untouched then, except after [`GemmError::Incomplete`] and [`GemmError::Memory`].
 #[non_exhaustive]
 #[derive(Clone, PartialEq, Debug)]
 pub enum GemmError {
@@ -56,6 +53,13 @@ pub enum GemmError {
         /// The type needed.
         expected: &'static str,
     },
+    /// Not one scale a token.
+    TokenScales {
+        /// Tokens.
+        tokens: usize,
+        /// Scales given.
+        len: usize,
+    },
     /// The caller's threads left work out; the output is partly written.
     Incomplete(Incomplete),
     /// The activations could not be quantised.
@@ -89,6 +93,9 @@ impl fmt::Display for GemmError {
             Self::PreparedType { prepared, expected } => {
                 write!(f, "activations prepared as {prepared}, expected {expected}")
             }
+            Self::TokenScales { tokens, len } => {
+                write!(f, "{len} token scales for {tokens} tokens")
+            }
             Self::Quant(e) => e.fmt(f),
             Self::Isa(e) => e.fmt(f),
             Self::Incomplete(e) => e.fmt(f),
@@ -101,44 +108,42 @@ impl std::error::Error for GemmError {}
 
 from_variants!(GemmError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
 
-fn check_shapes<T>(x: [usize; 2], panels: &Panels, y: &MatMut<'_, T>) -> Result<(), GemmError> {
-    let [tokens, cols] = x;
-    if cols != panels.cols() {
-        return Err(GemmError::InputWidth {
-            cols,
-            expected: panels.cols(),
-        });
+impl From<Stopped> for GemmError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Incomplete(e) => Self::Incomplete(e),
+            Stopped::Memory(e) => Self::Memory(e),
+        }
     }
-    if [y.rows(), y.cols()] != [tokens, panels.rows()] {
-        let (rows, cols) = (y.rows(), y.cols());
+}
+
+impl From<TokensError> for GemmError {
+    fn from(error: TokensError) -> Self {
+        match error {
+            TokensError::Quant(e) => Self::Quant(e),
+            TokensError::Stopped(stopped) => stopped.into(),
+        }
+    }
+}
+
+fn check_shapes<T>(
+    [tokens, cols]: [usize; 2],
+    panels: &Panels,
+    y: &MatMut<'_, T>,
+) -> Result<(), GemmError> {
+    let (expected, expected_cols) = (panels.cols(), panels.rows());
+    if cols != expected {
+        return Err(GemmError::InputWidth { cols, expected });
+    }
+    if [y.rows(), y.cols()] != [tokens, expected_cols] {
         return Err(GemmError::OutputShape {
-            rows,
-            cols,
+            rows: y.rows(),
+            cols: y.cols(),
             tokens,
-            expected_cols: panels.rows(),
+            expected_cols,
         });
     }
     Ok(())
-}
-
-fn multiply<X: Element, S: Sink<X>>(
-    panels: &Panels,
-    prepared: &product::prepare::Prepared<X>,
-    sink: S,
-    y: MatMut<'_, S::Out>,
-    ws: (&Team, &mut Slots),
-) -> Result<(), Stopped> {
-    let weights = panels.weights(prepared.group_strips());
-    product::run(
-        &Product {
-            weights,
-            prepared,
-            sink,
-        },
-        y,
-        ws.0,
-        ws.1,
-    )
 }
 
 impl Panels {
@@ -146,59 +151,24 @@ impl Panels {
     /// int32 out: `x` is `[N][K]`, `y` is `[N][M]`. Equal to the mathematical
     /// sum for every input, on every instruction set and any number of threads.
     ///
-    /// # Errors
-    /// If the shapes do not fit, the instruction set that was asked for is not
-    /// available, or a [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn gemm_i8(
-        &self,
-        x: MatRef<'_, i8>,
-        y: MatMut<'_, i32>,
-        ws: &mut Workspace,
-    ) -> Result<(), GemmError> {
-        check_shapes([x.rows(), x.cols()], self, &y)?;
-        let (how, team) = (ws.how(Some(self.as_bytes()))?, ws.team());
-        ws.prepared_i8.build(x, usize::MAX, how, &team)?;
-        Ok(multiply(
-            self,
-            &ws.prepared_i8,
-            Raw,
-            y,
-            (&team, &mut ws.slots),
-        )?)
-    }
-
-    /// As [`Panels::gemm_i8`], with activations prepared by
-    /// [`PreparedActivations::int8`] or [`PreparedActivations::quantize`]; their
-    /// scales are not applied.
+    /// `x` is a [`MatRef`] of int8, or [`PreparedActivations`] without groups, whose scales
+    /// are not applied. Those keep the backend that they were prepared with.
     ///
     /// # Errors
-    /// If the shapes do not fit, the activations are f32 or prepared for groups,
-    /// or a [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn gemm_i8_prepared(
+    /// If the shapes do not fit, prepared activations are f32 or for groups, the backend
+    /// that was asked for is not available, a [`ParallelFor`](crate::ParallelFor) left
+    /// work out, or memory runs out.
+    pub fn gemm_i8(
         &self,
-        x: &PreparedActivations,
+        x: impl ExactInput,
         y: MatMut<'_, i32>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_shapes([x.tokens(), x.cols()], self, &y)?;
-        check_group(x.group, None)?;
-        let Inner::I8(prepared, _) = &x.inner else {
-            return Err(GemmError::PreparedType {
-                prepared: "f32",
-                expected: "int8",
-            });
-        };
-        recent::note(self.as_bytes());
-        let team = ws.team();
-        Ok(multiply(self, prepared, Raw, y, (&team, &mut ws.slots))?)
+        check_shapes(x.shape(), self, &y)?;
+        x.with(None, ws, |x, ws| {
+            Ok(ws.run((self.view(), self.rows()), x, Raw, y)?)
+        })
     }
-}
-
-fn check_group(prepared: Option<GroupSize>, matrix: Option<GroupSize>) -> Result<(), GemmError> {
-    if prepared != matrix {
-        return Err(GemmError::Group { prepared, matrix });
-    }
-    Ok(())
 }
 
 /// A linear layer on packed ternary weights:
@@ -347,38 +317,67 @@ impl Linear {
         Ok(Self::assemble(panels, scales, bias.transpose()?)?)
     }
 
+    /// Activations `[tokens][K]` (f32, f16 or bf16) quantised to int8, each token by its
+    /// absolute maximum, and made ready once for this layer and for any other of the same
+    /// K and [`group`](Self::group).
+    ///
+    /// # Errors
+    /// If an activation is NaN or infinite, the backend that was asked for is not
+    /// available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    pub fn prepare_int8<T: Activation>(
+        &self,
+        x: MatRef<'_, T>,
+        ws: &mut Workspace,
+    ) -> Result<PreparedActivations, GemmError> {
+        PreparedActivations::quantize(x, self.group(), ws)
+    }
+
+    /// As [`prepare_int8`](Self::prepare_int8), for the f32 path: nothing is quantised. A
+    /// NaN or an infinity stays what it is, and reaches only outputs whose weight for it is
+    /// not 0.
+    ///
+    /// # Errors
+    /// If the backend that was asked for is not available, a
+    /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    pub fn prepare_f32(
+        &self,
+        x: MatRef<'_, f32>,
+        ws: &mut Workspace,
+    ) -> Result<PreparedActivations, GemmError> {
+        PreparedActivations::float(x, self.group(), ws)
+    }
+
     /// The W1.58A8 forward pass: quantises each token of `x` (`[N][K]`, f32,
     /// f16 or bf16) to int8 by its absolute maximum, multiplies exactly, scales
     /// and adds the bias into `y` (`[N][M]`). As in BitNet b1.58,
     /// arXiv:2402.17764.
     ///
+    /// `x` is a [`MatRef`], or [`PreparedActivations`] of int8, which keep the backend that
+    /// they were prepared with.
+    ///
     /// # Errors
-    /// If the shapes do not fit, an activation is NaN or infinite, the
-    /// instruction set that was asked for is not available, or a
-    /// [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn forward<T: Activation>(
+    /// If the shapes or the group sizes do not fit, prepared activations are f32, an
+    /// activation is NaN or infinite, the backend that was asked for is not available, a
+    /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    pub fn forward_int8(
         &self,
-        x: MatRef<'_, T>,
+        x: impl Int8Input,
         y: MatMut<'_, f32>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
-        let (how, team) = (ws.how(Some(self.panels.as_bytes()))?, ws.team());
-        activations::quantize_into(x, &mut ws.values, &mut ws.token_scales)?;
-        let values = activations::dense(&ws.values, x.rows(), x.cols());
-        ws.prepared_i8
-            .build(values, activations::group_strips(self.group()), how, &team)?;
-        let sink = W1A8 {
-            affine: self.affine(),
-            token_scales: &ws.token_scales,
-        };
-        Ok(multiply(
-            &self.panels,
-            &ws.prepared_i8,
-            sink,
-            y,
-            (&team, &mut ws.slots),
-        )?)
+        check_shapes(x.shape(), &self.panels, &y)?;
+        x.with(self.group(), ws, |x, ws| {
+            let sink = W1A8 {
+                affine: self.affine(),
+                token_scales: &x.token_scales,
+            };
+            Ok(ws.run(
+                (self.panels.view(), self.panels.rows()),
+                &x.prepared,
+                sink,
+                y,
+            )?)
+        })
     }
 
     /// The f32 forward pass in the canonical order of summation: the same bits
@@ -386,57 +385,24 @@ impl Linear {
     /// number of threads. A weight of 0 never touches its activation, so a NaN
     /// there does not spread; a NaN in `y` is always `0x7fc00000`.
     ///
-    /// # Errors
-    /// If the shapes do not fit, the instruction set that was asked for is not
-    /// available, or a [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn forward_f32(
-        &self,
-        x: MatRef<'_, f32>,
-        y: MatMut<'_, f32>,
-        ws: &mut Workspace,
-    ) -> Result<(), GemmError> {
-        check_shapes([x.rows(), x.cols()], &self.panels, &y)?;
-        let (how, team) = (ws.how(Some(self.panels.as_bytes()))?, ws.team());
-        ws.prepared_f32
-            .build(x, activations::group_strips(self.group()), how, &team)?;
-        let sink = Float(self.affine());
-        Ok(multiply(
-            &self.panels,
-            &ws.prepared_f32,
-            sink,
-            y,
-            (&team, &mut ws.slots),
-        )?)
-    }
-
-    /// The forward pass on prepared activations, by the path that they were
-    /// prepared for. They keep the backend they were prepared with.
+    /// `x` is a [`MatRef`], or [`PreparedActivations`] of f32, which keep the backend that
+    /// they were prepared with.
     ///
     /// # Errors
-    /// If the shapes or the group sizes do not fit, or a
-    /// [`ParallelFor`](crate::ParallelFor) left work out.
-    pub fn forward_prepared(
+    /// If the shapes or the group sizes do not fit, prepared activations are int8, the
+    /// backend that was asked for is not available, a
+    /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    pub fn forward_f32(
         &self,
-        x: &PreparedActivations,
+        x: impl F32Input,
         y: MatMut<'_, f32>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_shapes([x.tokens(), x.cols()], &self.panels, &y)?;
-        check_group(x.group, self.group())?;
-        recent::note(self.panels.as_bytes());
-        let team = ws.team();
-        let how = (&team, &mut ws.slots);
-        match &x.inner {
-            Inner::I8(prepared, token_scales) => {
-                let sink = W1A8 {
-                    affine: self.affine(),
-                    token_scales,
-                };
-                multiply(&self.panels, prepared, sink, y, how)?;
-            }
-            Inner::F32(prepared) => multiply(&self.panels, prepared, Float(self.affine()), y, how)?,
-        }
-        Ok(())
+        check_shapes(x.shape(), &self.panels, &y)?;
+        x.with(self.group(), ws, |x, ws| {
+            let sink = Canonical(self.affine());
+            Ok(ws.run((self.panels.view(), self.panels.rows()), x, sink, y)?)
+        })
     }
 
     fn affine(&self) -> Affine<'_> {

@@ -4,6 +4,7 @@ use crate::codec::{self, CodecError, Mode};
 use crate::memory::{self, OutOfMemory};
 use crate::quant::{self, QuantError};
 use crate::scales::{Granularity, GroupSize};
+use crate::threads::{Incomplete, Stopped};
 use std::fmt;
 
 /// Most weights in a row: with int8 activations the sum of more could leave
@@ -50,6 +51,8 @@ pub enum MatrixError {
     Codec(CodecError),
     /// The weights could not be quantised.
     Quant(QuantError),
+    /// The caller's threads left work out.
+    Incomplete(Incomplete),
     /// Memory ran out.
     Memory(OutOfMemory),
 }
@@ -77,6 +80,7 @@ impl fmt::Display for MatrixError {
             Self::BiasLength { rows, len } => write!(f, "a bias of {len} values for {rows} rows"),
             Self::Codec(e) => e.fmt(f),
             Self::Quant(e) => e.fmt(f),
+            Self::Incomplete(e) => e.fmt(f),
             Self::Memory(e) => e.fmt(f),
         }
     }
@@ -85,6 +89,15 @@ impl fmt::Display for MatrixError {
 impl std::error::Error for MatrixError {}
 
 from_variants!(MatrixError: Codec(CodecError), Quant(QuantError), Memory(OutOfMemory));
+
+impl From<Stopped> for MatrixError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Incomplete(e) => Self::Incomplete(e),
+            Stopped::Memory(e) => Self::Memory(e),
+        }
+    }
+}
 
 /// Scales of a ternary matrix: f32 values and what each covers.
 ///
@@ -303,7 +316,7 @@ impl TernaryMatrix {
     pub fn to_trits(&self) -> Vec<i8> {
         let mut trits = vec![0; self.rows * self.cols];
         self.decode(&mut trits, |packed, trits| {
-            crate::kernels::call::decode_row_i8(crate::Backend::best(), packed, trits);
+            crate::kernels::call::decode_row_i8(crate::Backend::best().runnable(), packed, trits);
         });
         trits
     }

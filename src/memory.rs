@@ -4,10 +4,12 @@
 //! without memory as everywhere in Rust, and so do `Clone` and the functions
 //! that say so.
 
-use crate::workspace::Lines;
-use aligned_vec::TryReserveError;
+use aligned_vec::{AVec, ConstAlign, TryReserveError};
 use bytemuck::Zeroable;
 use std::fmt;
+
+/// Memory aligned to cache lines.
+pub(crate) type Lines = AVec<u8, ConstAlign<64>>;
 
 /// Memory that could not be allocated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +29,7 @@ impl fmt::Display for OutOfMemory {
 
 impl std::error::Error for OutOfMemory {}
 
-fn of<T>(len: usize) -> OutOfMemory {
+fn missing<T>(len: usize) -> OutOfMemory {
     OutOfMemory {
         bytes: len.saturating_mul(size_of::<T>()),
     }
@@ -35,7 +37,7 @@ fn of<T>(len: usize) -> OutOfMemory {
 
 /// `vec![0; len]`, pages that are never written included.
 pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>, OutOfMemory> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| of::<T>(len))
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| missing::<T>(len))
 }
 
 /// `vec![value; len]`.
@@ -56,7 +58,7 @@ pub(crate) fn collected<T>(
 ) -> Result<Vec<T>, OutOfMemory> {
     let mut all = Vec::new();
     let len = values.len();
-    all.try_reserve_exact(len).map_err(|_| of::<T>(len))?;
+    all.try_reserve_exact(len).map_err(|_| missing::<T>(len))?;
     all.extend(values);
     Ok(all)
 }
@@ -68,7 +70,9 @@ pub(crate) fn resize<T: Clone>(
     value: T,
 ) -> Result<(), OutOfMemory> {
     let more = len.saturating_sub(values.len());
-    values.try_reserve_exact(more).map_err(|_| of::<T>(len))?;
+    values
+        .try_reserve_exact(more)
+        .map_err(|_| missing::<T>(len))?;
     values.resize(len, value);
     Ok(())
 }
@@ -76,7 +80,7 @@ pub(crate) fn resize<T: Clone>(
 /// Zeros, aligned to cache lines.
 #[cfg(feature = "train")]
 pub(crate) fn zeroed_lines(len: usize) -> Result<Lines, OutOfMemory> {
-    let mut zeroed = crate::workspace::lines();
+    let mut zeroed = lines();
     resize_lines(&mut zeroed, len)?;
     Ok(zeroed)
 }
@@ -90,7 +94,20 @@ pub(crate) fn resize_lines(buffer: &mut Lines, len: usize) -> Result<(), OutOfMe
             Ok(())
         }
         Err(TryReserveError::AllocError { .. } | TryReserveError::CapacityOverflow) => {
-            Err(of::<u8>(len))
+            Err(missing::<u8>(len))
         }
     }
+}
+
+/// No memory yet.
+pub(crate) fn lines() -> Lines {
+    AVec::new(64)
+}
+
+/// Makes `buffer` at least `len` bytes long; what it held is lost or not.
+pub(crate) fn reserve(buffer: &mut Lines, len: usize) -> Result<&mut [u8], OutOfMemory> {
+    if buffer.len() < len {
+        resize_lines(buffer, len)?;
+    }
+    Ok(&mut buffer[..len])
 }

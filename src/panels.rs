@@ -1,5 +1,4 @@
-//! Panels: the packed bytes transposed in strips of 64 rows, as kernels read
-//! them.
+//! Panels: the packed bytes of 64 rows at a time, transposed, as kernels read them.
 
 use crate::codec::CodecError;
 use crate::isa::Backend;
@@ -7,12 +6,13 @@ use crate::isa::Backend;
 use crate::kernels::auto::transpose::transposed_panel;
 use crate::kernels::call::PanelView;
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
-use crate::kernels::memory::block::{self, Block};
+use crate::kernels::memory::panel_memory::{self, PanelMemory};
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
+use crate::memory::Lines;
 use crate::memory::OutOfMemory;
-use crate::product::{Weights, strips};
-use crate::threads::Threads;
-use crate::workspace::Lines;
+use crate::product::plan::{self, strips};
+use crate::threads::{Stopped, Threads};
+use crate::workspace::Workspace;
 use core::ops::Range;
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct PanelBytes(Storage);
 
 #[derive(Clone, Debug)]
 enum Storage {
-    Block(Arc<Block>),
+    Packed(Arc<PanelMemory>),
     Lines(Arc<Lines>),
     Vec(Arc<Vec<u8>>),
     Slice(Arc<[u8]>),
@@ -55,7 +55,7 @@ impl PanelBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
-            Storage::Block(bytes) => bytes,
+            Storage::Packed(bytes) => bytes,
             Storage::Lines(bytes) => bytes,
             Storage::Vec(bytes) => bytes,
             Storage::Slice(bytes) => bytes,
@@ -159,18 +159,24 @@ impl Panels {
     /// out.
     pub fn pack(matrix: &TernaryMatrix) -> Result<Self, MatrixError> {
         let backend = Backend::active().map_err(CodecError::from)?;
-        Ok(Self::pack_with(backend, Threads::Rayon, matrix)?)
+        Ok(Self::pack_with(backend, &Threads::Rayon, matrix)?)
     }
 
-    /// As [`Panels::pack`], with a backend and threads of choice.
+    /// As [`Panels::pack`], by the backend and the threads of a workspace.
     ///
     /// # Errors
-    /// If memory runs out.
-    pub fn pack_with(
+    /// As [`Panels::pack`], or if a [`ParallelFor`](crate::ParallelFor) left work out.
+    pub fn pack_on(matrix: &TernaryMatrix, ws: &Workspace) -> Result<Self, MatrixError> {
+        let backend = ws.backend().map_err(CodecError::from)?;
+        let threads = &ws.options().threads;
+        Ok(Self::pack_with(backend, threads, matrix)?)
+    }
+
+    pub(crate) fn pack_with(
         backend: Backend,
-        threads: Threads,
+        threads: &Threads,
         matrix: &TernaryMatrix,
-    ) -> Result<Self, OutOfMemory> {
+    ) -> Result<Self, Stopped> {
         Self::pack_bytes(
             backend,
             threads,
@@ -190,7 +196,7 @@ impl Panels {
         check_cols(cols)?;
         crate::codec::validate(packed, rows, cols)?;
         let backend = Backend::active().map_err(CodecError::from)?;
-        let panels = Self::pack_bytes(backend, Threads::Rayon, packed, rows, cols)?;
+        let panels = Self::pack_bytes(backend, &Threads::Rayon, packed, rows, cols)?;
         Ok(panels)
     }
 
@@ -220,7 +226,7 @@ impl Panels {
             panel_bytes(rows, cols).ok_or(crate::codec::CodecError::TooLarge { rows, cols })?;
         let row_bytes = matrix.cols().div_ceil(4);
         let mut bytes = crate::memory::zeroed_lines(len)?;
-        crate::parallel::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
+        crate::threads::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
             transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
         });
         Ok(Self::from_parts(bytes.into(), 0, rows, cols))
@@ -228,22 +234,21 @@ impl Panels {
 
     fn pack_bytes(
         backend: Backend,
-        threads: Threads,
+        threads: &Threads,
         packed: &[u8],
         rows: usize,
         cols: usize,
-    ) -> Result<Self, OutOfMemory> {
+    ) -> Result<Self, Stopped> {
         // The packed bytes are in memory, but their padding may be 64 times as long.
         let len = panel_bytes(rows, cols).ok_or(OutOfMemory { bytes: usize::MAX })?;
-        let (panels, depth) = (rows.div_ceil(PANEL_ROWS), depth(cols));
-        let workers = if len < 1 << 20 { 1 } else { threads.workers() };
-        let per_item = panels.div_ceil(if workers > 1 { 8 * workers } else { 1 });
-        let shape = [rows, cols.div_ceil(4), depth];
-        let block = block::pack(backend, packed, shape, per_item, |items, work| {
-            threads.for_each(workers, items, work);
-        });
-        let block = block.ok_or(OutOfMemory { bytes: len })?;
-        let bytes = PanelBytes(Storage::Block(Arc::new(block)));
+        let (workers, per_item) = plan::packing(threads, len, rows.div_ceil(PANEL_ROWS));
+        let shape = [rows, cols.div_ceil(4), depth(cols)];
+        let run = |items, work: &(dyn Fn(usize) -> bool + Sync)| {
+            threads.for_each(workers, items, |i| Ok(work(i)))
+        };
+        let panels = panel_memory::pack(backend.runnable(), packed, shape, per_item, run)?;
+        let panels = panels.ok_or(OutOfMemory { bytes: len })?;
+        let bytes = PanelBytes(Storage::Packed(Arc::new(panels)));
         Ok(Self::from_parts(bytes, 0, rows, cols))
     }
 
@@ -372,12 +377,7 @@ impl Panels {
     }
 
     /// What the kernels read.
-    pub(crate) fn weights(&self, group_strips: usize) -> Weights<'_> {
-        Weights {
-            view: PanelView::new(self.as_bytes(), depth(self.cols)),
-            rows: self.rows,
-            row_bytes: strips(self.cols),
-            group_strips,
-        }
+    pub(crate) fn view(&self) -> PanelView<'_> {
+        PanelView::new(self.as_bytes(), depth(self.cols))
     }
 }

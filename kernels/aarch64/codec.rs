@@ -21,7 +21,7 @@
 //! Whatever is shorter than a register goes through a small buffer, so nothing
 //! outside the given ranges is touched.
 
-use super::{lanes_u8, step};
+use crate::kernels::aarch64::registers::lanes_u8;
 use crate::kernels::contract::{CodecKernel, PANEL_ROWS};
 use core::arch::aarch64::*;
 use core::convert::identity;
@@ -356,7 +356,7 @@ unsafe fn transpose(src: *const u8, stride: usize, dst: *mut u8, strips: usize) 
         for (half, row) in starts.iter_mut().enumerate() {
             // SAFETY: the caller's word; not dereferenced after the last row.
             rows[i + 8 * half] = unsafe { vld1q_u8(*row) };
-            *row = step(*row, stride);
+            *row = row.wrapping_add(stride);
         }
     }
     let columns = transposed(rows);

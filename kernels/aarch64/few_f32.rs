@@ -36,7 +36,7 @@
 //!
 //! The `fmla` loop reads f32 weights: sixteen times the bytes.
 
-use super::{lanes_u8, lanes_u32, step};
+use crate::kernels::aarch64::registers::{lanes_u8, lanes_u32};
 use crate::kernels::contract::{BLOCK_STRIPS, FewCall, FewKernel, FewTile, PANEL_ROWS};
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -49,17 +49,10 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     max_units: MAX_UNITS,
     build,
     tiles: &[
-        FewTile {
-            panels: 1,
-            tokens: 2,
-            run: few_f32_1x2,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: few_f32_1x1,
-        },
+        FewTile::new(1, 2, few_f32_1x2),
+        FewTile::new(1, 1, few_f32_1x1),
     ],
+    from_memory: None,
     symbols: &[
         "aarch64::few_f32::build",
         "aarch64::few_f32::few_f32_1x2",
@@ -310,7 +303,7 @@ unsafe fn tile<const TOKENS: usize, const GROUPS: usize>(call: &FewCall<f32>) {
                         }
                         out = out.wrapping_add(4);
                     }
-                    token = step(token, call.out_stride);
+                    token = token.wrapping_add(call.out_stride);
                 }
             }
         }

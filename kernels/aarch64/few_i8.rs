@@ -39,7 +39,7 @@
 //! The `sdot` loop reads weights that are unpacked to 8 bits: four times the
 //! bytes, and no cycles for unpacking.
 
-use super::lanes_s16;
+use crate::kernels::aarch64::registers::lanes_s16;
 use crate::kernels::contract::{FewCall, FewKernel, FewTile, PANEL_ROWS};
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -53,17 +53,10 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     max_units: MAX_UNITS,
     build,
     tiles: &[
-        FewTile {
-            panels: 1,
-            tokens: 2,
-            run: few_i8_1x2,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: few_i8_1x1,
-        },
+        FewTile::new(1, 2, few_i8_1x2),
+        FewTile::new(1, 1, few_i8_1x1),
     ],
+    from_memory: None,
     symbols: &[
         "aarch64::few_i8::build",
         "aarch64::few_i8::few_i8_1x2",

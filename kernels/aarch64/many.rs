@@ -29,12 +29,13 @@
 //! | `many_f32` | 0.121 | 0.034 | 0.024 | 0.031 |
 //! | `fmla`, 8 x 12 tile | 0.302 | 0.126 | 0.063 | 0.084 |
 
-use super::{lanes_u8, step};
+use crate::kernels::aarch64::registers::lanes_u8;
 use crate::kernels::contract::{
     BuildCall, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
 };
+use crate::kernels::contract::{ENTRY, TOKENS_F32, TOKENS_I8};
 use crate::kernels::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
-use crate::kernels::many::{self, ENTRY, Expand, LANES_F32, LANES_I8, Quad};
+use crate::kernels::many::{self, Expand, Quad};
 use core::arch::aarch64::*;
 use pulp::aarch64::Neon;
 
@@ -46,10 +47,10 @@ const VECTORS: usize = ENTRY / 16;
 /// The NEON int8 column-lane kernel.
 pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     name: "neon-many_i8",
-    lanes: LANES_I8,
+    tokens: TOKENS_I8,
     entry_bytes: ENTRY,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
     table_bytes: MANY_ENTRIES * ENTRY,
     build: build_i8,
@@ -65,10 +66,10 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
 /// The NEON f32 column-lane kernel.
 pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     name: "neon-many_f32",
-    lanes: LANES_F32,
+    tokens: TOKENS_F32,
     entry_bytes: ENTRY,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
     table_bytes: MANY_ENTRIES * ENTRY,
     build: build_f32,
@@ -88,7 +89,7 @@ impl Expand for ByNibbles {
     // An index of 8 bits would cost 15 % more instructions in the look-ups, and
     // save less in the expansion.
     type Word = u64;
-    const LANES: usize = 1;
+    const PARTS: usize = 1;
     const ENTRY: usize = ENTRY;
 
     #[inline(always)]
@@ -196,18 +197,18 @@ fn transposed(rows: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
 unsafe fn finish_i8(call: &FinishCall<i32>) {
     let (mut acc, mut total) = (call.acc.cast::<i16>(), call.total.cast::<i16>());
     let mut tokens = call.out;
-    for _ in 0..LANES_I8 / 4 {
+    for _ in 0..TOKENS_I8 / 4 {
         let (mut low, mut high, mut column) = (acc, total, tokens);
         for _ in 0..PANEL_ROWS / 4 {
             let mut rows = [vdupq_n_u32(0); 4];
             for row in &mut rows {
-                // SAFETY: precondition 6: four of a row's LANES_I8 tokens; at
+                // SAFETY: precondition 6: four of a row's TOKENS_I8 tokens; at
                 // most one row past the end.
                 unsafe {
                     let sum = vaddw_s16(vshll_n_s16::<8>(vld1_s16(high)), vld1_s16(low));
                     *row = vreinterpretq_u32_s32(sum);
                 }
-                (low, high) = (low.wrapping_add(LANES_I8), high.wrapping_add(LANES_I8));
+                (low, high) = (low.wrapping_add(TOKENS_I8), high.wrapping_add(TOKENS_I8));
             }
             let mut out = column;
             for token in transposed(rows) {
@@ -219,12 +220,12 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
                     }
                     vst1q_s32(out, sums);
                 }
-                out = step(out, call.out_stride);
+                out = out.wrapping_add(call.out_stride);
             }
             column = column.wrapping_add(4);
         }
         (acc, total) = (acc.wrapping_add(4), total.wrapping_add(4));
-        tokens = step(tokens, call.out_stride << 2);
+        tokens = tokens.wrapping_add(call.out_stride * 4);
     }
 }
 
@@ -236,14 +237,14 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
 #[inline(never)]
 unsafe fn finish_f32(call: &FinishCall<f32>) {
     let (mut total, mut tokens) = (call.total.cast::<u32>(), call.out);
-    for _ in 0..LANES_F32 / 4 {
+    for _ in 0..TOKENS_F32 / 4 {
         let (mut sum, mut column) = (total, tokens);
         for _ in 0..PANEL_ROWS / 4 {
             let mut rows = [vdupq_n_u32(0); 4];
             for row in &mut rows {
-                // SAFETY: precondition 6: four of a row's LANES_F32 tokens.
+                // SAFETY: precondition 6: four of a row's TOKENS_F32 tokens.
                 *row = unsafe { vld1q_u32(sum) };
-                sum = sum.wrapping_add(LANES_F32);
+                sum = sum.wrapping_add(TOKENS_F32);
             }
             let mut out = column;
             for token in transposed(rows) {
@@ -255,11 +256,11 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
                     }
                     vst1q_f32(out, sums);
                 }
-                out = step(out, call.out_stride);
+                out = out.wrapping_add(call.out_stride);
             }
             column = column.wrapping_add(4);
         }
         total = total.wrapping_add(4);
-        tokens = step(tokens, call.out_stride << 2);
+        tokens = tokens.wrapping_add(call.out_stride * 4);
     }
 }

@@ -38,7 +38,7 @@ pub fn quantize<T: Float>(x: &[T], q: &mut [i8]) -> Option<f32> {
 /// The magnitudes of each of the first `tokens` tokens of `x[32][k]`, added up. At most
 /// 511 values each: the sums of more could overflow.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn magnitudes_by_token(x: &[i8], tokens: usize) -> [u16; 32] {
+pub fn magnitudes_token_major(x: &[i8], tokens: usize) -> [u16; 32] {
     let mut sums = [0_u16; 32];
     // Not 0, which chunks may not be long.
     let len = (x.len() / 32).max(1);
@@ -66,13 +66,13 @@ pub fn magnitudes(x: &[i8]) -> [u16; 32] {
 
 #[cfg(test)]
 mod tests {
-    use super::{magnitudes, magnitudes_by_token};
+    use super::{magnitudes, magnitudes_token_major};
 
     #[test]
     fn magnitudes_in_either_order() {
         let value = |token: usize, k: usize| (37 * token + 101 * k) as u8 as i8;
         for len in [0, 1, 12, 120] {
-            let by_token: Vec<i8> = (0..32 * len).map(|i| value(i / len, i % len)).collect();
+            let token_major: Vec<i8> = (0..32 * len).map(|i| value(i / len, i % len)).collect();
             let by_lane: Vec<i8> = (0..32 * len).map(|i| value(i % 32, i / 32)).collect();
             let expected: [u16; 32] = core::array::from_fn(|token| {
                 (0..len)
@@ -81,7 +81,7 @@ mod tests {
             });
             assert_eq!(magnitudes(&by_lane), expected);
             for tokens in [0, 1, 5, 32] {
-                let sums = magnitudes_by_token(&by_token, tokens);
+                let sums = magnitudes_token_major(&by_token, tokens);
                 assert_eq!(sums[..tokens], expected[..tokens]);
                 assert!(sums[tokens..].iter().all(|&sum| sum == 0));
             }

@@ -1,8 +1,8 @@
 //! From panel bytes to places in the tables.
 
+use crate::kernels::contract::ENTRY;
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::generated::BYTE_INDEX;
-use crate::kernels::many::ENTRY;
 #[cfg(kernels = "x86_64")]
 use core::mem::size_of;
 
@@ -68,9 +68,9 @@ impl<W> Quad<W> {
 #[inline(always)]
 pub const fn place<X: Expand>(row: usize) -> usize {
     let words = 16 / size_of::<X::Word>();
-    let (part, lane) = (row / 16 / X::LANES, row / 16 % X::LANES);
+    let (part, lane) = (row / 16 / X::PARTS, row / 16 % X::PARTS);
     let (j, h) = (row % 16 / words, row % words);
-    16 * X::LANES * part + words * (X::LANES * j + lane) + h
+    16 * X::PARTS * part + words * (X::PARTS * j + lane) + h
 }
 
 /// Turns panel bytes into places of table entries.
@@ -79,7 +79,7 @@ pub trait Expand {
     type Word: Word;
     /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
-    const LANES: usize;
+    const PARTS: usize;
     /// Bytes of an entry, a power of two.
     const ENTRY: usize;
 
@@ -97,7 +97,7 @@ pub struct ByTable;
 
 impl Expand for ByTable {
     type Word = u32;
-    const LANES: usize = 1;
+    const PARTS: usize = 1;
     const ENTRY: usize = ENTRY;
 
     #[inline(always)]

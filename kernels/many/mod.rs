@@ -1,14 +1,13 @@
-//! Column lanes: many tokens, one load-add per panel byte.
+//! Many tokens, one load-add a panel byte: the generic source of every ISA.
 //!
 //! # The idea
-//! Lanes are tokens. A group of four activations (one panel byte) has 81
-//! signed sums; each is computed once as a vector over the tile's tokens:
+//! Lanes are tokens. The four activations of a strip have 81 signed sums; each is computed once as a vector over the tile's tokens:
 //! 9 + 9 pair sums, then 81 additions. After that a weight byte costs one
 //! addition of the table entry it selects, whatever its weights are:
 //!
 //! ```text
-//! for chunk of G bytes along K:
-//!     T[b][i] = the 81 signed sums of the chunk's b-th group      (L1 and L2)
+//! for chunk of G strips along K:
+//!     T[b][i] = the 81 signed sums of the chunk's b-th strip      (L1 and L2)
 //!     for panel, for row r:
 //!         acc = A[r]                                               (L2 cache)
 //!         for b in 0..G:  acc += T[b][index(panel[b][r])]          (load-add)
@@ -25,7 +24,7 @@
 //! its high part (`A >> 8`) is added to `total`, its low byte stays. The sum
 //! is `256 * total + A`. With `0 <= A <= 255` after a fold, activations whose
 //! magnitudes add up to [`MANY_MAX_SUM`] cannot leave 16 bits, whatever their
-//! signs and weights: at least [`BLOCK_STRIPS`] bytes of them, and as many more as
+//! signs and weights: at least those of [`BLOCK_STRIPS`] strips, and as many more as
 //! the caller sees to be small. A fold moves at most 128 in magnitude, so `total`
 //! holds [`MANY_MAX_FOLDS`] of them.
 //!
@@ -38,19 +37,19 @@
 //! |---|---|
 //! | [`expand`] | panel bytes to places of table entries |
 //! | [`tables`] | the 81 signed sums |
-//! | [`lanes`] | accumulators and their folds |
+//! | [`accumulator`] | accumulators and their folds |
 //! | this one | the loop over panels, rows and strips |
 //! | [`finish`] | sums by token, in portable code |
 //!
 //! The functions are generic over the pulp token and inlined into one
-//! `#[target_feature]` function per ISA, which is what the kernel table lists. For f32 on
+//! `#[target_feature]` function per ISA, which is what the registry lists. For f32 on
 //! Zen 5 `x86_64/avx512/many_f32_zen5.rs` has the loop, and its stores, once more.
 //! None of them takes or holds a closure: what the compiler decides not to inline
 //! is compiled without the features, and takes vectors through memory.
 
+mod accumulator;
 mod expand;
 mod finish;
-mod lanes;
 mod tables;
 
 #[cfg(kernels = "x86_64")]
@@ -61,17 +60,9 @@ pub use tables::{build_f32, build_i8};
 
 use crate::kernels::contract::{Fold, MANY_ENTRIES, ManyCall, PANEL_ROWS};
 use crate::kernels::prefetch;
+use accumulator::{Accumulator, F32s, I16s};
 use core::mem::size_of;
-use lanes::{F32s, I16s, Lanes};
 use pulp::Simd;
-
-/// Bytes of a table entry of the wide kernels: a cache line. Narrow kernels have
-/// entries of one shorter vector; below, an entry is `VECTORS` vectors.
-pub const ENTRY: usize = 64;
-/// int8 tokens of a wide tile: 16-bit lanes of an entry.
-pub const LANES_I8: usize = ENTRY / 2;
-/// f32 tokens of a wide tile.
-pub const LANES_F32: usize = ENTRY / 4;
 
 /// Adds to the sums of two rows what `words` say of the next `strips` tables, and
 /// returns the table after them.
@@ -80,7 +71,7 @@ pub const LANES_F32: usize = ENTRY / 4;
 /// Precondition 4 of [`crate::kernels::contract`] for `strips` tables at `table`, at most
 /// four; `X::quad` wrote the words.
 #[inline(always)]
-unsafe fn look_up<S: Simd, V: Lanes<S>, X: Expand, const VECTORS: usize>(
+unsafe fn look_up<S: Simd, V: Accumulator<S>, X: Expand, const VECTORS: usize>(
     simd: S,
     sums: &mut [[V; VECTORS]; 2],
     mut words: [X::Word; 2],
@@ -107,7 +98,7 @@ unsafe fn look_up<S: Simd, V: Lanes<S>, X: Expand, const VECTORS: usize>(
 /// Precondition 6 of [`crate::kernels::contract`], for the row's entries at `acc` and
 /// `total`.
 #[inline(always)]
-unsafe fn store<S: Simd, V: Lanes<S>, const VECTORS: usize>(
+unsafe fn store<S: Simd, V: Accumulator<S>, const VECTORS: usize>(
     simd: S,
     fold: Fold,
     sum: [V; VECTORS],
@@ -133,7 +124,7 @@ unsafe fn store<S: Simd, V: Lanes<S>, const VECTORS: usize>(
 #[inline(always)]
 unsafe fn run<
     S: Simd,
-    V: Lanes<S>,
+    V: Accumulator<S>,
     X: Expand,
     const VECTORS: usize,
     const QUADS: usize,
@@ -147,7 +138,7 @@ unsafe fn run<
     let (quads, rest) = if FULL {
         (QUADS, 0)
     } else {
-        (call.bytes / 4, call.bytes % 4)
+        (call.strips / 4, call.strips % 4)
     };
     let mut panel = call.panels;
     let mut acc = call.acc.cast::<[V; VECTORS]>();
@@ -227,7 +218,7 @@ pub unsafe fn run_i8<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usiz
 ) {
     // SAFETY: the caller's preconditions, handed on unchanged.
     unsafe {
-        if call.bytes == 4 * QUADS {
+        if call.strips == 4 * QUADS {
             run::<S, I16s<S>, X, VECTORS, QUADS, true>(simd, call)
         } else {
             run::<S, I16s<S>, X, VECTORS, QUADS, false>(simd, call)
@@ -246,7 +237,7 @@ pub unsafe fn run_f32<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usi
 ) {
     // SAFETY: the caller's preconditions, handed on unchanged.
     unsafe {
-        if call.bytes == 4 * QUADS {
+        if call.strips == 4 * QUADS {
             run::<S, F32s<S>, X, VECTORS, QUADS, true>(simd, call)
         } else {
             run::<S, F32s<S>, X, VECTORS, QUADS, false>(simd, call)

@@ -1,7 +1,7 @@
 //! The tables: 81 signed sums of four activations for each token.
 
 use crate::kernels::contract::{BuildCall, MANY_ENTRIES};
-use crate::kernels::many::lanes::{F32s, I16s, Lanes};
+use crate::kernels::many::accumulator::{Accumulator, F32s, I16s};
 use crate::kernels::prefetch;
 use core::mem::size_of;
 use pulp::Simd;
@@ -64,7 +64,7 @@ impl<S: Simd> Activations<F32s<S>> for *const f32 {
 /// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`] for entries of
 /// `VECTORS` vectors.
 #[inline(always)]
-unsafe fn build<S: Simd, V: Lanes<S>, X: Activations<V>, const VECTORS: usize>(
+unsafe fn build<S: Simd, V: Accumulator<S>, X: Activations<V>, const VECTORS: usize>(
     simd: S,
     x: X,
     bytes: usize,
@@ -118,7 +118,7 @@ unsafe fn build<S: Simd, V: Lanes<S>, X: Activations<V>, const VECTORS: usize>(
 #[inline(always)]
 pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<i8>) {
     // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe { build::<S, I16s<S>, _, VECTORS>(simd, call.xt, call.bytes, call.tables) }
+    unsafe { build::<S, I16s<S>, _, VECTORS>(simd, call.xt, call.strips, call.tables) }
 }
 
 /// f32 tables: see [`crate::kernels::contract::ManyKernel::build`].
@@ -128,5 +128,5 @@ pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<
 #[inline(always)]
 pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<f32>) {
     // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe { build::<S, F32s<S>, _, VECTORS>(simd, call.xt, call.bytes, call.tables) }
+    unsafe { build::<S, F32s<S>, _, VECTORS>(simd, call.xt, call.strips, call.tables) }
 }

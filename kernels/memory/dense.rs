@@ -1,11 +1,11 @@
 //! The one dense product of training: the gradient of the weights, an f32
 //! matrix product by the `gemm` crate.
 
-use crate::threads::Threads;
 use gemm::Parallelism;
 
 /// `out[m][k] = sum_n a[n][m] * b[n][k]`: a `[n, m]` and b `[n, k]` row-major,
-/// their rows `strides` apart; `out` `[m, k]` dense, overwritten.
+/// their rows `strides` apart; `out` `[m, k]` dense, overwritten. By as many `workers` of
+/// the rayon pool that the caller is in.
 ///
 /// # Panics
 /// If a slice is too short for its shape.
@@ -14,7 +14,7 @@ pub fn transposed_product(
     (a, b): (&[f32], &[f32]),
     strides: [usize; 2],
     out: &mut [f32],
-    threads: Threads,
+    workers: usize,
 ) {
     let reach = |stride: usize, width: usize| match n.checked_sub(1) {
         None => Some(0),
@@ -27,7 +27,7 @@ pub fn transposed_product(
         out.fill(0.0);
         return;
     }
-    let parallelism = match threads.workers() {
+    let parallelism = match workers {
         #[cfg(feature = "rayon")]
         workers if workers > 1 => Parallelism::Rayon(workers),
         _ => Parallelism::None,

@@ -2,14 +2,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`block`] | the memory that packed panels lie in |
+//! | [`panel_memory`] | the memory that packed panels lie in |
 //! | [`tiles`] | disjoint output tiles for work that runs in parallel |
 //! | `map` | panel files mapped into memory |
 //! | `dense` | the dense product of training, by the `gemm` crate |
 
-pub mod block;
 #[cfg(feature = "train")]
 pub mod dense;
 #[cfg(feature = "mmap")]
 mod map;
+pub mod panel_memory;
 pub mod tiles;

@@ -1,191 +1,246 @@
 //! x86-64: AVX2, and AVX-512 with and without VBMI.
-
-/// A type that expands panel bytes by `$quad` for the column lanes: see
-/// [`super::many::Expand`].
-macro_rules! expansion {
-    ($(#[$doc:meta])* $name:ident: $word:ty, $lanes:literal lanes,
-     entries of $entry:expr, by $quad:ident) => {
-        $(#[$doc])*
-        struct $name;
-
-        impl crate::kernels::many::Expand for $name {
-            type Word = $word;
-            const LANES: usize = $lanes;
-            const ENTRY: usize = $entry;
-
-            #[inline(always)]
-            unsafe fn quad(panel: *const u8, quad: &mut Quad<$word>) {
-                // SAFETY: precondition 1 of the contract; 256 readable bytes.
-                unsafe { $quad(panel, quad) }
-            }
-        }
-    };
-}
+//!
+//! A level has one row of the registry for each kind of CPU whose best choice of kernels
+//! differs. AMD's CPUs alone have SSE4a, and of those Zen 5 was the first with
+//! `avx512vp2intersect`.
 
 pub mod avx2;
 pub mod avx512;
 
-use super::registry::{Cpu, Crossover, Crossovers, Feature, KernelSet};
-use crate::isa::Isa;
+use crate::kernels::contract::{Feature, KernelSet, ManyChoice, Tuning};
+use std::arch::is_x86_feature_detected;
 
 /// Features by their names, with their detection.
 macro_rules! features {
     ($($name:tt),+ $(,)?) => {
-        &[$(Feature { name: $name, detect: || std::arch::is_x86_feature_detected!($name) }),+]
+        &[$(Feature { name: $name, detect: || is_x86_feature_detected!($name) }),+]
     };
 }
 
-/// What the kernels with VBMI need.
-const VBMI: &[Feature] = features!(
-    "sse3",
-    "ssse3",
-    "sse4.1",
-    "sse4.2",
-    "popcnt",
-    "avx",
-    "avx2",
-    "bmi1",
-    "bmi2",
-    "fma",
-    "lzcnt",
-    "fxsr",
-    "avx512f",
-    "avx512bw",
-    "avx512cd",
-    "avx512dq",
-    "avx512vl",
-    "avx512vbmi",
-);
+/// AMD since Zen 5: measured on one with vectors of full width, which its mobile kin have
+/// not.
+const ZEN5: Option<Tuning> = Some(Tuning {
+    looks_for: "an AMD CPU with avx512vp2intersect (Zen 5)",
+    suits: || is_x86_feature_detected!("sse4a") && is_x86_feature_detected!("avx512vp2intersect"),
+});
+
+/// AMD: measured on a Zen 4.
+const ZEN4: Option<Tuning> = Some(Tuning {
+    looks_for: "an AMD CPU",
+    suits: || is_x86_feature_detected!("sse4a"),
+});
+
+/// All others: measured on an Intel Xeon (Emerald Rapids).
+const INTEL: Option<Tuning> = Some(Tuning {
+    looks_for: "a CPU that is not AMD's",
+    suits: || !is_x86_feature_detected!("sse4a"),
+});
 
 /// AVX-512 with the byte permutation of VBMI, on a CPU that starts two permutations a
 /// cycle and loads two lines.
-pub static AVX512_ZEN5: KernelSet = KernelSet {
-    name: "avx512-zen5",
-    isa: Isa::Avx512,
-    features: VBMI,
-    made_for: Some(Cpu::Zen5),
-    codec: &avx512::codec::CODEC,
-    few_i8: &avx512::few_i8_vbmi::FEW_I8,
-    streamed_i8: &avx512::few_i8_nibbles::FEW_I8_MEMORY,
-    few_f32: &avx512::few_f32::FEW_F32_VBMI,
-    many_i8: &avx512::many_i8_zen5::MANY_I8,
-    many_f32: &avx512::many_f32_zen5::MANY_F32,
-    narrow_i8: &avx512::many_i8_zen5::MANY_I8,
-    narrow_f32: &avx2::many::MANY_F32_X8,
-    crossover_i8: Crossovers::same(2, 2),
-    crossover_f32: Crossovers::same(8, 10),
+pub static AVX512_VBMI_ZEN5: KernelSet = KernelSet {
+    name: "avx512-vbmi/zen5",
+    tuning: ZEN5,
+    few_i8: &avx512::few_i8_vbmi::FEW_I8_ZEN5,
+    few_f32: &avx512::few_f32::FEW_F32_ZEN5,
+    many_i8: &[ManyChoice {
+        kernel: &avx512::many_i8_zen5::MANY_I8,
+        from: 2,
+    }],
+    many_f32: &[
+        ManyChoice {
+            kernel: &avx512::many_f32_zen5::MANY_F32,
+            from: 10,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32_X8,
+            from: 8,
+        },
+    ],
+    ..AVX512_VBMI_ZEN4
 };
 
 /// AVX-512 with the byte permutation of VBMI.
-pub static AVX512_VBMI: KernelSet = KernelSet {
-    name: "avx512-vbmi",
-    isa: Isa::Avx512,
-    features: VBMI,
-    made_for: None,
-    codec: &avx512::codec::CODEC,
+pub static AVX512_VBMI_ZEN4: KernelSet = KernelSet {
+    name: "avx512-vbmi/zen4",
+    tuning: ZEN4,
+    few_f32: &avx512::few_f32::FEW_F32_ZEN4,
+    many_i8: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_I8,
+            from: 25,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8_X16,
+            from: 13,
+        },
+    ],
+    many_f32: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_F32,
+            from: 12,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32_X8,
+            from: 6,
+        },
+    ],
+    ..AVX512_VBMI_INTEL
+};
+
+/// AVX-512 with the byte permutation of VBMI.
+pub static AVX512_VBMI_INTEL: KernelSet = KernelSet {
+    name: "avx512-vbmi/intel",
+    features: features!(
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "popcnt",
+        "avx",
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "fma",
+        "lzcnt",
+        "fxsr",
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512vbmi",
+    ),
     few_i8: &avx512::few_i8_vbmi::FEW_I8,
-    streamed_i8: &avx512::few_i8_nibbles::FEW_I8_MEMORY,
-    few_f32: &avx512::few_f32::FEW_F32_VBMI,
-    many_i8: &avx512::many::MANY_I8,
-    many_f32: &avx512::many::MANY_F32,
-    narrow_i8: &avx2::many::MANY_I8_X16,
-    narrow_f32: &avx2::many::MANY_F32_X8,
-    crossover_i8: Crossovers {
-        amd: Crossover {
-            narrow: 13,
-            wide: 25,
+    many_i8: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_I8,
+            from: 19,
         },
-        other: Crossover {
-            narrow: 14,
-            wide: 19,
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8_X16,
+            from: 14,
         },
-    },
-    crossover_f32: Crossovers {
-        amd: Crossover {
-            narrow: 6,
-            wide: 12,
-        },
-        other: Crossover {
-            narrow: 7,
-            wide: 10,
-        },
-    },
+    ],
+    ..AVX512_INTEL
 };
 
 /// AVX-512 without VBMI.
-pub static AVX512: KernelSet = KernelSet {
-    name: "avx512",
-    isa: Isa::Avx512,
+pub static AVX512_ZEN4: KernelSet = KernelSet {
+    name: "avx512/zen4",
+    tuning: ZEN4,
+    many_i8: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_I8,
+            from: 23,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8_X16,
+            from: 10,
+        },
+    ],
+    many_f32: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_F32,
+            from: 11,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32_X8,
+            from: 4,
+        },
+    ],
+    ..AVX512_INTEL
+};
+
+/// AVX-512 without VBMI.
+pub static AVX512_INTEL: KernelSet = KernelSet {
+    name: "avx512/intel",
+    tuning: INTEL,
     features: features!(
         "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "fma",
         "lzcnt", "fxsr", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl",
     ),
-    made_for: None,
     codec: &avx512::codec::CODEC,
     few_i8: &avx512::few_i8_nibbles::FEW_I8,
-    streamed_i8: &avx512::few_i8_nibbles::FEW_I8,
     few_f32: &avx512::few_f32::FEW_F32,
-    many_i8: &avx512::many::MANY_I8,
-    many_f32: &avx512::many::MANY_F32,
-    narrow_i8: &avx2::many::MANY_I8_X16,
-    narrow_f32: &avx2::many::MANY_F32_X8,
-    crossover_i8: Crossovers {
-        amd: Crossover {
-            narrow: 10,
-            wide: 23,
+    many_i8: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_I8,
+            from: 20,
         },
-        other: Crossover {
-            narrow: 12,
-            wide: 20,
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8_X16,
+            from: 12,
         },
-    },
-    crossover_f32: Crossovers {
-        amd: Crossover {
-            narrow: 4,
-            wide: 11,
+    ],
+    many_f32: &[
+        ManyChoice {
+            kernel: &avx512::many::MANY_F32,
+            from: 10,
         },
-        other: Crossover {
-            narrow: 7,
-            wide: 10,
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32_X8,
+            from: 7,
         },
-    },
+    ],
 };
 
 /// AVX2.
-pub static AVX2: KernelSet = KernelSet {
-    name: "avx2",
-    isa: Isa::Avx2,
+pub static AVX2_ZEN4: KernelSet = KernelSet {
+    name: "avx2/zen4",
+    tuning: ZEN4,
+    many_i8: &[
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8,
+            from: 23,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8_X16,
+            from: 9,
+        },
+    ],
+    many_f32: &[
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32,
+            from: 10,
+        },
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32_X8,
+            from: 3,
+        },
+    ],
+    ..AVX2_INTEL
+};
+
+/// AVX2.
+pub static AVX2_INTEL: KernelSet = KernelSet {
+    name: "avx2/intel",
+    tuning: INTEL,
     features: features!(
         "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "fma",
         "lzcnt", "fxsr",
     ),
-    made_for: None,
     codec: &avx2::codec::CODEC,
     few_i8: &avx2::few_i8::FEW_I8,
-    streamed_i8: &avx2::few_i8::FEW_I8,
     few_f32: &avx2::few_f32::FEW_F32,
-    many_i8: &avx2::many::MANY_I8,
-    many_f32: &avx2::many::MANY_F32,
-    narrow_i8: &avx2::many::MANY_I8_X16,
-    narrow_f32: &avx2::many::MANY_F32_X8,
-    crossover_i8: Crossovers {
-        amd: Crossover {
-            narrow: 9,
-            wide: 23,
+    many_i8: &[
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8,
+            from: 24,
         },
-        other: Crossover {
-            narrow: 8,
-            wide: 24,
+        ManyChoice {
+            kernel: &avx2::many::MANY_I8_X16,
+            from: 8,
         },
-    },
-    crossover_f32: Crossovers {
-        amd: Crossover {
-            narrow: 3,
-            wide: 10,
+    ],
+    many_f32: &[
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32,
+            from: 10,
         },
-        other: Crossover {
-            narrow: 2,
-            wide: 10,
+        ManyChoice {
+            kernel: &avx2::many::MANY_F32_X8,
+            from: 2,
         },
-    },
+    ],
 };

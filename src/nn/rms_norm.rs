@@ -3,7 +3,7 @@
 use crate::Activation;
 use crate::kernels::auto::norm::InverseRms;
 use crate::memory::{self, OutOfMemory};
-use crate::parallel::all_rows;
+use crate::threads::all_rows;
 use std::fmt;
 
 /// Why [`RmsNorm`] cannot be made or run.
@@ -163,7 +163,7 @@ impl RmsNorm {
     /// If `x` is not a whole number of tokens.
     pub fn forward_in_place<T: Activation>(&self, x: &mut [T]) -> Result<(), RmsNormError> {
         self.check_tokens("x", x.len())?;
-        crate::parallel::each_row_mut(x, self.features(), |_, x| {
+        crate::threads::each_row_mut(x, self.features(), |_, x| {
             let inverse = InverseRms::new(self.inverse_rms(x));
             T::normalize_in_place(x, inverse, &self.gain);
         });

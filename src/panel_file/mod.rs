@@ -37,10 +37,10 @@ mod save;
 
 use crate::Linear;
 use crate::matrix::{MatrixError, Scales};
+use crate::memory::lines;
 use crate::memory::{self, OutOfMemory, resize_lines};
 use crate::panels::{PanelBytes, Panels};
 use crate::scales::Granularity;
-use crate::workspace::lines;
 use header::{HEADER, Layout, check_magic};
 use std::fmt;
 use std::fs::File;

@@ -1,41 +1,28 @@
-//! The loop over one output tile with row lanes.
+//! The loop over one output tile for few tokens.
 //!
 //! ```text
-//! for block of panels                  sums stay in L2
-//!   for segment, for chunk along K     the chunk's tables stay in L2
-//!     for group of panels              they stay in L1 / L2 ...
-//!       for group of tokens            ... while the tokens pass over them
+//! for part of the panels               sums stay in L2
+//!   for group, for chunk along K       the chunk's tables stay in L2
+//!     for tile's panels                they stay in L1 / L2 ...
+//!       for tile's tokens              ... while the tokens pass over them
 //!         sums[token][row] += kernel
-//!     emit the segment's sums
+//!     emit the group's sums
 //! ```
-//! With one token there is nothing to keep: panels stream by once, in one
-//! chunk as long as the kernel allows. The panels of a group of the widest tile are then
-//! not neighbours but `panels / width` apart, and the next group takes the one after each:
-//! as many streams, each of which goes on where it ended. (With scales by group it does
-//! so within a panel alone.)
+//! With one token there is nothing to keep: panels stream by once, in one chunk. The
+//! panels of the largest tile are then not neighbours but `panels / width` apart, and the
+//! next tile takes the one after each: as many streams, each of which goes on where it
+//! ended. (With scales by group it does so within a panel alone.)
 
-use crate::cache::CacheSizes;
-use crate::isa::Backend;
-use crate::kernels::call::{self, Element, FewPart, Source};
-use crate::kernels::contract::{BLOCK_STRIPS, FewKernel, PANEL_ROWS};
+use crate::kernels::call::{self, FewPart};
+use crate::kernels::contract::PANEL_ROWS;
+use crate::kernels::element::{Element, Few};
 use crate::kernels::memory::tiles::Tile;
-use crate::kernels::registry::Cpu;
-use crate::memory::OutOfMemory;
-use crate::product::Product;
-use crate::product::sink::{At, Sink};
-use crate::workspace::{Scratch, reserve};
+use crate::memory::{OutOfMemory, reserve};
+use crate::product::operands::Product;
+use crate::product::plan::{self, groups};
+use crate::product::scratch::Scratch;
+use crate::product::sink::{Place, Sink};
 use core::mem::size_of;
-
-/// Bytes of tables, over all tokens, that one chunk along K may take: half of
-/// L2, beside the panels that pass through it.
-fn table_budget() -> usize {
-    CacheSizes::detect().l2 / 2
-}
-
-/// Bytes of sums that one block of panels may take.
-fn sums_budget() -> usize {
-    CacheSizes::detect().l2 / 8
-}
 
 /// Computes one tile of `y`.
 pub(crate) fn run_tile<X: Element, S: Sink<X>>(
@@ -43,97 +30,76 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     y: &mut Tile<'_, S::Out>,
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
-    let (weights, prepared) = (&product.weights, product.prepared);
-    let which = (prepared.backend(), prepared.source());
-    let kernel = X::row(which.0, which.1);
+    let (prepared, kernel) = (product.prepared, product.few);
     let Scratch {
         few_tables, sums, ..
     } = scratch;
-    let few_tables = prepared.tables(few_tables)?;
+    let tables = prepared.tables(product.weights_in_cache, few_tables)?;
     let (tokens, rows) = (y.rows(), y.cols());
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
-    let chunk = chunk_units(kernel, tokens.len());
+    let chunk = plan::table_units(&kernel, tokens.len());
     // Saturated, it is more than can be reserved below.
-    let panel_sums = (PANEL_ROWS * size_of::<X::Acc>()).saturating_mul(tokens.len());
-    let block = (sums_budget() / panel_sums).max(4) & !3;
-    let segments = weights.segments();
-    let count = segments.len();
+    let panel_bytes = (PANEL_ROWS * size_of::<X::Acc>()).saturating_mul(tokens.len());
+    let part_panels = plan::panels_of_sums(panel_bytes);
+    let all_groups = groups(prepared.strips(), prepared.group_strips());
+    let group_count = all_groups.len();
 
-    for first_panel in panels.clone().step_by(block) {
-        let block_panels = block.min(panels.end - first_panel);
-        let sums_stride = block_panels * PANEL_ROWS;
-        let sums = reserve(sums, panel_sums.saturating_mul(block_panels))?;
+    for first_panel in panels.clone().step_by(part_panels) {
+        let part_panels = part_panels.min(panels.end - first_panel);
+        let stride = part_panels * PANEL_ROWS;
+        let sums = reserve(sums, panel_bytes.saturating_mul(part_panels))?;
         let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
-        let mut table_unit = 0;
-        for (index, segment) in weights.segments().enumerate() {
-            let first = segment.start / kernel.unit_strips;
-            let units = segment.end.div_ceil(kernel.unit_strips) - first;
+        for (index, (group, place)) in all_groups.clone().zip(prepared.places()).enumerate() {
+            let unit = kernel.unit_strips;
+            let table_unit = place.start / unit;
+            let units = place.end.div_ceil(unit) - table_unit;
             for done in (0..units).step_by(chunk) {
                 let part = FewPart {
-                    view: weights.view,
+                    view: product.view,
                     panel: first_panel,
                     apart: 1,
-                    start: (first + done) * kernel.unit_strips,
+                    start: (group.start / unit + done) * unit,
                     units: chunk.min(units - done),
                     next: first_panel,
-                    again: false,
-                    cpu: Cpu::get(),
+                    read_before: false,
                 };
-                let at = (table_unit + done) * kernel.table_bytes;
-                let tables = |token: usize| few_tables.from(tokens.start + token, at);
-                let shape = [block_panels, tokens.len()];
-                run_chunk::<X>(which, part, shape, tables, sums, done > 0);
+                let offset = (table_unit + done) * kernel.table_bytes;
+                let tables = |token: usize| tables.from(tokens.start + token, offset);
+                let shape = [part_panels, tokens.len()];
+                run_chunk(kernel, part, shape, tables, sums, done > 0);
             }
-            table_unit += units;
             let row = first_panel * PANEL_ROWS;
-            let end = rows.end.min(row + sums_stride);
-            for (t, sums) in sums.chunks(sums_stride).enumerate() {
-                let token = prepared.first_few_token() + tokens.start + t;
-                let at = At {
-                    segment: (index, count),
-                    token,
+            let end = rows.end.min(row + stride);
+            for (t, sums) in sums.chunks(stride).enumerate() {
+                let place = Place {
+                    group: (index, group_count),
+                    token: prepared.split().many() + tokens.start + t,
                     row,
                 };
-                product.sink.emit(
-                    at,
-                    &sums[..end - row],
-                    y.row_mut(tokens.start + t, row..end),
-                );
+                let out = y.row_mut(tokens.start + t, row..end);
+                product.sink.emit(place, &sums[..end - row], out);
             }
         }
     }
     Ok(())
 }
 
-/// Units along K between two passes over the panels.
-fn chunk_units<X, Acc>(kernel: &FewKernel<X, Acc>, tokens: usize) -> usize {
-    // Chunks end on a block boundary of the canonical order.
-    let block = BLOCK_STRIPS / kernel.unit_strips;
-    let wanted = if tokens == 1 {
-        usize::MAX
-    } else {
-        table_budget() / (kernel.table_bytes * tokens)
-    };
-    let chunk = wanted.clamp(block, kernel.max_units.max(block));
-    chunk - chunk % block
-}
-
-/// One chunk along K: all panels of the block by all tokens, in kernel tiles.
+/// One chunk along K: all panels of the part by all tokens, in kernel tiles.
 fn run_chunk<'t, X: Element>(
-    which: (Backend, Source),
+    kernel: Few<X>,
     mut part: FewPart<'_>,
     [panels, tokens]: [usize; 2],
     tables: impl Fn(usize) -> (&'t [u8], usize),
     sums: &mut [X::Acc],
     accumulate: bool,
 ) {
-    let shapes = X::row(which.0, which.1).tiles;
+    let shapes = kernel.tiles;
     let stride = panels * PANEL_ROWS;
     let (first_panel, mut panel) = (part.panel, 0);
-    // Each panel of a wide tile goes on where it ended: streams of reads that begin with
+    // Each panel of the largest tile goes on where it ended: streams of reads that begin with
     // every tile anew wait for memory each time.
-    let best = shapes.iter().position(|s| s.tokens == 1);
-    if let (1, Some(tile)) = (tokens, best) {
+    let largest = shapes.iter().position(|s| s.tokens == 1);
+    if let (1, Some(tile)) = (tokens, largest) {
         let width = shapes[tile].panels;
         part.apart = panels / width;
         for i in 0..part.apart {
@@ -145,7 +111,7 @@ fn run_chunk<'t, X: Element>(
                 first_panel + width * part.apart
             };
             let out = &mut sums[i * PANEL_ROWS..];
-            call::few_run::<X>(which, tile, &part, tables(0), (out, stride), accumulate);
+            call::few_run(kernel, tile, &part, tables(0), (out, stride), accumulate);
         }
         panel = part.apart * width;
         part.apart = 1;
@@ -159,13 +125,20 @@ fn run_chunk<'t, X: Element>(
         part.next = part.panel + width;
         let mut token = 0;
         while token < tokens {
-            part.again = token > 0;
+            part.read_before = token > 0;
             let tile = shapes
                 .iter()
                 .position(|s| s.panels == width && s.tokens <= tokens - token)
                 .expect("every width has a shape for one token");
             let out = &mut sums[token * stride + panel * PANEL_ROWS..];
-            call::few_run::<X>(which, tile, &part, tables(token), (out, stride), accumulate);
+            call::few_run(
+                kernel,
+                tile,
+                &part,
+                tables(token),
+                (out, stride),
+                accumulate,
+            );
             token += shapes[tile].tokens;
         }
         panel += width;

@@ -1,4 +1,4 @@
-//! When the accumulators of a column tile are folded into their totals.
+//! When the accumulators of a tile for many tokens are folded into their totals.
 //!
 //! f32 sums end their blocks where the canonical order says. int8 accumulators of 16
 //! bits only must not overflow, and a fold costs half of what a chunk's own traffic
@@ -7,8 +7,8 @@
 //! activations spread evenly over int8 it is some 115, of normally distributed ones
 //! some 240.
 
-use crate::kernels::call::Element;
 use crate::kernels::contract::{BLOCK_STRIPS, MANY_MAX_SUM, ManyKernel};
+use crate::kernels::element::Element;
 use core::marker::PhantomData;
 
 /// What the accumulators of a tile hold since their last fold.
@@ -35,8 +35,8 @@ impl<X: Element> Folds<X> {
     /// `kernel` has them.
     pub(super) fn start(kernel: &ManyKernel<X, X::Acc>, tokens: usize, first: &[X]) -> Self {
         let order = Order {
-            lanes: kernel.lanes,
-            by_token: kernel.by_token.then_some(tokens),
+            lanes: kernel.tokens,
+            by_token: kernel.token_major.then_some(tokens),
         };
         Self::ordered(order, first)
     }
@@ -74,7 +74,7 @@ fn magnitudes<X: Element>(Order { lanes, by_token }: Order, x: &[X]) -> Sums {
         return [0; 32];
     }
     let mut sums = match by_token {
-        Some(tokens) => X::magnitudes_by_token(x, tokens),
+        Some(tokens) => X::magnitudes_token_major(x, tokens),
         None => X::magnitudes(x),
     };
     if lanes == 16 {

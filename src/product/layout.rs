@@ -1,19 +1,15 @@
-//! The activations of one column tile, in the order that its kernel reads them.
+//! The activations of one tile of many tokens, in the order that its kernel reads them.
 
 use crate::kernels::auto::transpose::SQUARE;
-use crate::kernels::call::Element;
 use crate::kernels::contract::ManyKernel;
-use crate::product::{segments, strips};
+use crate::kernels::element::Element;
+use crate::product::plan::{LAYOUT_SPAN, groups, strips};
 use crate::view::MatRef;
 use core::ops::Range;
 
-/// Bytes of the tile that are written in turn: they stay in L1. With 2 KiB, which read
-/// single lines of int8 tokens, products of 512 tokens took 4 % longer.
-const BLOCK: usize = 16 << 10;
-
 /// Writes tokens `tokens` of `x` as one tile of `kernel`, for matrices whose scales
-/// change every `group_strips` strips. Values of k beyond K become zero; so do lanes
-/// without a token, except for kernels that read by token and skip them.
+/// change every `group_strips` strips. Values of k beyond K become zero; so do those of
+/// tokens that are not there, except for kernels that are token-major and skip them.
 pub(super) fn lay_out_tile<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,
@@ -21,26 +17,26 @@ pub(super) fn lay_out_tile<X: Element>(
     group_strips: usize,
     xt: &mut [X],
 ) {
-    if kernel.by_token {
+    if kernel.token_major {
         copy(
             x,
             tokens,
-            [kernel.lanes, kernel.chunk_strips],
+            [kernel.tokens, kernel.chunk_strips],
             group_strips,
             xt,
         );
     } else {
-        if tokens.len() < kernel.lanes {
+        if tokens.len() < kernel.tokens {
             xt.fill(X::zeroed());
         }
-        xt[x.cols() * kernel.lanes..].fill(X::zeroed());
-        transpose(x, tokens, kernel.lanes, xt);
+        xt[x.cols() * kernel.tokens..].fill(X::zeroed());
+        transpose(x, tokens, kernel.tokens, xt);
     }
 }
 
-/// Token after token: `xt[chunk][lane][4 * strips]`, for the chunks of each segment, all
-/// but the last of `chunk` strips. The loop over tiles cuts the same chunks, as stretches
-/// are whole blocks, and blocks whole chunks where activations are by token.
+/// Token after token: `xt[chunk][lane][4 * strips]`, for the chunks of each group, all
+/// but the last of `chunk` strips. The loop over tiles cuts the same chunks, as the pieces
+/// of a group are whole blocks, and blocks whole chunks of a token-major kernel.
 fn copy<X: Element>(
     x: MatRef<'_, X>,
     tokens: Range<usize>,
@@ -51,9 +47,9 @@ fn copy<X: Element>(
     let k = x.cols();
     for (lane, token) in tokens.enumerate() {
         let x = x.row(token);
-        for segment in segments(strips(k), group_strips) {
-            for start in segment.clone().step_by(chunk) {
-                let len = 4 * chunk.min(segment.end - start);
+        for group in groups(strips(k), group_strips) {
+            for start in group.clone().step_by(chunk) {
+                let len = 4 * chunk.min(group.end - start);
                 let from = &x[4 * start..k.min(4 * start + len)];
                 let to = &mut xt[4 * start * lanes + lane * len..][..len];
                 let (to, padding) = to.split_at_mut(from.len());
@@ -67,9 +63,9 @@ fn copy<X: Element>(
 /// Tokens to lanes: `xt[k][lane]`.
 fn transpose<X: Element>(x: MatRef<'_, X>, tokens: Range<usize>, lanes: usize, xt: &mut [X]) {
     let k = x.cols();
-    let block = BLOCK / (lanes * size_of::<X>());
-    for start in (0..k).step_by(block) {
-        let (end, mut lane) = (k.min(start + block), 0);
+    let span = LAYOUT_SPAN / (lanes * size_of::<X>());
+    for start in (0..k).step_by(span) {
+        let (end, mut lane) = (k.min(start + span), 0);
         let xt = &mut xt[start * lanes..end * lanes];
         while lane < tokens.len() {
             let first = tokens.start + lane;
@@ -119,7 +115,6 @@ fn scatter<X: Element>(row: &[X], lane: usize, lanes: usize, xt: &mut [X]) {
 mod tests {
     use super::*;
     use crate::isa::Backend;
-    use crate::kernels::call::Width;
     use crate::kernels::contract::BLOCK_STRIPS;
 
     /// An activation like no other nearby, and never zero.
@@ -138,21 +133,21 @@ mod tests {
     }
 
     /// What a tile that was full of other values has for each lane and k, chunk after
-    /// chunk; by token, those that the loop over tiles reads.
+    /// chunk; token-major, those that the loop over tiles reads.
     fn read<X: Element>(
         xt: &[X],
-        by_token: bool,
+        token_major: bool,
         [lanes, chunk]: [usize; 2],
         k: usize,
         group_strips: usize,
     ) -> Vec<Vec<X>> {
         let mut read = vec![Vec::new(); lanes];
-        for segment in segments(strips(k), group_strips) {
-            for start in segment.clone().step_by(chunk) {
-                let end = segment.end.min(start + chunk);
+        for group in groups(strips(k), group_strips) {
+            for start in group.clone().step_by(chunk) {
+                let end = group.end.min(start + chunk);
                 let all = &xt[4 * start * lanes..4 * end * lanes];
                 for (lane, read) in read.iter_mut().enumerate() {
-                    if by_token {
+                    if token_major {
                         let len = all.len() / lanes;
                         read.extend_from_slice(&all[lane * len..][..len]);
                     } else {
@@ -178,25 +173,23 @@ mod tests {
     }
 
     fn every_kernel<X: Numbered>() {
-        for (backend, width) in
-            Backend::available().flat_map(|b| [Width::Wide, Width::Narrow].map(|w| (b, w)))
-        {
-            let kernel = X::column(backend, width);
-            let shape = [kernel.lanes, kernel.chunk_strips];
+        for choice in Backend::available().flat_map(|b| X::many(b.runnable().set())) {
+            let kernel = choice.kernel;
+            let shape = [kernel.tokens, kernel.chunk_strips];
             // What makes `copy` and the loop over tiles cut the same chunks.
-            if kernel.by_token {
+            if kernel.token_major {
                 assert_eq!(BLOCK_STRIPS % kernel.chunk_strips, 0, "{}", kernel.name);
             }
-            // The last of them takes several blocks, and part of one.
-            let long = 2 * BLOCK / (kernel.lanes * size_of::<X>()) + 13;
+            // The last of them takes several spans, and part of one.
+            let long = 2 * LAYOUT_SPAN / (kernel.tokens * size_of::<X>()) + 13;
             for (k, group_strips) in [(1, usize::MAX), (125, 16), (259, 32), (long, usize::MAX)] {
-                for tokens in [1, 7, 8, kernel.lanes] {
+                for tokens in [1, 7, 8, kernel.tokens] {
                     let x: Vec<X> = (0..(tokens + 1) * k).map(X::number).collect();
-                    let mut xt = vec![X::number(0); 4 * strips(k) * kernel.lanes];
+                    let mut xt = vec![X::number(0); 4 * strips(k) * kernel.tokens];
                     let view = MatRef::new(&x, tokens + 1, k).expect("a matrix");
                     lay_out_tile(view, 1..tokens + 1, kernel, group_strips, &mut xt);
-                    let mut read = read(&xt, kernel.by_token, shape, k, group_strips);
-                    if kernel.by_token {
+                    let mut read = read(&xt, kernel.token_major, shape, k, group_strips);
+                    if kernel.token_major {
                         read.truncate(tokens);
                     }
                     check(&read, &x, k, 1, tokens);
@@ -211,9 +204,9 @@ mod tests {
         every_kernel::<f32>();
     }
 
-    /// Where no kernel reads by token, too.
+    /// Where no kernel is token-major, too.
     #[test]
-    fn tiles_by_token() {
+    fn token_major_tiles() {
         let shape = [3, 2];
         for k in [1, 8, 9, 27, 40] {
             for group_strips in [usize::MAX, 1, 2, 3, 5] {

@@ -1,156 +1,125 @@
-//! The loop over one output tile with column lanes.
+//! The loop over one output tile for many tokens.
 //!
 //! ```text
-//! for token tile                       32 int8 or 16 f32 tokens, narrow ones fewer
-//!   for block of panels                accumulators and totals stay in L2
-//!     for segment
+//! for token tile                       32 int8 or 16 f32 tokens, or fewer
+//!   for part of the panels             accumulators and totals stay in L2
+//!     for piece of K                   a group, or what totals can hold of it
 //!       for chunk of strips            its tables stay in L1 and L2
 //!         build the tables
-//!         acc += what bytes select     for all panels of the block
+//!         acc += what bytes select     for all panels of the part
 //!         fold                         where [`crate::product::folds`] says
-//!       finish, emit the segment's sums
+//!       finish, emit the group's sums
 //! ```
 
-use crate::cache::CacheSizes;
-use crate::isa::Backend;
-use crate::kernels::call::{self, Element, ManyPart, PanelView, Width};
+use crate::kernels::call::{self, ManyPart, PanelView};
 use crate::kernels::contract::{BLOCK_STRIPS, Fold, MANY_MAX_FOLDS, PANEL_ROWS};
+use crate::kernels::element::{Element, Many};
 use crate::kernels::memory::tiles::Tile;
 use crate::kernels::prefetch;
-use crate::memory::OutOfMemory;
-use crate::product::Product;
+use crate::memory::{OutOfMemory, reserve};
 use crate::product::folds::Folds;
-use crate::product::sink::{At, Sink};
-use crate::workspace::{Scratch, reserve};
+use crate::product::operands::Product;
+use crate::product::plan::{self, groups, pieces};
+use crate::product::scratch::Scratch;
+use crate::product::sink::{Place, Sink};
 use core::mem::size_of;
 use core::ops::Range;
 
-/// Bytes of accumulators and totals that one block of panels may take: half of
-/// L2, beside a chunk's tables.
-fn acc_budget() -> usize {
-    CacheSizes::detect().l2 / 2
-}
-
-/// Computes one tile of `y`.
+/// Computes one tile of `y`, whose first row is token `first_token` of the product, by the
+/// kernel for many tokens of number `choice`.
 pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
-    width: Width,
+    (choice, first_token): (usize, usize),
     y: &mut Tile<'_, S::Out>,
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
-    let which = (product.prepared.backend(), width);
-    let kernel = X::column(which.0, which.1);
+    let kernel = product.prepared.many(choice);
     let rows = y.cols();
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
-    let block = balanced(
-        panels.len(),
-        acc_budget() / (2 * PANEL_ROWS * kernel.entry_bytes),
-    );
+    let part_panels = plan::panels_of_accumulators(panels.len(), kernel.entry_bytes);
     let tokens = y.rows();
-    for first_token in tokens.clone().step_by(kernel.lanes) {
-        for first_panel in panels.clone().step_by(block) {
-            let block = Block {
-                tokens: first_token..tokens.end.min(first_token + kernel.lanes),
-                panels: first_panel..panels.end.min(first_panel + block),
+    for first in tokens.clone().step_by(kernel.tokens) {
+        let xt = product.prepared.tile(choice, first / kernel.tokens);
+        for first_panel in panels.clone().step_by(part_panels) {
+            let part = Part {
+                tokens: first..tokens.end.min(first + kernel.tokens),
+                first_token,
+                panels: first_panel..panels.end.min(first_panel + part_panels),
                 row_end: rows.end,
             };
-            run_block(product, which, y, &block, scratch)?;
+            run_part(product, kernel, xt, y, &part, scratch)?;
         }
     }
     Ok(())
 }
 
-/// Panels in each of the fewest equal blocks of at most `most`.
-fn balanced(panels: usize, most: usize) -> usize {
-    panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
-}
-
-/// One tile of tokens by one block of panels.
-struct Block {
+/// One tile of tokens by a part of the panels.
+struct Part {
+    /// Rows of `y`.
     tokens: Range<usize>,
+    /// The token of the product that row 0 of `y` is of.
+    first_token: usize,
     panels: Range<usize>,
     row_end: usize,
 }
 
-fn run_block<X: Element, S: Sink<X>>(
+fn run_part<X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
-    which: (Backend, Width),
+    kernel: Many<X>,
+    xt: &[X],
     y: &mut Tile<'_, S::Out>,
-    block: &Block,
+    part: &Part,
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
-    let (weights, prepared) = (&product.weights, product.prepared);
-    let kernel = X::column(which.0, which.1);
-    // The order of some kernels' activations depends on it.
-    debug_assert_eq!(prepared.group_strips(), weights.group_strips);
-    let xt = prepared.tile(which.1, block.tokens.start / kernel.lanes);
-    let first_token = prepared.first_token(which.1);
-    let acc_len = block.panels.len() * PANEL_ROWS * kernel.entry_bytes;
+    let (strips, group_strips) = (product.prepared.strips(), product.prepared.group_strips());
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
-    let panel_sums = PANEL_ROWS * kernel.lanes;
-    let tables_len = kernel.tables_len(kernel.chunk_strips);
+    let panel_sums = PANEL_ROWS * kernel.tokens;
+    let acc_len = part.panels.len() * panel_acc;
     let mut buffers = Buffers {
-        tables: reserve(&mut scratch.tables, tables_len)?,
+        tables: reserve(&mut scratch.tables, kernel.tables_len(kernel.chunk_strips))?,
         acc: reserve(&mut scratch.acc, acc_len)?,
         total: reserve(&mut scratch.total, acc_len)?,
     };
+    // f32 totals run over a whole group; int8 ones are emptied before they can overflow,
+    // which only a very long K needs. The panels' sums then wait for the group's end.
+    let most = if X::FOLDS_ANYWHERE {
+        MANY_MAX_FOLDS * BLOCK_STRIPS
+    } else {
+        usize::MAX
+    };
+    let waiting = strips.min(group_strips) > most;
+    let kept = if waiting { part.panels.len() } else { 1 };
+    let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>())?;
+    let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
+    let group_count = groups(strips, group_strips).len();
 
-    let segments = weights.segments();
-    let count = segments.len();
-    for (index, segment) in segments.enumerate() {
-        // f32 totals run over the whole segment; int8 ones are emptied before
-        // they can overflow, which only a very long K needs.
-        let stretch = if X::FOLDS_ANYWHERE {
-            MANY_MAX_FOLDS * BLOCK_STRIPS
-        } else {
-            usize::MAX
-        };
-        let one_stretch = segment.len() <= stretch;
-        let kept = if one_stretch { 1 } else { block.panels.len() };
-        let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>())?;
-        let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
-        let mut start = segment.start;
-        while start < segment.end {
-            let end = segment.end.min(start.saturating_add(stretch));
-            run_stretch(which, weights.view, block, xt, start..end, &mut buffers);
-            let last = end == segment.end;
-            for (i, panel) in block.panels.clone().enumerate() {
-                let accs = (
-                    &buffers.acc[i * panel_acc..],
-                    &buffers.total[i * panel_acc..],
-                );
-                let sums = if one_stretch {
-                    &mut *sums
-                } else {
-                    &mut sums[i * panel_sums..]
-                };
-                let accumulate = start > segment.start;
-                call::many_finish::<X>(
-                    which,
-                    block.tokens.len(),
-                    accs,
-                    (sums, PANEL_ROWS),
-                    accumulate,
-                );
-                if !last {
-                    continue;
-                }
-                let row = panel * PANEL_ROWS;
-                let row_end = block.row_end.min(row + PANEL_ROWS);
-                // Their rows are far apart: the CPU sees no stream of writes.
-                let next = block.row_end.min(row_end + PANEL_ROWS);
-                for (token, sums) in block.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
-                    prefetch::output(y.row_mut(token, row_end..next));
-                    let at = At {
-                        segment: (index, count),
-                        token: first_token + token,
-                        row,
-                    };
-                    let out = y.row_mut(token, row..row_end);
-                    product.sink.emit(at, &sums[..row_end - row], out);
-                }
+    for piece in pieces(strips, group_strips, most) {
+        run_piece(kernel, product.view, part, xt, piece.strips, &mut buffers);
+        for (i, panel) in part.panels.clone().enumerate() {
+            let accs = (
+                &buffers.acc[i * panel_acc..],
+                &buffers.total[i * panel_acc..],
+            );
+            let sums = &mut sums[if waiting { i * panel_sums } else { 0 }..];
+            let out = (&mut *sums, PANEL_ROWS);
+            call::many_finish(kernel, part.tokens.len(), accs, out, !piece.starts);
+            if !piece.ends {
+                continue;
             }
-            start = end;
+            let row = panel * PANEL_ROWS;
+            let row_end = part.row_end.min(row + PANEL_ROWS);
+            // Their rows are far apart: the CPU sees no stream of writes.
+            let next = part.row_end.min(row_end + PANEL_ROWS);
+            for (token, sums) in part.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
+                prefetch::output(y.row_mut(token, row_end..next));
+                let place = Place {
+                    group: (piece.group, group_count),
+                    token: part.first_token + token,
+                    row,
+                };
+                let out = y.row_mut(token, row..row_end);
+                product.sink.emit(place, &sums[..row_end - row], out);
+            }
         }
     }
     Ok(())
@@ -172,40 +141,35 @@ fn chunk(strips: &Range<usize>, chunk_strips: usize, start: usize) -> Range<usiz
 }
 
 /// Sums over `strips`, not empty, into the accumulators and totals.
-fn run_stretch<X: Element>(
-    which: (Backend, Width),
+fn run_piece<X: Element>(
+    kernel: Many<X>,
     view: PanelView<'_>,
-    block: &Block,
+    part: &Part,
     xt: &[X],
     strips: Range<usize>,
     buffers: &mut Buffers<'_>,
 ) {
-    let kernel = X::column(which.0, which.1);
+    let tokens = part.tokens.len();
     let xt =
-        |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.lanes..4 * chunk.end * kernel.lanes];
+        |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.tokens..4 * chunk.end * kernel.tokens];
     let chunk = |start| chunk(&strips, kernel.chunk_strips, start);
-    let mut folds = Folds::start(kernel, block.tokens.len(), xt(&chunk(strips.start)));
-    let (mut first, mut total) = (true, Fold::Start);
     let mut now = chunk(strips.start);
+    let mut folds = Folds::start(&kernel, tokens, xt(&now));
+    let (mut first, mut total) = (true, Fold::Start);
     while !now.is_empty() {
         let next = chunk(now.end);
-        call::many_build(
-            which,
-            xt(&now),
-            [now.len(), block.tokens.len()],
-            buffers.tables,
-        );
+        call::many_build(kernel, xt(&now), [now.len(), tokens], buffers.tables);
         let ends = folds.after(now.end - strips.start, xt(&next));
-        let part = ManyPart {
+        let call = ManyPart {
             view,
-            panels: block.panels.clone(),
+            panels: part.panels.clone(),
             start: now.start,
-            bytes: now.len(),
-            tokens: block.tokens.len(),
+            strips: now.len(),
+            tokens,
         };
         let accs = (&mut *buffers.acc, &mut *buffers.total);
         let fold = if ends { total } else { Fold::Keep };
-        call::many_run::<X>(which, &part, buffers.tables, accs, (first, fold));
+        call::many_run(kernel, &call, buffers.tables, accs, (first, fold));
         // An int8 accumulator keeps its low part over a fold.
         first = ends && !X::FOLDS_ANYWHERE;
         if ends {

@@ -1,47 +1,39 @@
 //! Activations made ready for the kernels, once for any number of matrices.
 
 use crate::isa::Backend;
-use crate::kernels::call::{self, Element, Source, Width};
-use crate::kernels::memory::tiles::{MAX_TILES, TileGrid};
-use crate::memory::{self, OutOfMemory};
-use crate::parallel_for::{Stopped, Team};
+use crate::kernels::call;
+use crate::kernels::contract::Runnable;
+use crate::kernels::element::{Element, Few, Many};
+use crate::kernels::memory::tiles::TileGrid;
+use crate::memory::{self, Lines, OutOfMemory, lines, reserve};
+use crate::options::Options;
 use crate::product::layout::lay_out_tile;
-use crate::product::tables::FewTables;
-use crate::product::{segments, strips};
+use crate::product::plan::{self, Split, groups, strips};
+use crate::product::tables::{FewRows, FewTables};
+use crate::threads::{Stopped, Threads};
 use crate::view::MatRef;
-use crate::workspace::{Lanes, Lines, lines, reserve};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// What activations are prepared for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
-    pub(crate) backend: Backend,
-    pub(crate) lanes: Lanes,
-    /// The weights come from memory.
-    pub(crate) streamed: bool,
-}
-
 /// Prepared activations of one element type, in memory that is reused.
 ///
-/// The first tokens are laid out in tiles for the wide column lanes, transposed or as
-/// their kernel wants them, those after them in one tile for the narrow ones; the rest
-/// for row-lane tables, segment after segment in whole units.
+/// The first tokens are laid out in tiles for the kernels for many tokens, as each wants
+/// them; the rest as rows that tables for few tokens are built from, group after group.
 #[derive(Debug)]
-pub(crate) struct Prepared<X: Element> {
+pub struct Prepared<X: Element> {
     /// Another for each preparation there has been.
     id: u64,
     backend: Backend,
-    source: Source,
     tokens: usize,
     k: usize,
     group_strips: usize,
-    /// Tokens that take the wide and the narrow column lanes.
-    many_tokens: [usize; 2],
-    xt: Lines,
+    split: Split,
+    /// Tiles of many tokens.
+    tiles: Lines,
+    /// Few tokens, `[token][4 * row_strips]`.
     rows: Vec<X>,
-    /// Table units of a token, over all segments.
-    units: usize,
+    /// Strips of such a row: each group starts and ends at a multiple of [`Self::unit`].
+    row_strips: usize,
     shared: FewTables,
 }
 
@@ -50,47 +42,19 @@ impl<X: Element> Default for Prepared<X> {
         Self {
             id: 0,
             backend: Backend::scalar(),
-            source: Source::Cache,
             tokens: 0,
             k: 0,
             group_strips: usize::MAX,
-            many_tokens: [0, 0],
-            xt: lines(),
+            split: Split::default(),
+            tiles: lines(),
             rows: Vec::new(),
-            units: 0,
+            row_strips: 0,
             shared: FewTables::default(),
         }
     }
 }
 
-/// Tokens of `tokens` that take wide and narrow column lanes: whole tiles, and
-/// of the rest what is worth a tile.
-fn split<X: Element>(backend: Backend, lanes: Lanes, tokens: usize) -> [usize; 2] {
-    let [wide, narrow] = [Width::Wide, Width::Narrow].map(|w| X::column(backend, w).lanes);
-    let rest = tokens % wide;
-    let crossover = X::crossover(backend);
-    match lanes {
-        Lanes::Row => [0, 0],
-        Lanes::Column if narrow < wide && rest <= narrow => [tokens - rest, rest],
-        Lanes::Column => [tokens, 0],
-        Lanes::Auto if rest >= crossover.wide => [tokens, 0],
-        Lanes::Auto if narrow < wide && rest >= crossover.narrow => {
-            [tokens - rest, rest.min(narrow)]
-        }
-        Lanes::Auto => [tokens - rest, 0],
-    }
-}
-
 impl<X: Element> Prepared<X> {
-    pub(crate) fn backend(&self) -> Backend {
-        self.backend
-    }
-
-    /// Which of the backend's row-lane kernels the tables are for.
-    pub(crate) fn source(&self) -> Source {
-        self.source
-    }
-
     pub(crate) fn tokens(&self) -> usize {
         self.tokens
     }
@@ -103,85 +67,116 @@ impl<X: Element> Prepared<X> {
         self.group_strips
     }
 
-    /// Tokens that take column lanes of a width.
-    pub(crate) fn tokens_of(&self, width: Width) -> usize {
-        self.many_tokens[width as usize]
+    /// Which tokens take which kernels.
+    pub(crate) fn split(&self) -> Split {
+        self.split
     }
 
-    /// The first of them.
-    pub(crate) fn first_token(&self, width: Width) -> usize {
-        match width {
-            Width::Wide => 0,
-            Width::Narrow => self.many_tokens[0],
-        }
+    /// Tokens that are few.
+    pub(crate) fn few_tokens(&self) -> usize {
+        self.tokens - self.split.many()
     }
 
-    /// The first token that takes row lanes; all after it do.
-    pub(crate) fn first_few_token(&self) -> usize {
-        self.many_tokens[0] + self.many_tokens[1]
+    fn kernels(&self) -> Runnable {
+        self.backend.runnable()
     }
 
-    fn strips(&self) -> usize {
+    pub(crate) fn strips(&self) -> usize {
         strips(self.k)
     }
 
-    /// Activations of one column tile, chunk after chunk, `4 * lanes` for each strip:
-    /// see [`ManyKernel::by_token`](crate::kernels::contract::ManyKernel).
-    pub(crate) fn tile(&self, width: Width, tile: usize) -> &[X] {
-        let len = self.tile_bytes(width);
-        let start = match width {
-            Width::Wide => tile * len,
-            Width::Narrow => self.wide_tiles() * self.tile_bytes(Width::Wide) + tile * len,
+    /// A kernel for many tokens, by its number in the backend's list.
+    pub(crate) fn many(&self, choice: usize) -> Many<X> {
+        Many::new(self.kernels(), choice)
+    }
+
+    /// The kernel for few tokens; tables that are shared are those of the one for weights
+    /// in the cache.
+    pub(crate) fn few(&self, weights_in_cache: bool) -> Few<X> {
+        Few::new(self.kernels(), self.expects_memory(weights_in_cache))
+    }
+
+    fn expects_memory(&self, weights_in_cache: bool) -> bool {
+        plan::expects_memory(weights_in_cache, self.few_tokens()) && !self.shares_tables()
+    }
+
+    fn shares_tables(&self) -> bool {
+        self.few_tokens() > 0
+            && plan::shares_tables(
+                self.few_tokens() * self.few_rows(Few::new(self.kernels(), false)).stride(),
+            )
+    }
+
+    /// Activations of a tile of many tokens, chunk after chunk, `4 * tokens of a tile` for
+    /// each strip: see [`ManyKernel::token_major`](crate::kernels::contract::ManyKernel).
+    /// It is number `tile` of those that the kernel `choice` takes.
+    pub(crate) fn tile(&self, choice: usize, tile: usize) -> &[X] {
+        let before = match choice {
+            0 => 0,
+            _ => self.whole_tiles() * self.tile_bytes(0),
         };
-        bytemuck::cast_slice(&self.xt[start..][..len])
+        let len = self.tile_bytes(choice);
+        bytemuck::cast_slice(&self.tiles[before + tile * len..][..len])
     }
 
-    fn lanes(&self, width: Width) -> usize {
-        X::column(self.backend, width).lanes
+    fn tile_bytes(&self, choice: usize) -> usize {
+        call::lines::<X>(4 * self.strips() * self.many(choice).tokens)
     }
 
-    fn tile_bytes(&self, width: Width) -> usize {
-        call::lines::<X>(4 * self.strips() * self.lanes(width))
+    fn whole_tiles(&self) -> usize {
+        self.split.whole.div_ceil(self.many(0).tokens)
     }
 
-    fn wide_tiles(&self) -> usize {
-        self.many_tokens[0].div_ceil(self.lanes(Width::Wide))
+    /// Strips that groups of few tokens' rows are padded to: whole units of every kernel
+    /// that may build tables from them.
+    fn unit(&self) -> usize {
+        let kernel = Few::<X>::new(self.kernels(), false);
+        let from_memory = Few::<X>::new(self.kernels(), true);
+        kernel.unit_strips.max(from_memory.unit_strips)
     }
 
-    /// Tokens that take row lanes.
-    pub(crate) fn few_tokens(&self) -> usize {
-        self.tokens - self.first_few_token()
+    /// Where the strips of a group are in a row of few tokens, from the start of a unit on,
+    /// and where the next group starts.
+    fn padded(&self, group: &Range<usize>, at: usize) -> (Range<usize>, usize) {
+        let unit = self.unit();
+        let start = at + group.start % unit;
+        let end = start + group.len();
+        (start..end, end.next_multiple_of(unit))
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.id
+    /// The places of the groups in a row of few tokens, in strips.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Range<usize>> + Clone {
+        let mut at = 0;
+        groups(self.strips(), self.group_strips).map(move |group| {
+            let (place, next) = self.padded(&group, at);
+            at = next;
+            place
+        })
     }
 
-    /// Row-lane table units of a token, over all segments.
-    pub(crate) fn units(&self) -> usize {
-        self.units
+    fn few_rows(&self, kernel: Few<X>) -> FewRows<'_, X> {
+        FewRows {
+            key: (self.id, false),
+            kernel,
+            rows: &self.rows,
+            tokens: self.few_tokens(),
+            units: self.row_strips / kernel.unit_strips,
+        }
     }
 
-    /// Activations of the `token`th token that takes row lanes, `units` of them.
-    pub(crate) fn row(&self, token: usize) -> &[X] {
-        let len = self.row_len();
-        &self.rows[token * len..][..len]
-    }
-
-    fn row_len(&self) -> usize {
-        4 * self.units * X::row(self.backend, self.source).unit_strips
-    }
-
-    /// The row-lane tables: those that all workers share, or this one's `own`.
+    /// The tables for few tokens: those that all workers share, or this worker's.
     pub(crate) fn tables<'a>(
         &'a self,
-        own: &'a mut FewTables,
+        weights_in_cache: bool,
+        of_worker: &'a mut FewTables,
     ) -> Result<&'a FewTables, OutOfMemory> {
-        if FewTables::shared(self) {
+        if self.shares_tables() {
             return Ok(&self.shared);
         }
-        own.hold(self)?;
-        Ok(own)
+        let mut rows = self.few_rows(self.few(weights_in_cache));
+        rows.key.1 = self.expects_memory(weights_in_cache);
+        of_worker.build(&rows)?;
+        Ok(of_worker)
     }
 
     /// Fills in everything from `x` (`[tokens][k]`) for matrices whose scales
@@ -191,121 +186,106 @@ impl<X: Element> Prepared<X> {
         &mut self,
         x: MatRef<'_, X>,
         group_strips: usize,
-        how: How,
-        team: &Team,
+        backend: Backend,
+        options: &Options,
     ) -> Result<(), Stopped> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         // Relaxed: only that they differ matters.
         self.id = 1 + IDS.fetch_add(1, Ordering::Relaxed);
-        self.backend = how.backend;
+        self.backend = backend;
         self.tokens = x.rows();
         self.k = x.cols();
         self.group_strips = group_strips;
-        self.many_tokens = split::<X>(how.backend, how.lanes, x.rows());
-        // The second token finds the weights in the cache.
-        let streamed = how.streamed && self.few_tokens() == 1;
-        self.source = if streamed {
-            Source::Memory
-        } else {
-            Source::Cache
-        };
+        self.split = plan::split::<X>(self.kernels(), options.family, x.rows());
         if x.cols() == 0 {
             return Ok(());
         }
         self.check_sizes()?;
-        self.lay_out_tiles(x, team)?;
-        self.lay_out(x)?;
-        if FewTables::shared(self) {
+        self.lay_out_tiles(x, &options.threads)?;
+        self.lay_out_rows(x)?;
+        if self.shares_tables() {
             let mut shared = core::mem::take(&mut self.shared);
-            let held = shared.hold_shared(self, team);
+            let rows = self.few_rows(Few::new(self.kernels(), false));
+            let built = shared.build_shared(&rows, &options.threads);
             self.shared = shared;
-            held?;
+            built?;
         }
         Ok(())
     }
 
     /// Fails where what the activations take does not fit the address space.
     fn check_sizes(&self) -> Result<(), OutOfMemory> {
-        let row = X::row(self.backend, self.source);
         let padded = self.strips().checked_mul(4 * size_of::<X>());
-        let lanes = self.lanes(Width::Wide);
-        let tile = padded.and_then(|len| len.checked_mul(lanes)?.checked_add(64));
-        // One more than there are, for the narrow tile.
-        let xt = tile.and_then(|len| len.checked_mul(self.wide_tiles() + 1));
-        // At most one unit more a segment than strips.
+        let tile = padded.and_then(|len| len.checked_mul(self.many(0).tokens)?.checked_add(64));
+        // One more than there are, for the tile of what is left over.
+        let tiles = tile.and_then(|len| len.checked_mul(self.whole_tiles() + 1));
+        // At most twice a unit less one strip more a group than strips, and groups have
+        // more strips than units.
         let units = self.strips().checked_mul(2);
-        let table = units.and_then(|units| units.checked_mul(row.table_bytes)?.checked_add(64));
+        let table_bytes = [false, true].map(|m| Few::<X>::new(self.kernels(), m).table_bytes);
+        let table_bytes = table_bytes[0].max(table_bytes[1]);
+        let table = units.and_then(|units| units.checked_mul(table_bytes)?.checked_add(64));
         let tables = table.and_then(|len| len.checked_mul(self.few_tokens()));
-        match (xt, tables) {
+        match (tiles, tables) {
             (Some(_), Some(_)) => Ok(()),
             _ => Err(OutOfMemory { bytes: usize::MAX }),
         }
     }
 
-    fn lay_out_tiles(&mut self, x: MatRef<'_, X>, team: &Team) -> Result<(), Stopped> {
-        let lanes = self.lanes(Width::Wide);
-        let (tokens, tile_bytes) = (self.many_tokens[0], self.tile_bytes(Width::Wide));
-        let tiles = self.wide_tiles();
-        if self.first_few_token() == 0 || tile_bytes == 0 {
+    fn lay_out_tiles(&mut self, x: MatRef<'_, X>, threads: &Threads) -> Result<(), Stopped> {
+        let (tiles, tile_bytes, group_strips) =
+            (self.whole_tiles(), self.tile_bytes(0), self.group_strips);
+        let [(_, whole), (choice, left)] = self.split.parts();
+        if self.split.many() == 0 {
             return Ok(());
         }
-        let narrow_bytes = match self.many_tokens[1] {
-            0 => 0,
-            _ => self.tile_bytes(Width::Narrow),
-        };
-        let kernel = |width| X::column(self.backend, width);
-        let (wide, narrow) = (kernel(Width::Wide), kernel(Width::Narrow));
-        let (group_strips, rest) = (self.group_strips, tokens..self.first_few_token());
-        let workers = if tiles * tile_bytes < 1 << 16 {
-            1
+        let left_bytes = if left.is_empty() {
+            0
         } else {
-            team.workers()
+            self.tile_bytes(choice)
         };
-        let per_item = tiles.div_ceil(MAX_TILES.min(64 * workers)).max(1);
-        let xt = reserve(&mut self.xt, tiles * tile_bytes + narrow_bytes)?;
-        let (xt, xt_narrow) = xt.split_at_mut(tiles * tile_bytes);
-        if narrow_bytes > 0 {
-            let xt = bytemuck::cast_slice_mut(xt_narrow);
-            lay_out_tile(x, rest, narrow, group_strips, xt);
+        let (kernel, left_kernel) = (self.many(0), self.many(choice));
+        let all = reserve(&mut self.tiles, tiles * tile_bytes + left_bytes)?;
+        let (all, left_tile) = all.split_at_mut(tiles * tile_bytes);
+        if left_bytes > 0 {
+            let tile = bytemuck::cast_slice_mut(left_tile);
+            lay_out_tile(x, left, &left_kernel, group_strips, tile);
         }
-        let grid = TileGrid::new(xt, [tiles, tile_bytes], tile_bytes, [per_item, tile_bytes]);
-        team.for_each(workers, grid.len(), |i| {
+        let workers = plan::layout_workers(threads, all.len());
+        let item = [plan::per_item(tiles, workers), tile_bytes];
+        let grid = TileGrid::new(all, [tiles, tile_bytes], tile_bytes, item);
+        threads.for_each(workers, grid.len(), |i| {
             let Some(mut item) = grid.claim(i) else {
                 return Ok(false);
             };
             for tile in item.rows() {
-                let xt: &mut [X] = bytemuck::cast_slice_mut(item.row_mut(tile, 0..tile_bytes));
-                let first = tile * lanes;
-                let tokens = first..tokens.min(first + lanes);
-                lay_out_tile(x, tokens, wide, group_strips, xt);
+                let first = tile * kernel.tokens;
+                let tokens = first..whole.end.min(first + kernel.tokens);
+                let to = bytemuck::cast_slice_mut(item.row_mut(tile, 0..tile_bytes));
+                lay_out_tile(x, tokens, &kernel, group_strips, to);
             }
             Ok(true)
         })
     }
 
-    fn lay_out(&mut self, x: MatRef<'_, X>) -> Result<(), OutOfMemory> {
-        let unit_strips = X::row(self.backend, self.source).unit_strips;
-        let strips = self.strips();
-        // Whole units: activations outside of the segment count as zero.
-        let units_of = |s: &Range<usize>| s.end.div_ceil(unit_strips) - s.start / unit_strips;
-        self.units = segments(strips, self.group_strips)
-            .map(|s| units_of(&s))
-            .sum();
-        let row_len = self.row_len();
-        self.rows.clear();
-        let len = self.few_tokens() * row_len;
-        memory::resize(&mut self.rows, len, X::zeroed())?;
-        let first = self.first_few_token();
-        for (token, row) in self.rows.chunks_exact_mut(row_len).enumerate() {
+    /// Rows of few tokens. Strips that pad a group to whole units count as zero.
+    fn lay_out_rows(&mut self, x: MatRef<'_, X>) -> Result<(), OutOfMemory> {
+        let (strips, unit) = (self.strips(), self.unit());
+        let end = self.places().last().map_or(0, |place| place.end);
+        self.row_strips = end.next_multiple_of(unit);
+        let row_len = 4 * self.row_strips;
+        let mut rows = core::mem::take(&mut self.rows);
+        rows.clear();
+        memory::resize(&mut rows, self.few_tokens() * row_len, X::zeroed())?;
+        let first = self.split.many();
+        for (token, row) in rows.chunks_exact_mut(row_len).enumerate() {
             let x = x.row(first + token);
-            let mut at = 0;
-            for segment in segments(strips, self.group_strips) {
-                let start = segment.start / unit_strips * unit_strips * 4;
-                let (from, to) = (segment.start * 4, x.len().min(segment.end * 4));
-                row[at + from - start..at + to - start].copy_from_slice(&x[from..to]);
-                at += 4 * units_of(&segment) * unit_strips;
+            for (group, place) in groups(strips, self.group_strips).zip(self.places()) {
+                let from = &x[4 * group.start..x.len().min(4 * group.end)];
+                row[4 * place.start..][..from.len()].copy_from_slice(from);
             }
         }
+        self.rows = rows;
         Ok(())
     }
 }

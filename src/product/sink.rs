@@ -1,25 +1,25 @@
 //! What becomes of the sums.
 
 use crate::kernels::auto::scale;
-use crate::kernels::call::Element;
+use crate::kernels::element::Element;
 
 /// Where sums belong.
 #[derive(Clone, Copy)]
-pub(crate) struct At {
-    /// Segment along K, of how many.
-    pub(crate) segment: (usize, usize),
+pub(crate) struct Place {
+    /// Group along K, of how many.
+    pub(crate) group: (usize, usize),
     /// Token.
     pub(crate) token: usize,
     /// First row.
     pub(crate) row: usize,
 }
 
-/// Receives the sums of each segment, in order, `sums[i]` of row `at.row + i`.
+/// Receives the sums of each segment, in order, `sums[i]` of row `place.row + i`.
 pub(crate) trait Sink<X: Element>: Sync + Send {
     /// Element of the output.
     type Out: Send;
-    /// Takes the sums of one token and segment; `out` is theirs.
-    fn emit(&self, at: At, sums: &[X::Acc], out: &mut [Self::Out]);
+    /// Takes the sums of one token and group; `out` is theirs.
+    fn emit(&self, place: Place, sums: &[X::Acc], out: &mut [Self::Out]);
     /// Writes a whole row of sums over nothing (K = 0): +0 whatever the scale,
     /// and the bias.
     fn empty(&self, out: &mut [Self::Out]);
@@ -30,7 +30,7 @@ pub(crate) struct Raw;
 
 impl Sink<i8> for Raw {
     type Out = i32;
-    fn emit(&self, _: At, sums: &[i32], out: &mut [i32]) {
+    fn emit(&self, _: Place, sums: &[i32], out: &mut [i32]) {
         out.copy_from_slice(sums);
     }
     fn empty(&self, out: &mut [i32]) {
@@ -47,34 +47,34 @@ pub(crate) struct Affine<'a> {
 }
 
 impl<'a> Affine<'a> {
-    fn scales(&self, at: At, len: usize) -> &'a [f32] {
-        &self.scales[at.segment.0 * self.rows + at.row..][..len]
+    fn scales(&self, place: Place, len: usize) -> &'a [f32] {
+        &self.scales[place.group.0 * self.rows + place.row..][..len]
     }
 
-    fn bias(&self, at: At, len: usize) -> Option<&'a [f32]> {
-        self.bias.map(|bias| &bias[at.row..][..len])
+    fn bias(&self, place: Place, len: usize) -> Option<&'a [f32]> {
+        self.bias.map(|bias| &bias[place.row..][..len])
     }
 
-    /// Runs `single` where there is one segment, else `fold` for each, adding
+    /// Runs `single` where there is one group, else `fold` for each, adding
     /// up in `out`.
     fn emit(
         &self,
-        at: At,
+        place: Place,
         out: &mut [f32],
         single: impl FnOnce(&[f32], Option<&[f32]>, &mut [f32]),
         fold: impl FnOnce(&[f32], &mut [f32]),
     ) {
-        let scales = self.scales(at, out.len());
-        let (segment, segments) = at.segment;
-        if segments == 1 {
-            return single(scales, self.bias(at, out.len()), out);
+        let scales = self.scales(place, out.len());
+        let (group, groups) = place.group;
+        if groups == 1 {
+            return single(scales, self.bias(place, out.len()), out);
         }
-        if segment == 0 {
+        if group == 0 {
             out.fill(0.0);
         }
         fold(scales, out);
-        if segment + 1 == segments {
-            scale::add_bias(self.bias(at, out.len()), out);
+        if group + 1 == groups {
+            scale::add_bias(self.bias(place, out.len()), out);
         }
     }
 
@@ -92,10 +92,10 @@ pub(crate) struct W1A8<'a> {
 
 impl Sink<i8> for W1A8<'_> {
     type Out = f32;
-    fn emit(&self, at: At, sums: &[i32], out: &mut [f32]) {
-        let token_scale = self.token_scales[at.token];
+    fn emit(&self, place: Place, sums: &[i32], out: &mut [f32]) {
+        let token_scale = self.token_scales[place.token];
         self.affine.emit(
-            at,
+            place,
             out,
             |scales, bias, out| scale::scale_i32(sums, scales, token_scale, bias, out),
             |scales, out| scale::fold_group_i32(sums, scales, token_scale, out),
@@ -107,13 +107,13 @@ impl Sink<i8> for W1A8<'_> {
 }
 
 /// The f32 output: sum times the row's scale, plus bias.
-pub(crate) struct Float<'a>(pub(crate) Affine<'a>);
+pub(crate) struct Canonical<'a>(pub(crate) Affine<'a>);
 
-impl Sink<f32> for Float<'_> {
+impl Sink<f32> for Canonical<'_> {
     type Out = f32;
-    fn emit(&self, at: At, sums: &[f32], out: &mut [f32]) {
+    fn emit(&self, place: Place, sums: &[f32], out: &mut [f32]) {
         self.0.emit(
-            at,
+            place,
             out,
             |scales, bias, out| scale::scale_f32(sums, scales, bias, out),
             |scales, out| scale::fold_group_f32(sums, scales, out),

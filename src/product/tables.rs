@@ -1,4 +1,4 @@
-//! Row-lane tables, and who holds them.
+//! Tables for few tokens, and who keeps them.
 //!
 //! Tables are many times larger than the activations they come from and quickly
 //! built, so each worker builds its own. A line that another core has just
@@ -6,24 +6,51 @@
 //! there two threads with tables from one of them were no faster than one.
 //! Only tables that would take much memory in every worker are shared.
 
-use crate::kernels::call::{self, Element};
-use crate::kernels::memory::tiles::{MAX_TILES, TileGrid};
-use crate::memory::OutOfMemory;
-use crate::parallel_for::{Stopped, Team};
-use crate::product::prepare::Prepared;
-use crate::workspace::{Lines, lines, reserve};
+use crate::kernels::call;
+use crate::kernels::element::{Element, Few};
+use crate::kernels::memory::tiles::TileGrid;
+use crate::memory::{Lines, OutOfMemory, lines, reserve};
+use crate::product::plan;
+use crate::threads::{Stopped, Threads};
 
-/// Bytes of tables up to which each worker has its own.
-const PRIVATE: usize = 4 << 20;
+/// Activations that tables are built from.
+pub(crate) struct FewRows<'a, X: Element> {
+    /// The preparation they belong to, and whether `kernel` expects weights from memory:
+    /// what tells tables apart.
+    pub(crate) key: (u64, bool),
+    pub(crate) kernel: Few<X>,
+    /// `[tokens][4 * units * unit_strips]`.
+    pub(crate) rows: &'a [X],
+    pub(crate) tokens: usize,
+    /// Table units of a token.
+    pub(crate) units: usize,
+}
 
-/// The row-lane tables of some tokens.
+impl<X: Element> FewRows<'_, X> {
+    /// Bytes of one token's tables, in whole cache lines.
+    pub(crate) fn stride(&self) -> usize {
+        (self.units * self.kernel.table_bytes).next_multiple_of(64)
+    }
+
+    fn build(&self, token: usize, tables: &mut [u8]) {
+        let len = self.rows.len() / self.tokens;
+        call::few_build(
+            self.kernel,
+            &self.rows[token * len..][..len],
+            self.units,
+            tables,
+        );
+    }
+}
+
+/// The tables of some tokens.
 #[derive(Debug)]
 pub(crate) struct FewTables {
     bytes: Lines,
     /// Bytes from a token's tables to the next token's.
     stride: usize,
-    /// Which preparation they belong to; 0 for none.
-    of: u64,
+    /// What they were built from; `None` before that.
+    key: Option<(u64, bool)>,
 }
 
 impl Default for FewTables {
@@ -31,74 +58,57 @@ impl Default for FewTables {
         Self {
             bytes: lines(),
             stride: 0,
-            of: 0,
+            key: None,
         }
     }
 }
 
 impl FewTables {
-    /// Tables from `at` bytes into those of token `token` on, counted from the
-    /// first that takes row lanes, and the bytes between tokens.
-    pub(crate) fn from(&self, token: usize, at: usize) -> (&[u8], usize) {
-        (&self.bytes[token * self.stride + at..], self.stride)
+    /// Tables from `offset` bytes into those of token `token` on, and the bytes between
+    /// tokens.
+    pub(crate) fn from(&self, token: usize, offset: usize) -> (&[u8], usize) {
+        (&self.bytes[token * self.stride + offset..], self.stride)
     }
 
-    /// Whether to share the tables of `prepared`.
-    pub(crate) fn shared<X: Element>(prepared: &Prepared<X>) -> bool {
-        prepared.few_tokens() * stride(prepared) > PRIVATE
-    }
-
-    /// Builds the tables of `prepared` unless they are there.
-    pub(crate) fn hold<X: Element>(&mut self, prepared: &Prepared<X>) -> Result<(), OutOfMemory> {
-        if self.of != prepared.id() {
-            let bytes = self.start(prepared)?;
-            for (token, tables) in bytes.chunks_mut(stride(prepared)).enumerate() {
-                build(prepared, token, tables);
+    /// Builds the tables of `rows` unless they are there.
+    pub(crate) fn build<X: Element>(&mut self, rows: &FewRows<'_, X>) -> Result<(), OutOfMemory> {
+        if self.key != Some(rows.key) {
+            let bytes = self.start(rows)?;
+            for (token, tables) in bytes.chunks_mut(rows.stride()).enumerate() {
+                rows.build(token, tables);
             }
-            self.of = prepared.id();
+            self.key = Some(rows.key);
         }
         Ok(())
     }
 
-    /// As `hold`, on all workers.
-    pub(crate) fn hold_shared<X: Element>(
+    /// Builds them by all workers.
+    pub(crate) fn build_shared<X: Element>(
         &mut self,
-        prepared: &Prepared<X>,
-        team: &Team,
+        rows: &FewRows<'_, X>,
+        threads: &Threads,
     ) -> Result<(), Stopped> {
-        let (tokens, stride) = (prepared.few_tokens(), stride(prepared));
-        let bytes = self.start(prepared)?;
-        let workers = team.workers();
-        let per_item = tokens.div_ceil(MAX_TILES.min(64 * workers)).max(1);
-        let grid = TileGrid::new(bytes, [tokens, stride], stride, [per_item, stride]);
-        team.for_each(workers, grid.len(), |i| {
+        let (tokens, stride, workers) = (rows.tokens, rows.stride(), threads.workers());
+        let bytes = self.start(rows)?;
+        let tile = [plan::per_item(tokens, workers), stride];
+        let grid = TileGrid::new(bytes, [tokens, stride], stride, tile);
+        threads.for_each(workers, grid.len(), |i| {
             let Some(mut item) = grid.claim(i) else {
                 return Ok(false);
             };
             for token in item.rows() {
-                build(prepared, token, item.row_mut(token, 0..stride));
+                rows.build(token, item.row_mut(token, 0..stride));
             }
             Ok(true)
         })?;
-        self.of = prepared.id();
+        self.key = Some(rows.key);
         Ok(())
     }
 
-    /// Room for the tables of `prepared`, which are not there yet.
-    fn start<X: Element>(&mut self, prepared: &Prepared<X>) -> Result<&mut [u8], OutOfMemory> {
-        self.of = 0;
-        self.stride = stride(prepared);
-        reserve(&mut self.bytes, prepared.few_tokens() * self.stride)
+    /// Memory for the tables of `rows`, which are not there yet.
+    fn start<X: Element>(&mut self, rows: &FewRows<'_, X>) -> Result<&mut [u8], OutOfMemory> {
+        self.key = None;
+        self.stride = rows.stride();
+        reserve(&mut self.bytes, rows.tokens * self.stride)
     }
-}
-
-/// Bytes of one token's tables, in whole cache lines.
-fn stride<X: Element>(prepared: &Prepared<X>) -> usize {
-    let kernel = X::row(prepared.backend(), prepared.source());
-    (prepared.units() * kernel.table_bytes).next_multiple_of(64)
-}
-
-fn build<X: Element>(prepared: &Prepared<X>, token: usize, tables: &mut [u8]) {
-    let which = (prepared.backend(), prepared.source());
-    call::few_build(which, prepared.row(token), prepared.units(), tables);
 }

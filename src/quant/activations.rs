@@ -2,8 +2,12 @@
 
 use super::QuantError;
 use crate::Activation;
+use crate::kernels::memory::tiles::TileGrid;
 use crate::memory;
-use crate::parallel::{MAX_EMPTY_ROWS, all_rows};
+use crate::product::plan;
+use crate::threads::{MAX_EMPTY_ROWS, Stopped, Threads};
+use crate::view::MatRef;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 pub use crate::kernels::auto::activations::MIN_ABSMAX;
 
@@ -34,7 +38,7 @@ pub fn quantize_token<T: Activation>(x: &[T], q: &mut [i8]) -> Result<f32, Quant
     super::check_length("q", q.len(), x.len())?;
     match T::quantize(x, q) {
         Some(absmax) => Ok(token_scale(absmax)),
-        None => Err(first_non_finite(x, x.len())),
+        None => Err(first_non_finite(x)),
     }
 }
 
@@ -89,20 +93,57 @@ pub fn quantize_activations_into<T: Activation>(
     super::check_length("q", q.len(), values)?;
     super::check_length("token_scales", token_scales.len(), tokens)?;
     token_scales.fill(token_scale(0.0));
-    let finite = all_rows(
-        (x, features),
-        (q, features),
-        token_scales,
-        |_, x, q, scale| {
-            let absmax = T::quantize(x, q);
-            *scale = absmax.map_or(0.0, token_scale);
-            absmax.is_some()
-        },
-    );
-    if finite {
-        Ok(())
-    } else {
-        Err(first_non_finite(x, features))
+    if x.is_empty() {
+        return Ok(());
+    }
+    let x = MatRef::new(x, tokens, features).expect("checked");
+    match quantize_tokens(x, q, token_scales, &Threads::Rayon) {
+        Ok(()) => Ok(()),
+        Err(TokensError::Quant(e)) => Err(e),
+        Err(TokensError::Stopped(_)) => unreachable!("rayon leaves no item out"),
+    }
+}
+
+/// Why tokens were not all quantised.
+pub(crate) enum TokensError {
+    Quant(QuantError),
+    Stopped(Stopped),
+}
+
+from_variants!(TokensError: Quant(QuantError), Stopped(Stopped));
+
+/// Quantises every token of `x`, which has some, into `q` (`[tokens][K]`, dense) and
+/// `token_scales`, by all workers.
+pub(crate) fn quantize_tokens<T: Activation>(
+    x: MatRef<'_, T>,
+    q: &mut [i8],
+    token_scales: &mut [f32],
+    threads: &Threads,
+) -> Result<(), TokensError> {
+    let (tokens, k) = (x.rows(), x.cols());
+    let workers = plan::layout_workers(threads, q.len());
+    let per_item = plan::per_item(tokens, workers);
+    let q = TileGrid::new(q, [tokens, k], k, [per_item, k]);
+    let scales = TileGrid::new(token_scales, [tokens, 1], 1, [per_item, 1]);
+    let not_finite = AtomicUsize::new(usize::MAX);
+    threads.for_each(workers, q.len(), |i| {
+        let (Some(mut q), Some(mut scales)) = (q.claim(i), scales.claim(i)) else {
+            return Ok(false);
+        };
+        for token in q.rows() {
+            match T::quantize(x.row(token), q.row_mut(token, 0..k)) {
+                Some(absmax) => scales.row_mut(token, 0..1)[0] = token_scale(absmax),
+                // Relaxed: `for_each` returns after its items, which orders them.
+                None => {
+                    not_finite.fetch_min(token, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(true)
+    })?;
+    match not_finite.into_inner() {
+        usize::MAX => Ok(()),
+        token => Err(first_non_finite(x.row(token)).of_token(token).into()),
     }
 }
 
@@ -110,15 +151,15 @@ fn token_scale(absmax: f32) -> f32 {
     absmax.max(MIN_ABSMAX) / 127.0
 }
 
-/// The error about the first value that is not finite: only called when a
-/// vectorised pass has met one.
+/// The error about the first value of a token that is not finite, as of token 0: only
+/// called when a vectorised pass has met one.
 #[cold]
-fn first_non_finite<T: Activation>(x: &[T], features: usize) -> QuantError {
+fn first_non_finite<T: Activation>(x: &[T]) -> QuantError {
     let mut wide = x.iter().map(|v| v.to_wide()).enumerate();
-    let (at, value) = wide.find(|(_, v)| !v.is_finite()).unwrap_or((0, f32::NAN));
+    let (index, value) = wide.find(|(_, v)| !v.is_finite()).unwrap_or((0, f32::NAN));
     QuantError::Activation {
-        token: at / features,
-        index: at % features,
+        token: 0,
+        index,
         value,
     }
 }

@@ -35,6 +35,7 @@ pub(crate) use weights::{first_non_finite, row_alpha};
 pub use activations::{
     MIN_ABSMAX, quantize_activations, quantize_activations_into, quantize_token,
 };
+pub(crate) use activations::{TokensError, quantize_tokens};
 pub use weights::{
     MIN_ALPHA, absmean, absmean_into, sparsify_2_4, sparsify_trits_2_4, ternarize, ternarize_into,
 };

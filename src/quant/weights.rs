@@ -4,8 +4,8 @@ use super::QuantError;
 use crate::kernels::auto::float::Float;
 use crate::kernels::auto::weights as vector;
 use crate::memory;
-use crate::parallel::{MAX_EMPTY_ROWS, all_rows, each_row_mut};
 use crate::scales::Granularity;
+use crate::threads::{MAX_EMPTY_ROWS, all_rows, each_row_mut};
 
 /// The least alpha, which a matrix of zeros has.
 pub const MIN_ALPHA: f32 = 1e-5;

@@ -384,8 +384,8 @@ fn the_dense_product() {
     if quick() {
         return;
     }
-    use crate::kernels::memory::dense::transposed_product;
     use crate::Threads;
+    use crate::kernels::memory::dense::transposed_product;
     let mut rng = StdRng::seed_from_u64(1);
     for [n, m, k] in [[1, 1, 1], [3, 5, 7], [9, 17, 33], [16, 64, 48], [2, 130, 3]] {
         for gap in [0, 5] {

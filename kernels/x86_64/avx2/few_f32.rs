@@ -25,12 +25,9 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     table_bytes: 128,
     max_units: usize::MAX / 256,
     build,
-    tiles: &[FewTile {
-        panels: 1,
-        tokens: 1,
-        run: row_1,
-    }],
-    symbols: &["avx2::few_f32::build", "avx2::few_f32::row_1"],
+    tiles: &[FewTile::new(1, 1, few_1)],
+    from_memory: None,
+    symbols: &["avx2::few_f32::build", "avx2::few_f32::few_1"],
 };
 
 /// `vpermps` indices of the terms of a pair's first or second weight over 8 of
@@ -103,7 +100,7 @@ unsafe fn build(x: *const f32, units: usize, tables: *mut u8) {
 /// Preconditions 1, 2, 4, 5, 7 and 8 of [`crate::kernels::contract`].
 #[target_feature(enable = "avx2")]
 #[inline(never)]
-unsafe fn row_1(call: &FewCall<f32>) {
+unsafe fn few_1(call: &FewCall<f32>) {
     for half in 0..2 {
         // SAFETY: the caller's preconditions hold for each half of the rows.
         unsafe { row(call, call.panels.add(32 * half), call.out.add(32 * half)) };
@@ -113,7 +110,7 @@ unsafe fn row_1(call: &FewCall<f32>) {
 /// 32 rows: bytes `rows + 64 * unit`.
 ///
 /// # Safety
-/// As [`row_1`], for the half panel at `rows` and `out`.
+/// As [`few_1`], for the half panel at `rows` and `out`.
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn row(call: &FewCall<f32>, rows: *const u8, out: *mut f32) {

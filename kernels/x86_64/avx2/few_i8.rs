@@ -32,7 +32,7 @@ pub(in crate::kernels::x86_64) const TABLE_BYTES: usize = 64;
 /// as many.
 pub(in crate::kernels::x86_64) const UNITS_PER_FOLD: usize = 4;
 /// Units that 16-bit lanes hold: `1040 * (31 + 32) = 65520`.
-pub(in crate::kernels::x86_64) const STRETCH: usize = 1040;
+pub(in crate::kernels::x86_64) const MAX_UNITS: usize = 1040;
 /// Bytes ahead of the loads that panels are prefetched.
 const PREFETCH: usize = 2048;
 
@@ -41,24 +41,14 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     name: "avx2-few_i8",
     unit_strips: 1,
     table_bytes: TABLE_BYTES,
-    max_units: usize::MAX / TABLE_BYTES,
+    max_units: MAX_UNITS,
     build,
-    tiles: &[
-        FewTile {
-            panels: 2,
-            tokens: 1,
-            run: row_2,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: row_1,
-        },
-    ],
+    tiles: &[FewTile::new(2, 1, few_2), FewTile::new(1, 1, few_1)],
+    from_memory: None,
     symbols: &[
         "avx2::few_i8::build",
-        "avx2::few_i8::row_2",
-        "avx2::few_i8::row_1",
+        "avx2::few_i8::few_2",
+        "avx2::few_i8::few_1",
     ],
 };
 
@@ -154,7 +144,7 @@ impl Sum {
     }
 }
 
-macro_rules! row {
+macro_rules! few {
     ($name:ident, $panels:literal) => {
         /// See [`FewTile::run`].
         ///
@@ -163,33 +153,21 @@ macro_rules! row {
         #[target_feature(enable = "avx2")]
         #[inline(never)]
         unsafe fn $name(call: &FewCall<i32>) {
-            let mut rest = *call;
-            loop {
-                let mut part = rest;
-                part.units = rest.units.min(STRETCH);
-                // SAFETY: the caller's preconditions hold for each part of K.
-                unsafe { row::<$panels>(&part) };
-                rest.units -= part.units;
-                if rest.units == 0 {
-                    return;
-                }
-                rest.panels = rest.panels.wrapping_add(STRETCH * PANEL_ROWS);
-                rest.tables = rest.tables.wrapping_add(STRETCH * TABLE_BYTES);
-                rest.accumulate = true;
-            }
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe { sum::<$panels>(call) }
         }
     };
 }
-row!(row_2, 2);
-row!(row_1, 1);
+few!(few_2, 2);
+few!(few_1, 1);
 
-/// Sums at most [`STRETCH`] units.
+/// The kernel of `P` panels by one token.
 ///
 /// # Safety
-/// As [`row_2`].
+/// As [`few_2`].
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn row<const P: usize>(call: &FewCall<i32>) {
+unsafe fn sum<const P: usize>(call: &FewCall<i32>) {
     let zero = _mm256_setzero_si256();
     let nibble = _mm256_set1_epi8(15);
     let mut low = [[Sum {

@@ -8,10 +8,11 @@
 //! half empty.
 
 use crate::kernels::contract::{
-    BuildCall, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
+    BuildCall, ENTRY, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
 };
+use crate::kernels::contract::{TOKENS_F32, TOKENS_I8};
 use crate::kernels::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
-use crate::kernels::many::{self, Expand, LANES_F32, LANES_I8, Quad};
+use crate::kernels::many::{self, Expand, Quad};
 use core::arch::x86_64::*;
 use pulp::x86::V3;
 
@@ -21,12 +22,12 @@ const QUADS: usize = 3;
 /// The int8 kernel.
 pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     name: "avx2-many_i8",
-    lanes: LANES_I8,
-    entry_bytes: many::ENTRY,
+    tokens: TOKENS_I8,
+    entry_bytes: ENTRY,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
-    table_bytes: MANY_ENTRIES * many::ENTRY,
+    table_bytes: MANY_ENTRIES * ENTRY,
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
@@ -40,12 +41,12 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
 /// The f32 kernel.
 pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     name: "avx2-many_f32",
-    lanes: LANES_F32,
-    entry_bytes: many::ENTRY,
+    tokens: TOKENS_F32,
+    entry_bytes: ENTRY,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
-    table_bytes: MANY_ENTRIES * many::ENTRY,
+    table_bytes: MANY_ENTRIES * ENTRY,
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
@@ -59,12 +60,12 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
 /// The int8 kernel for 16 tokens.
 pub static MANY_I8_X16: ManyKernel<i8, i32> = ManyKernel {
     name: "avx2-many_i8-x16",
-    lanes: LANES_I8 / 2,
-    entry_bytes: many::ENTRY / 2,
+    tokens: TOKENS_I8 / 2,
+    entry_bytes: ENTRY / 2,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
-    table_bytes: MANY_ENTRIES * (many::ENTRY / 2),
+    table_bytes: MANY_ENTRIES * (ENTRY / 2),
     build: build_i8_x16,
     run: run_i8_x16,
     finish: finish_i8_x16,
@@ -78,12 +79,12 @@ pub static MANY_I8_X16: ManyKernel<i8, i32> = ManyKernel {
 /// The f32 kernel for 8 tokens.
 pub static MANY_F32_X8: ManyKernel<f32, f32> = ManyKernel {
     name: "avx2-many_f32-x8",
-    lanes: LANES_F32 / 2,
-    entry_bytes: many::ENTRY / 2,
+    tokens: TOKENS_F32 / 2,
+    entry_bytes: ENTRY / 2,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
-    table_bytes: MANY_ENTRIES * (many::ENTRY / 2),
+    table_bytes: MANY_ENTRIES * (ENTRY / 2),
     build: build_f32_x8,
     run: run_f32_x8,
     finish: finish_f32_x8,
@@ -94,17 +95,37 @@ pub static MANY_F32_X8: ManyKernel<f32, f32> = ManyKernel {
     ],
 };
 
-expansion! {
-    /// Two nibble look-ups, for entries of two vectors.
-    Wide: u32, 2 lanes, entries of many::ENTRY, by indices_of_quad
+/// Two nibble look-ups, for entries of two vectors.
+struct Wide;
+
+impl Expand for Wide {
+    type Word = u32;
+    const PARTS: usize = 2;
+    const ENTRY: usize = ENTRY;
+
+    #[inline(always)]
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
+        // SAFETY: precondition 1 of the contract; 256 readable bytes.
+        unsafe { indices_of_quad(panel, quad) }
+    }
 }
 
 /// The logarithm of a narrow entry's bytes.
 const NARROW_SHIFT: i32 = 5;
 
-expansion! {
-    /// Two nibble look-ups, widened and scaled to the bytes of an entry of one vector.
-    Narrow: u64, 2 lanes, entries of 1 << NARROW_SHIFT, by offsets_of_quad
+/// Two nibble look-ups, widened and scaled to the bytes of an entry of one vector.
+struct Narrow;
+
+impl Expand for Narrow {
+    type Word = u64;
+    const PARTS: usize = 2;
+    const ENTRY: usize = 1 << NARROW_SHIFT;
+
+    #[inline(always)]
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u64>) {
+        // SAFETY: precondition 1 of the contract; 256 readable bytes.
+        unsafe { offsets_of_quad(panel, quad) }
+    }
 }
 
 /// Base-3 indices of half a strip.
@@ -280,8 +301,7 @@ unsafe fn quarters<X: Expand, const SHIFT: u32>(call: &FinishCall<i32>) {
                     };
                     to.write_unaligned(sum);
                 }
-                // Opaque, or the compiler multiplies the stride to check aliasing.
-                out = core::hint::black_box(out.wrapping_add(call.out_stride));
+                out = out.wrapping_add(call.out_stride);
             }
         }
     }
@@ -319,8 +339,7 @@ unsafe fn halves<X: Expand, const SHIFT: u32>(call: &FinishCall<f32>) {
                     };
                     _mm256_storeu_ps(out, sum);
                 }
-                // Opaque, or the compiler multiplies the stride to check aliasing.
-                out = core::hint::black_box(out.wrapping_add(call.out_stride));
+                out = out.wrapping_add(call.out_stride);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! f32 row lanes by `vpermps`: 16-entry tables of the signed sums of two
+//! f32, few tokens, by `vpermps`: 16-entry tables of the signed sums of two
 //! activations, one register each.
 //!
 //! # The idea
@@ -29,20 +29,19 @@
 //!   freer: 12.7 measured, 20 MACs a cycle; 10.7 remain without any shift.
 //! - Zen 5 takes 8.5 with shifts and 6.1 with `vpmultishiftqb`, 45 GB/s of weights.
 //!
-//! Measured is the bare mix, by `--bin loops` of `peers/`.
+//! These are measurements of the bare mix (`lab/loops`).
 
 use crate::kernels::contract::{BLOCK_STRIPS, FewCall, FewKernel, FewTile, PANEL_ROWS};
-use crate::kernels::registry::Cpu;
 use core::arch::x86_64::*;
 
 /// Bytes ahead of the loads that panels are prefetched into L1.
 const PREFETCH_L1: usize = 768;
-/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+/// Bytes ahead that they are prefetched into L2, for weights from memory.
 const PREFETCH_L2: usize = 6144;
 /// Bytes ahead that they are prefetched into L1, and no further, on Zen 5 with VBMI.
 const PREFETCH_ZEN5: usize = 3072;
 
-/// The kernel.
+/// The kernel by shifts.
 pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     name: "avx512-few_f32",
     unit_strips: 1,
@@ -50,55 +49,49 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     max_units: usize::MAX / 256,
     build,
     tiles: &[
-        FewTile {
-            panels: 4,
-            tokens: 1,
-            run: row_4,
-        },
-        FewTile {
-            panels: 2,
-            tokens: 1,
-            run: row_2,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: row_1,
-        },
+        FewTile::new(4, 1, few_4),
+        FewTile::new(2, 1, few_2),
+        FewTile::new(1, 1, few_1),
     ],
+    from_memory: None,
     symbols: &[
         "avx512::few_f32::build",
-        "avx512::few_f32::row_4",
-        "avx512::few_f32::row_2",
-        "avx512::few_f32::row_1",
+        "avx512::few_f32::few_4",
+        "avx512::few_f32::few_2",
+        "avx512::few_f32::few_1",
     ],
 };
 
-/// The kernel with the multishift of VBMI.
-pub static FEW_F32_VBMI: FewKernel<f32, f32> = FewKernel {
+/// The kernel by the multishift of VBMI, as Zen 4 prefetches best.
+pub static FEW_F32_ZEN4: FewKernel<f32, f32> = FewKernel {
     name: "avx512-vbmi-few_f32",
     tiles: &[
-        FewTile {
-            panels: 4,
-            tokens: 1,
-            run: row_4_vbmi,
-        },
-        FewTile {
-            panels: 2,
-            tokens: 1,
-            run: row_2_vbmi,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: row_1_vbmi,
-        },
+        FewTile::new(4, 1, few_4_zen4),
+        FewTile::new(2, 1, few_2_zen4),
+        FewTile::new(1, 1, few_1_zen4),
     ],
     symbols: &[
         "avx512::few_f32::build",
-        "avx512::few_f32::row_4_vbmi",
-        "avx512::few_f32::row_2_vbmi",
-        "avx512::few_f32::row_1_vbmi",
+        "avx512::few_f32::few_4_zen4",
+        "avx512::few_f32::few_2_zen4",
+        "avx512::few_f32::few_1_zen4",
+    ],
+    ..FEW_F32
+};
+
+/// The kernel by the multishift of VBMI, as Zen 5 prefetches best.
+pub static FEW_F32_ZEN5: FewKernel<f32, f32> = FewKernel {
+    name: "avx512-vbmi-few_f32-zen5",
+    tiles: &[
+        FewTile::new(4, 1, few_4_zen5),
+        FewTile::new(2, 1, few_2_zen5),
+        FewTile::new(1, 1, few_1_zen5),
+    ],
+    symbols: &[
+        "avx512::few_f32::build",
+        "avx512::few_f32::few_4_zen5",
+        "avx512::few_f32::few_2_zen5",
+        "avx512::few_f32::few_1_zen5",
     ],
     ..FEW_F32
 };
@@ -153,8 +146,8 @@ unsafe fn build(x: *const f32, units: usize, tables: *mut u8) {
     }
 }
 
-macro_rules! row {
-    ($name:ident, $panels:literal, $features:literal, $vbmi:literal) => {
+macro_rules! few {
+    ($name:ident, $sum:expr, $features:literal) => {
         /// See [`FewTile::run`].
         ///
         /// # Safety
@@ -163,36 +156,54 @@ macro_rules! row {
         #[inline(never)]
         unsafe fn $name(call: &FewCall<f32>) {
             // SAFETY: the caller's preconditions, handed on unchanged.
-            unsafe {
-                match call.cpu {
-                    Cpu::Zen5 if $vbmi => row::<ByMultishift, $panels, true>(call),
-                    Cpu::Amd if $vbmi => row::<ByMultishift, $panels, false>(call),
-                    _ => row::<ByShift, $panels, false>(call),
-                }
-            }
+            unsafe { $sum(call) }
         }
     };
 }
-row!(row_4, 4, "avx512f,avx512bw,avx512vl,avx512dq", false);
-row!(row_2, 2, "avx512f,avx512bw,avx512vl,avx512dq", false);
-row!(row_1, 1, "avx512f,avx512bw,avx512vl,avx512dq", false);
-row!(
-    row_4_vbmi,
-    4,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi",
-    true
+few!(
+    few_4,
+    sum::<ByShift, 4, false>,
+    "avx512f,avx512bw,avx512vl,avx512dq"
 );
-row!(
-    row_2_vbmi,
-    2,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi",
-    true
+few!(
+    few_2,
+    sum::<ByShift, 2, false>,
+    "avx512f,avx512bw,avx512vl,avx512dq"
 );
-row!(
-    row_1_vbmi,
-    1,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi",
-    true
+few!(
+    few_1,
+    sum::<ByShift, 1, false>,
+    "avx512f,avx512bw,avx512vl,avx512dq"
+);
+few!(
+    few_4_zen4,
+    sum::<ByMultishift, 4, false>,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+);
+few!(
+    few_2_zen4,
+    sum::<ByMultishift, 2, false>,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+);
+few!(
+    few_1_zen4,
+    sum::<ByMultishift, 1, false>,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+);
+few!(
+    few_4_zen5,
+    sum::<ByMultishift, 4, true>,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+);
+few!(
+    few_2_zen5,
+    sum::<ByMultishift, 2, true>,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
+);
+few!(
+    few_1_zen5,
+    sum::<ByMultishift, 1, true>,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
 );
 
 /// Brings each nibble of a 32-bit lane into its low 4 bits.
@@ -279,9 +290,9 @@ fn from_bit(bytes: __m512i, bit: i64) -> __m512i {
 /// `inline(always)`: only its callers declare the features of `N`.
 ///
 /// # Safety
-/// As [`row_4`]; the caller declares its features and those that `N` needs.
+/// As [`few_4`]; the caller declares its features and those that `N` needs.
 #[inline(always)]
-unsafe fn row<N: Nibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>) {
+unsafe fn sum<N: Nibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>) {
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);

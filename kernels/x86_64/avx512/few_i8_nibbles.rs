@@ -1,102 +1,98 @@
-//! int8 row lanes by 512-bit `vpshufb`, for AVX-512 without VBMI: the nibble
-//! tables of [`crate::kernels::x86_64::avx2::few_i8`], a whole panel strip at a time.
+//! int8, few tokens, by nibbles: the 16-entry tables of
+//! [`crate::kernels::x86_64::avx2::few_i8`], a whole strip of a panel at a time.
+//!
+//! Two kernels share the loop. One is by `vpshufb`, for AVX-512 without VBMI. The other
+//! is by VBMI's `vpermb`: every CPU with VBMI decodes one token with it where the weights
+//! come from memory.
 //!
 //! # Port arithmetic
-//! A byte and panel, 256 MACs: 1 load, 1 shift, 2 `and`, 4 `vpshufb`, 4
-//! additions, and 3 / 4 + 3 / 8 of folding: 12.1 vector operations, 6.1 cycles at
-//! two a cycle, 42 MACs a cycle.
+//! By `vpshufb` a strip of a panel, 256 MACs, takes 1 load, 1 shift, 2 `and`, 4
+//! `vpshufb`, 4 additions, and 3 / 4 + 3 / 8 of folding: 12.1 vector operations, 6.1
+//! cycles at two a cycle, 42 MACs a cycle.
 //!
-//! # With VBMI
-//! `vpermb` takes six bits of an index where the table has 64 bytes. It has 16,
-//! four times over, so the upper two bits may be anything and the two `and` are
-//! gone: 10.1 operations. That is for weights out of memory, where the 64-entry
-//! tables of [`super::few_i8_vbmi`] would take more of L2's bandwidth.
+//! `vpermb` takes six bits of an index where the table has 64 bytes. It has 16, four
+//! times over, so the upper two bits may be anything and the two `and` are gone: 10.1
+//! operations. The 64-entry tables of [`crate::kernels::x86_64::avx512::few_i8_vbmi`]
+//! would take more of L2's bandwidth, which weights from memory need.
 //!
 //! # On Zen 5
-//! That loop computes a third faster than one core of it reads memory. Let run, it
-//! catches up with its prefetches, and then the loads of lines that are on their way
-//! take the buffers that further ones would need: the bare look-ups read 0.82 to 0.94 of
-//! what one plain stream does, 0.92 to 0.98 with one stage of prefetches, 0.96 to 1.05
-//! where something keeps them at a pace little faster than memory (`--bin loops` of
-//! `peers/`). So for weights out of memory tiles of four panels are kept at one, by a
-//! chain of additions that the addresses of the loads wait for ([`pace`]).
+//! The loop by `vpermb` computes a third faster than one core reads memory. Let run, it
+//! catches up with its prefetches, and then the loads of lines that are on their way take
+//! the buffers that further prefetches would need. The bare look-ups read 0.82 to 0.94 of
+//! what one plain stream does, 0.92 to 0.98 with one stage of prefetches, and 0.96 to
+//! 1.05 where something keeps them at a pace little faster than memory (`lab/loops`,
+//! heading "streams"). So tiles of four panels are kept at that pace, by a chain of
+//! additions that the addresses of the loads wait for ([`pace`]).
 
-use super::few_i8_vbmi::{Sum, store};
 use crate::kernels::contract::{FewCall, FewKernel, FewTile, PANEL_ROWS};
-use crate::kernels::registry::Cpu;
-use crate::kernels::x86_64::avx2::few_i8::{STRETCH, TABLE_BYTES, UNITS_PER_FOLD, build};
+use crate::kernels::x86_64::avx2::few_i8::{MAX_UNITS, TABLE_BYTES, UNITS_PER_FOLD, build};
+use crate::kernels::x86_64::avx512::byte_sums::{Sum, store};
 use core::arch::x86_64::*;
 
 /// Bytes ahead of the loads that panels are prefetched into L1.
 const PREFETCH_L1: usize = 1152;
-/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+/// Bytes ahead that they are prefetched into L2, for weights from memory.
 const PREFETCH_L2: usize = 3584;
 /// Bytes ahead that they are prefetched into L1, and no further, where loads are paced.
 const PREFETCH_PACED: usize = 3072;
 
-/// The kernel.
+/// The kernel by `vpshufb`.
 pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     name: "avx512-few_i8",
     unit_strips: 1,
     table_bytes: TABLE_BYTES,
-    max_units: usize::MAX / TABLE_BYTES,
+    max_units: MAX_UNITS,
     build,
     tiles: &[
-        FewTile {
-            panels: 4,
-            tokens: 1,
-            run: row_4,
-        },
-        FewTile {
-            panels: 2,
-            tokens: 1,
-            run: row_2,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: row_1,
-        },
+        FewTile::new(4, 1, few_4),
+        FewTile::new(2, 1, few_2),
+        FewTile::new(1, 1, few_1),
     ],
+    from_memory: None,
     symbols: &[
         "avx2::few_i8::build",
-        "avx512::few_i8_nibbles::row_4",
-        "avx512::few_i8_nibbles::row_2",
-        "avx512::few_i8_nibbles::row_1",
+        "few_i8_nibbles::few_4",
+        "few_i8_nibbles::few_2",
+        "few_i8_nibbles::few_1",
     ],
 };
 
-/// The kernel by `vpermb`, for weights out of memory.
+/// The kernel by `vpermb`, for weights from memory.
 pub static FEW_I8_MEMORY: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8-nibbles",
     tiles: &[
-        FewTile {
-            panels: 4,
-            tokens: 1,
-            run: row_4_vbmi,
-        },
-        FewTile {
-            panels: 2,
-            tokens: 1,
-            run: row_2_vbmi,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: row_1_vbmi,
-        },
+        FewTile::new(4, 1, few_4_vbmi),
+        FewTile::new(2, 1, few_2_vbmi),
+        FewTile::new(1, 1, few_1_vbmi),
     ],
     symbols: &[
         "avx2::few_i8::build",
-        "avx512::few_i8_nibbles::row_4_vbmi",
-        "avx512::few_i8_nibbles::row_2_vbmi",
-        "avx512::few_i8_nibbles::row_1_vbmi",
+        "few_i8_nibbles::few_4_vbmi",
+        "few_i8_nibbles::few_2_vbmi",
+        "few_i8_nibbles::few_1_vbmi",
     ],
     ..FEW_I8
 };
 
-macro_rules! row {
-    ($name:ident, $panels:literal, $by:ty, $features:literal) => {
+/// The kernel by `vpermb` whose loads keep the pace of a Zen 5's memory.
+pub static FEW_I8_MEMORY_ZEN5: FewKernel<i8, i32> = FewKernel {
+    name: "avx512-vbmi-few_i8-nibbles-paced",
+    tiles: &[
+        FewTile::new(4, 1, few_4_paced),
+        FewTile::new(2, 1, few_2_vbmi),
+        FewTile::new(1, 1, few_1_vbmi),
+    ],
+    symbols: &[
+        "avx2::few_i8::build",
+        "few_i8_nibbles::few_4_paced",
+        "few_i8_nibbles::few_2_vbmi",
+        "few_i8_nibbles::few_1_vbmi",
+    ],
+    ..FEW_I8
+};
+
+macro_rules! few {
+    ($name:ident, $sum:expr, $features:literal) => {
         /// See [`FewTile::run`].
         ///
         /// # Safety
@@ -104,59 +100,49 @@ macro_rules! row {
         #[target_feature(enable = $features)]
         #[inline(never)]
         unsafe fn $name(call: &FewCall<i32>) {
-            let mut rest = *call;
-            loop {
-                let mut part = rest;
-                part.units = rest.units.min(STRETCH);
-                if part.units < rest.units {
-                    part.ahead = 0;
-                }
-                // SAFETY: the caller's preconditions hold for each part of K.
-                unsafe {
-                    if <$by>::STREAMS && $panels == 4 && part.cpu == Cpu::Zen5 {
-                        row::<$by, $panels, true>(&part);
-                    } else {
-                        row::<$by, $panels, false>(&part);
-                    }
-                }
-                rest.units -= part.units;
-                if rest.units == 0 {
-                    return;
-                }
-                rest.panels = rest.panels.wrapping_add(STRETCH * PANEL_ROWS);
-                rest.tables = rest.tables.wrapping_add(STRETCH * TABLE_BYTES);
-                rest.accumulate = true;
-            }
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe { $sum(call) }
         }
     };
 }
-row!(row_4, 4, ByShuffle, "avx512f,avx512bw,avx512vl");
-row!(row_2, 2, ByShuffle, "avx512f,avx512bw,avx512vl");
-row!(row_1, 1, ByShuffle, "avx512f,avx512bw,avx512vl");
-row!(
-    row_4_vbmi,
-    4,
-    ByPermutation,
+few!(
+    few_4,
+    sum::<ByShuffle, 4, false>,
+    "avx512f,avx512bw,avx512vl"
+);
+few!(
+    few_2,
+    sum::<ByShuffle, 2, false>,
+    "avx512f,avx512bw,avx512vl"
+);
+few!(
+    few_1,
+    sum::<ByShuffle, 1, false>,
+    "avx512f,avx512bw,avx512vl"
+);
+few!(
+    few_4_vbmi,
+    sum::<ByPermutation, 4, false>,
     "avx512f,avx512bw,avx512vl,avx512vbmi"
 );
-row!(
-    row_2_vbmi,
-    2,
-    ByPermutation,
+few!(
+    few_2_vbmi,
+    sum::<ByPermutation, 2, false>,
     "avx512f,avx512bw,avx512vl,avx512vbmi"
 );
-row!(
-    row_1_vbmi,
-    1,
-    ByPermutation,
+few!(
+    few_1_vbmi,
+    sum::<ByPermutation, 1, false>,
+    "avx512f,avx512bw,avx512vl,avx512vbmi"
+);
+few!(
+    few_4_paced,
+    sum::<ByPermutation, 4, true>,
     "avx512f,avx512bw,avx512vl,avx512vbmi"
 );
 
 /// Looks nibbles up in a table of 16 bytes that fills a vector four times.
 trait Nibbles {
-    /// Whether it is for weights out of memory.
-    const STREAMS: bool;
-
     /// Indices of the high and of the low nibbles.
     ///
     /// # Safety
@@ -174,8 +160,6 @@ trait Nibbles {
 struct ByShuffle;
 
 impl Nibbles for ByShuffle {
-    const STREAMS: bool = false;
-
     #[inline(always)]
     unsafe fn indices(bytes: __m512i) -> [__m512i; 2] {
         // SAFETY: precondition 1.
@@ -197,8 +181,6 @@ impl Nibbles for ByShuffle {
 struct ByPermutation;
 
 impl Nibbles for ByPermutation {
-    const STREAMS: bool = true;
-
     #[inline(always)]
     unsafe fn indices(bytes: __m512i) -> [__m512i; 2] {
         // SAFETY: precondition 1.
@@ -236,13 +218,13 @@ fn pace(late: usize) -> usize {
     late
 }
 
-/// Sums at most [`STRETCH`] units, `PACED` or as fast as it can. `inline(always)`: only
+/// The kernel of `P` panels by one token, `PACED` or as fast as it can. `inline(always)`: only
 /// its callers declare the features of `N`.
 ///
 /// # Safety
-/// As [`row_4`]; the caller declares its features and those that `N` needs.
+/// As [`few_4`]; the caller declares its features and those that `N` needs.
 #[inline(always)]
-unsafe fn row<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>) {
+unsafe fn sum<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>) {
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);

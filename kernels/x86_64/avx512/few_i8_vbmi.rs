@@ -1,4 +1,4 @@
-//! int8 row lanes by `vpermb`: 64-entry tables of the signed sums of three
+//! int8, few tokens, by `vpermb`: 64-entry tables of the signed sums of three
 //! activations, indexed by the packed bits themselves.
 //!
 //! # The idea
@@ -30,6 +30,8 @@
 //! One token reads four panels at once instead, which memory answers sooner.
 
 use crate::kernels::contract::{FewCall, FewKernel, FewTile, PANEL_ROWS};
+use crate::kernels::x86_64::avx512::byte_sums::{Sum, store};
+use crate::kernels::x86_64::avx512::few_i8_nibbles::{FEW_I8_MEMORY, FEW_I8_MEMORY_ZEN5};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
@@ -38,11 +40,11 @@ const TABLE_BYTES: usize = 8 * 64;
 /// Activations of a unit.
 const UNIT_WEIGHTS: usize = 12;
 /// Units that 16-bit lanes hold: `4 * 512 * 31 = 63488`.
-const STRETCH: usize = 512;
+const MAX_UNITS: usize = 512;
 /// Bytes ahead of the loads that panels are prefetched into L1: more would wait
 /// in the few buffers that L1 has for misses, which the tables need as well.
 const PREFETCH_L1: usize = 1152;
-/// Bytes ahead that they are prefetched into L2, for weights out of memory.
+/// Bytes ahead that they are prefetched into L2, for weights from memory.
 const PREFETCH_L2: usize = 3584;
 
 /// The kernel.
@@ -50,37 +52,28 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8",
     unit_strips: 3,
     table_bytes: TABLE_BYTES,
-    max_units: usize::MAX / TABLE_BYTES,
+    max_units: MAX_UNITS,
     build,
     tiles: &[
-        FewTile {
-            panels: 2,
-            tokens: 2,
-            run: row_2x2,
-        },
-        FewTile {
-            panels: 4,
-            tokens: 1,
-            run: row_4x1,
-        },
-        FewTile {
-            panels: 2,
-            tokens: 1,
-            run: row_2x1,
-        },
-        FewTile {
-            panels: 1,
-            tokens: 1,
-            run: row_1x1,
-        },
+        FewTile::new(2, 2, few_2x2),
+        FewTile::new(4, 1, few_4x1),
+        FewTile::new(2, 1, few_2x1),
+        FewTile::new(1, 1, few_1x1),
     ],
+    from_memory: Some(&FEW_I8_MEMORY),
     symbols: &[
         "few_i8_vbmi::build",
-        "few_i8_vbmi::row_2x2",
-        "few_i8_vbmi::row_4x1",
-        "few_i8_vbmi::row_2x1",
-        "few_i8_vbmi::row_1x1",
+        "few_i8_vbmi::few_2x2",
+        "few_i8_vbmi::few_4x1",
+        "few_i8_vbmi::few_2x1",
+        "few_i8_vbmi::few_1x1",
     ],
+};
+
+/// The same, but for weights from memory on Zen 5.
+pub static FEW_I8_ZEN5: FewKernel<i8, i32> = FewKernel {
+    from_memory: Some(&FEW_I8_MEMORY_ZEN5),
+    ..FEW_I8
 };
 
 /// `vpermw` indices that gather, for table entry `e`, the term of the weight
@@ -131,7 +124,7 @@ static INDICES: [Indices; 4] = [
 #[inline(never)]
 unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
     let (mut x, mut table) = (x, tables.cast::<__m512i>());
-    let (zero, five) = (_mm256_set1_epi16(128), _mm512_set1_epi16(31));
+    let (zero, five_bits) = (_mm256_set1_epi16(128), _mm512_set1_epi16(31));
     for _ in 0..units {
         // SAFETY: precondition 3: 12 values; the mask reads no more.
         let values = unsafe { _mm_maskz_loadu_epi8(0x0fff, x) };
@@ -151,7 +144,10 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
                 _mm512_add_epi16(term(&a[h]), _mm512_add_epi16(term(&b[h]), term(&c[h])))
             };
             let (u0, u1) = (half(0), half(1));
-            let low = _mm512_packus_epi16(_mm512_and_si512(u0, five), _mm512_and_si512(u1, five));
+            let low = _mm512_packus_epi16(
+                _mm512_and_si512(u0, five_bits),
+                _mm512_and_si512(u1, five_bits),
+            );
             let high = _mm512_packus_epi16(_mm512_srli_epi16(u0, 5), _mm512_srli_epi16(u1, 5));
             // SAFETY: precondition 4: 8 vectors a unit, aligned.
             unsafe {
@@ -165,40 +161,10 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
     }
 }
 
-/// Sums of one half (low or high tables) of a panel.
-#[derive(Clone, Copy)]
-pub(super) struct Sum {
-    /// `even + 256 * odd` modulo 2^16.
-    pub(super) both: __m512i,
-    /// `odd`.
-    pub(super) odd: __m512i,
-}
-
-impl Sum {
-    /// Adds u8 lanes.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn fold(&mut self, bytes: __m512i) {
-        self.both = _mm512_add_epi16(self.both, bytes);
-        self.odd = _mm512_add_epi16(self.odd, _mm512_srli_epi16(bytes, 8));
-    }
-
-    /// Rows in order: in each 128-bit lane L, rows `16 L ..+ 8` and the 8 after.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn rows(self) -> (__m512i, __m512i) {
-        let even = _mm512_sub_epi16(self.both, _mm512_slli_epi16(self.odd, 8));
-        (
-            _mm512_unpacklo_epi16(even, self.odd),
-            _mm512_unpackhi_epi16(even, self.odd),
-        )
-    }
-}
-
 /// Three bytes of 64 rows as four vectors of indices, in the low 6 bits of each byte.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn indices_of(bytes: [__m512i; 3]) -> [__m512i; 4] {
+pub(super) fn triple_indices(bytes: [__m512i; 3]) -> [__m512i; 4] {
     // Bit select, first operand where the third (the mask) is set.
     const SELECT: i32 = 0xca;
     let a = _mm512_srli_epi16(bytes[0], 2);
@@ -209,7 +175,7 @@ pub(super) fn indices_of(bytes: [__m512i; 3]) -> [__m512i; 4] {
     [bytes[0], bytes[1], bytes[2], abc]
 }
 
-macro_rules! row {
+macro_rules! few {
     ($name:ident, $panels:literal, $tokens:literal) => {
         /// See [`FewTile::run`].
         ///
@@ -221,36 +187,21 @@ macro_rules! row {
             if $tokens > 1 {
                 align_stack();
             }
-            let mut rest = *call;
-            loop {
-                let mut part = rest;
-                part.units = rest.units.min(STRETCH);
-                if part.units < rest.units {
-                    part.ahead = 0;
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe {
+                if call.read_before {
+                    sum::<$panels, $tokens, false>(call);
+                } else {
+                    sum::<$panels, $tokens, true>(call);
                 }
-                // SAFETY: the caller's preconditions hold for each part of K.
-                unsafe {
-                    if part.again {
-                        row::<$panels, $tokens, false>(&part);
-                    } else {
-                        row::<$panels, $tokens, true>(&part);
-                    }
-                }
-                rest.units -= part.units;
-                if rest.units == 0 {
-                    return;
-                }
-                rest.panels = rest.panels.wrapping_add(STRETCH * 3 * PANEL_ROWS);
-                rest.tables = rest.tables.wrapping_add(STRETCH * TABLE_BYTES);
-                rest.accumulate = true;
             }
         }
     };
 }
-row!(row_2x2, 2, 2);
-row!(row_4x1, 4, 1);
-row!(row_2x1, 2, 1);
-row!(row_1x1, 1, 1);
+few!(few_2x2, 2, 2);
+few!(few_4x1, 4, 1);
+few!(few_2x1, 2, 1);
+few!(few_1x1, 1, 1);
 
 /// Has the function it is inlined into begin its stack at a cache line: vectors that the
 /// compiler spills in a loop would else lie across two lines, three times in four by the
@@ -267,13 +218,13 @@ fn align_stack() {
     core::hint::black_box(&raw const line);
 }
 
-/// Sums at most [`STRETCH`] units.
+/// The kernel of `P` panels by `T` tokens.
 ///
 /// # Safety
-/// As [`row_4x1`].
+/// As [`few_4x1`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline]
-unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCall<i32>) {
+unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCall<i32>) {
     let zero = _mm512_setzero_si512();
     let none = Sum {
         both: zero,
@@ -291,7 +242,7 @@ unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
     }
     let mut left = call.units;
     while left > 0 {
-        let bytes = (left << 7) + (left << 6);
+        let bytes = 3 * PANEL_ROWS * left;
         let near = call.prefetch(PREFETCH_L1, bytes);
         let far = call.prefetch(PREFETCH_L2, bytes);
         let mut low8 = [[zero; P]; T];
@@ -315,7 +266,7 @@ unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
                     ]
                 };
                 panels[p] = panels[p].wrapping_add(3 * PANEL_ROWS);
-                let indices = indices_of(bytes);
+                let indices = triple_indices(bytes);
                 for t in 0..T {
                     // SAFETY: precondition 4: 8 vectors a unit, aligned.
                     let table = unsafe { *tables[t].cast::<[__m512i; 8]>() };
@@ -340,7 +291,7 @@ unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
         left -= now;
     }
     // 4 look-ups a unit, each 384 too large.
-    let bias = _mm512_set1_epi32(((call.units << 10) + (call.units << 9)) as i32);
+    let bias = _mm512_set1_epi32(4 * 384 * call.units as i32);
     let mut column = call.out;
     for t in 0..T {
         let mut out = column;
@@ -352,43 +303,4 @@ unsafe fn row<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
         }
         column = column.wrapping_add(call.out_stride);
     }
-}
-
-/// Writes `low + 32 * high - bias` of 64 rows.
-///
-/// # Safety
-/// Precondition 1 of [`crate::kernels::contract`]; `out` is valid for 64
-/// values, initialised if `accumulate`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-pub(super) unsafe fn store(
-    low: (__m512i, __m512i),
-    high: (__m512i, __m512i),
-    bias: __m512i,
-    accumulate: bool,
-    out: *mut i32,
-) {
-    macro_rules! lane {
-        ($lane:literal) => {{
-            let wide = |(first, second): (__m512i, __m512i)| {
-                let first = _mm512_extracti32x4_epi32::<$lane>(first);
-                let second = _mm512_extracti32x4_epi32::<$lane>(second);
-                _mm512_cvtepu16_epi32(_mm256_set_m128i(second, first))
-            };
-            let sum = _mm512_add_epi32(wide(low), _mm512_slli_epi32(wide(high), 5));
-            let mut sum = _mm512_sub_epi32(sum, bias);
-            // SAFETY: the caller's word for 64 values; the lane is below 4.
-            unsafe {
-                let out = out.add(16 * $lane);
-                if accumulate {
-                    sum = _mm512_add_epi32(sum, _mm512_loadu_si512(out.cast()));
-                }
-                _mm512_storeu_si512(out.cast(), sum);
-            }
-        }};
-    }
-    lane!(0);
-    lane!(1);
-    lane!(2);
-    lane!(3);
 }

@@ -3,10 +3,11 @@
 //! indices and its transpositions.
 
 use crate::kernels::contract::{
-    BuildCall, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
+    BuildCall, ENTRY, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
 };
+use crate::kernels::contract::{TOKENS_F32, TOKENS_I8};
 use crate::kernels::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
-use crate::kernels::many::{self, LANES_F32, LANES_I8, Quad};
+use crate::kernels::many::{self, Expand, Quad};
 use core::arch::x86_64::*;
 use pulp::x86::V4;
 
@@ -19,12 +20,12 @@ const QUADS: usize = 3;
 /// The int8 kernel.
 pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     name: "avx512-many_i8",
-    lanes: LANES_I8,
-    entry_bytes: many::ENTRY,
+    tokens: TOKENS_I8,
+    entry_bytes: ENTRY,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
-    table_bytes: MANY_ENTRIES * many::ENTRY,
+    table_bytes: MANY_ENTRIES * ENTRY,
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
@@ -38,12 +39,12 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
 /// The f32 kernel.
 pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     name: "avx512-many_f32",
-    lanes: LANES_F32,
-    entry_bytes: many::ENTRY,
+    tokens: TOKENS_F32,
+    entry_bytes: ENTRY,
     chunk_strips: 4 * QUADS,
-    by_token: false,
+    token_major: false,
     unit_strips: 1,
-    table_bytes: MANY_ENTRIES * many::ENTRY,
+    table_bytes: MANY_ENTRIES * ENTRY,
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
@@ -54,9 +55,19 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     ],
 };
 
-expansion! {
-    /// Two nibble look-ups.
-    ByShuffle: u32, 4 lanes, entries of many::ENTRY, by indices_of_quad
+/// Two nibble look-ups.
+struct ByShuffle;
+
+impl Expand for ByShuffle {
+    type Word = u32;
+    const PARTS: usize = 4;
+    const ENTRY: usize = ENTRY;
+
+    #[inline(always)]
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
+        // SAFETY: precondition 1 of the contract; 256 readable bytes.
+        unsafe { indices_of_quad(panel, quad) }
+    }
 }
 
 /// Base-3 indices of one strip.
@@ -159,8 +170,7 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
                     };
                     to.write_unaligned(sum);
                 }
-                // Opaque, or the compiler multiplies the stride for an alias check.
-                out = core::hint::black_box(out.wrapping_add(call.out_stride));
+                out = out.wrapping_add(call.out_stride);
             }
         }
     }
@@ -193,8 +203,7 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
                 };
                 _mm512_storeu_ps(out, sum);
             }
-            // Opaque, or the compiler multiplies the stride for an alias check.
-            out = core::hint::black_box(out.wrapping_add(call.out_stride));
+            out = out.wrapping_add(call.out_stride);
         }
     }
 }

@@ -13,10 +13,11 @@
 //! 48. Blocks of 60 strips end in a chunk of 4.
 
 use super::many::{MANY_F32 as GENERIC, indices_of_quad, run_f32 as run_any_length};
+use crate::kernels::contract::ENTRY;
 use crate::kernels::contract::{
     BLOCK_STRIPS, Fold, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
 };
-use crate::kernels::many::{ENTRY, Quad};
+use crate::kernels::many::Quad;
 use crate::kernels::prefetch;
 use core::arch::x86_64::*;
 
@@ -52,9 +53,9 @@ unsafe fn run_f32(call: &ManyCall) {
     // SAFETY: the caller's preconditions, handed on unchanged; how many
     // strips there are is looked at.
     unsafe {
-        if call.bytes == 4 * QUADS {
+        if call.strips == 4 * QUADS {
             run::<QUADS>(call);
-        } else if call.bytes == 4 * LAST_QUADS {
+        } else if call.strips == 4 * LAST_QUADS {
             run::<LAST_QUADS>(call);
         } else {
             run_any_length(call);

@@ -9,8 +9,8 @@ use crate::linear::Linear;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::memory;
 use crate::panels::Panels;
-use crate::parallel::{all_rows, each_row_mut};
 use crate::quant::QuantError;
+use crate::threads::{Threads, all_rows, each_row_mut};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 
@@ -134,12 +134,17 @@ impl BitLinear {
         ws: &Workspace,
     ) -> Result<(), BitLinearError> {
         let (rows, cols, sparse) = (self.rows, self.cols, self.sparse);
+        // The dense product knows no other pool.
+        let workers = match &ws.options().threads {
+            threads @ Threads::Rayon => threads.workers(),
+            _ => 1,
+        };
         dense::transposed_product(
             [x.rows(), rows, cols],
             (grad_y.data(), x.data()),
             [grad_y.stride(), x.stride()],
             grad_weight,
-            ws.threads(),
+            workers,
         );
         let backend = Backend::active()?;
         self.packed_now()?;
@@ -157,7 +162,7 @@ impl BitLinear {
                 let mut trits = [0; CHUNK];
                 let mask = sparse.then(|| {
                     let trits = &mut trits[..weights.len()];
-                    decode_row_i8(backend, packed, trits);
+                    decode_row_i8(backend.runnable(), packed, trits);
                     &*trits
                 });
                 training::gate_gradient(weights, alphas[row], mask, grad);

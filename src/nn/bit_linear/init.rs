@@ -3,8 +3,8 @@
 use super::{BitLinear, BitLinearError};
 use crate::kernels::auto::noise;
 use crate::memory;
-use crate::parallel::each_row_mut;
 use crate::quant::QuantError;
+use crate::threads::each_row_mut;
 
 /// Weights that one task makes: a multiple of the noise's block.
 const CHUNK: usize = 64 * noise::BLOCK;

@@ -312,6 +312,6 @@ impl BitLinear {
         y: MatMut<'_, f32>,
         ws: &mut Workspace,
     ) -> Result<(), BitLinearError> {
-        Ok(self.packed_now()?.linear.forward(x, y, ws)?)
+        Ok(self.packed_now()?.linear.forward_int8(x, y, ws)?)
     }
 }

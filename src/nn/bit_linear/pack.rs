@@ -5,12 +5,13 @@ use crate::isa::Backend;
 use crate::kernels::auto::weights::{sparsify_2_4, ternarize, threshold};
 use crate::kernels::call::encode_row;
 use crate::linear::Linear;
+use crate::matrix::MatrixError;
 use crate::matrix::{Scales, TernaryMatrix};
 use crate::memory;
 use crate::panels::Panels;
-use crate::parallel::all_rows;
 use crate::quant::{self, QuantError};
 use crate::threads::Threads;
+use crate::threads::all_rows;
 
 /// The weights as they were at one version.
 #[derive(Clone, Debug)]
@@ -46,7 +47,8 @@ impl BitLinear {
         let (rows, cols) = (self.rows, self.cols);
         let (bytes, alphas) = pack_rows(&self.weight, rows, cols, self.sparse, backend)?;
         let matrix = TernaryMatrix::from_packed(bytes, rows, cols, Scales::per_row(alphas))?;
-        let panels = Panels::pack_with(backend, Threads::Rayon, &matrix)?;
+        let panels =
+            Panels::pack_with(backend, &Threads::Rayon, &matrix).map_err(MatrixError::from)?;
         let bias = self.bias.as_deref().map(memory::copied).transpose()?;
         Ok(Packed {
             version: self.version,
@@ -86,7 +88,7 @@ fn pack_rows(
             if sparse {
                 sparsify_2_4(trits);
             }
-            encode_row(backend, trits, packed);
+            encode_row(backend.runnable(), trits, packed);
         }
         true
     };

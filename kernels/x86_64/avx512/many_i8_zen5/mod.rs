@@ -40,40 +40,35 @@
 //! nor on a mobile Zen 5 with pipes of half the width.
 
 mod tables;
+mod tiles;
 
 use crate::kernels::contract::{BLOCK_STRIPS, FinishCall, Fold, ManyCall, ManyKernel, PANEL_ROWS};
+use crate::kernels::contract::{ENTRY, TOKENS_I8};
 use crate::kernels::generated::BYTE_INDEX;
-use crate::kernels::many::{ENTRY, LANES_I8};
-use crate::kernels::x86_64::avx512::few_i8_vbmi::indices_of;
+use crate::kernels::x86_64::avx512::few_i8_vbmi::triple_indices;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
+use tiles::{PANELS, STEPS, TOKENS, Tiles, UNIT_STRIPS};
 
-/// Panel bytes of a unit, and its steps.
-const UNIT_BYTES: usize = 3;
-const STEPS: usize = 4;
 /// Units of a chunk: the indices of three panels take 7.5 KiB of L1 then, the tables
 /// 80 KiB of L2. 20 units are as fast for 32 tokens and more, up to 3 % slower for few.
 const UNITS: usize = 10;
-/// Panels and tokens of the largest tile. 3 x 3, 4 x 3, 2 x 4 and 2 x 6 are 1 to 5 %
-/// slower.
-const PANELS: usize = 3;
-const TOKENS: usize = 4;
 /// Bytes ahead of the loads that tables are prefetched out of L2.
 const PREFETCH: usize = 1024;
-/// The logarithm of the bytes of one token's tables of a unit.
-const UNIT_SHIFT: u32 = 8;
+/// Bytes of one token's tables of a unit.
+const UNIT_BYTES: usize = STEPS * 64;
 
-const _: () = assert!(BLOCK_STRIPS.is_multiple_of(UNIT_BYTES * UNITS));
+const _: () = assert!(BLOCK_STRIPS.is_multiple_of(UNIT_STRIPS * UNITS));
 
 /// The kernel.
 pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     name: "avx512-zen5-many_i8",
-    lanes: LANES_I8,
+    tokens: TOKENS_I8,
     entry_bytes: ENTRY,
-    chunk_strips: UNIT_BYTES * UNITS,
-    by_token: true,
-    unit_strips: UNIT_BYTES,
-    table_bytes: LANES_I8 << UNIT_SHIFT,
+    chunk_strips: UNIT_STRIPS * UNITS,
+    token_major: true,
+    unit_strips: UNIT_STRIPS,
+    table_bytes: TOKENS_I8 * UNIT_BYTES,
     build: tables::build,
     run,
     finish,
@@ -84,35 +79,8 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     ],
 };
 
-/// Units that a chunk of so many bytes begins: by table, as a division would multiply.
-const UNITS_OF: [u8; UNIT_BYTES * UNITS + 1] = {
-    let mut units = [0; UNIT_BYTES * UNITS + 1];
-    let mut bytes = 0;
-    while bytes < units.len() {
-        units[bytes] = bytes.div_ceil(UNIT_BYTES) as u8;
-        bytes += 1;
-    }
-    units
-};
-
 /// Something of the even and of the odd rows.
 type Pair = [__m512i; 2];
-
-/// Cuts so many panels or tokens into tiles of at most `MOST`, of which the last has more
-/// than one if it can.
-struct Tiles<const MOST: usize>(usize);
-
-impl<const MOST: usize> Iterator for Tiles<MOST> {
-    type Item = usize;
-
-    #[inline]
-    fn next(&mut self) -> Option<usize> {
-        let tile = self.0.min(MOST - usize::from(self.0 == MOST + 1));
-        self.0 -= tile;
-        // Opaque, or the compiler makes a table of jumps, which no test can follow.
-        (tile > 0).then_some(core::hint::black_box(tile))
-    }
-}
 
 /// The indices of the panels of a tile, and one vector more.
 type Expanded = MaybeUninit<[__m512i; PANELS * STEPS * UNITS + 1]>;
@@ -126,7 +94,7 @@ type Expanded = MaybeUninit<[__m512i; PANELS * STEPS * UNITS + 1]>;
 unsafe fn run(call: &ManyCall) {
     let mut expanded = Expanded::uninit();
     // What the last loads of odd rows find behind the indices of 1 to 3 panels.
-    let steps = usize::from(UNITS_OF[call.bytes]) << STEPS.trailing_zeros();
+    let steps = STEPS * call.strips.div_ceil(UNIT_STRIPS);
     let mut end = expanded.as_mut_ptr().cast::<__m512i>();
     for _ in 0..PANELS {
         end = end.wrapping_add(steps);
@@ -153,7 +121,7 @@ unsafe fn run(call: &ManyCall) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
-    let units = usize::from(UNITS_OF[call.bytes]);
+    let units = call.strips.div_ceil(UNIT_STRIPS);
     // SAFETY: precondition 2 for P panels; `expanded` has room for them.
     let words = unsafe { expand::<P>(call, expanded) };
     let mut part = Part {
@@ -168,7 +136,7 @@ unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
     };
     // The first tiles ask for the next panels' bytes, one panel each. Few tokens have
     // fewer tiles than there are panels, and leave the others to the CPU's prefetcher.
-    let mut next = after::<P>(call.panels, call.panel_stride);
+    let mut next = call.panels.wrapping_add(P * call.panel_stride);
     for (i, tokens) in Tiles::<TOKENS>(call.tokens).enumerate() {
         part.next = (i < P).then_some(next);
         next = next.wrapping_add(call.panel_stride);
@@ -182,18 +150,9 @@ unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
             }
         }
     }
-    call.panels = after::<P>(call.panels, call.panel_stride);
+    call.panels = call.panels.wrapping_add(P * call.panel_stride);
     call.acc = call.acc.wrapping_add(P * PANEL_ROWS * ENTRY);
     call.total = call.total.wrapping_add(P * PANEL_ROWS * ENTRY);
-}
-
-/// The same place `P` times `stride` further, by additions.
-#[inline(always)]
-fn after<const P: usize>(mut place: *const u8, stride: usize) -> *const u8 {
-    for _ in 0..P {
-        place = place.wrapping_add(stride);
-    }
-    place
 }
 
 /// Writes the indices of `P` panels and returns them, `[step][panel]`.
@@ -210,9 +169,9 @@ unsafe fn expand<const P: usize>(call: &ManyCall, expanded: &mut Expanded) -> *c
     let mut panel = call.panels;
     for p in 0..P {
         let mut to = words.wrapping_add(p);
-        let (mut strip, mut left) = (panel, call.bytes);
+        let (mut strip, mut left) = (panel, call.strips);
         while left > 0 {
-            let mut bytes = [_mm512_setzero_si512(); UNIT_BYTES];
+            let mut bytes = [_mm512_setzero_si512(); UNIT_STRIPS];
             for bytes in bytes.iter_mut().take(left) {
                 // SAFETY: precondition 2: `left` more strips of 64 bytes.
                 unsafe {
@@ -220,13 +179,13 @@ unsafe fn expand<const P: usize>(call: &ManyCall, expanded: &mut Expanded) -> *c
                     strip = strip.wrapping_add(PANEL_ROWS);
                 }
             }
-            for codes in indices_of(bytes) {
+            for codes in triple_indices(bytes) {
                 let words = _mm512_permutexvar_epi8(codes, base_3);
                 // SAFETY: a chunk has at most STEPS * UNITS steps of PANELS panels.
                 unsafe { to.write(words) };
                 to = to.wrapping_add(P);
             }
-            left = left.saturating_sub(UNIT_BYTES);
+            left = left.saturating_sub(UNIT_STRIPS);
         }
         panel = panel.wrapping_add(call.panel_stride);
     }
@@ -272,7 +231,7 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
         Some(next) => (next, 64),
         None => (part.tables, 0),
     };
-    for _ in 0..part.units << STEPS.trailing_zeros() {
+    for _ in 0..STEPS * part.units {
         // SAFETY: prefetches touch no memory; the caller's word for the tables.
         let tables_now = unsafe {
             _mm_prefetch::<_MM_HINT_T0>(next.cast());
@@ -307,7 +266,7 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
             unsafe { store(part.fold, sums, part.acc.add(at), part.total.add(at)) };
         }
     }
-    part.tables = after::<T>(part.tables, part.units << UNIT_SHIFT);
+    part.tables = part.tables.wrapping_add(T * part.units * UNIT_BYTES);
     part.acc = part.acc.wrapping_add(T);
     part.total = part.total.wrapping_add(T);
 }
@@ -352,8 +311,7 @@ unsafe fn finish(call: &FinishCall<i32>) {
         // SAFETY: preconditions 5 and 6: 64 rows of each token.
         unsafe { finish_token(acc.read(), total.read(), out, call.accumulate) };
         (acc, total) = (acc.wrapping_add(1), total.wrapping_add(1));
-        // Opaque, or the compiler multiplies the stride for an alias check.
-        out = core::hint::black_box(out.wrapping_add(call.out_stride));
+        out = out.wrapping_add(call.out_stride);
     }
 }
 
@@ -395,24 +353,4 @@ unsafe fn finish_token(acc: Pair, total: Pair, out: *mut i32, accumulate: bool) 
     lane!(1);
     lane!(2);
     lane!(3);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{PANELS, TOKENS, Tiles};
-
-    fn check<const MOST: usize>() {
-        for count in 0..=33 {
-            let tiles: Vec<usize> = Tiles::<MOST>(count).collect();
-            assert_eq!(tiles.iter().sum::<usize>(), count);
-            assert!(tiles.iter().all(|&tile| tile <= MOST), "{tiles:?}");
-            assert!(tiles.last() != Some(&1) || count == 1, "{tiles:?}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_left_alone() {
-        check::<PANELS>();
-        check::<TOKENS>();
-    }
 }

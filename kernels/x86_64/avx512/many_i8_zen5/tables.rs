@@ -2,9 +2,9 @@
 //! words that no index selects.
 
 use crate::kernels::contract::BuildCall;
-use crate::kernels::many::LANES_I8;
+use crate::kernels::contract::TOKENS_I8;
 use crate::kernels::prefetch;
-use crate::kernels::x86_64::avx512::many_i8_zen5::{STEPS, TOKENS, Tiles, UNIT_BYTES};
+use crate::kernels::x86_64::avx512::many_i8_zen5::tiles::{STEPS, TOKENS, Tiles, UNIT_STRIPS};
 use core::arch::x86_64::*;
 
 /// `vpermw` indices that gather the term of activation `x` for each of 32 sums, whose
@@ -40,7 +40,7 @@ static INDICES: [Indices; STEPS] = [
     indices([0, 4, 8]),
 ];
 
-/// Builds the tables. See [`ManyKernel::build`](crate::kernels::x86_64::avx512::many_i8_zen5::ManyKernel::build).
+/// Builds the tables. See [`ManyKernel::build`](crate::kernels::contract::ManyKernel::build).
 ///
 /// # Safety
 /// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`].
@@ -49,7 +49,7 @@ static INDICES: [Indices; STEPS] = [
 pub(super) unsafe fn build(call: &BuildCall<i8>) {
     let mut part = Part {
         x: call.xt,
-        len: 4 * call.bytes,
+        len: 4 * call.strips,
         tables: call.tables.cast(),
     };
     for tokens in Tiles::<TOKENS>(call.tokens) {
@@ -88,17 +88,14 @@ unsafe fn tile<const T: usize>(part: &mut Part) {
     }
     // The same tokens in the next chunk: the activations of many come from L3. Steps of
     // 12 bytes ask for a line five times, which costs less than to count them.
-    let mut next = tokens[0];
-    for _ in 0..LANES_I8 {
-        next = next.wrapping_add(part.len);
-    }
+    let mut next = tokens[0].wrapping_add(TOKENS_I8 * part.len);
     let mut left = part.len;
     while left > 0 {
-        let now = left.min(4 * UNIT_BYTES);
+        let now = left.min(4 * UNIT_STRIPS);
         let mut values = [_mm512_setzero_si512(); T];
         for (values, token) in values.iter_mut().zip(&mut tokens) {
             prefetch::line(next);
-            next = next.wrapping_add(4 * UNIT_BYTES);
+            next = next.wrapping_add(4 * UNIT_STRIPS);
             // SAFETY: precondition 3: `left` more activations of each token.
             *values = unsafe { signed(*token, (1 << now) - 1) };
             *token = token.wrapping_add(now);

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 /// The vector operations of one accumulator type.
-pub trait Lanes<S: Simd>: Copy + bytemuck::Pod {
+pub trait Accumulator<S: Simd>: Copy + bytemuck::Pod {
     /// `a + b`.
     fn add(simd: S, a: Self, b: Self) -> Self;
     /// `0 - a`. The sign of a zero or a NaN is never seen in a result.
@@ -24,7 +24,7 @@ pub struct I16s<S: Simd>(pub S::i16s);
 #[repr(transparent)]
 pub struct F32s<S: Simd>(pub S::f32s);
 
-macro_rules! lanes {
+macro_rules! accumulator {
     ($name:ident, $vector:ident, $zero:expr, $splat:ident, $add:ident, $sub:ident, $fold:ident) => {
         impl<S: Simd> Clone for $name<S> {
             #[inline(always)]
@@ -37,7 +37,7 @@ macro_rules! lanes {
         unsafe impl<S: Simd> bytemuck::Zeroable for $name<S> {}
         // SAFETY: as above.
         unsafe impl<S: Simd> bytemuck::Pod for $name<S> {}
-        impl<S: Simd> Lanes<S> for $name<S> {
+        impl<S: Simd> Accumulator<S> for $name<S> {
             #[inline(always)]
             fn add(simd: S, a: Self, b: Self) -> Self {
                 Self(simd.$add(a.0, b.0))
@@ -57,8 +57,8 @@ macro_rules! lanes {
         }
     };
 }
-lanes!(I16s, i16s, 0i16, splat_i16s, add_i16s, sub_i16s, fold_i16s);
-lanes!(F32s, f32s, 0f32, splat_f32s, add_f32s, sub_f32s, fold_f32s);
+accumulator!(I16s, i16s, 0i16, splat_i16s, add_i16s, sub_i16s, fold_i16s);
+accumulator!(F32s, f32s, 0f32, splat_f32s, add_f32s, sub_f32s, fold_f32s);
 
 /// Moves the high part of `sum` to `total`: see [`super`].
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! The memory of packed panels: never cleared, never copied, in huge pages
 //! where the system grants them.
 
-use crate::isa::Backend;
 use crate::kernels::call;
 use crate::kernels::contract::PANEL_ROWS;
+use crate::kernels::contract::Runnable;
 use crate::kernels::memory::tiles::TileGrid;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -13,46 +13,46 @@ use core::slice;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::alloc::{alloc, dealloc};
 
-/// The least alignment of a block: a cache line.
+/// The least alignment of panels: a cache line.
 const CACHE_LINE: usize = 64;
 /// A huge page where base pages have 4 KiB. Elsewhere it is larger, and the
 /// advice is followed for the part that fills one, if any.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Bytes of panels, all of them written, owned.
-pub struct Block(Room);
+pub struct PanelMemory(Unwritten);
 
-// SAFETY: a block owns its bytes and gives out shared borrows only.
-unsafe impl Send for Block {}
+// SAFETY: panel memory owns its bytes and gives out shared borrows only.
+unsafe impl Send for PanelMemory {}
 // SAFETY: as above.
-unsafe impl Sync for Block {}
+unsafe impl Sync for PanelMemory {}
 
-impl Deref for Block {
+impl Deref for PanelMemory {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `pack` alone makes blocks, of rooms written to the last byte;
-        // the room lives as long as the borrow.
+        // SAFETY: `pack` alone makes it, of memory written to the last byte, which
+        // lives as long as the borrow.
         unsafe { slice::from_raw_parts(self.0.start.as_ptr(), self.0.layout.size()) }
     }
 }
 
-impl core::fmt::Debug for Block {
+impl core::fmt::Debug for PanelMemory {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
 }
 
 /// Bytes that were allocated and perhaps not written yet.
-struct Room {
+struct Unwritten {
     start: NonNull<u8>,
     layout: Layout,
 }
 
-impl Room {
+impl Unwritten {
     /// `len` bytes, or `None` if there is no memory for them.
     fn new(len: usize) -> Option<Self> {
-        // A block of a few huge pages starts on one, or would lose a page to
+        // Memory of a few huge pages starts on one, or would lose a page to
         // its unaligned ends; for smaller ones the gap would cost more.
         let huge = len >= 2 * HUGE_PAGE;
         let align = if huge { HUGE_PAGE } else { CACHE_LINE };
@@ -77,7 +77,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Unwritten {
     fn drop(&mut self) {
         if self.layout.size() > 0 {
             // SAFETY: allocated in `new` with this layout.
@@ -86,7 +86,7 @@ impl Drop for Room {
     }
 }
 
-/// Asks the system to back whole huge pages of a block that starts on one with
+/// Asks the system to back whole huge pages of memory that starts on one with
 /// huge pages: a walk over the weights then misses the TLB 512 times less often,
 /// and the first touch of the memory takes fewer faults. It is advice: a refusal
 /// is no error.
@@ -108,81 +108,108 @@ fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
 
 /// Packs `rows` rows of `row_bytes` bytes into panels of `depth` strips, in
 /// items of `per_item` panels: `run(items, work)` is to call `work` once for
-/// each number below `items`, on any threads. `None` if there is no memory.
+/// each number below `items`, on any threads, or to fail; `work` says whether it did the
+/// item, which it does once. `None` if there is no memory.
+///
+/// # Errors
+/// Those of `run`.
 ///
 /// # Panics
-/// If the sizes contradict each other, or `run` leaves an item out.
-pub fn pack(
-    backend: Backend,
+/// If the sizes contradict each other, or `run` succeeds and leaves an item out.
+pub fn pack<E>(
+    kernels: Runnable,
     packed: &[u8],
     [rows, row_bytes, depth]: [usize; 3],
     per_item: usize,
-    run: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),
-) -> Option<Block> {
-    let (panels, stride) = (rows.div_ceil(PANEL_ROWS), depth.checked_mul(PANEL_ROWS)?);
-    let mut room = Room::new(panels.checked_mul(stride)?)?;
-    if room.layout.size() > 0 {
+    run: impl FnOnce(usize, &(dyn Fn(usize) -> bool + Sync)) -> Result<(), E>,
+) -> Result<Option<PanelMemory>, E> {
+    let panels = rows.div_ceil(PANEL_ROWS);
+    let stride = depth.checked_mul(PANEL_ROWS);
+    let len = stride.and_then(|stride| panels.checked_mul(stride));
+    let (Some(stride), Some(mut memory)) = (stride, len.and_then(Unwritten::new)) else {
+        return Ok(None);
+    };
+    if memory.layout.size() > 0 {
         let done = AtomicUsize::new(0);
-        let grid = TileGrid::new(room.bytes(), [panels, stride], stride, [per_item, stride]);
+        let grid = TileGrid::new(memory.bytes(), [panels, stride], stride, [per_item, stride]);
         run(grid.len(), &|i| {
             let Some(mut tile) = grid.claim(i) else {
-                return;
+                return false;
             };
             for panel in tile.rows() {
                 let first = panel * PANEL_ROWS * row_bytes;
                 let last = packed.len().min(first + PANEL_ROWS * row_bytes);
                 let to = tile.row_mut(panel, 0..stride);
-                call::pack_new_panel(backend, &packed[first..last], row_bytes, to);
+                call::pack_new_panel(kernels, &packed[first..last], row_bytes, to);
                 // Relaxed: `run` returns after its work, which orders the two.
                 done.fetch_add(1, Ordering::Relaxed);
             }
-        });
+            true
+        })?;
         assert_eq!(done.into_inner(), panels, "panels were left out");
     }
     // Every panel is claimed once and counted when it is written, so that the
-    // assertion above is what a `Block` rests on.
-    Some(Block(room))
+    // assertion above is what a `PanelMemory` rests on.
+    Ok(Some(PanelMemory(memory)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Room, pack};
-    use crate::isa::Backend;
+    use super::{PanelMemory, Runnable, Unwritten, pack};
+    use crate::kernels::scalar::SCALAR;
+    use core::convert::Infallible;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    fn scalar() -> Runnable {
+        Runnable::new(&SCALAR).expect("it needs no feature")
+    }
+
     #[test]
-    fn rooms_or_none() {
+    fn memory_or_none() {
         for len in [0, 1, 4097, (4 << 20) + 1] {
-            let mut room = Room::new(len).expect("little memory");
-            let bytes = room.bytes();
+            let mut memory = Unwritten::new(len).expect("little memory");
+            let bytes = memory.bytes();
             assert_eq!((bytes.len(), bytes.as_ptr().addr() % 64), (len, 0));
             for byte in bytes.iter_mut().step_by(4096) {
                 byte.write(1);
             }
         }
-        assert!(Room::new(usize::MAX).is_none());
+        assert!(Unwritten::new(usize::MAX).is_none());
         // Where pointers have 32 bits, there may be that much.
         if cfg!(target_pointer_width = "64") {
-            assert!(Room::new(isize::MAX as usize - (4 << 20)).is_none());
+            assert!(Unwritten::new(isize::MAX as usize - (4 << 20)).is_none());
         }
     }
 
+    /// Packs rows, a panel an item.
+    fn packed(
+        [rows, row_bytes, depth]: [usize; 3],
+        packed: &[u8],
+        run: impl FnOnce(usize, &(dyn Fn(usize) -> bool + Sync)),
+    ) -> Option<PanelMemory> {
+        let run = |items: usize, work: &(dyn Fn(usize) -> bool + Sync)| {
+            run(items, work);
+            Ok::<(), Infallible>(())
+        };
+        let Ok(memory) = pack(scalar(), packed, [rows, row_bytes, depth], 1, run);
+        memory
+    }
+
     #[test]
-    fn sizes_that_overflow_give_no_block() {
+    fn sizes_that_overflow_give_no_panels() {
         for shape in [[1, 1, usize::MAX], [usize::MAX, 1, 3]] {
-            let block = pack(Backend::best(), &[], shape, 1, |_, _| unreachable!());
-            assert!(block.is_none());
+            assert!(packed(shape, &[], |_, _| unreachable!()).is_none());
         }
     }
 
     #[test]
     fn an_item_run_again_is_packed_once() {
-        let packed = [0b01_00_10_00; 130 * 3];
+        let bytes = [0b01_00_10_00; 130 * 3];
         let pack = |times: usize| {
-            let block = pack(Backend::best(), &packed, [130, 3, 3], 1, |items, work| {
-                (0..times * items).for_each(|i| work(i / times));
+            let memory = packed([130, 3, 3], &bytes, |items, work| {
+                (0..times * items).for_each(|i| assert_eq!(work(i / times), i % times == 0));
             });
-            block.expect("little memory")
+            memory.expect("little memory")
         };
         assert_eq!(*pack(2), *pack(1));
         let text = format!("{:?}", pack(1));
@@ -190,22 +217,31 @@ mod tests {
     }
 
     #[test]
-    fn an_item_left_out_gives_no_block() {
-        let packed = [0b01_00_10_00; 130 * 3];
+    fn an_item_left_out_gives_no_panels() {
+        let bytes = [0b01_00_10_00; 130 * 3];
         let pack = |skipped: usize| {
-            pack(Backend::best(), &packed, [130, 3, 3], 1, |items, work| {
+            packed([130, 3, 3], &bytes, |items, work| {
                 assert_eq!(items, 3);
-                (0..items).filter(|&i| i != skipped).for_each(work);
+                (0..items)
+                    .filter(|&i| i != skipped)
+                    .for_each(|i| assert!(work(i)));
             })
         };
         for skipped in 0..3 {
             assert!(catch_unwind(AssertUnwindSafe(|| pack(skipped))).is_err());
         }
-        let block = pack(3).expect("little memory");
-        for (i, strip) in block.chunks(64).enumerate() {
+        let panels = pack(3).expect("little memory");
+        for (i, strip) in panels.chunks(64).enumerate() {
             let rows = 64.min(130 - i / 3 * 64);
             assert!(strip[..rows].iter().all(|&byte| byte == 0b01_00_10_00));
             assert!(strip[rows..].iter().all(|&byte| byte == 0));
         }
+    }
+
+    #[test]
+    fn a_failed_run_gives_its_error() {
+        let run = |_: usize, _: &(dyn Fn(usize) -> bool + Sync)| Err("left out");
+        let made = pack(scalar(), &[0; 3], [1, 3, 3], 1, run);
+        assert_eq!(made.err(), Some("left out"));
     }
 }

@@ -1,0 +1,69 @@
+//! How products run.
+
+use crate::isa::Backend;
+use crate::threads::Threads;
+
+/// Which family of kernels computes a product. Both give the same bits.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Family {
+    /// By the number of tokens, where the backend's row of the registry says.
+    #[default]
+    Auto,
+    /// The kernels for few tokens.
+    Few,
+    /// The kernels for many tokens.
+    Many,
+}
+
+/// How products run. Results never depend on it.
+///
+/// ```
+/// use tritgemm::{Backend, Options, Threads, Workspace};
+/// let serial = Options::new().threads(Threads::Serial).backend(Backend::scalar());
+/// let mut ws = Workspace::with_options(serial);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub(crate) backend: Option<Backend>,
+    pub(crate) threads: Threads,
+    pub(crate) family: Family,
+    pub(crate) weights_in_cache: bool,
+}
+
+impl Options {
+    /// The active backend, the caller's rayon pool, weights from memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses `backend` instead of [`Backend::active`].
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Says who runs the work.
+    pub fn threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Forces a family of kernels, for measurements and tests.
+    pub fn family(mut self, family: Family) -> Self {
+        self.family = family;
+        self
+    }
+
+    /// Says that the weights are in the CPU's cache when a product starts: a small
+    /// model, or one matrix again and again. Unless said they come from memory, as those
+    /// of a model larger than the cache do.
+    ///
+    /// It matters for a single int8 token, for which some CPUs have two kernels. The one
+    /// for weights from memory has smaller tables, which leave the weights more of the
+    /// caches' bandwidth, and may run no faster than memory does.
+    pub fn weights_in_cache(mut self, weights_in_cache: bool) -> Self {
+        self.weights_in_cache = weights_in_cache;
+        self
+    }
+}

@@ -1,0 +1,347 @@
+//! Policy: when a product does what.
+//!
+//! | question | answer |
+//! |---|---|
+//! | which tokens go to which kernel | [`split`], by the backend's row of the registry |
+//! | does one token's kernel expect weights from memory | [`expects_memory`] |
+//! | is a product shared among workers, and how is it cut | [`workers`], [`many_tile`], [`few_tile`] |
+//! | how is K cut | [`pieces`], [`table_units`] |
+//! | how much of a cache does what may take | the budgets |
+//!
+//! What depends on the CPU stands in the registry, `kernels/registry.rs`, and here only in
+//! the sizes of its caches.
+
+use crate::kernels::contract::{BLOCK_STRIPS, FewKernel, PANEL_ROWS, Runnable};
+use crate::kernels::element::Element;
+use crate::kernels::memory::tiles::MAX_TILES;
+use crate::options::Family;
+use crate::product::caches::l2;
+use crate::threads::Threads;
+use core::ops::Range;
+
+/// Below this many MACs a product stays on the calling thread: about 15 us of
+/// work, what sharing it would have to win back.
+const SERIAL_MACS: usize = 1 << 21;
+/// Work items for each worker, so that one that starts late holds up little.
+const ITEMS_PER_WORKER: usize = 4;
+/// Bytes of activations below which they are laid out on the calling thread.
+const SERIAL_LAYOUT: usize = 1 << 16;
+/// Bytes of panels below which a matrix is packed on the calling thread.
+const SERIAL_PACKING: usize = 1 << 20;
+/// Bytes of tables for few tokens up to which each worker builds its own: a line that
+/// another core has just written is slow to fetch.
+const OWN_TABLES: usize = 4 << 20;
+/// Bytes of a tile's activations that are laid out in turn: they stay in L1. With 2 KiB,
+/// which read single lines of int8 tokens, products of 512 tokens took 4 % longer.
+pub(crate) const LAYOUT_SPAN: usize = 16 << 10;
+
+/// Strips that a row of `k` weights takes.
+pub(crate) fn strips(k: usize) -> usize {
+    k.div_ceil(4)
+}
+
+/// Which tokens take which kernels for many tokens; those after them take the kernel for
+/// few.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Split {
+    /// The first tokens, in tiles of the first kernel of the list.
+    pub(crate) whole: usize,
+    /// The tokens after them, in one tile of the kernel of this number in the list.
+    pub(crate) left: (usize, usize),
+}
+
+impl Split {
+    /// Tokens that kernels for many tokens take.
+    pub(crate) fn many(&self) -> usize {
+        self.whole + self.left.1
+    }
+
+    /// The numbers of kernels in the list, and which tokens each takes.
+    pub(crate) fn parts(&self) -> [(usize, Range<usize>); 2] {
+        [(0, 0..self.whole), (self.left.0, self.whole..self.many())]
+    }
+}
+
+/// Tokens fill whole tiles of the first kernel in the list. What is left over takes a
+/// padded tile of the first one that it is enough for, and what exceeds that tile is few.
+pub(crate) fn split<X: Element>(kernels: Runnable, family: Family, tokens: usize) -> Split {
+    let choices = X::many(kernels.set());
+    let rest = tokens % choices[0].kernel.tokens;
+    let choice = match family {
+        Family::Few => return Split::default(),
+        Family::Auto => choices.iter().position(|choice| rest >= choice.from),
+        // The smallest tile that holds them.
+        Family::Many => choices
+            .iter()
+            .rposition(|choice| rest <= choice.kernel.tokens),
+    };
+    match choice {
+        Some(0) => Split {
+            whole: tokens,
+            left: (0, 0),
+        },
+        Some(choice) => Split {
+            whole: tokens - rest,
+            left: (choice, rest.min(choices[choice].kernel.tokens)),
+        },
+        None => Split {
+            whole: tokens - rest,
+            left: (0, 0),
+        },
+    }
+}
+
+/// Whether the kernel for few tokens is to expect its weights from memory: for one token
+/// alone, as a second one finds them in the cache.
+pub(crate) fn expects_memory(weights_in_cache: bool, few_tokens: usize) -> bool {
+    !weights_in_cache && few_tokens == 1
+}
+
+/// A range of strips that is summed by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub(crate) strips: Range<usize>,
+    /// The group of weights that it is of; all weights are one without groups.
+    pub(crate) group: usize,
+    /// The group starts here.
+    pub(crate) starts: bool,
+    /// The group ends here.
+    pub(crate) ends: bool,
+}
+
+/// Cuts `strips` strips into groups of `group_strips`, and those into pieces of at most
+/// `most`; there is always one.
+pub(crate) fn pieces(
+    strips: usize,
+    group_strips: usize,
+    most: usize,
+) -> impl Iterator<Item = Piece> + Clone {
+    groups(strips, group_strips)
+        .enumerate()
+        .flat_map(move |(group, range)| {
+            let cuts = range.len().div_ceil(most).max(1);
+            (0..cuts).map(move |cut| {
+                let start = range.start + cut * most;
+                Piece {
+                    strips: start..range.end.min(start.saturating_add(most)),
+                    group,
+                    starts: cut == 0,
+                    ends: cut + 1 == cuts,
+                }
+            })
+        })
+}
+
+/// Cuts `strips` strips into groups of `group_strips`; there is always one.
+pub(crate) fn groups(
+    strips: usize,
+    group_strips: usize,
+) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
+    let count = strips.div_ceil(group_strips.max(1)).max(1);
+    (0..count).map(move |i| {
+        let start = i * group_strips;
+        start..strips.min(start.saturating_add(group_strips))
+    })
+}
+
+/// Table units along K between two passes of several tokens over the panels: their tables
+/// stay in L2, and blocks of the canonical order whole. One token passes once.
+pub(crate) fn table_units<X, Acc>(kernel: &FewKernel<X, Acc>, tokens: usize) -> usize {
+    let block = BLOCK_STRIPS / kernel.unit_strips;
+    let wanted = if tokens == 1 {
+        usize::MAX
+    } else {
+        table_budget() / (kernel.table_bytes * tokens)
+    };
+    let units = wanted.max(block);
+    units - units % block
+}
+
+/// Bytes of tables for few tokens that are used between two passes over the panels: half
+/// of L2, beside the panels that pass through it.
+fn table_budget() -> usize {
+    l2() / 2
+}
+
+/// Panels whose sums for few tokens stay in an eighth of L2, when each panel's take so
+/// many bytes: a multiple of four, the largest tile.
+pub(crate) fn panels_of_sums(panel_bytes: usize) -> usize {
+    (l2() / 8 / panel_bytes).max(4) & !3
+}
+
+/// Panels in each of the fewest equal parts whose accumulators and totals for many tokens
+/// stay in half of L2, beside a chunk's tables.
+pub(crate) fn panels_of_accumulators(panels: usize, entry_bytes: usize) -> usize {
+    let most = l2() / 2 / (2 * PANEL_ROWS * entry_bytes);
+    panels.div_ceil(panels.div_ceil(most).max(1)).max(1)
+}
+
+/// Whether tables for few tokens of so many bytes are built once for all workers, since
+/// one of its own for each would take much memory.
+pub(crate) fn shares_tables(bytes: usize) -> bool {
+    bytes > OWN_TABLES
+}
+
+/// Workers of a product of `[tokens, rows, k]`.
+pub(crate) fn workers(threads: &Threads, [tokens, rows, k]: [usize; 3]) -> usize {
+    let macs = rows.saturating_mul(k).saturating_mul(tokens);
+    if macs < SERIAL_MACS {
+        1
+    } else {
+        threads.workers()
+    }
+}
+
+/// Workers that lay out so many bytes of activations.
+pub(crate) fn layout_workers(threads: &Threads, bytes: usize) -> usize {
+    if bytes < SERIAL_LAYOUT {
+        1
+    } else {
+        threads.workers()
+    }
+}
+
+/// Items of equal work, tokens or tiles of them, that one work item of `workers` takes.
+pub(crate) fn per_item(items: usize, workers: usize) -> usize {
+    items.div_ceil(MAX_TILES.min(64 * workers)).max(1)
+}
+
+/// Workers that pack panels of so many bytes, and the panels of one work item.
+pub(crate) fn packing(threads: &Threads, bytes: usize, panels: usize) -> (usize, usize) {
+    let workers = if bytes < SERIAL_PACKING {
+        1
+    } else {
+        threads.workers()
+    };
+    let items = if workers > 1 { 8 * workers } else { 1 };
+    (workers, panels.div_ceil(items))
+}
+
+/// The work item of `[tokens, rows]` for many tokens. Tokens are cut first: each tile of
+/// tokens builds its tables once, and a cut of the rows would build them again.
+pub(crate) fn many_tile(
+    [tokens, rows]: [usize; 2],
+    tile_tokens: usize,
+    workers: usize,
+) -> [usize; 2] {
+    let tiles = tokens.div_ceil(tile_tokens);
+    if workers <= 1 || tiles == 0 {
+        return [tokens.max(1), rows.max(1)];
+    }
+    if tiles >= 2 * workers {
+        let per_item = tiles.div_ceil(ITEMS_PER_WORKER * workers).max(1);
+        return [per_item * tile_tokens, rows.max(1)];
+    }
+    [tile_tokens, panel_rows(rows, row_parts(tiles, workers))]
+}
+
+/// Parts along the rows that `tiles` tiles are cut into for `workers`: few, as
+/// each builds the tables again, but such that the workers end together.
+fn row_parts(tiles: usize, workers: usize) -> usize {
+    /// Time of a tile's tables over that of a tile of 4096 rows without them, as
+    /// measured.
+    const TABLES: f64 = 1.0 / 8.0;
+    let time = |parts: usize| {
+        let rounds = (tiles * parts).div_ceil(workers);
+        rounds as f64 * (TABLES + 1.0 / parts as f64)
+    };
+    let fastest = (1..=workers).min_by(|&a, &b| time(a).total_cmp(&time(b)));
+    fastest.unwrap_or(1)
+}
+
+/// The work item of `[tokens, rows]` for few tokens: rows are cut, and all tokens pass
+/// over the panels of an item.
+pub(crate) fn few_tile([tokens, rows]: [usize; 2], workers: usize) -> [usize; 2] {
+    let parts = if workers <= 1 {
+        1
+    } else {
+        ITEMS_PER_WORKER * workers
+    };
+    [tokens.max(1), panel_rows(rows, parts)]
+}
+
+/// Rows of each of `parts` parts, in multiples of 4 panels where that leaves
+/// enough parts.
+fn panel_rows(rows: usize, parts: usize) -> usize {
+    let panels = rows.div_ceil(PANEL_ROWS).div_ceil(parts).max(1);
+    let panels = if panels > 4 {
+        panels.next_multiple_of(4)
+    } else {
+        panels
+    };
+    panels * PANEL_ROWS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Backend;
+
+    /// No worker idles, and none builds tables more often than that takes.
+    #[test]
+    fn few_tiles_of_many_tokens_are_cut_for_the_workers() {
+        for (tiles, workers, parts) in [(1, 2, 2), (2, 2, 1), (3, 2, 2), (1, 16, 16), (2, 16, 8)] {
+            assert_eq!(row_parts(tiles, workers), parts, "{tiles}, {workers}");
+        }
+    }
+
+    #[test]
+    fn pieces_cover_the_strips_and_say_where_groups_end() {
+        for (strips, group, most) in [
+            (61, usize::MAX, usize::MAX),
+            (61, 16, usize::MAX),
+            (61, 16, 7),
+            (61, usize::MAX, 20),
+            (64, 16, 16),
+            (3, 16, 2),
+        ] {
+            let (mut end, mut group_start) = (0, 0);
+            for piece in pieces(strips, group, most) {
+                assert_eq!(piece.strips.start, end, "{strips} {group} {most}");
+                assert!((1..=most).contains(&piece.strips.len()));
+                assert_eq!(piece.starts, end == piece.group.saturating_mul(group));
+                if piece.starts {
+                    group_start = end;
+                }
+                end = piece.strips.end;
+                let group_end = strips.min(group_start.saturating_add(group));
+                assert_eq!(piece.ends, end == group_end);
+            }
+            assert_eq!(end, strips);
+        }
+        assert_eq!(pieces(0, usize::MAX, 8).count(), 1);
+    }
+
+    /// Every token is computed once, whatever the family and the row.
+    #[test]
+    fn a_split_takes_each_token_once() {
+        for backend in Backend::available() {
+            let choices = <i8 as Element>::many(backend.runnable().set());
+            for tokens in 0..=100 {
+                let auto = split::<i8>(backend.runnable(), Family::Auto, tokens);
+                let many = split::<i8>(backend.runnable(), Family::Many, tokens);
+                assert_eq!(
+                    split::<i8>(backend.runnable(), Family::Few, tokens).many(),
+                    0
+                );
+                assert_eq!(many.many(), tokens);
+                assert!(auto.many() <= tokens);
+                for split in [auto, many] {
+                    let [(first, whole), (_, left)] = split.parts();
+                    assert_eq!((first, whole.start, whole.end), (0, 0, left.start));
+                    assert!(left.len() <= choices[split.left.0].kernel.tokens);
+                }
+                let rest = tokens - auto.many();
+                assert!(rest < choices[0].from, "{tokens} on {}", backend.name());
+            }
+        }
+    }
+
+    /// One token reads weights from memory unless told otherwise; several find them in
+    /// the cache.
+    #[test]
+    fn one_token_expects_memory() {
+        assert!(expects_memory(false, 1));
+        assert!(!expects_memory(true, 1) && !expects_memory(false, 2));
+    }
+}
