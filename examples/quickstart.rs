@@ -1,6 +1,4 @@
-//! A ternary layer in thirty lines: pack it, multiply, save it, load it.
-//!
-//! `cargo run --release --example quickstart`
+//! A ternary layer in thirty lines: `cargo run --release --example quickstart`.
 
 use tritgemm::{Granularity, Linear, MatMut, MatRef, TernaryMatrix, Workspace};
 
@@ -15,10 +13,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let x: Vec<f32> = (0..tokens * inputs).map(|i| (i as f32).cos()).collect();
     let x = MatRef::new(&x, tokens, inputs)?;
     let mut ws = Workspace::new();
-    let (mut exact, mut int8) = (vec![0.0; tokens * outputs], vec![0.0; tokens * outputs]);
-    layer.forward_f32(x, MatMut::new(&mut exact, tokens, outputs)?, &mut ws)?;
+    let (mut float, mut int8) = (vec![0.0; tokens * outputs], vec![0.0; tokens * outputs]);
+    layer.forward_f32(x, MatMut::new(&mut float, tokens, outputs)?, &mut ws)?;
     layer.forward_int8(x, MatMut::new(&mut int8, tokens, outputs)?, &mut ws)?;
-    println!("f32 {:.3}, int8 {:.3}", exact[0], int8[0]);
+    println!("f32 {:.3}, int8 {:.3}", float[0], int8[0]);
 
     // A panel file is the same on every CPU and gives the same bits.
     let path = std::env::temp_dir().join("quickstart.panels");
@@ -26,6 +24,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut same = vec![0.0; tokens * outputs];
     let loaded = Linear::load(&path)?;
     loaded.forward_f32(x, MatMut::new(&mut same, tokens, outputs)?, &mut ws)?;
-    assert_eq!(same, exact);
+    assert_eq!(same, float);
     Ok(std::fs::remove_file(path)?)
 }
