@@ -3,7 +3,7 @@
  * compare with plain loops.
  *
  *     cargo build --release -p tritgemm-capi
- *     cc engines/c/examples/ternary.c -Icapi/include target/release/libtritgemm_capi.a \
+ *     cc engines/c/examples/ternary.c -Iengines/c/include target/release/libtritgemm_capi.a \
  *         -lpthread -ldl -lm -o ternary && ./ternary
  */
 #define _POSIX_C_SOURCE 200809L
