@@ -35,7 +35,5 @@ pub mod generated {
     include!(concat!(env!("OUT_DIR"), "/tables.rs"));
 }
 
-// With the other tests that place memory beside guard pages.
 #[cfg(all(test, not(miri)))]
-#[path = "../tests/guard_pages/kernels.rs"]
 mod guard_pages;

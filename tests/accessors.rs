@@ -1,14 +1,12 @@
 //! What objects say about themselves: what was put in comes out.
 
-mod common;
-
-use common::view;
 use std::sync::Arc;
 use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::{
     Backend, GroupSize, Lanes, Linear, Options, PanelFile, Panels, ParallelFor,
     PreparedActivations, Residency, Scales, TernaryMatrix, Threads, Workspace,
 };
+use tritgemm_testing::view;
 
 fn matrix(rows: usize, cols: usize, scales: Scales) -> TernaryMatrix {
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 3) as i8 - 1).collect();
@@ -40,9 +38,9 @@ fn a_scale_is_that_of_its_row_and_group() {
 fn column_tokens_are_those_that_the_lanes_say() {
     let (tokens, k) = (70, 20);
     let (x_i8, x_f32) = (vec![1; tokens * k], vec![1.0; tokens * k]);
-    for backend in common::backends() {
+    for backend in tritgemm_testing::backends() {
         let prepared = |lanes| {
-            let ws = &mut common::workspace(Options::new().backend(backend).lanes(lanes));
+            let ws = &mut tritgemm_testing::workspace(Options::new().backend(backend).lanes(lanes));
             let int8 = view(&x_i8, tokens, k);
             [
                 PreparedActivations::int8(int8, vec![1.0; tokens], None, ws).expect("prepared"),

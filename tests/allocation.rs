@@ -1,15 +1,13 @@
 //! The hot path allocates nothing: with a workspace that has seen the shape, a
 //! product takes no memory, on the calling thread and in a pool.
 
-mod common;
-
-use common::case::{Case, Shape, Values};
-use common::{LANES, backends, workspace};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tritgemm::{Lanes, MatMut, Options, ParallelFor, PreparedActivations, Threads, Workspace};
+use tritgemm_testing::case::{Case, Shape, Values};
+use tritgemm_testing::{LANES, backends, workspace};
 
 thread_local! {
     /// Where this thread's allocations are counted, if they are. Tests run side
@@ -104,7 +102,7 @@ const NAMES: [&str; 5] = [
 impl<'a> Products<'a> {
     fn new(case: &'a Case, ws: &mut Workspace) -> Self {
         let Shape { m, k, n, .. } = case.shape;
-        let x = common::view(&case.x_f32, n, k);
+        let x = tritgemm_testing::view(&case.x_f32, n, k);
         Self {
             case,
             half: case.x_f32.iter().map(|&v| half::f16::from_f32(v)).collect(),
@@ -117,16 +115,16 @@ impl<'a> Products<'a> {
     fn run(&mut self, which: usize, ws: &mut Workspace) {
         let Shape { m, k, n, .. } = self.case.shape;
         let layer = &self.case.layer;
-        let x = common::view(&self.case.x_f32, n, k);
+        let x = tritgemm_testing::view(&self.case.x_f32, n, k);
         let y = MatMut::new(&mut self.floats, n, m).expect("large enough");
         match which {
             0 => {
-                let x = common::view(&self.case.x_i8, n, k);
+                let x = tritgemm_testing::view(&self.case.x_i8, n, k);
                 let y = MatMut::new(&mut self.integers, n, m).expect("large enough");
                 layer.panels().gemm_i8(x, y, ws)
             }
             1 => layer.forward(x, y, ws),
-            2 => layer.forward(common::view(&self.half, n, k), y, ws),
+            2 => layer.forward(tritgemm_testing::view(&self.half, n, k), y, ws),
             3 => layer.forward_f32(x, y, ws),
             _ => layer.forward_prepared(&self.prepared, y, ws),
         }
@@ -149,7 +147,10 @@ fn the_counter_counts() {
 #[test]
 fn serial_products_allocate_only_the_first_time() {
     let counter = counter();
-    for granularity in [128, 2].into_iter().skip(usize::from(common::quick())) {
+    for granularity in [128, 2]
+        .into_iter()
+        .skip(usize::from(tritgemm_testing::quick()))
+    {
         let large = case(321, 500, 40, granularity);
         let smaller = [(65, 500, 40), (321, 77, 39), (1, 1, 1), (0, 500, 40)];
         let smaller = smaller.map(|(m, k, n)| case(m, k, n, granularity));
@@ -216,7 +217,11 @@ fn one_workspace_serves_all_products() {
 #[test]
 fn pools_allocate_a_bounded_number_of_times() {
     let sizes = [(4097, 720, 1), (640, 500, 7), (320, 500, 130)];
-    let (warm, runs) = if common::quick() { (1, 2) } else { (1, 20) };
+    let (warm, runs) = if tritgemm_testing::quick() {
+        (1, 2)
+    } else {
+        (1, 20)
+    };
     let counter = counter();
     for threads in [2, 8] {
         let pool = rayon::ThreadPoolBuilder::new()
@@ -224,7 +229,10 @@ fn pools_allocate_a_bounded_number_of_times() {
             .start_handler(move |_| COUNTER.set(Some(counter)))
             .build()
             .expect("a thread pool");
-        for (m, k, n) in sizes.into_iter().take(if common::quick() { 1 } else { 3 }) {
+        for (m, k, n) in sizes
+            .into_iter()
+            .take(if tritgemm_testing::quick() { 1 } else { 3 })
+        {
             assert!(m * k * n >= 1 << 21, "too small to go parallel");
             let case = case(m, k, n, 2);
             for lanes in LANES {

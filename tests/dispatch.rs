@@ -1,10 +1,6 @@
 //! Which kernels run: detection, `TRITGEMM_ISA`, pinning, and that no result
 //! depends on it.
 
-mod common;
-
-use common::case::{Case, Shape, Values};
-use common::{backends, bits, workspace};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tritgemm::codec::{self, CodecError, Mode};
@@ -13,6 +9,8 @@ use tritgemm::{
     Backend, GemmError, ISA_VARIABLE, Isa, IsaError, MatrixError, Options, Panels, PrepareError,
     PreparedActivations, Scales, TernaryMatrix, cpu_features, pin,
 };
+use tritgemm_testing::case::{Case, Shape, Values};
+use tritgemm_testing::{backends, bits, workspace};
 
 /// Pinning is for the whole process, so its tests take turns.
 fn pinning() -> MutexGuard<'static, ()> {
@@ -255,12 +253,12 @@ fn backends_mix() {
         );
         for preparer in backends() {
             let ws = &mut workspace(Options::new().backend(preparer));
-            let x = common::view(&case.x_i8, n, k);
+            let x = tritgemm_testing::view(&case.x_i8, n, k);
             let x = PreparedActivations::int8(x, vec![1.0; n], None, ws).expect("prepared");
             for backend in backends() {
                 let ws = &mut workspace(Options::new().backend(backend));
                 let mut y = vec![0; n * m];
-                let view = common::view_mut(&mut y, n, m);
+                let view = tritgemm_testing::view_mut(&mut y, n, m);
                 panels.gemm_i8_prepared(&x, view, ws).expect("fits");
                 assert_eq!(y, wanted, "{packer:?}, {preparer:?}, {backend:?}");
             }
@@ -270,7 +268,7 @@ fn backends_mix() {
 
 /// Runs [`child`] in a process of its own, where `TRITGEMM_ISA` is `isa`.
 fn child_with(isa: &str) -> (String, Output) {
-    let mut command = common::child::child("child");
+    let mut command = tritgemm_testing::child::child("child");
     let output = command
         .env(ISA_VARIABLE, isa)
         .output()
@@ -295,7 +293,10 @@ fn child() {
             every_operation_refuses(&error);
             let scalar = &mut workspace(Options::new().backend(Backend::scalar()));
             let (panels, mut y) = (panels(), [0; 2]);
-            let (x, y) = (common::view(&[1, 2], 1, 2), common::view_mut(&mut y, 1, 2));
+            let (x, y) = (
+                tritgemm_testing::view(&[1, 2], 1, 2),
+                tritgemm_testing::view_mut(&mut y, 1, 2),
+            );
             panels.gemm_i8(x, y, scalar).expect("a backend of its own");
         }
     }
@@ -319,15 +320,15 @@ fn every_operation_refuses(error: &IsaError) {
     let layer = layer.expect("a layer");
     let mut integers = [7; 2];
     let mut floats = [7.0; 2];
-    let x = common::view(&[1.0f32, 2.0], 1, 2);
+    let x = tritgemm_testing::view(&[1.0f32, 2.0], 1, 2);
     let refused = [
         panels.gemm_i8(
-            common::view(&[1, 2], 1, 2),
-            common::view_mut(&mut integers, 1, 2),
+            tritgemm_testing::view(&[1, 2], 1, 2),
+            tritgemm_testing::view_mut(&mut integers, 1, 2),
             ws,
         ),
-        layer.forward(x, common::view_mut(&mut floats, 1, 2), ws),
-        layer.forward_f32(x, common::view_mut(&mut floats, 1, 2), ws),
+        layer.forward(x, tritgemm_testing::view_mut(&mut floats, 1, 2), ws),
+        layer.forward_f32(x, tritgemm_testing::view_mut(&mut floats, 1, 2), ws),
     ];
     for result in refused {
         assert_eq!(result, Err(GemmError::Isa(error.clone())));
@@ -336,7 +337,7 @@ fn every_operation_refuses(error: &IsaError) {
     let refused = [
         PreparedActivations::float(x, None, ws),
         PreparedActivations::quantize(x, None, ws),
-        PreparedActivations::int8(common::view(&[1, 2], 1, 2), vec![1.0], None, ws),
+        PreparedActivations::int8(tritgemm_testing::view(&[1, 2], 1, 2), vec![1.0], None, ws),
     ];
     for result in refused {
         assert_eq!(result.err(), Some(PrepareError::Isa(error.clone())));
@@ -363,7 +364,7 @@ fn every_packing_refuses(error: &IsaError) {
             weight: Some(&mut weights),
             ..Default::default()
         };
-        let one = common::view(&[1.0], 1, 1);
+        let one = tritgemm_testing::view(&[1.0], 1, 1);
         let refused = layer.backward(one, one, grads, &mut workspace(Options::new()));
         assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
     }

@@ -4,15 +4,12 @@
 //! gradients. Alpha: 2 ulp. Sums: the error bound of f32 arithmetic against
 //! f64, as formulas in K and [`U`].
 
-#[path = "common/golden.rs"]
-mod golden;
-
-use golden::{CASES, Case, Golden};
 #[cfg(feature = "train")]
 use tritgemm::nn::BitLinearGrads;
 use tritgemm::nn::{BitLinear, RmsNorm, ste};
 use tritgemm::quant::{absmean, sparsify_2_4, sparsify_trits_2_4, ternarize};
 use tritgemm::{Granularity, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
+use tritgemm_testing::golden::{CASES, Case, Golden};
 
 /// Half an ulp of 1: the most that one f32 operation is wrong by, relatively.
 const U: f64 = f32::EPSILON as f64 / 2.0;

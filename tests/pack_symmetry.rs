@@ -1,12 +1,10 @@
 //! Encoding, decoding and packing: every backend against the scalar one, bit
 //! for bit, and round trips both ways.
 
-mod common;
-
-use common::backends;
 use proptest::prelude::*;
 use tritgemm::Backend;
 use tritgemm::codec::{self, CodecError, Mode, row_bytes};
+use tritgemm_testing::backends;
 
 /// What surrounds every output; nothing may change it.
 const CANARY: u8 = 0xA5;

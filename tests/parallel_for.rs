@@ -1,10 +1,6 @@
 //! Products on the caller's own threads: the same bits however it schedules, an
 //! error if it leaves work out, and a workspace that survives its panics.
 
-mod common;
-
-use common::case::{Case, Shape, Values, assert_same};
-use common::{LANES, backends, quick, view, view_mut, workspace};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +9,8 @@ use tritgemm::{
     GemmError, Incomplete, Lanes, Options, Panels, ParallelFor, PrepareError, PreparedActivations,
     Scales, TernaryMatrix, Threads, Workspace,
 };
+use tritgemm_testing::case::{Case, Shape, Values, assert_same};
+use tritgemm_testing::{LANES, backends, quick, view, view_mut, workspace};
 
 type Work<'a> = &'a (dyn Fn(usize) + Sync);
 

@@ -1,11 +1,11 @@
 //! Where kernels break: the largest sums, the longest rows, values that are no
 //! numbers, codes that are no weights.
 
-use crate::common::case::assert_same;
-use crate::common::{Rng, bits, quick, view, view_mut, ways, workspace};
 use tritgemm::{
     Backend, Linear, MAX_COLS, Options, PanelFile, Panels, Scales, TernaryMatrix, Threads, Verify,
 };
+use tritgemm_testing::case::assert_same;
+use tritgemm_testing::{Rng, bits, quick, view, view_mut, ways, workspace};
 
 fn pack(trits: &[i8], m: usize, k: usize) -> Panels {
     let matrix = TernaryMatrix::from_trits(trits, m, k, Scales::per_tensor(1.0)).expect("a matrix");

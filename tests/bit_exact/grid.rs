@@ -1,8 +1,8 @@
 //! A grid of edge shapes, covering every pair of (M, K), (M, N) and (K, N).
 
-use crate::common::case::{Case, GRANULARITIES, Shape, VALUES, Values};
-use crate::common::{oracle, quick, ways};
 use tritgemm::Backend;
+use tritgemm_testing::case::{Case, GRANULARITIES, Shape, VALUES, Values};
+use tritgemm_testing::{oracle, quick, ways};
 
 /// Around 64 rows to a panel, and up to 4 panels to a tile.
 const M: [usize; 16] = [
@@ -81,7 +81,7 @@ fn f32_results_are_as_near_as_rounding_allows() {
     let mut checked = 0;
     for case in chosen().filter(|case| case.shape.values != Values::Special) {
         let options = tritgemm::Options::new().backend(Backend::scalar());
-        let y = case.forward_f32(&mut crate::common::workspace(options));
+        let y = case.forward_f32(&mut tritgemm_testing::workspace(options));
         let wanted = case.affine(|a| oracle::reals(case.operands(&case.x_f32), a));
         for (i, (&y, (wanted, bound))) in y.iter().zip(wanted).enumerate() {
             let y = f64::from(f32::from_bits(y));

@@ -11,9 +11,6 @@
 //!
 //! What must follow without knowing any result is in `tests/properties/`.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod extremes;
 mod grid;
 mod random;

@@ -1,11 +1,11 @@
 //! Random shapes, and every entry point on them.
 
-use crate::common::case::{Case, GRANULARITIES, Shape, VALUES, Values, assert_same};
-use crate::common::{bits, oracle, quick, view, view_mut, ways, workspace};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use tritgemm::{GroupSize, Options, PreparedActivations};
+use tritgemm_testing::case::{Case, GRANULARITIES, Shape, VALUES, Values, assert_same};
+use tritgemm_testing::{bits, oracle, quick, view, view_mut, ways, workspace};
 
 fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (0..200usize, 0..900usize, 0..70usize);

@@ -1,10 +1,10 @@
 //! Where the weights are said to come from changes the kernel, never a bit.
 
-use crate::common::backends;
 use tritgemm::{
     Granularity, GroupSize, Linear, MatMut, MatRef, Options, PreparedActivations, Residency,
     TernaryMatrix, Workspace,
 };
+use tritgemm_testing::backends;
 
 /// Every tail of the units of 4 and 12 weights, and several tiles of panels.
 const SHAPES: [[usize; 2]; 4] = [[1, 1], [65, 47], [300, 253], [577, 6200]];

@@ -1,8 +1,8 @@
 //! Tables belong to one preparation, whoever holds them.
 
-use crate::common::case::{Case, Shape, Values, assert_same};
-use crate::common::{backends, bits, workspace};
 use tritgemm::{Lanes, MatMut, Options, PreparedActivations, Workspace};
+use tritgemm_testing::case::{Case, Shape, Values, assert_same};
+use tritgemm_testing::{backends, bits, workspace};
 
 fn case(k: usize, n: usize, seed: u64) -> Case {
     Case::new(Shape {

@@ -1,9 +1,9 @@
 //! Results do not depend on who computes them, nor on how many.
 
-use crate::common::case::{Case, Shape, Values, assert_same};
-use crate::common::{LANES, backends, quick, workspace};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tritgemm::{Options, PreparedActivations, Threads};
+use tritgemm_testing::case::{Case, Shape, Values, assert_same};
+use tritgemm_testing::{LANES, backends, quick, workspace};
 
 /// At least 2^21 MACs, below which products do not go parallel: one token, few,
 /// two column tiles and a remainder, and more column tiles than threads.

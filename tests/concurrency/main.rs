@@ -8,17 +8,14 @@
 //!
 //! `.ci/sanitize tsan` runs these under the thread sanitizer.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod panics;
 #[cfg(feature = "rayon")]
 mod pools;
 mod sharing;
 
-use common::case::{Case, Shape, Values};
-use common::quick;
 use tritgemm::{PreparedActivations, Workspace};
+use tritgemm_testing::case::{Case, Shape, Values};
+use tritgemm_testing::quick;
 
 /// At least 2^21 MACs, so that products are shared: one token, and several with
 /// some left over by the column lanes; scales by row and by group.

@@ -1,11 +1,11 @@
 //! A caller's pool may panic at any item; layer and workspace stay good.
 
-use crate::common::{backends, quick, workspace};
 use crate::{Results, cases, results};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tritgemm::{Options, ParallelFor, Workspace};
+use tritgemm_testing::{backends, quick, workspace};
 
 /// Runs its items on threads of its own, and panics before item `at`, counted
 /// over all loops: on the calling thread between items, or on one of its

@@ -1,10 +1,10 @@
 //! Rayon pools of every kind.
 
-use crate::common::{backends, workspace};
 use crate::{cases, results};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tritgemm::{Options, Panels, Scales, TernaryMatrix, Threads, Workspace};
+use tritgemm_testing::{backends, workspace};
 
 fn pool(threads: usize) -> ThreadPool {
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();

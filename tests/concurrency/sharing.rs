@@ -1,9 +1,9 @@
 //! Layers and prepared activations are shared by reference.
 
-use crate::common::{backends, quick, workspace};
 use crate::{cases, results};
 use std::sync::Barrier;
 use tritgemm::{Options, PreparedActivations, Workspace};
+use tritgemm_testing::{backends, quick, workspace};
 
 /// 64 threads that start together, each with a workspace of its own.
 fn on_64_threads(work: impl Fn(usize) + Sync) {

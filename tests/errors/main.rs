@@ -4,13 +4,9 @@
 //! `IsaError`, and what only a wrong `TRITGEMM_ISA` brings about, is in
 //! `dispatch.rs`; `PanelFileError` in `panel_file`.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod nothing;
 mod texts;
 
-use common::{view, view_mut, workspace};
 use std::error::Error;
 use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
@@ -19,6 +15,7 @@ use tritgemm::{
     Panels, PrepareError, PreparedActivations, Scales, SliceError, TernaryMatrix, ViewError,
     Workspace,
 };
+use tritgemm_testing::{view, view_mut, workspace};
 
 const HUGE: usize = usize::MAX;
 
@@ -149,7 +146,7 @@ fn refused<T: Copy + PartialEq + std::fmt::Debug>(
     error: GemmError,
     run: impl Fn(MatMut<'_, T>, &mut Workspace) -> Result<(), GemmError>,
 ) {
-    for way in common::ways() {
+    for way in tritgemm_testing::ways() {
         let mut y = vec![canary; rows * cols];
         let found = run(view_mut(&mut y, rows, cols), &mut workspace(way));
         assert_eq!(found.as_ref(), Err(&error));
@@ -230,7 +227,7 @@ fn activations_that_are_no_numbers() {
             matches!(error, QuantError::Activation { token: 2, index: i, value: v }
                 if *i == index && v.to_bits() == value.to_bits())
         };
-        for way in common::ways() {
+        for way in tritgemm_testing::ways() {
             let ws = &mut workspace(way);
             let mut y = vec![-1.0; 3 * 65];
             match layer.forward(view(&x, 3, 20), view_mut(&mut y, 3, 65), ws) {

@@ -1,7 +1,6 @@
 //! Degenerate and impossible shapes: no elements, any number of rows, strides
 //! that overflow, matrices that no memory holds.
 
-use crate::common::{self, bits, view, view_mut, workspace};
 use crate::{HUGE, assert_names, layer};
 use tritgemm::codec::{self, CodecError, Mode};
 use tritgemm::quant::{self, QuantError};
@@ -9,6 +8,7 @@ use tritgemm::{
     Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Panels, PrepareError,
     PreparedActivations, Scales, TernaryMatrix,
 };
+use tritgemm_testing::{bits, view, view_mut, workspace};
 
 /// Panels of another length, or that no memory holds.
 #[test]
@@ -82,7 +82,7 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
     let grouped = TernaryMatrix::from_trits(&[], HUGE, 0, grouped).expect("nothing");
     let grouped = Linear::new(&grouped).expect("nothing");
 
-    for way in common::ways() {
+    for way in tritgemm_testing::ways() {
         let ws = &mut workspace(way);
         // No tokens for all those rows.
         let (x, y) = (|| view::<f32>(&[], 0, 0), || MatMut::new(&mut [], 0, HUGE));
@@ -137,7 +137,7 @@ fn sums_over_nothing_are_zero() {
         .clone()
         .with_bias(vec![-0.0, f32::NAN, 2.5])
         .expect("a bias");
-    for way in common::ways() {
+    for way in tritgemm_testing::ways() {
         let ws = &mut workspace(way);
         let mut run = |layer: &Linear, path: usize| {
             let mut y = [7.0; 6];
@@ -211,7 +211,7 @@ fn shapes_beyond_memory_are_errors() {
 #[test]
 fn one_row_of_any_stride() {
     let layer = layer(65, 20);
-    for way in common::ways() {
+    for way in tritgemm_testing::ways() {
         let ws = &mut workspace(way);
         let (x8, x) = ([1i8; 20], [1.0f32; 20]);
         let (mut y32, mut y) = ([0; 65], [0.0; 65]);

@@ -1,9 +1,9 @@
 //! Encoding, decoding, packing.
 
-use crate::common::{Rng, backends, bits, quick};
-use crate::guarded::{Guarded, Place};
 use tritgemm::codec::{self, Mode, row_bytes};
 use tritgemm::{Backend, Panels, Scales, TernaryMatrix};
+use tritgemm_testing::guarded::{Guarded, Place};
+use tritgemm_testing::{Rng, backends, bits, quick};
 
 /// One matrix with every slice at `place`, by every backend.
 fn check(rows: usize, cols: usize, place: Place) {

@@ -1,11 +1,11 @@
 //! Layers: the norm, the estimator, training.
 
-use crate::common::{Rng, bits, quick};
-use crate::guarded::{Guarded, Place};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use tritgemm::Activation;
 use tritgemm::nn::{RmsNorm, ste};
+use tritgemm_testing::guarded::{Guarded, Place};
+use tritgemm_testing::{Rng, bits, quick};
 
 fn for_each(check: impl Fn(usize, Place)) {
     let step = if quick() { 17 } else { 1 };
@@ -106,9 +106,9 @@ fn straight_through_estimator() {
 #[cfg(feature = "train")]
 mod training {
     use super::*;
-    use crate::common::{view, view_mut};
     use tritgemm::Workspace;
     use tritgemm::nn::{BitLinear, BitLinearGrads};
+    use tritgemm_testing::{view, view_mut};
 
     fn gradients([m, k, n]: [usize; 3], sparse: bool, place: Place) -> [Vec<u32>; 4] {
         let mut rng = Rng::new((m * k) as u64);

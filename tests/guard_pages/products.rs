@@ -1,14 +1,14 @@
 //! Products: activations, outputs and panels beside guard pages.
 
-use crate::common::case::{Case, Expected, GRANULARITIES, Shape, Values, assert_same};
-use crate::common::{LANES, backends, bits, quick, workspace};
-use crate::guarded::{Guarded, Place};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use tritgemm::{
     Activation, GroupSize, Linear, MatMut, MatRef, Options, Panels, PreparedActivations, Threads,
     Workspace,
 };
+use tritgemm_testing::case::{Case, Expected, GRANULARITIES, Shape, Values, assert_same};
+use tritgemm_testing::guarded::{Guarded, Place};
+use tritgemm_testing::{LANES, backends, bits, quick, workspace};
 
 /// Rows of a matrix in guarded memory, `gap` values between them.
 struct Rows<T> {

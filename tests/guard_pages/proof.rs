@@ -1,8 +1,8 @@
 //! A guard that did not guard would let every other test here pass.
 
 #[cfg(unix)]
-use crate::common::child::child;
-use crate::guarded::{Guarded, Place};
+use tritgemm_testing::child::child;
+use tritgemm_testing::guarded::{Guarded, Place};
 
 /// Variable that tells the child where to touch: a byte's distance from the
 /// first value.

@@ -1,10 +1,10 @@
 //! Quantisers: weights to trits, activations to int8, and the float types.
 
-use crate::common::{Rng, bits, quick};
-use crate::guarded::{Guarded, Place};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use tritgemm::{Activation, Granularity, GroupSize, TernaryMatrix, quant};
+use tritgemm_testing::guarded::{Guarded, Place};
+use tritgemm_testing::{Rng, bits, quick};
 
 const GRANULARITIES: [Granularity; 3] = [
     Granularity::PerTensor,

@@ -1,7 +1,7 @@
 //! Which kernels miri sees, and which it cannot interpret.
 
-use crate::common::backends;
 use tritgemm::Backend;
+use tritgemm_testing::backends;
 
 /// Kernels with an instruction that miri does not know (it ends the run with
 /// "can't call foreign function `llvm.x86.avx512...`"). They run beside guard

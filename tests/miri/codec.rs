@@ -1,9 +1,9 @@
 //! Encoding, decoding and packing, against the scalar backend.
 
 use crate::backends::runs;
-use crate::common::{Rng, backends, bits};
 use tritgemm::Backend;
 use tritgemm::codec::{self, Mode, row_bytes};
+use tritgemm_testing::{Rng, backends, bits};
 
 /// Nothing, less than a vector, whole vectors and every kind of tail.
 fn widths() -> impl Iterator<Item = usize> {

@@ -1,11 +1,11 @@
 //! What surrounds the products: quantisers, the estimator, the norm, files.
 
-use crate::common::{Rng, bits};
 use half::{bf16, f16};
 use tritgemm::nn::{RmsNorm, ste};
 use tritgemm::{
     Activation, Granularity, GroupSize, Linear, PanelFile, TernaryMatrix, Verify, quant,
 };
+use tritgemm_testing::{Rng, bits};
 
 const ROWS: usize = 3;
 const COLS: usize = 70;

@@ -8,9 +8,6 @@
 //! other rows: [`backends::the_build_has_what_was_asked_for`] guards against
 //! a run that silently interprets the scalar kernels only.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod backends;
 mod codec;
 mod layers;

@@ -1,9 +1,9 @@
 //! Products: both lanes, both activation types, groups.
 
 use crate::backends::runs;
-use crate::common::case::{Case, Shape, Values, assert_same};
-use crate::common::{backends, workspace};
 use tritgemm::{Lanes, Options, Threads};
+use tritgemm_testing::case::{Case, Shape, Values, assert_same};
+use tritgemm_testing::{backends, workspace};
 
 /// One product by every backend; the lanes and the type choose its kernel.
 fn check([m, k, n]: [usize; 3], granularity: usize, lanes: Lanes, types: &[&str]) {

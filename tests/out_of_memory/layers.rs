@@ -1,12 +1,12 @@
 //! Matrices, panels, files, quantisers, layers.
 
-use crate::common::Rng;
 use crate::{SHAPE, every_allocation};
 use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::{
     Granularity, GroupSize, Linear, MatMut, MatRef, PanelFile, Panels, Scales, TernaryMatrix,
     Verify, Workspace, quant,
 };
+use tritgemm_testing::Rng;
 
 const GRANULARITIES: [Granularity; 3] = [
     Granularity::PerTensor,

@@ -6,15 +6,11 @@
 //! `to_f32` and `nonzero_mask`, `Panels::to_packed`, `PanelFile::from(&Linear)`,
 //! and the dense product of `BitLinear::backward`, which another crate runs.
 
-#[path = "../common/mod.rs"]
-mod common;
-
-mod allocator;
 mod layers;
 mod products;
 
-use allocator::{Plan, Refusing};
 use std::fmt::Display;
+use tritgemm_testing::allocator::{Plan, Refusing, SMALLEST};
 
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;
@@ -59,7 +55,7 @@ fn every_allocation<S, T, W: PartialEq, E: Display>(
 #[test]
 fn the_allocator_refuses() {
     let plan = Plan::here();
-    let reserve = || Vec::<u8>::new().try_reserve_exact(allocator::SMALLEST);
+    let reserve = || Vec::<u8>::new().try_reserve_exact(SMALLEST);
     for refused in 0..3 {
         let mut results = [Ok(()), Ok(())];
         let seen = plan.run(refused, || results = [reserve(), reserve()]);

@@ -1,24 +1,24 @@
 //! Products and the preparation of activations.
 
-#[cfg(feature = "rayon")]
-use crate::allocator::Plan;
-use crate::common::{self, LANES, case::Case};
 use crate::{SHAPE, every_allocation};
 use std::sync::Arc;
 use tritgemm::{
     Backend, MatMut, MatRef, Options, ParallelFor, PreparedActivations, Threads, Workspace,
 };
+#[cfg(feature = "rayon")]
+use tritgemm_testing::allocator::Plan;
+use tritgemm_testing::{LANES, case::Case};
 
 fn case(granularity: usize) -> Case {
     let [m, k, n] = SHAPE;
-    Case::new(common::case::Shape {
+    Case::new(tritgemm_testing::case::Shape {
         m,
         k,
         n,
         gaps: [0, 0],
         granularity,
         bias: true,
-        values: common::case::Values::Unit,
+        values: tritgemm_testing::case::Values::Unit,
         seed: 1,
     })
 }

@@ -1,6 +1,6 @@
 //! Saving under SIGKILL and on a disk that is full.
 
-use crate::{Dir, assert_same, case, common};
+use crate::{Dir, assert_same, case};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,7 +41,7 @@ fn a_kill_at_any_moment_leaves_a_whole_file() {
     whole[0].save(&path).expect("saved");
     let (mut landed, mut versions) = (0, [0; 2]);
     for kill in 0..50 {
-        let mut child = common::child::child("killed::child")
+        let mut child = tritgemm_testing::child::child("killed::child")
             .env(VARIABLE, &path)
             .stdout(Stdio::null())
             .spawn()

@@ -1,19 +1,16 @@
 //! Panel files: what is written comes back, and nothing else gets in.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod hostile;
 #[cfg(unix)]
 mod killed;
 mod saving;
 mod using;
 
-use common::case::{Case, Shape, Values};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tritgemm::{PanelFile, PanelFileError, Verify};
+use tritgemm_testing::case::{Case, Shape, Values};
 
 /// A directory of its own for each test, removed afterwards.
 struct Dir(PathBuf);
@@ -82,7 +79,10 @@ fn assert_same(a: &PanelFile, b: &PanelFile) {
     assert_eq!([x.rows(), x.cols()], [y.rows(), y.cols()]);
     assert_eq!(x.as_bytes(), y.as_bytes());
     assert_eq!(a.scales(), b.scales());
-    assert_eq!(a.bias().map(common::bits), b.bias().map(common::bits));
+    assert_eq!(
+        a.bias().map(tritgemm_testing::bits),
+        b.bias().map(tritgemm_testing::bits)
+    );
 }
 
 /// Through memory, through a file, and mapped.

@@ -1,10 +1,10 @@
 //! Round trips, and products from what was read.
 
-use crate::common::case::{Case, GRANULARITIES, Shape};
-use crate::common::{self, workspace};
 use crate::{Dir, assert_round_trip, bytes, case, crc32, mapped, small};
 use std::sync::Arc;
 use tritgemm::{Linear, Options, PanelFile, PanelFileError, Panels, Scales, TernaryMatrix, Verify};
+use tritgemm_testing::case::{Case, GRANULARITIES, Shape};
+use tritgemm_testing::workspace;
 
 #[test]
 fn round_trips() {
@@ -64,13 +64,13 @@ fn a_layer_comes_back_and_needs_scales() {
     let path = dir.join("layer.trit");
     case.layer.save(&path).expect("saved");
     let loaded = Linear::load(&path).expect("loaded");
-    let x = common::view(&case.x_f32, 5, 300);
+    let x = tritgemm_testing::view(&case.x_f32, 5, 300);
     let ws = &mut workspace(Options::new());
     let mut y = vec![0.0; 5 * 130];
     loaded
-        .forward_f32(x, common::view_mut(&mut y, 5, 130), ws)
+        .forward_f32(x, tritgemm_testing::view_mut(&mut y, 5, 130), ws)
         .expect("fits");
-    assert_eq!(common::bits(&y), case.forward_f32(ws));
+    assert_eq!(tritgemm_testing::bits(&y), case.forward_f32(ws));
 
     let bare = PanelFile::new(case.layer.panels().clone(), None, None).expect("no scales");
     bare.save(&path).expect("saved");
@@ -106,8 +106,8 @@ fn slices_of_files_compute_the_same() {
 fn slices(case: &Case, file: &PanelFile, dir: &Dir) {
     let Shape { m, k, n, .. } = case.shape;
     let layer = Linear::try_from(file.clone()).expect("a layer");
-    let x = common::view(&case.x_f32, n, k);
-    for backend in common::backends() {
+    let x = tritgemm_testing::view(&case.x_f32, n, k);
+    for backend in tritgemm_testing::backends() {
         let ws = &mut workspace(Options::new().backend(backend));
         let whole = case.forward_f32(ws);
         for (start, end) in [(0, 300), (0, 64), (64, 192), (256, 300), (128, 128)] {
@@ -115,11 +115,15 @@ fn slices(case: &Case, file: &PanelFile, dir: &Dir) {
             let rows = end - start;
             let mut y = vec![0.0; n * rows];
             slice
-                .forward_f32(x, common::view_mut(&mut y, n, rows), ws)
+                .forward_f32(x, tritgemm_testing::view_mut(&mut y, n, rows), ws)
                 .expect("fits");
             for (token, y) in y.chunks(rows.max(1)).enumerate() {
                 let wanted = &whole[token * m + start..token * m + end];
-                assert_eq!(common::bits(y), wanted, "{backend:?} {start}..{end}");
+                assert_eq!(
+                    tritgemm_testing::bits(y),
+                    wanted,
+                    "{backend:?} {start}..{end}"
+                );
             }
             assert_round_trip(&PanelFile::from(&slice), dir);
         }

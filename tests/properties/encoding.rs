@@ -1,10 +1,10 @@
 //! Encoding and decoding undo each other.
 
-use crate::common::{Rng, backends};
 use crate::config;
 use proptest::prelude::*;
 use tritgemm::Backend;
 use tritgemm::codec::{self, Mode, row_bytes};
+use tritgemm_testing::{Rng, backends};
 
 fn encode(backend: Backend, trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
     let mut packed = vec![0xff; rows * row_bytes(cols)];

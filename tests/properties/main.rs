@@ -13,9 +13,6 @@
 //! | a power of two passes through the f32 product exactly | [`powers_of_two`] |
 //! | a zero weight ignores its activation, NaN and infinity included | [`zero_weights`] |
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod encoding;
 mod negation;
 mod packing;
@@ -25,11 +22,11 @@ mod powers_of_two;
 mod splits;
 mod zero_weights;
 
-use common::case::{Case, GRANULARITIES, Shape, Values};
-use common::{bits, quick, view, view_mut, workspace};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use tritgemm::{Linear, Options, Scales, TernaryMatrix};
+use tritgemm_testing::case::{Case, GRANULARITIES, Shape, Values};
+use tritgemm_testing::{bits, quick, view, view_mut, workspace};
 
 /// Cases are reproducible from the failing shape that proptest prints.
 fn config(cases: u32) -> Config {

@@ -1,9 +1,9 @@
 //! Negated weights give negated sums.
 
-use crate::common::case::{Case, Shape, assert_same};
-use crate::common::ways;
 use crate::{config, gemm_i8, shapes};
 use proptest::prelude::*;
+use tritgemm_testing::case::{Case, Shape, assert_same};
+use tritgemm_testing::ways;
 
 proptest! {
     #![proptest_config(config(24))]

@@ -1,9 +1,9 @@
 //! Panels and packed rows hold the same.
 
-use crate::common::{Rng, backends};
 use crate::config;
 use proptest::prelude::*;
 use tritgemm::{Panels, Scales, TernaryMatrix, Threads};
+use tritgemm_testing::{Rng, backends};
 
 proptest! {
     #![proptest_config(config(64))]

@@ -1,10 +1,10 @@
 //! An int8 sum is the sum of its parts, wherever K is cut.
 
-use crate::common::case::{Case, Shape, assert_same};
-use crate::common::ways;
 use crate::{config, gemm_i8, shapes};
 use proptest::prelude::*;
 use std::ops::Range;
+use tritgemm_testing::case::{Case, Shape, assert_same};
+use tritgemm_testing::ways;
 
 proptest! {
     #![proptest_config(config(24))]

@@ -1,10 +1,10 @@
 //! The order of the rows is the order of the outputs, and nothing else.
 
-use crate::common::case::{Case, Shape, assert_same};
-use crate::common::{Rng, bits, ways};
 use crate::{config, forward, forward_f32, gemm_i8, layer, shapes};
 use proptest::prelude::*;
 use tritgemm::Scales;
+use tritgemm_testing::case::{Case, Shape, assert_same};
+use tritgemm_testing::{Rng, bits, ways};
 
 proptest! {
     #![proptest_config(config(24))]

@@ -1,10 +1,10 @@
 //! Scaling by a power of two commutes with every rounding.
 
-use crate::common::case::{Case, assert_same};
-use crate::common::{bits, ways};
 use crate::{config, forward_f32, shapes};
 use proptest::prelude::*;
 use tritgemm::Linear;
+use tritgemm_testing::case::{Case, assert_same};
+use tritgemm_testing::{bits, ways};
 
 proptest! {
     #![proptest_config(config(24))]

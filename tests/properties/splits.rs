@@ -1,9 +1,9 @@
 //! Rows, tokens and threads may be split anyhow.
 
-use crate::common::case::{Case, Shape, assert_same};
-use crate::common::{bits, ways};
 use crate::{config, forward, forward_f32, layer_i8, products, shapes};
 use proptest::prelude::*;
+use tritgemm_testing::case::{Case, Shape, assert_same};
+use tritgemm_testing::{bits, ways};
 
 proptest! {
     #![proptest_config(config(24))]
@@ -61,7 +61,7 @@ proptest! {
     /// Products large enough to be shared among 1 to 9 threads.
     #[test]
     fn threads(m in 900..1300usize, n in 1..40usize, count in 1..10usize, seed: u64) {
-        use crate::common::case::Values;
+        use tritgemm_testing::case::Values;
         use tritgemm::Threads;
         let k = (1usize << 21).div_ceil(m * n).max(50);
         let (gaps, granularity, bias, values) = ([0, 0], 2, true, Values::Wide);

@@ -1,10 +1,10 @@
 //! What a zero weight meets is never seen.
 
-use crate::common::case::{Case, Shape, assert_same};
-use crate::common::{Rng, bits, ways};
 use crate::{config, forward_f32, layer, shapes};
 use proptest::prelude::*;
 use tritgemm::Scales;
+use tritgemm_testing::case::{Case, Shape, assert_same};
+use tritgemm_testing::{Rng, bits, ways};
 
 const STRANGE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0];
 

@@ -2,13 +2,10 @@
 //! allocation whose size comes from the arguments fails in turn, copies of what
 //! is not aligned or not dense included, and the call works when tried again.
 
-#[path = "../../../tests/out_of_memory/allocator.rs"]
-mod allocator;
-
-use allocator::{Plan, Refusing, SMALLEST};
 use std::ffi::CStr;
 use std::ptr::null_mut;
 use tritgemm_capi::*;
+use tritgemm_testing::allocator::{Plan, Refusing, SMALLEST};
 
 #[global_allocator]
 static ALLOCATOR: Refusing = Refusing;

@@ -1,7 +1,7 @@
 //! One product: a shape, operands, scales, strides, and every way to compute it.
 
-use super::oracle::{self, Affine, Operands};
-use super::{Output, Rng, bits, workspace};
+use crate::oracle::{self, Affine, Operands};
+use crate::{Output, Rng, bits, workspace};
 use tritgemm::{
     GroupSize, Linear, MatRef, Options, PreparedActivations, Scales, TernaryMatrix, Workspace,
 };

@@ -1,23 +1,9 @@
 //! The decoder block of the examples agrees with a dense one.
 
-#[path = "../examples/decoder_block/attention.rs"]
-mod attention;
-#[path = "../examples/decoder_block/block.rs"]
-mod block;
-#[path = "../examples/decoder_block/check.rs"]
-mod check;
-#[path = "../examples/decoder_block/config.rs"]
-mod config;
-#[path = "../examples/decoder_block/dense.rs"]
-mod dense;
-#[path = "../examples/decoder_block/project.rs"]
-mod project;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-use check::{MAX_DIFFERENCE, check, difference, inputs, run};
-use config::Config;
-use project::{Dense, random_weights};
+use crate::Result;
+use crate::check::{MAX_DIFFERENCE, check, difference, inputs, run};
+use crate::config::Config;
+use crate::project::{Dense, random_weights};
 
 #[test]
 fn a_block_on_the_kernels_is_a_dense_block_on_the_int8_grid() -> Result<()> {

@@ -8,8 +8,6 @@
 //! process with a fault; what is written on the other side, or into the gap
 //! that an alignment asks for, is found by [`Guarded::take`].
 
-#![allow(dead_code)] // Each test uses a part of it.
-
 use bytemuck::Pod;
 use mmap_rs::{MmapMut, MmapNone, MmapOptions};
 use std::marker::PhantomData;

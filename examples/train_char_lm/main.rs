@@ -7,13 +7,11 @@
 //! loss of the held-out tenth rises again after 300 steps or so. The loss curve
 //! goes to FILE, by default `target/train_char_lm.svg`.
 
-#[path = "char_lm/model.rs"]
 mod model;
-#[path = "char_lm/optimizer.rs"]
 mod optimizer;
-#[path = "char_lm/plot.rs"]
 mod plot;
-#[path = "char_lm/text.rs"]
+#[cfg(test)]
+mod tests;
 mod text;
 
 use model::{Config, Frozen, Model, Path, Result, cross_entropy};
@@ -79,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(path) => {
             std::fs::read_to_string(path).map_err(|e| format!("reading {}: {e}", path.display()))?
         }
-        None => include_str!("char_lm/default.txt").to_owned(),
+        None => include_str!("default.txt").to_owned(),
     };
     let text = Text::new(&text, CONTEXT).ok_or_else(|| {
         format!(

@@ -1,8 +1,21 @@
-//! What the tests share. Each test is a crate of its own and uses a part of it.
-#![allow(dead_code)]
+//! What the tests and benches share, so that each thing is written once.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | here | backends and ways to run, a generator of values, outputs among canaries |
+//! | [`case`] | random products, and every way to compute them |
+//! | [`oracle`] | what products should be, by plain loops |
+//! | [`guarded`] | memory beside pages that nobody may touch |
+//! | [`allocator`] | an allocator that refuses |
+//! | [`golden`] | the reference implementation's inputs and outputs |
+//! | [`child`] | a test in a process of its own |
+#![allow(missing_docs, reason = "nobody outside of this repository uses it")]
 
+pub mod allocator;
 pub mod case;
 pub mod child;
+pub mod golden;
+pub mod guarded;
 pub mod oracle;
 
 use std::env;

@@ -3,23 +3,12 @@
 //!
 //! The reference implementation once went to NaN near step 150 when gradients
 //! passed the clamp unbounded.
-#![cfg(feature = "train")]
 
-#[allow(dead_code, reason = "the example uses more of it")]
-#[path = "../examples/char_lm/model.rs"]
-mod model;
-#[allow(dead_code, reason = "the example uses more of it")]
-#[path = "../examples/char_lm/optimizer.rs"]
-mod optimizer;
-#[allow(dead_code, reason = "the example uses more of it")]
-#[path = "../examples/char_lm/text.rs"]
-mod text;
-
-use model::{Config, LayerBackward, Model, cross_entropy};
-use optimizer::global_norm;
+use crate::model::{Config, LayerBackward, Model, cross_entropy};
+use crate::optimizer::global_norm;
+use crate::text::Text;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use text::Text;
 use tritgemm::nn::{BitLinear, BitLinearError, BitLinearGrads};
 use tritgemm::{MatRef, Workspace};
 
@@ -60,7 +49,7 @@ struct Run {
 }
 
 fn train(layer_backward: LayerBackward) -> Run {
-    let text = Text::new(include_str!("../examples/char_lm/default.txt"), CONTEXT).unwrap();
+    let text = Text::new(include_str!("default.txt"), CONTEXT).unwrap();
     let config = Config {
         vocabulary: text.alphabet.len(),
         context: CONTEXT,

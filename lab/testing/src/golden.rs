@@ -13,7 +13,7 @@ impl Golden {
     pub fn open() -> Self {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/data/seed_reference.safetensors"
+            "/../../tests/data/seed_reference.safetensors"
         );
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("reading {path}: {e}"));
         Self { bytes }

@@ -1,16 +1,12 @@
-//! Every kernel of the table beside guard pages: a part of the crate's unit
-//! tests, because only the crate can call kernels.
+//! Every kernel of the registry beside guard pages: a part of the crate's unit
+//! tests, because only the crate can call kernels. Of `tritgemm_testing` it uses
+//! what knows no type of this crate: those are another copy's in a unit test.
 //!
 //! Panels, tables, accumulators, totals, sums and tiles of activations each
 //! end at a page that nobody may touch, or start after one, at every alignment
 //! that the contract allows them. Sums are compared with the scalar reference
 //! in ordinary memory. Encoding and packing, whose slices are the caller's, are
 //! placed by `tests/guard_pages/codec.rs`.
-
-#[path = "../common/coverage.rs"]
-mod coverage;
-#[path = "../common/guarded.rs"]
-mod guarded;
 
 use super::call::{
     Element, FewPart, ManyPart, PanelView, Source, Width, few_build, few_run, many_build,
@@ -21,19 +17,18 @@ use super::registry::Cpu;
 use crate::isa::Backend;
 use aligned_vec::avec;
 use bytemuck::Zeroable;
-use guarded::{Guarded, Place};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use tritgemm_testing::guarded::{Guarded, Place};
+use tritgemm_testing::{Rng, quick};
 
 /// Activations, sums and their bits.
 trait Values: Element<Acc: std::fmt::Debug> {
-    fn random(rng: &mut StdRng) -> Self;
+    fn random(rng: &mut Rng) -> Self;
     fn bits(acc: Self::Acc) -> u32;
 }
 
 impl Values for i8 {
-    fn random(rng: &mut StdRng) -> Self {
-        rng.random()
+    fn random(rng: &mut Rng) -> Self {
+        rng.i8()
     }
     fn bits(acc: i32) -> u32 {
         acc as u32
@@ -41,19 +36,15 @@ impl Values for i8 {
 }
 
 impl Values for f32 {
-    fn random(rng: &mut StdRng) -> Self {
-        rng.random_range(-1.0..1.0)
+    fn random(rng: &mut Rng) -> Self {
+        rng.unit()
     }
     fn bits(acc: f32) -> u32 {
         acc.to_bits()
     }
 }
 
-fn quick() -> bool {
-    std::env::var("TRITGEMM_TEST_QUICK").is_ok_and(|v| v == "1")
-}
-
-fn random<X: Values>(len: usize, rng: &mut StdRng) -> Vec<X> {
+fn random<X: Values>(len: usize, rng: &mut Rng) -> Vec<X> {
     (0..len).map(|_| X::random(rng)).collect()
 }
 
@@ -123,14 +114,14 @@ fn check_tile<X: Values>(
     let kernel = X::row(which.0, which.1);
     let shape = &kernel.tiles[tile];
     let reached = apart * (shape.panels - 1) + 1;
-    let mut rng = StdRng::seed_from_u64(units as u64);
+    let mut rng = Rng::new(units as u64);
     let bytes = units * kernel.unit_strips;
     let what = format!(
         "{}, tile {tile}, {apart} apart, {units} units at {place:?}",
         kernel.name
     );
     let panels: Vec<u8> = (0..reached * bytes * PANEL_ROWS)
-        .map(|_| rng.random())
+        .map(|_| rng.i8() as u8)
         .collect();
     let panels = Guarded::new(&panels, place);
     let view = PanelView::new(panels.get(), bytes);
@@ -228,9 +219,9 @@ fn check_width<X: Values>(
         "{}, {panels} panels of {bytes} for {tokens} tokens at {place:?}",
         kernel.name
     );
-    let mut rng = StdRng::seed_from_u64(bytes as u64);
+    let mut rng = Rng::new(bytes as u64);
     let data: Vec<u8> = (0..panels * bytes * PANEL_ROWS)
-        .map(|_| rng.random())
+        .map(|_| rng.i8() as u8)
         .collect();
     let data = Guarded::new(&data, place);
     let view = PanelView::new(data.get(), bytes);
@@ -306,28 +297,9 @@ fn counts() -> impl Iterator<Item = usize> {
     (1..=26).step_by(step).chain([59, 60, 61, 80, 120, 121])
 }
 
-fn backends() -> impl Iterator<Item = Backend> {
-    Backend::available()
-}
-
-/// The tests below leave out no row of the table that runs here.
-#[test]
-fn every_row_is_placed() {
-    let table = crate::kernel_table();
-    let here = table.iter().filter(|row| row.runs_here);
-    let here: Vec<_> = here.map(|row| row.name).collect();
-    let suite = coverage::Suite {
-        kind: "guard pages",
-        operations: &coverage::OPERATIONS[1..],
-        rows: backends().map(Backend::name).collect(),
-    };
-    let missing = coverage::uncovered(&here, suite.operations, &[suite.kind], &[suite]);
-    assert!(missing.is_empty(), "{missing:#?}");
-}
-
 #[test]
 fn row_kernels_at_every_tail() {
-    for backend in backends() {
+    for backend in Backend::available() {
         for units in counts() {
             for place in Place::tight() {
                 check_row::<i8>(backend, units, place);
@@ -339,7 +311,7 @@ fn row_kernels_at_every_tail() {
 
 #[test]
 fn row_kernels_at_every_alignment() {
-    for backend in backends() {
+    for backend in Backend::available() {
         for place in Place::all() {
             check_row::<i8>(backend, 7, place);
             check_row::<f32>(backend, 7, place);
@@ -349,7 +321,7 @@ fn row_kernels_at_every_alignment() {
 
 #[test]
 fn column_kernels_at_every_tail() {
-    for backend in backends() {
+    for backend in Backend::available() {
         for bytes in counts() {
             for place in Place::tight() {
                 // Small tiles of every kind: up to 3 panels by 4 tokens, four panels as two
@@ -366,7 +338,7 @@ fn column_kernels_at_every_tail() {
 
 #[test]
 fn column_kernels_at_every_alignment() {
-    for backend in backends() {
+    for backend in Backend::available() {
         for place in Place::all() {
             for shape in [[2, usize::MAX], [3, 5]] {
                 check_column::<i8>(backend, shape, 5, place);
@@ -386,7 +358,7 @@ fn the_dense_product() {
     }
     use crate::Threads;
     use crate::kernels::memory::dense::transposed_product;
-    let mut rng = StdRng::seed_from_u64(1);
+    let mut rng = Rng::new(1);
     for [n, m, k] in [[1, 1, 1], [3, 5, 7], [9, 17, 33], [16, 64, 48], [2, 130, 3]] {
         for gap in [0, 5] {
             let strides = [m + gap, k + gap];

@@ -9,18 +9,14 @@
 //! same weights and quantised activations does; the exit code says so. Weights
 //! are random: times do not depend on them.
 
-#[path = "decoder_block/attention.rs"]
 mod attention;
-#[path = "decoder_block/block.rs"]
 mod block;
-#[path = "decoder_block/check.rs"]
 mod check;
-#[path = "decoder_block/config.rs"]
 mod config;
-#[path = "decoder_block/dense.rs"]
 mod dense;
-#[path = "decoder_block/project.rs"]
 mod project;
+#[cfg(test)]
+mod tests;
 
 use attention::KvCache;
 use block::Block;
