@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tritgemm::{Lanes, MatMut, Options, ParallelFor, PreparedActivations, Threads, Workspace};
-use tritgemm_testing::case::{Case, Shape, Values};
+use tritgemm_testing::case::{Case, Shape};
 use tritgemm_testing::{LANES, backends, workspace};
 
 thread_local! {
@@ -71,14 +71,8 @@ fn during(counter: &AtomicUsize, run: impl FnOnce()) -> usize {
 
 fn case(m: usize, k: usize, n: usize, granularity: usize) -> Case {
     Case::new(Shape {
-        m,
-        k,
-        n,
-        gaps: [0, 0],
         granularity,
-        bias: true,
-        values: Values::Unit,
-        seed: 1,
+        ..Shape::new(m, k, n)
     })
 }
 

@@ -95,14 +95,11 @@ fn schedules() -> Vec<(&'static str, Arc<dyn ParallelFor>)> {
 fn shapes() -> Vec<Shape> {
     let sizes = [(1300, 500, 7, 128), (321, 300, 77, 2), (70, 2300, 130, 64)];
     let shape = |(m, k, n, granularity)| Shape {
-        m,
-        k,
-        n,
         gaps: [1, 3],
         granularity,
-        bias: true,
         values: Values::Wide,
         seed: m as u64,
+        ..Shape::new(m, k, n)
     };
     sizes
         .map(shape)

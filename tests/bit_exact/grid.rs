@@ -79,7 +79,11 @@ fn every_way_gives_the_oracles_bits() {
 #[test]
 fn f32_results_are_as_near_as_rounding_allows() {
     let mut checked = 0;
-    for case in chosen().filter(|case| case.shape.values != Values::Special) {
+    let small = |case: &Case| {
+        use Values::{Tiny, Unit, Wide};
+        matches!(case.shape.values, Unit | Wide | Tiny)
+    };
+    for case in chosen().filter(small) {
         let options = tritgemm::Options::new().backend(Backend::scalar());
         let y = case.forward_f32(&mut tritgemm_testing::workspace(options));
         let wanted = case.affine(|a| oracle::reals(case.operands(&case.x_f32), a));

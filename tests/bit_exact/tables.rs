@@ -1,19 +1,15 @@
 //! Tables belong to one preparation, whoever holds them.
 
 use tritgemm::{Lanes, MatMut, Options, PreparedActivations, Workspace};
-use tritgemm_testing::case::{Case, Shape, Values, assert_same};
+use tritgemm_testing::case::{Case, Shape, assert_same};
 use tritgemm_testing::{backends, bits, workspace};
 
 fn case(k: usize, n: usize, seed: u64) -> Case {
     Case::new(Shape {
-        m: 70,
-        k,
-        n,
-        gaps: [0, 0],
         granularity: 1,
         bias: false,
-        values: Values::Unit,
         seed,
+        ..Shape::new(70, k, n)
     })
 }
 

@@ -17,14 +17,11 @@ fn shapes() -> Vec<Shape> {
     ];
     let count = if quick() { 3 } else { sizes.len() };
     let shape = |(m, k, n, granularity)| Shape {
-        m,
-        k,
-        n,
         gaps: [1, 3],
         granularity,
-        bias: true,
         values: Values::Wide,
         seed: (m + n) as u64,
+        ..Shape::new(m, k, n)
     };
     sizes.map(shape).into_iter().take(count).collect()
 }

@@ -22,14 +22,11 @@ use tritgemm_testing::quick;
 fn cases() -> Vec<Case> {
     let sizes = [(2900, 730, 1, 2), (710, 420, 41, 128)];
     let shape = |(m, k, n, granularity)| Shape {
-        m,
-        k,
-        n,
         gaps: [1, 2],
         granularity,
-        bias: true,
         values: Values::Wide,
         seed: (m + n) as u64,
+        ..Shape::new(m, k, n)
     };
     // Under an emulator or a sanitizer the second alone: it takes both lanes.
     let shapes = sizes.map(shape).into_iter().skip(usize::from(quick()));

@@ -6,7 +6,7 @@ use tritgemm::{
     Activation, GroupSize, Linear, MatMut, MatRef, Options, Panels, PreparedActivations, Threads,
     Workspace,
 };
-use tritgemm_testing::case::{Case, Expected, GRANULARITIES, Shape, Values, assert_same};
+use tritgemm_testing::case::{Case, Expected, GRANULARITIES, Shape, assert_same};
 use tritgemm_testing::guarded::{Guarded, Place};
 use tritgemm_testing::{LANES, backends, bits, quick, workspace};
 
@@ -157,14 +157,11 @@ impl<'a> Beside<'a> {
 
 fn case([m, k, n]: [usize; 3], gaps: [usize; 2], granularity: usize) -> Case {
     Case::new(Shape {
-        m,
-        k,
-        n,
         gaps,
         granularity,
         bias: m % 2 == 0,
-        values: Values::Unit,
         seed: (m * k + n) as u64,
+        ..Shape::new(m, k, n)
     })
 }
 

@@ -2,20 +2,16 @@
 
 use crate::backends::runs;
 use tritgemm::{Lanes, Options, Threads};
-use tritgemm_testing::case::{Case, Shape, Values, assert_same};
+use tritgemm_testing::case::{Case, Shape, assert_same};
 use tritgemm_testing::{backends, workspace};
 
 /// One product by every backend; the lanes and the type choose its kernel.
 fn check([m, k, n]: [usize; 3], granularity: usize, lanes: Lanes, types: &[&str]) {
     let case = Case::new(Shape {
-        m,
-        k,
-        n,
         gaps: [1, 2],
         granularity,
-        bias: true,
-        values: Values::Unit,
         seed: (m + k + n) as u64,
+        ..Shape::new(m, k, n)
     });
     let expected = case.expected();
     let lane = if lanes == Lanes::Row { "row" } else { "column" };

@@ -5,21 +5,16 @@ use std::sync::Arc;
 use tritgemm::{
     Backend, MatMut, MatRef, Options, ParallelFor, PreparedActivations, Threads, Workspace,
 };
+use tritgemm_testing::LANES;
 #[cfg(feature = "rayon")]
 use tritgemm_testing::allocator::Plan;
-use tritgemm_testing::{LANES, case::Case};
+use tritgemm_testing::case::{Case, Shape};
 
 fn case(granularity: usize) -> Case {
     let [m, k, n] = SHAPE;
-    Case::new(tritgemm_testing::case::Shape {
-        m,
-        k,
-        n,
-        gaps: [0, 0],
+    Case::new(Shape {
         granularity,
-        bias: true,
-        values: tritgemm_testing::case::Values::Unit,
-        seed: 1,
+        ..Shape::new(m, k, n)
     })
 }
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tritgemm::{PanelFile, PanelFileError, Verify};
-use tritgemm_testing::case::{Case, Shape, Values};
+use tritgemm_testing::case::{Case, Shape};
 
 /// A directory of its own for each test, removed afterwards.
 struct Dir(PathBuf);
@@ -48,14 +48,10 @@ impl Drop for Dir {
 
 fn case(m: usize, k: usize, n: usize, granularity: usize, bias: bool) -> Case {
     Case::new(Shape {
-        m,
-        k,
-        n,
-        gaps: [0, 0],
         granularity,
         bias,
-        values: Values::Unit,
         seed: (m * 31 + k) as u64,
+        ..Shape::new(m, k, n)
     })
 }
 

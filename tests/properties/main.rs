@@ -42,14 +42,11 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let sizes = (1..200usize, 1..700usize, 1..40usize);
     let kinds = (0..GRANULARITIES.len(), any::<bool>(), any::<u64>());
     (sizes, kinds).prop_map(|((m, k, n), (granularity, bias, seed))| Shape {
-        m,
-        k,
-        n,
-        gaps: [0, 0],
         granularity: GRANULARITIES[granularity],
         bias,
         values: Values::Wide,
         seed,
+        ..Shape::new(m, k, n)
     })
 }
 

@@ -1,9 +1,12 @@
 //! One product: a shape, operands, scales, strides, and every way to compute it.
 
 use crate::oracle::{self, Affine, Operands};
-use crate::{Output, Rng, bits, workspace};
+use crate::{Output, Rng, bits, view_mut, workspace};
+use std::fmt::Debug;
+use tritgemm::quant::QuantError;
 use tritgemm::{
-    GroupSize, Linear, MatRef, Options, PreparedActivations, Scales, TernaryMatrix, Workspace,
+    Activation, GemmError, GroupSize, Linear, MatMut, MatRef, Options, PreparedActivations, Scales,
+    TernaryMatrix, Workspace,
 };
 
 /// What a scale covers, by the numbers of the panel file: 1 the tensor, 2 a
@@ -21,11 +24,23 @@ pub enum Values {
     Tiny,
     /// As `Wide`, with NaNs of several payloads and infinities strewn in.
     Special,
+    /// Up to the largest float, so that sums overflow. int8 activations and
+    /// scales are the extreme ones, and a bias may be no number.
+    Huge,
+    /// Any 32 bits.
+    Bits,
 }
 
-pub const VALUES: [Values; 4] = [Values::Unit, Values::Wide, Values::Tiny, Values::Special];
+pub const VALUES: [Values; 6] = [
+    Values::Unit,
+    Values::Wide,
+    Values::Tiny,
+    Values::Special,
+    Values::Huge,
+    Values::Bits,
+];
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub m: usize,
     pub k: usize,
@@ -36,6 +51,68 @@ pub struct Shape {
     pub bias: bool,
     pub values: Values,
     pub seed: u64,
+}
+
+impl Shape {
+    /// Dense operands, a scale a row, a bias and uniform values.
+    pub const fn new(m: usize, k: usize, n: usize) -> Self {
+        Self {
+            m,
+            k,
+            n,
+            gaps: [0, 0],
+            granularity: 2,
+            bias: true,
+            values: Values::Unit,
+            seed: 1,
+        }
+    }
+
+    /// Any shape, next to where a tile ends more often than not, and large enough
+    /// to be shared among threads if `shared`.
+    pub fn draw(rng: &mut Rng, shared: bool) -> Self {
+        let [m, k, n] = draw_sizes(rng, shared);
+        Self {
+            gaps: [rng.below(9), rng.below(9)],
+            granularity: GRANULARITIES[rng.below(GRANULARITIES.len())],
+            bias: rng.below(2) == 0,
+            values: VALUES[rng.below(VALUES.len())],
+            seed: rng.bits(),
+            ..Self::new(m, k, n)
+        }
+    }
+}
+
+fn draw_sizes(rng: &mut Rng, shared: bool) -> [usize; 3] {
+    if shared {
+        let (k, n) = (200 + rng.below(1800), 1 + rng.below(130));
+        // Products of less than 2^21 multiply-adds are not shared.
+        let macs = (1 << 21) + rng.below(3 << 20);
+        return [macs / k / n + 1, k, n];
+    }
+    const MACS: usize = 1 << 19;
+    let k = match rng.below(40) {
+        0 => 0,
+        1 => rng.below(1 << 20),
+        _ => near(rng, &[4, 12, 60, 64, 128, 240, 256], 2600),
+    };
+    let n = near(rng, &[1, 4, 8, 16, 32, 64], 140).min(MACS / k.max(1));
+    let m = near(rng, &[64, 256], 700).min(MACS / k.max(1) / n.max(1));
+    // A single row of one token is always affordable.
+    if k > MACS { [1, k, 1] } else { [m, k, n] }
+}
+
+/// Up to `max`, often small, often next to a multiple of one of `units`.
+fn near(rng: &mut Rng, units: &[usize], max: usize) -> usize {
+    match rng.below(4) {
+        0 => rng.below(20),
+        1 => rng.below(max + 1),
+        _ => {
+            let unit = units[rng.below(units.len())];
+            let multiple = unit * rng.below(max / unit + 1);
+            (multiple + rng.below(5)).saturating_sub(2).min(max)
+        }
+    }
 }
 
 pub struct Case {
@@ -67,7 +144,17 @@ fn activation(rng: &mut Rng, values: Values) -> f32 {
             4 => f32::from_bits(0x7f80_0001),
             _ => wide(rng),
         },
+        Values::Huge => rng.unit() * f32::MAX,
+        Values::Bits => f32::from_bits(rng.bits() as u32),
     }
+}
+
+/// A scale, which is finite.
+fn scale(rng: &mut Rng, values: Values) -> f32 {
+    if values == Values::Huge && rng.below(4) == 0 {
+        return [0.0, -0.0, f32::MAX, f32::MIN_POSITIVE / 4.0][rng.below(4)];
+    }
+    rng.unit() * f32::powi(2.0, rng.below(9) as i32 - 4)
 }
 
 impl Case {
@@ -81,7 +168,7 @@ impl Case {
             1 => [-1, 1][r.below(2)],
             _ => r.trit(),
         });
-        let scale = |r: &mut Rng| r.unit() * f32::powi(2.0, r.below(9) as i32 - 4);
+        let scale = |r: &mut Rng| scale(r, shape.values);
         let scales = match shape.granularity {
             1 => Scales::per_tensor(scale(&mut rng)),
             2 => Scales::per_row(rng.vec(m, scale)),
@@ -90,13 +177,19 @@ impl Case {
                 Scales::per_group(size, rng.vec(m * k.div_ceil(group), scale))
             }
         };
-        let bias = shape.bias.then(|| rng.vec(m, scale));
+        let bias = shape.bias.then(|| match shape.values {
+            Values::Huge => rng.vec(m, |r| activation(r, Values::Special)),
+            _ => rng.vec(m, scale),
+        });
         let matrix = TernaryMatrix::from_trits(&trits, m, k, scales.clone()).expect("a matrix");
         let mut layer = Linear::new(&matrix).expect("a layer");
         if let Some(bias) = &bias {
             layer = layer.with_bias(bias.clone()).expect("a bias");
         }
-        let x_i8 = rng.vec(n * k, Rng::i8);
+        let x_i8 = rng.vec(n * k, |r| match shape.values {
+            Values::Huge => [-128, 127][r.below(2)],
+            _ => r.i8(),
+        });
         let x_f32 = rng.vec(n * k, |r| activation(r, shape.values));
         Self {
             shape,
@@ -152,34 +245,51 @@ impl Case {
         MatRef::with_stride(&strided[1..], n, k, k + gaps[0]).expect("a strided view")
     }
 
-    pub fn output<T: Copy + PartialEq + std::fmt::Debug>(&self, canary: T) -> Output<T> {
+    pub fn output<T: Copy + PartialEq + Debug>(&self, canary: T) -> Output<T> {
         let Shape { m, n, gaps, .. } = self.shape;
         Output::new(n, m, m + gaps[1], canary)
     }
 
     /// Every expected result.
     pub fn expected(&self) -> Expected {
-        let Shape { k, n, .. } = self.shape;
         let integers = oracle::integers(self.operands(&self.x_i8));
         let integers = integers
             .into_iter()
             .map(|v| v.try_into().expect("fits int32"));
         let float = self.affine(|a| oracle::canonical(self.operands(&self.x_f32), a));
-        let finite = self.x_f32.iter().all(|v| v.is_finite());
-        let quantized = finite.then(|| {
-            let (mut q, mut token_scales) = (Vec::new(), Vec::new());
-            for token in 0..n {
-                let (values, scale) = oracle::quantize(&self.x_f32[token * k..][..k]);
-                q.extend(values);
-                token_scales.push(scale);
-            }
-            self.affine(|a| oracle::scaled_integers(self.operands(&q), &token_scales, a))
-        });
         Expected {
             integers: integers.collect(),
             float: bits(&float),
-            quantized: quantized.as_deref().map(bits),
+            quantized: self.quantized(&self.x_f32),
         }
+    }
+
+    /// Bits of what comes of `x` quantised, or the token and the index of the first
+    /// activation that is no number.
+    pub fn quantized(&self, x: &[f32]) -> Result<Vec<u32>, (usize, usize)> {
+        let Shape { k, n, .. } = self.shape;
+        if let Some(at) = x.iter().position(|v| !v.is_finite()) {
+            return Err((at / k, at % k));
+        }
+        let (mut q, mut token_scales) = (Vec::new(), Vec::new());
+        for token in 0..n {
+            let (values, scale) = oracle::quantize(&x[token * k..][..k]);
+            q.extend(values);
+            token_scales.push(scale);
+        }
+        let y = self.affine(|a| oracle::scaled_integers(self.operands(&q), &token_scales, a));
+        Ok(bits(&y))
+    }
+
+    /// Scales for the tokens of the int8 activations.
+    pub fn token_scales(&self) -> Vec<f32> {
+        (0..self.shape.n).map(|i| 0.25 + i as f32).collect()
+    }
+
+    /// Bits of what comes of the int8 activations with [`Self::token_scales`].
+    pub fn expected_int8(&self) -> Vec<u32> {
+        let x = self.operands(&self.x_i8);
+        bits(&self.affine(|a| oracle::scaled_integers(x, &self.token_scales(), a)))
     }
 
     pub fn gemm_i8(&self, ws: &mut Workspace) -> Vec<i32> {
@@ -217,7 +327,7 @@ impl Case {
     fn floats(
         &self,
         ws: &mut Workspace,
-        run: impl FnOnce(&Linear, tritgemm::MatMut<'_, f32>, &mut Workspace),
+        run: impl FnOnce(&Linear, MatMut<'_, f32>, &mut Workspace),
     ) -> Vec<u32> {
         let mut y = self.output(-12345.678);
         run(&self.layer, y.view(), ws);
@@ -232,9 +342,81 @@ impl Case {
         let (got, wanted) = (self.gemm_i8(ws), &expected.integers);
         assert_same("gemm_i8", &what, &got, wanted);
         assert_same("forward_f32", &what, &self.forward_f32(ws), &expected.float);
-        if let Some(wanted) = &expected.quantized {
-            assert_same("forward", &what, &self.forward(ws), wanted);
+        self.check_quantized(&self.x_f32, f32::NAN, &expected.quantized, ws);
+    }
+
+    /// `x`, of any float type, quantised and multiplied: `expected`, or an error
+    /// about the same activation and an output that was left alone.
+    pub fn check_quantized<T: Activation>(
+        &self,
+        x: &[T],
+        poison: T,
+        expected: &Result<Vec<u32>, (usize, usize)>,
+        ws: &mut Workspace,
+    ) {
+        let what = format!("{:?} {:?}", self.shape, ws.options());
+        let x = self.strided(x, poison);
+        let canary = -12345.678f32;
+        let mut y = self.output(canary);
+        let done = self.layer.forward(self.strided_view(&x), y.view(), ws);
+        let got = bits(&y.take(&what));
+        match expected {
+            Ok(wanted) => {
+                assert_eq!(done, Ok(()), "{what}");
+                assert_same("forward", &what, &got, wanted);
+            }
+            Err((token, index)) => {
+                let error = done.expect_err("an activation is no number");
+                let GemmError::Quant(QuantError::Activation {
+                    token: t, index: i, ..
+                }) = error
+                else {
+                    panic!("{error}: {what}");
+                };
+                assert_eq!((t, i), (*token, *index), "{what}");
+                let untouched = got.iter().all(|&v| v == canary.to_bits());
+                assert!(untouched, "the output was written before an error: {what}");
+            }
         }
+    }
+
+    /// Products of prepared activations, against `expected` and, for int8 ones,
+    /// [`Self::expected_int8`].
+    pub fn check_prepared(&self, options: Options, expected: &Expected, int8_expected: &[u32]) {
+        let ws = &mut workspace(options);
+        let Shape { m, k, n, .. } = self.shape;
+        let what = format!("{:?} {options:?}", self.shape);
+        let group = self.layer.group();
+
+        let strided = self.strided(&self.x_f32, f32::NAN);
+        let x = self.strided_view(&strided);
+        let float = PreparedActivations::float(x, group, ws).expect("prepared");
+        let quantized = PreparedActivations::quantize(x, group, ws);
+        assert_eq!(quantized.is_ok(), expected.quantized.is_ok(), "{what}");
+        let strided = self.strided(&self.x_i8, 77);
+        let x = self.strided_view(&strided);
+        let scales = self.token_scales();
+        let int8 = PreparedActivations::int8(x, scales.clone(), group, ws).expect("prepared");
+        assert_eq!([float.tokens(), float.cols()], [n, k]);
+
+        // Twice: a product must leave prepared activations as they were.
+        for _ in 0..2 {
+            let got = self.forward_prepared(&float, ws);
+            assert_same("prepared f32", &what, &got, &expected.float);
+            if let (Ok(x), Ok(wanted)) = (&quantized, &expected.quantized) {
+                let got = self.forward_prepared(x, ws);
+                assert_same("prepared, quantised", &what, &got, wanted);
+            }
+            let got = self.forward_prepared(&int8, ws);
+            assert_same("prepared int8", &what, &got, int8_expected);
+        }
+        let raw = PreparedActivations::int8(x, scales, None, ws).expect("prepared");
+        let mut y = vec![-1; n * m];
+        let panels = self.layer.panels();
+        panels
+            .gemm_i8_prepared(&raw, view_mut(&mut y, n, m), ws)
+            .expect("fits");
+        assert_same("gemm_i8_prepared", &what, &y, &expected.integers);
     }
 }
 
@@ -242,12 +424,12 @@ pub struct Expected {
     pub integers: Vec<i32>,
     /// Bits of f32.
     pub float: Vec<u32>,
-    /// Bits of f32; none if an activation is not finite.
-    pub quantized: Option<Vec<u32>>,
+    /// As [`Case::quantized`].
+    pub quantized: Result<Vec<u32>, (usize, usize)>,
 }
 
 /// Equal, or a message about the first difference instead of two long lists.
-pub fn assert_same<T: PartialEq + std::fmt::Debug>(path: &str, what: &str, got: &[T], want: &[T]) {
+pub fn assert_same<T: PartialEq + Debug>(path: &str, what: &str, got: &[T], want: &[T]) {
     assert_eq!(got.len(), want.len(), "{path}: {what}");
     if let Some(i) = (0..got.len()).find(|&i| got[i] != want[i]) {
         panic!(
@@ -256,5 +438,32 @@ pub fn assert_same<T: PartialEq + std::fmt::Debug>(path: &str, what: &str, got: 
             got[i],
             want[i]
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawn_shapes_reach_every_kind() {
+        let rng = &mut Rng::new(1);
+        let shapes: Vec<Shape> = (0..4000).map(|_| Shape::draw(rng, false)).collect();
+        let any = |what: &str, is: &dyn Fn(&Shape) -> bool| {
+            assert!(shapes.iter().any(is), "{what}");
+        };
+        any("no rows", &|s| s.m == 0);
+        any("no columns", &|s| s.k == 0);
+        any("no tokens", &|s| s.n == 0);
+        any("a long K with weights", &|s| {
+            s.k > 1 << 19 && s.m > 0 && s.n > 0
+        });
+        any("multiples", &|s| s.m == 128 && s.k % 240 == 0);
+        any("tails", &|s| s.m % 64 == 63 && s.k % 4 == 1);
+        assert!(shapes.iter().all(|s| s.m * s.k * s.n <= 1 << 20));
+        for _ in 0..200 {
+            let Shape { m, k, n, .. } = Shape::draw(rng, true);
+            assert!((1 << 21..8 << 20).contains(&(m * k * n)), "{m} {k} {n}");
+        }
     }
 }

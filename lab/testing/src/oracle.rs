@@ -160,3 +160,108 @@ pub fn quantize(x: &[f32]) -> (Vec<i8>, f32) {
     });
     (q.collect(), absmax / 127.0)
 }
+
+/// Packed rows: four weights a byte, the first in the top bits, zeros after the
+/// last.
+pub fn encode(trits: &[i8], cols: usize) -> Vec<u8> {
+    let byte = |four: &[i8]| {
+        let codes = four
+            .iter()
+            .map(|&trit| [0b10, 0b00, 0b01][(trit + 1) as usize]);
+        let codes = codes.chain([0; 3]).take(4);
+        codes.fold(0, |byte, code: u8| byte << 2 | code)
+    };
+    let rows = trits.chunks(cols.max(1));
+    rows.flat_map(|row| row.chunks(4).map(byte)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worked out by hand.
+    #[test]
+    fn small_products() {
+        let operands = Operands {
+            trits: &[1, 0, -1, -1, 1, 1],
+            x: &[-128, 7, 127],
+            m: 2,
+            n: 1,
+            k: 3,
+        };
+        assert_eq!(integers(operands), [-255, 262]);
+        let affine = Affine {
+            scale: &|row, _| [0.5, 2.0][row],
+            group: None,
+            bias: Some(&[1.0, -1.0]),
+        };
+        let x = &[1, 2, 3];
+        let y = scaled_integers(Operands { x, ..operands }, &[0.25], &affine);
+        assert_eq!(y, [0.75, 1.0]);
+        let (x, trits) = (&[1.5, f32::NAN, 4.0][..], operands.trits);
+        let y = canonical(
+            Operands {
+                trits,
+                x,
+                m: 2,
+                n: 1,
+                k: 3,
+            },
+            &affine,
+        );
+        assert_eq!((y[0], y[1].to_bits()), (-0.25, 0x7fc0_0000));
+    }
+
+    /// One output of weights that are all 1.
+    fn sum(x: &[f32], group: Option<usize>, scale: &dyn Fn(usize, usize) -> f32) -> f32 {
+        let (trits, k) = (&vec![1; x.len()][..], x.len());
+        let affine = Affine {
+            scale,
+            group,
+            bias: None,
+        };
+        canonical(
+            Operands {
+                trits,
+                x,
+                m: 1,
+                n: 1,
+                k,
+            },
+            &affine,
+        )[0]
+    }
+
+    #[test]
+    fn groups_are_scaled_one_by_one() {
+        let scale = |_, col: usize| [2.0, 0.5][col / 2];
+        assert_eq!(sum(&[1.0, 2.0, 4.0], Some(2), &scale), 8.0);
+    }
+
+    #[test]
+    fn sums_stay_in_the_canonical_order() {
+        // 2^24 + 1 is no f32: pairs first keep the two ones, a running sum
+        // would lose them.
+        let x = [16_777_216.0, 0.0, 1.0, 1.0];
+        assert_eq!(sum(&x, None, &|_, _| 1.0), 16_777_218.0);
+        // A block ends after 240.
+        let mut x = vec![0.0; 242];
+        (x[0], x[240], x[241]) = (16_777_216.0, 1.0, 1.0);
+        assert_eq!(sum(&x, None, &|_, _| 1.0), 16_777_218.0);
+    }
+
+    #[test]
+    fn codes() {
+        assert_eq!(
+            encode(&[1, 0, -1, 0, 1, -1, -1, 0, 1, 0], 5),
+            [0b01_00_10_00, 0b01_00_00_00, 0b10_10_00_01, 0]
+        );
+        assert_eq!(encode(&[], 0), [0; 0]);
+    }
+
+    #[test]
+    fn quantised_half_to_even() {
+        let quantised = (vec![64, -127, 32, 0], 2.0 / 127.0);
+        assert_eq!(quantize(&[1.0, -2.0, 0.5, 0.0]), quantised);
+    }
+}

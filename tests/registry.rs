@@ -1,0 +1,73 @@
+//! Suites and benches go over [`backends`] and [`ways`]: here is that those have
+//! every row of the registry, and that every row can be proven.
+
+use tritgemm::{TableRow, kernel_table};
+use tritgemm_testing::{LANES, backends, ways};
+
+#[test]
+fn suites_go_over_every_row() {
+    let mut here: Vec<_> = kernel_table()
+        .iter()
+        .filter(|row| row.runs_here)
+        .map(|row| row.name)
+        .collect();
+    let mut suites: Vec<_> = backends().iter().map(|backend| backend.name()).collect();
+    here.sort();
+    suites.sort();
+    assert_eq!(suites, here, "each once");
+    assert!(here.contains(&"scalar"), "the reference runs everywhere");
+    assert_eq!(ways().len(), here.len() * LANES.len());
+}
+
+/// What the row's name says before its tuning.
+fn level(row: &TableRow) -> &'static str {
+    row.name.split('/').next().expect("a name")
+}
+
+#[test]
+fn every_row_can_be_proven() {
+    let table = kernel_table();
+    for row in &table {
+        for kernel in &row.kernels {
+            // What the disassembler starts from (`tests/no_multiply.rs`).
+            assert!(!kernel.symbols.is_empty(), "{}: no symbols", kernel.name);
+            let mut entries = row.entries.iter();
+            assert!(
+                entries.any(|(name, _)| *name == kernel.name),
+                "{}: no entry points",
+                kernel.name
+            );
+            // The level that the kernel was written for asks for no more than the row.
+            let of_it = |other: &&TableRow| {
+                let rest = kernel.name.strip_prefix(level(other));
+                rest.is_some_and(|rest| rest.starts_with('-'))
+            };
+            let written_for = table
+                .iter()
+                .filter(of_it)
+                .max_by_key(|other| level(other).len());
+            let written_for = written_for.unwrap_or_else(|| panic!("{} has no level", kernel.name));
+            for feature in &written_for.features {
+                assert!(
+                    row.features.contains(feature),
+                    "{}: {} needs {feature}",
+                    row.name,
+                    kernel.name
+                );
+            }
+        }
+    }
+}
+
+/// CI requires every instruction set of the registry on some machine or emulator.
+#[test]
+fn ci_requires_every_instruction_set() {
+    let script = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/run"));
+    let script = script.expect("the repository's");
+    for row in kernel_table() {
+        let isa = row.isa.name();
+        let requires = ["echo", "emulated"].map(|word| format!("{word} {isa}"));
+        let found = requires.iter().any(|text| script.contains(text));
+        assert!(found, "no step of .ci/run requires {isa}");
+    }
+}
