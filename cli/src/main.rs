@@ -10,7 +10,6 @@
 //! | [`verify`] | every kernel against the scalar path on a file's matrices |
 //! | [`info`] | what this CPU has and which kernels would run |
 //! | [`bench`] | speeds, beside the memory's and a dense GEMM's |
-//! | [`soak`] | random cases on every kernel against plain loops, for a given time |
 //! | [`demo`] | all of it on weights made for the occasion |
 //! | [`format`] | how packed matrices lie in a safetensors file |
 #![deny(unsafe_code)]
@@ -31,7 +30,6 @@ mod names;
 mod output;
 mod quantize;
 mod signals;
-mod soak;
 mod verify;
 
 use anyhow::Context;
@@ -50,7 +48,6 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &mut out),
         Command::Info(args) => info::run(args, &mut out),
         Command::Bench(args) => bench::run(args, &mut out),
-        Command::Soak(args) => soak::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
     };
     match done.and_then(|()| out.finish()) {

@@ -5,7 +5,6 @@ mod convert;
 pub use convert::{ConvertArgs, InspectArgs, Target};
 
 use crate::format::Grain;
-use crate::soak::args::SoakArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use globset::Glob;
 use std::num::NonZeroUsize;
@@ -41,8 +40,6 @@ pub enum Command {
     Info(InfoArgs),
     /// Measure products beside memory bandwidth and a dense f32 GEMM
     Bench(BenchArgs),
-    /// Compare random cases on every kernel with plain loops for a given time
-    Soak(SoakArgs),
     /// Show everything on a small stack of layers made for it; needs no file
     Demo(DemoArgs),
 }
