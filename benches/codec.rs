@@ -112,7 +112,7 @@ fn panels(c: &mut Criterion) {
         for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
                 let matrix = &*matrix;
-                b.iter(|| Panels::pack_with(backend, Threads::Serial, matrix));
+                b.iter(|| Panels::pack_on(matrix, &workspace(Options::new().backend(backend))));
             });
         }
         g.finish();

@@ -23,7 +23,7 @@ use common::Profile;
 use common::product::{self, Path, Product, Shape};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::LazyCell;
-use tritgemm::{Backend, Lanes, Linear, Options, Threads};
+use tritgemm::{Backend, Family, Linear, Options, Threads};
 
 const QUICK_SHAPES: [Shape; 1] = [Shape::new(2560, 2560)];
 const SHAPES: [Shape; 4] = [
@@ -81,9 +81,9 @@ fn sweep<'a>(
         group.throughput(common::macs(macs));
         let product = |lanes| {
             let options = Options::new().backend(backend).threads(Threads::Serial);
-            Product::new(path, shape, n, options.lanes(lanes))
+            Product::new(path, shape, n, options.family(family))
         };
-        let measured = [(Lanes::Row, "row"), (Lanes::Column, "column")].map(|(lanes, what)| {
+        let measured = [(Family::Few, "row"), (Family::Many, "column")].map(|(lanes, what)| {
             let name = format!("N={n}/{}/{what}", backend.name());
             let setup = || (product(lanes), layer());
             common::time(&mut group, name, setup, |(product, layer)| {
@@ -92,7 +92,7 @@ fn sweep<'a>(
         });
         // A name filter that leaves out either leaves out the comparison.
         measured.iter().all(Option::is_some).then(|| {
-            let both = [Lanes::Row, Lanes::Column].map(product);
+            let both = [Family::Few, Family::Many].map(product);
             (n, contest(both, layer()))
         })
     };

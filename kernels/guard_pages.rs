@@ -8,13 +8,12 @@
 //! in ordinary memory. Encoding and packing, whose slices are the caller's, are
 //! placed by `tests/guard_pages/codec.rs`.
 
-use super::call::{
-    Element, FewPart, ManyPart, PanelView, Source, Width, few_build, few_run, many_build,
-    many_finish, many_run,
-};
-use super::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
-use super::registry::Cpu;
 use crate::isa::Backend;
+use crate::kernels::call::{
+    FewPart, ManyPart, PanelView, few_build, few_run, many_build, many_finish, many_run,
+};
+use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
+use crate::kernels::element::{Element, Few, Many};
 use aligned_vec::avec;
 use bytemuck::Zeroable;
 use tritgemm_testing::guarded::{Guarded, Place};
@@ -48,7 +47,7 @@ fn random<X: Values>(len: usize, rng: &mut Rng) -> Vec<X> {
     (0..len).map(|_| X::random(rng)).collect()
 }
 
-/// The sum of each row of each panel, by the scalar row kernel, added to what
+/// The sum of each row of each panel, by the scalar kernel for few tokens, added to what
 /// `start` gives if it gives something.
 fn reference<X: Values>(
     view: PanelView<'_>,
@@ -56,9 +55,9 @@ fn reference<X: Values>(
     x: &[X],
     start: Option<X::Acc>,
 ) -> Vec<u32> {
-    let scalar = Backend::scalar();
+    let scalar = Few::<X>::new(Backend::scalar().runnable(), false);
     let mut tables = avec![[64]| 0u8; (4 * size_of_val(x)).next_multiple_of(64)];
-    few_build((scalar, Source::Cache), x, bytes, &mut tables);
+    few_build(scalar, x, bytes, &mut tables);
     let mut sums = vec![start.unwrap_or(X::Acc::zeroed()); panels * PANEL_ROWS];
     for (panel, sums) in sums.chunks_mut(PANEL_ROWS).enumerate() {
         let part = FewPart {
@@ -68,50 +67,32 @@ fn reference<X: Values>(
             units: bytes,
             apart: 1,
             next: panel + 1,
-            again: false,
-            cpu: Cpu::Other,
+            read_before: false,
         };
         let (tables, sums) = ((&tables[..], 64), (sums, PANEL_ROWS));
-        few_run::<X>(
-            (scalar, Source::Cache),
-            0,
-            &part,
-            tables,
-            sums,
-            start.is_some(),
-        );
+        few_run(scalar, 0, &part, tables, sums, start.is_some());
     }
     sums.into_iter().map(X::bits).collect()
 }
 
-/// Every tile of both row kernels over `units` units, or as many as they take.
-fn check_row<X: Values>(backend: Backend, units: usize, place: Place) {
-    for source in [Source::Cache, Source::Memory] {
-        let most = X::row(backend, source).max_units;
-        check_source::<X>((backend, source), units.min(most), place);
-    }
-}
-
-fn check_source<X: Values>(which: (Backend, Source), units: usize, place: Place) {
-    for (tile, shape) in X::row(which.0, which.1).tiles.iter().enumerate() {
-        check_tile::<X>(which, tile, 1, units, place);
-        if shape.tokens == 1 && shape.panels > 1 {
-            for apart in [2, 3] {
-                check_tile::<X>(which, tile, apart, units, place);
+/// Every tile over `units` units of a row's kernel for few tokens, and of that for weights
+/// from memory.
+fn check_few<X: Values>(backend: Backend, units: usize, place: Place) {
+    for from_memory in [false, true] {
+        let kernel = Few::<X>::new(backend.runnable(), from_memory);
+        for (tile, shape) in kernel.tiles.iter().enumerate() {
+            check_tile(kernel, tile, 1, units, place);
+            if shape.tokens == 1 && shape.panels > 1 {
+                for apart in [2, 3] {
+                    check_tile(kernel, tile, apart, units, place);
+                }
             }
         }
     }
 }
 
 /// Tile shape `tile`, its panels `apart` panels from one another.
-fn check_tile<X: Values>(
-    which: (Backend, Source),
-    tile: usize,
-    apart: usize,
-    units: usize,
-    place: Place,
-) {
-    let kernel = X::row(which.0, which.1);
+fn check_tile<X: Values>(kernel: Few<X>, tile: usize, apart: usize, units: usize, place: Place) {
     let shape = &kernel.tiles[tile];
     let reached = apart * (shape.panels - 1) + 1;
     let mut rng = Rng::new(units as u64);
@@ -137,18 +118,10 @@ fn check_tile<X: Values>(
     for (x, all) in xs.iter().zip(all.get_mut().chunks_mut(stride)) {
         let x = Guarded::new(x, place.of_operand(1));
         let mut tables = Guarded::<u8>::filled(table_bytes, place.tight_side());
-        few_build(which, x.get(), units, tables.get_mut());
+        few_build(kernel, x.get(), units, tables.get_mut());
         all[..table_bytes].copy_from_slice(&tables.take(&what));
     }
-    let calls = [
-        (false, 0, Cpu::Other),
-        (true, 3, Cpu::Other),
-        (false, 3, Cpu::Amd),
-        (true, 0, Cpu::Amd),
-        (false, 0, Cpu::Zen5),
-        (true, 3, Cpu::Zen5),
-    ];
-    for (accumulate, gap, cpu) in calls {
+    for (accumulate, gap) in [(false, 0), (true, 3), (false, 3), (true, 0)] {
         let rows = reached * PANEL_ROWS;
         let out_stride = rows + gap;
         let mut out = vec![X::Acc::zeroed(); out_stride * (shape.tokens - 1) + rows];
@@ -169,18 +142,11 @@ fn check_tile<X: Values>(
             units,
             apart,
             next: 1,
-            again: gap > 0,
-            cpu,
+            read_before: gap > 0,
         };
         let tables = (all.get(), stride);
-        few_run::<X>(
-            which,
-            tile,
-            &part,
-            tables,
-            (out.get_mut(), out_stride),
-            accumulate,
-        );
+        let sums = (out.get_mut(), out_stride);
+        few_run(kernel, tile, &part, tables, sums, accumulate);
         let out = out.take(&what);
         for (x, out) in xs.iter().zip(out.chunks(out_stride)) {
             let start = accumulate.then(X::Acc::zeroed);
@@ -191,61 +157,61 @@ fn check_tile<X: Values>(
                     0 => &wanted[i * PANEL_ROWS..][..PANEL_ROWS],
                     _ => &between,
                 };
-                assert!(got == wanted, "{what}, accumulate {accumulate}, {cpu:?}");
+                assert!(got == wanted, "{what}, accumulate {accumulate}");
             }
         }
     }
 }
 
-/// The column kernel over `bytes` panel bytes of `panels` panels: blocks,
+/// A row's kernels for many tokens over `strips` strips of `panels` panels: blocks,
 /// chunks and folds as a product has them.
 ///
-/// As many tokens as there are lanes, or fewer.
-fn check_column<X: Values>(backend: Backend, shape: [usize; 2], bytes: usize, place: Place) {
-    for width in [Width::Wide, Width::Narrow] {
-        check_width::<X>((backend, width), shape, bytes, place);
+/// As many tokens as a tile has, or fewer.
+fn check_many<X: Values>(backend: Backend, shape: [usize; 2], strips: usize, place: Place) {
+    for choice in 0..X::many(backend.runnable().set()).len() {
+        let kernel = Many::<X>::new(backend.runnable(), choice);
+        check_chunks(kernel, shape, strips, place);
     }
 }
 
-fn check_width<X: Values>(
-    which: (Backend, Width),
+fn check_chunks<X: Values>(
+    kernel: Many<X>,
     [panels, tokens]: [usize; 2],
-    bytes: usize,
+    strips: usize,
     place: Place,
 ) {
-    let kernel = X::column(which.0, which.1);
-    let tokens = tokens.min(kernel.lanes);
+    let tokens = tokens.min(kernel.tokens);
     let what = format!(
-        "{}, {panels} panels of {bytes} for {tokens} tokens at {place:?}",
+        "{}, {panels} panels of {strips} for {tokens} tokens at {place:?}",
         kernel.name
     );
-    let mut rng = Rng::new(bytes as u64);
-    let data: Vec<u8> = (0..panels * bytes * PANEL_ROWS)
+    let mut rng = Rng::new(strips as u64);
+    let data: Vec<u8> = (0..panels * strips * PANEL_ROWS)
         .map(|_| rng.i8() as u8)
         .collect();
     let data = Guarded::new(&data, place);
-    let view = PanelView::new(data.get(), bytes);
-    let xs: Vec<Vec<X>> = (0..kernel.lanes)
-        .map(|_| random(4 * bytes, &mut rng))
+    let view = PanelView::new(data.get(), strips);
+    let xs: Vec<Vec<X>> = (0..kernel.tokens)
+        .map(|_| random(4 * strips, &mut rng))
         .collect();
     let side = place.tight_side();
     let acc_len = panels * PANEL_ROWS * kernel.entry_bytes;
     let mut acc = Guarded::<u8>::filled(acc_len, side);
     let mut total = Guarded::<u8>::filled(acc_len, side);
     let float = size_of::<X>() > 1;
-    for block in (0..bytes).step_by(BLOCK_STRIPS) {
-        let block_end = bytes.min(block + BLOCK_STRIPS);
+    for block in (0..strips).step_by(BLOCK_STRIPS) {
+        let block_end = strips.min(block + BLOCK_STRIPS);
         for start in (block..block_end).step_by(kernel.chunk_strips) {
             let chunk = kernel.chunk_strips.min(block_end - start);
             let k = 4 * start..4 * (start + chunk);
-            let x: Vec<X> = if kernel.by_token {
+            let x: Vec<X> = if kernel.token_major {
                 xs.iter().flat_map(|x| &x[k.clone()]).copied().collect()
             } else {
                 k.flat_map(|k| xs.iter().map(move |x| x[k])).collect()
             };
             let x = Guarded::new(&x, place.of_operand(1));
             let mut tables = Guarded::<u8>::filled(kernel.tables_len(chunk), side);
-            many_build(which, x.get(), [chunk, tokens], tables.get_mut());
+            many_build(kernel, x.get(), [chunk, tokens], tables.get_mut());
             let fold = match (start + chunk == block_end, block) {
                 (false, _) => Fold::Keep,
                 (true, 0) => Fold::Start,
@@ -255,20 +221,20 @@ fn check_width<X: Values>(
                 view,
                 panels: 0..panels,
                 start,
-                bytes: chunk,
+                strips: chunk,
                 tokens,
             };
             let first = start == if float { block } else { 0 };
             let accs = (acc.get_mut(), total.get_mut());
-            many_run::<X>(which, &part, tables.get(), accs, (first, fold));
+            many_run(kernel, &part, tables.get(), accs, (first, fold));
             tables.take(&what);
         }
     }
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
-    let mut sums = vec![Vec::new(); kernel.lanes];
+    let mut sums = vec![Vec::new(); kernel.tokens];
     for (panel, gap) in (0..panels).zip([0, 3].into_iter().cycle()) {
         let out_stride = PANEL_ROWS + gap;
-        let len = out_stride * (kernel.lanes - 1) + PANEL_ROWS;
+        let len = out_stride * (kernel.tokens - 1) + PANEL_ROWS;
         let mut out = Guarded::new(&vec![X::Acc::zeroed(); len], place.of_operand(2));
         let at = panel * panel_acc;
         // The last panel's end where the buffers end.
@@ -278,58 +244,58 @@ fn check_width<X: Values>(
         );
         let accumulate = panel % 2 == 1;
         let out_and_stride = (out.get_mut(), out_stride);
-        many_finish::<X>(which, tokens, accs, out_and_stride, accumulate);
+        many_finish(kernel, tokens, accs, out_and_stride, accumulate);
         for (sums, out) in sums.iter_mut().zip(out.take(&what).chunks(out_stride)) {
             sums.extend(out[..PANEL_ROWS].iter().map(|&v| X::bits(v)));
         }
     }
     acc.take(&what);
     total.take(&what);
-    for lane in [0, tokens / 2, tokens.saturating_sub(2), tokens - 1] {
-        let wanted = reference(view, (panels, bytes), &xs[lane], None);
-        assert!(sums[lane] == wanted, "{what}, lane {lane}");
+    for token in [0, tokens / 2, tokens.saturating_sub(2), tokens - 1] {
+        let wanted = reference(view, (panels, strips), &xs[token], None);
+        assert!(sums[token] == wanted, "{what}, token {token}");
     }
 }
 
-/// Unit and byte counts around every block, chunk and unrolled loop.
+/// Unit and strip counts around every block, chunk and unrolled loop.
 fn counts() -> impl Iterator<Item = usize> {
     let step = if quick() { 7 } else { 1 };
     (1..=26).step_by(step).chain([59, 60, 61, 80, 120, 121])
 }
 
 #[test]
-fn row_kernels_at_every_tail() {
+fn kernels_for_few_tokens_at_every_tail() {
     for backend in Backend::available() {
         for units in counts() {
             for place in Place::tight() {
-                check_row::<i8>(backend, units, place);
-                check_row::<f32>(backend, units, place);
+                check_few::<i8>(backend, units, place);
+                check_few::<f32>(backend, units, place);
             }
         }
     }
 }
 
 #[test]
-fn row_kernels_at_every_alignment() {
+fn kernels_for_few_tokens_at_every_alignment() {
     for backend in Backend::available() {
         for place in Place::all() {
-            check_row::<i8>(backend, 7, place);
-            check_row::<f32>(backend, 7, place);
+            check_few::<i8>(backend, 7, place);
+            check_few::<f32>(backend, 7, place);
         }
     }
 }
 
 #[test]
-fn column_kernels_at_every_tail() {
+fn kernels_for_many_tokens_at_every_tail() {
     for backend in Backend::available() {
-        for bytes in counts() {
+        for strips in counts() {
             for place in Place::tight() {
                 // Small tiles of every kind: up to 3 panels by 4 tokens, four panels as two
                 // and two, five tokens as three and two.
-                let small = [1 + bytes % 5, 1 + bytes / 2 % 8];
-                for shape in [[1 + bytes % 2, usize::MAX], small] {
-                    check_column::<i8>(backend, shape, bytes, place);
-                    check_column::<f32>(backend, shape, bytes, place);
+                let small = [1 + strips % 5, 1 + strips / 2 % 8];
+                for shape in [[1 + strips % 2, usize::MAX], small] {
+                    check_many::<i8>(backend, shape, strips, place);
+                    check_many::<f32>(backend, shape, strips, place);
                 }
             }
         }
@@ -337,12 +303,12 @@ fn column_kernels_at_every_tail() {
 }
 
 #[test]
-fn column_kernels_at_every_alignment() {
+fn kernels_for_many_tokens_at_every_alignment() {
     for backend in Backend::available() {
         for place in Place::all() {
             for shape in [[2, usize::MAX], [3, 5]] {
-                check_column::<i8>(backend, shape, 5, place);
-                check_column::<f32>(backend, shape, 5, place);
+                check_many::<i8>(backend, shape, 5, place);
+                check_many::<f32>(backend, shape, 5, place);
             }
         }
     }
@@ -356,7 +322,6 @@ fn the_dense_product() {
     if quick() {
         return;
     }
-    use crate::Threads;
     use crate::kernels::memory::dense::transposed_product;
     let mut rng = Rng::new(1);
     for [n, m, k] in [[1, 1, 1], [3, 5, 7], [9, 17, 33], [16, 64, 48], [2, 130, 3]] {
@@ -371,7 +336,7 @@ fn the_dense_product() {
                 );
                 let mut out = Guarded::<f32>::filled(m * k, place.of_operand(2));
                 let operands = (a.get(), b.get());
-                transposed_product([n, m, k], operands, strides, out.get_mut(), Threads::Serial);
+                transposed_product([n, m, k], operands, strides, out.get_mut(), 1);
                 let out = out.take(&([n, m, k], place));
                 for (i, &out) in out.iter().enumerate() {
                     let term = |t: usize| {

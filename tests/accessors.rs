@@ -1,12 +1,13 @@
 //! What objects say about themselves: what was put in comes out.
 
 use std::sync::Arc;
+use tritgemm::diagnostics::token_split;
 use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::{
-    Backend, GroupSize, Lanes, Linear, Options, PanelFile, Panels, ParallelFor,
-    PreparedActivations, Residency, Scales, TernaryMatrix, Threads, Workspace,
+    Backend, Family, GroupSize, Linear, Options, PanelFile, Panels, ParallelFor,
+    PreparedActivations, Scales, TernaryMatrix, Threads, Workspace,
 };
-use tritgemm_testing::view;
+use tritgemm_testing::{backends, view, workspace};
 
 fn matrix(rows: usize, cols: usize, scales: Scales) -> TernaryMatrix {
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 3) as i8 - 1).collect();
@@ -35,42 +36,29 @@ fn a_scale_is_that_of_its_row_and_group() {
 
 /// All tokens, none, or whole tiles and what is worth one.
 #[test]
-fn column_tokens_are_those_that_the_lanes_say() {
+fn the_family_says_which_tokens_are_many() {
     let (tokens, k) = (70, 20);
     let (x_i8, x_f32) = (vec![1; tokens * k], vec![1.0; tokens * k]);
-    for backend in tritgemm_testing::backends() {
-        let prepared = |lanes| {
-            let ws = &mut tritgemm_testing::workspace(Options::new().backend(backend).lanes(lanes));
-            let int8 = view(&x_i8, tokens, k);
-            [
-                PreparedActivations::int8(int8, vec![1.0; tokens], None, ws).expect("prepared"),
-                PreparedActivations::float(view(&x_f32, tokens, k), None, ws).expect("prepared"),
-            ]
-        };
-        for (lanes, wanted) in [
-            (Lanes::Row, 0..=0),
-            (Lanes::Column, 70..=70),
-            (Lanes::Auto, 64..=70),
+    let layer = Linear::new(&matrix(1, k, Scales::per_tensor(1.0))).expect("a layer");
+    for backend in backends() {
+        for (family, wanted) in [
+            (Family::Few, 0..=0),
+            (Family::Many, 70..=70),
+            (Family::Auto, 64..=70),
         ] {
-            for x in prepared(lanes) {
+            let ws = &mut workspace(Options::new().backend(backend).family(family));
+            let int8 = view(&x_i8, tokens, k);
+            let int8 = PreparedActivations::from_int8(int8, vec![1.0; tokens], None, ws);
+            let f32 = layer.prepare_f32(view(&x_f32, tokens, k), ws);
+            for x in [int8, f32] {
+                let x = x.expect("prepared");
                 assert_eq!([x.tokens(), x.cols()], [tokens, k]);
-                assert!(
-                    wanted.contains(&x.many_tokens()),
-                    "{backend:?}, {lanes:?}: {x:?}"
-                );
+                let [whole, left, few] = token_split(&x);
+                let what = format!("{backend:?}, {family:?}: {whole}, {left}, {few}");
+                assert!(wanted.contains(&(whole + left)), "{what}");
+                assert_eq!(whole + left + few, tokens, "{what}");
             }
         }
-        // The last 6 fit half a tile, where there is a kernel for such.
-        for (x, of) in prepared(Lanes::Column).iter().zip(["i8", "f32"]) {
-            let kernel = |operation: &str| {
-                let kernels = backend.kernels();
-                let found = kernels.iter().find(|k| k.operation == operation);
-                found.expect("an operation of every row").name
-            };
-            let narrower = kernel(&format!("{of}-narrow")) != kernel(&format!("{of}-column"));
-            assert_eq!(x.narrow_tokens(), if narrower { 6 } else { 0 });
-        }
-        assert!(prepared(Lanes::Row).iter().all(|x| x.narrow_tokens() == 0));
     }
 }
 
@@ -119,25 +107,26 @@ impl ParallelFor for Five {
 
 #[test]
 fn a_workspace_shows_its_options_and_takes_others() {
-    let mut ws = Workspace::new().with_parallel_for(Arc::new(Five));
-    assert_eq!(ws.options(), Options::new());
+    let pool = Threads::Pool(Arc::new(Five));
+    let mut ws = Workspace::with_options(Options::new().threads(pool));
     let text = format!("{ws:?}");
-    assert!(text.contains("Auto") && text.contains("Some(5)"), "{text}");
+    assert!(text.contains("Auto") && text.contains("Pool(5)"), "{text}");
 
-    let other = Options::new()
-        .backend(Backend::scalar())
-        .threads(Threads::Serial)
-        .residency(Residency::Memory)
-        .lanes(Lanes::Column);
-    ws.set_options(other);
-    assert_eq!(ws.options(), other);
-    let text = format!("{ws:?}");
-    for part in ["scalar", "Serial", "Memory", "Column"] {
-        assert!(text.contains(part), "{text} lacks {part}");
+    ws.set_options(
+        Options::new()
+            .backend(Backend::scalar())
+            .threads(Threads::Serial)
+            .weights_in_cache(true)
+            .family(Family::Many),
+    );
+    for text in [format!("{ws:?}"), format!("{:?}", ws.options())] {
+        for part in ["scalar", "Serial", "weights_in_cache: true", "Many"] {
+            assert!(text.contains(part), "{text} lacks {part}");
+        }
     }
     // They count from the next preparation on.
     let layer = Linear::new(&matrix(2, 4, Scales::per_tensor(1.0))).expect("a layer");
     let x = view(&[1.0_f32, 2.0, 3.0, 4.0], 1, 4);
-    let x = PreparedActivations::quantize(x, layer.group(), &mut ws).expect("prepared");
-    assert_eq!(x.many_tokens(), 1);
+    let x = layer.prepare_int8(x, &mut ws).expect("prepared");
+    assert_eq!(token_split(&x), [0, 1, 0]);
 }

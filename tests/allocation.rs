@@ -5,9 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tritgemm::{Lanes, MatMut, Options, ParallelFor, PreparedActivations, Threads, Workspace};
+use tritgemm::{Family, MatMut, Options, ParallelFor, PreparedActivations, Threads, Workspace};
 use tritgemm_testing::case::{Case, Shape};
-use tritgemm_testing::{LANES, backends, workspace};
+use tritgemm_testing::{FAMILIES, backends, quick, view, workspace};
 
 thread_local! {
     /// Where this thread's allocations are counted, if they are. Tests run side
@@ -87,20 +87,20 @@ struct Products<'a> {
 
 const NAMES: [&str; 5] = [
     "gemm_i8",
-    "forward",
-    "forward f16",
+    "forward_int8",
+    "forward_int8 of f16",
     "forward_f32",
-    "forward_prepared",
+    "forward_int8, prepared",
 ];
 
 impl<'a> Products<'a> {
     fn new(case: &'a Case, ws: &mut Workspace) -> Self {
         let Shape { m, k, n, .. } = case.shape;
-        let x = tritgemm_testing::view(&case.x_f32, n, k);
+        let x = view(&case.x_f32, n, k);
         Self {
             case,
             half: case.x_f32.iter().map(|&v| half::f16::from_f32(v)).collect(),
-            prepared: PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite"),
+            prepared: case.layer.prepare_int8(x, ws).expect("finite"),
             integers: vec![0; n * m],
             floats: vec![0.0; n * m],
         }
@@ -109,18 +109,18 @@ impl<'a> Products<'a> {
     fn run(&mut self, which: usize, ws: &mut Workspace) {
         let Shape { m, k, n, .. } = self.case.shape;
         let layer = &self.case.layer;
-        let x = tritgemm_testing::view(&self.case.x_f32, n, k);
+        let x = view(&self.case.x_f32, n, k);
         let y = MatMut::new(&mut self.floats, n, m).expect("large enough");
         match which {
             0 => {
-                let x = tritgemm_testing::view(&self.case.x_i8, n, k);
+                let x = view(&self.case.x_i8, n, k);
                 let y = MatMut::new(&mut self.integers, n, m).expect("large enough");
                 layer.panels().gemm_i8(x, y, ws)
             }
-            1 => layer.forward(x, y, ws),
-            2 => layer.forward(tritgemm_testing::view(&self.half, n, k), y, ws),
+            1 => layer.forward_int8(x, y, ws),
+            2 => layer.forward_int8(view(&self.half, n, k), y, ws),
             3 => layer.forward_f32(x, y, ws),
-            _ => layer.forward_prepared(&self.prepared, y, ws),
+            _ => layer.forward_int8(&self.prepared, y, ws),
         }
         .expect("fits");
     }
@@ -137,23 +137,21 @@ fn the_counter_counts() {
 }
 
 /// The second product of a shape, and smaller ones after it: at once where they
-/// take the same lanes, else from their own second time on.
+/// take the same family, else from their own second time on.
 #[test]
 fn serial_products_allocate_only_the_first_time() {
     let counter = counter();
-    for granularity in [128, 2]
-        .into_iter()
-        .skip(usize::from(tritgemm_testing::quick()))
-    {
+    for granularity in [128, 2].into_iter().skip(usize::from(quick())) {
         let large = case(321, 500, 40, granularity);
         let smaller = [(65, 500, 40), (321, 77, 39), (1, 1, 1), (0, 500, 40)];
         let smaller = smaller.map(|(m, k, n)| case(m, k, n, granularity));
         for backend in backends() {
-            for lanes in LANES {
-                let options = Options::new().backend(backend).lanes(lanes);
+            for family in FAMILIES {
+                let options = Options::new().backend(backend).family(family);
                 let options = options.threads(Threads::Serial);
                 for which in 0..NAMES.len() {
-                    second_run(counter, which, options, &large, &smaller);
+                    let auto = family == Family::Auto;
+                    second_run(counter, (which, auto), &options, &large, &smaller);
                 }
             }
         }
@@ -162,8 +160,8 @@ fn serial_products_allocate_only_the_first_time() {
 
 fn second_run(
     counter: &AtomicUsize,
-    which: usize,
-    options: Options,
+    (which, auto): (usize, bool),
+    options: &Options,
     large: &Case,
     smaller: &[Case],
 ) {
@@ -179,7 +177,7 @@ fn second_run(
     );
     for small in smaller {
         let mut products = Products::new(small, &mut workspace(options));
-        if options == options.lanes(Lanes::Auto) {
+        if auto {
             products.run(which, ws);
         }
         let after = during(counter, || products.run(which, ws));
@@ -192,13 +190,13 @@ fn second_run(
 fn one_workspace_serves_all_products() {
     let case = case(321, 500, 40, 64);
     let counter = counter();
-    for lanes in LANES {
-        let ws = &mut workspace(Options::new().lanes(lanes).threads(Threads::Serial));
+    for family in FAMILIES {
+        let ws = &mut workspace(Options::new().family(family).threads(Threads::Serial));
         let mut products = Products::new(&case, ws);
         (0..NAMES.len()).for_each(|which| products.run(which, ws));
         for (which, name) in NAMES.iter().enumerate() {
             let again = during(counter, || products.run(which, ws));
-            assert_eq!(again, 0, "{name}, {lanes:?}");
+            assert_eq!(again, 0, "{name}, {family:?}");
         }
     }
 }
@@ -211,11 +209,7 @@ fn one_workspace_serves_all_products() {
 #[test]
 fn pools_allocate_a_bounded_number_of_times() {
     let sizes = [(4097, 720, 1), (640, 500, 7), (320, 500, 130)];
-    let (warm, runs) = if tritgemm_testing::quick() {
-        (1, 2)
-    } else {
-        (1, 20)
-    };
+    let (warm, runs) = if quick() { (1, 2) } else { (1, 20) };
     let counter = counter();
     for threads in [2, 8] {
         let pool = rayon::ThreadPoolBuilder::new()
@@ -223,14 +217,11 @@ fn pools_allocate_a_bounded_number_of_times() {
             .start_handler(move |_| COUNTER.set(Some(counter)))
             .build()
             .expect("a thread pool");
-        for (m, k, n) in sizes
-            .into_iter()
-            .take(if tritgemm_testing::quick() { 1 } else { 3 })
-        {
+        for (m, k, n) in sizes.into_iter().take(if quick() { 1 } else { 3 }) {
             assert!(m * k * n >= 1 << 21, "too small to go parallel");
             let case = case(m, k, n, 2);
-            for lanes in LANES {
-                let ws = &mut workspace(Options::new().lanes(lanes));
+            for family in FAMILIES {
+                let ws = &mut workspace(Options::new().family(family));
                 let mut products = Products::new(&case, ws);
                 for (which, name) in NAMES.iter().enumerate() {
                     let later = pool.install(|| {
@@ -240,7 +231,7 @@ fn pools_allocate_a_bounded_number_of_times() {
                     // Four buffers, each of which may grow from a tile at the
                     // edge to a whole one, and twice that for rayon.
                     let bound = 3 * 4 * threads;
-                    let what = format!("{name}, {m} x {k} x {n}, {lanes:?}, {threads} threads");
+                    let what = format!("{name}, {m} x {k} x {n}, {family:?}, {threads} threads");
                     assert!(later <= bound, "{later} allocations in {runs} runs: {what}");
                 }
             }
@@ -269,14 +260,14 @@ fn a_parallel_for_allocates_only_the_first_time() {
     let macs = case.x_f32.len() * case.shape.m;
     assert!(macs >= 1 << 21, "too small to go parallel");
     let counter = counter();
-    for lanes in LANES {
-        let options = Options::new().lanes(lanes);
-        let ws = &mut workspace(options).with_parallel_for(Arc::new(InTurn));
+    for family in FAMILIES {
+        let pool = Threads::Pool(Arc::new(InTurn));
+        let ws = &mut workspace(Options::new().family(family).threads(pool));
         let mut products = Products::new(&case, ws);
         for (which, name) in NAMES.iter().enumerate() {
             products.run(which, ws);
             let again = during(counter, || products.run(which, ws));
-            assert_eq!(again, 0, "{name}, {lanes:?}");
+            assert_eq!(again, 0, "{name}, {family:?}");
         }
     }
 }

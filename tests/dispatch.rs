@@ -4,13 +4,14 @@
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tritgemm::codec::{self, CodecError, Mode};
+use tritgemm::diagnostics::{cpu_features, kernels, registry};
 use tritgemm::nn::{BitLinear, BitLinearError};
 use tritgemm::{
-    Backend, GemmError, ISA_VARIABLE, Isa, IsaError, MatrixError, Options, Panels, PrepareError,
-    PreparedActivations, Scales, TernaryMatrix, cpu_features, kernel_table, pin,
+    Backend, GemmError, Isa, IsaError, MatrixError, Options, Panels, PreparedActivations, Scales,
+    TernaryMatrix, pin,
 };
 use tritgemm_testing::case::{Case, Shape, Values};
-use tritgemm_testing::{backends, bits, workspace};
+use tritgemm_testing::{backends, bits, child, view, view_mut, workspace};
 
 /// Pinning is for the whole process, so its tests take turns.
 fn pinning() -> MutexGuard<'static, ()> {
@@ -29,7 +30,10 @@ fn case() -> Case {
 fn digest() -> u64 {
     let (case, ws) = (case(), &mut workspace(Options::new()));
     let integers = case.gemm_i8(ws).into_iter().map(|v| v as u32);
-    let floats = case.forward_f32(ws).into_iter().chain(case.forward(ws));
+    let floats = case
+        .forward_f32(ws)
+        .into_iter()
+        .chain(case.forward_int8(ws));
     integers.chain(floats).fold(0, |digest: u64, v| {
         (digest.rotate_left(5) ^ u64::from(v)).wrapping_mul(0x517c_c1b7_2722_0a95)
     })
@@ -51,7 +55,8 @@ fn names_parse_and_others_do_not() {
         "AVX2",
         "avx-512",
         "avx512 ",
-        "avx512-vbmi",
+        "avx512-vnni",
+        "avx2/zen4",
         "sse2",
         "native",
     ] {
@@ -69,14 +74,14 @@ fn names_parse_and_others_do_not() {
 #[test]
 fn available_backends_are_in_order_and_have_their_features() {
     let backends = backends();
-    // The registry's order, in which rows for another CPU stand last before scalar.
-    let rows = kernel_table();
-    let ranks: Vec<_> = backends
-        .iter()
-        .map(|b| rows.iter().position(|row| row.name == b.name()))
-        .collect();
-    let turns = ranks.windows(2).filter(|pair| pair[0] > pair[1]).count();
-    assert!(turns <= 1, "{backends:?}");
+    // Those that suit this CPU come first, scalar last, else in the registry's order.
+    let rows = registry();
+    let rank = |backend: &Backend| {
+        let found = rows.iter().position(|row| row.name == backend.name());
+        let at = found.expect("a row");
+        (backend.isa() == Isa::Scalar, !rows[at].suits, at)
+    };
+    assert!(backends.is_sorted_by_key(rank), "{backends:?}");
     assert_eq!(backends.first(), Some(&Backend::best()));
     assert_eq!(backends.last(), Some(&Backend::scalar()));
     assert_eq!(Backend::scalar().features().count(), 0);
@@ -89,30 +94,11 @@ fn available_backends_are_in_order_and_have_their_features() {
                 "{backend:?}: {feature}"
             );
         }
-        assert!(backend.name().starts_with(backend.isa().name()));
-        let operations = [
-            "codec",
-            "i8-row",
-            "i8-streamed",
-            "i8-column",
-            "i8-narrow",
-            "f32-row",
-            "f32-column",
-            "f32-narrow",
-        ];
-        let kernels = backend.kernels();
-        assert_eq!(kernels.each_ref().map(|k| k.operation), operations);
-        for (i, kernel) in kernels.iter().enumerate() {
-            // A special case may do without a kernel of its own.
-            let special = ["i8-streamed", "i8-narrow", "f32-narrow"];
-            let general = special.contains(&kernel.operation)
-                && kernels[i - 1].operation[..3] == kernel.operation[..3]
-                && ["row", "column"].iter().any(|of| kernel.name.ends_with(of));
-            assert!(
-                general || kernel.name.ends_with(kernel.operation),
-                "{kernel:?}"
-            );
-            assert!(!kernel.symbols.is_empty(), "{kernel:?}");
+        let name = [Some(backend.isa().name()), backend.tuning()];
+        let name: Vec<_> = name.into_iter().flatten().collect();
+        assert_eq!(backend.name(), name.join("/"));
+        for kernel in kernels(backend) {
+            assert!(kernel.name.ends_with(kernel.operation), "{kernel:?}");
         }
     }
 }
@@ -120,22 +106,15 @@ fn available_backends_are_in_order_and_have_their_features() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn detection_agrees_with_the_standard_library() {
-    let has = |name: &str| Backend::available().any(|b| b.name() == name);
+    let has = |isa| Backend::available().any(|b| b.isa() == isa);
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
     let vbmi = avx512 && is_x86_feature_detected!("avx512vbmi");
-    assert_eq!(
-        [
-            has("avx2"),
-            has("avx512"),
-            has("avx512-vbmi"),
-            has("avx512-zen5")
-        ],
-        [avx2, avx512, vbmi, vbmi]
-    );
+    let levels = [Isa::Avx2, Isa::Avx512, Isa::Avx512Vbmi].map(has);
+    assert_eq!(levels, [avx2, avx512, vbmi]);
 }
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -183,11 +162,13 @@ fn pins_hold_until_they_are_released() {
     let _turn = pinning();
     let before = Backend::active().expect("the default");
     for backend in backends() {
-        pin(Some(backend.isa())).expect("available");
+        pin(Some(backend.isa().name())).expect("available");
+        assert_eq!(Backend::active(), Backend::for_isa(backend.isa()));
+        pin(Some(backend.name())).expect("available");
         let active = Backend::active().expect("pinned");
-        assert_eq!(Some(active), Backend::for_isa(backend.isa()).ok());
+        assert_eq!(active, backend);
         for (isa, error) in unavailable() {
-            assert_eq!(pin(Some(isa)), Err(error));
+            assert_eq!(pin(Some(isa.name())), Err(error));
             assert_eq!(
                 Backend::active(),
                 Ok(active),
@@ -202,10 +183,10 @@ fn pins_hold_until_they_are_released() {
 #[test]
 fn results_are_the_same_under_every_pin() {
     let _turn = pinning();
-    pin(Some(Isa::Scalar)).expect("available");
+    pin(Some("scalar")).expect("available");
     let wanted = digest();
     for backend in backends() {
-        pin(Some(backend.isa())).expect("available");
+        pin(Some(backend.name())).expect("available");
         assert_eq!(digest(), wanted, "pinned to {backend:?}");
     }
     pin(None).expect("released");
@@ -221,7 +202,7 @@ fn backends_mix() {
     let matrix = matrix.expect("a matrix");
     let wanted = case.gemm_i8(&mut workspace(Options::new().backend(Backend::scalar())));
     for packer in backends() {
-        let panels = Panels::pack_with(packer, tritgemm::Threads::Serial, &matrix);
+        let panels = Panels::pack_on(&matrix, &workspace(Options::new().backend(packer)));
         let panels = panels.expect("memory");
         assert_eq!(
             panels.as_bytes(),
@@ -230,13 +211,13 @@ fn backends_mix() {
         );
         for preparer in backends() {
             let ws = &mut workspace(Options::new().backend(preparer));
-            let x = tritgemm_testing::view(&case.x_i8, n, k);
-            let x = PreparedActivations::int8(x, vec![1.0; n], None, ws).expect("prepared");
+            let x = view(&case.x_i8, n, k);
+            let x = PreparedActivations::from_int8(x, vec![1.0; n], None, ws).expect("prepared");
             for backend in backends() {
                 let ws = &mut workspace(Options::new().backend(backend));
                 let mut y = vec![0; n * m];
-                let view = tritgemm_testing::view_mut(&mut y, n, m);
-                panels.gemm_i8_prepared(&x, view, ws).expect("fits");
+                let out = view_mut(&mut y, n, m);
+                panels.gemm_i8(&x, out, ws).expect("fits");
                 assert_eq!(y, wanted, "{packer:?}, {preparer:?}, {backend:?}");
             }
         }
@@ -245,9 +226,9 @@ fn backends_mix() {
 
 /// Runs [`child`] in a process of its own, where `TRITGEMM_ISA` is `isa`.
 fn child_with(isa: &str) -> (String, Output) {
-    let mut command = tritgemm_testing::child::child("child");
+    let mut command = child::child("child");
     let output = command
-        .env(ISA_VARIABLE, isa)
+        .env("TRITGEMM_ISA", isa)
         .output()
         .expect("the child ran");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -262,7 +243,7 @@ fn child() {
         Ok(active) => {
             println!("active={} digest={:x}", active.name(), digest());
             // A pin beats the variable.
-            pin(Some(Isa::Scalar)).expect("available");
+            pin(Some("scalar")).expect("available");
             assert_eq!(Backend::active(), Ok(Backend::scalar()));
         }
         Err(error) => {
@@ -270,10 +251,7 @@ fn child() {
             every_operation_refuses(&error);
             let scalar = &mut workspace(Options::new().backend(Backend::scalar()));
             let (panels, mut y) = (panels(), [0; 2]);
-            let (x, y) = (
-                tritgemm_testing::view(&[1, 2], 1, 2),
-                tritgemm_testing::view_mut(&mut y, 1, 2),
-            );
+            let (x, y) = (view(&[1, 2], 1, 2), view_mut(&mut y, 1, 2));
             panels.gemm_i8(x, y, scalar).expect("a backend of its own");
         }
     }
@@ -284,7 +262,10 @@ fn panels() -> Panels {
     let packed = vec![0b0101_0000; 2];
     let matrix = TernaryMatrix::from_packed(packed, 2, 2, Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
-    let panels = Panels::pack_with(Backend::scalar(), tritgemm::Threads::Serial, &matrix);
+    let panels = Panels::pack_on(
+        &matrix,
+        &workspace(Options::new().backend(Backend::scalar())),
+    );
     panels.expect("memory")
 }
 
@@ -297,27 +278,23 @@ fn every_operation_refuses(error: &IsaError) {
     let layer = layer.expect("a layer");
     let mut integers = [7; 2];
     let mut floats = [7.0; 2];
-    let x = tritgemm_testing::view(&[1.0f32, 2.0], 1, 2);
+    let x = view(&[1.0f32, 2.0], 1, 2);
     let refused = [
-        panels.gemm_i8(
-            tritgemm_testing::view(&[1, 2], 1, 2),
-            tritgemm_testing::view_mut(&mut integers, 1, 2),
-            ws,
-        ),
-        layer.forward(x, tritgemm_testing::view_mut(&mut floats, 1, 2), ws),
-        layer.forward_f32(x, tritgemm_testing::view_mut(&mut floats, 1, 2), ws),
+        panels.gemm_i8(view(&[1, 2], 1, 2), view_mut(&mut integers, 1, 2), ws),
+        layer.forward_int8(x, view_mut(&mut floats, 1, 2), ws),
+        layer.forward_f32(x, view_mut(&mut floats, 1, 2), ws),
     ];
     for result in refused {
         assert_eq!(result, Err(GemmError::Isa(error.clone())));
     }
     assert_eq!((integers, bits(&floats)), ([7; 2], bits(&[7.0; 2])));
     let refused = [
-        PreparedActivations::float(x, None, ws),
-        PreparedActivations::quantize(x, None, ws),
-        PreparedActivations::int8(tritgemm_testing::view(&[1, 2], 1, 2), vec![1.0], None, ws),
+        layer.prepare_f32(x, ws),
+        layer.prepare_int8(x, ws),
+        PreparedActivations::from_int8(view(&[1, 2], 1, 2), vec![1.0], None, ws),
     ];
     for result in refused {
-        assert_eq!(result.err(), Some(PrepareError::Isa(error.clone())));
+        assert_eq!(result.err(), Some(GemmError::Isa(error.clone())));
     }
     every_packing_refuses(error);
 }
@@ -341,7 +318,7 @@ fn every_packing_refuses(error: &IsaError) {
             weight: Some(&mut weights),
             ..Default::default()
         };
-        let one = tritgemm_testing::view(&[1.0], 1, 1);
+        let one = view(&[1.0], 1, 1);
         let refused = layer.backward(one, one, grads, &mut workspace(Options::new()));
         assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
     }
@@ -359,9 +336,12 @@ fn the_variable_chooses() {
     let wanted = format!("digest={:x}", digest());
     for backend in backends() {
         let best = Backend::for_isa(backend.isa()).expect("available");
-        let (text, _) = child_with(backend.isa().name());
-        assert!(text.contains(&format!("active={} ", best.name())), "{text}");
-        assert!(text.contains(&wanted), "{text}, expected {wanted}");
+        for (name, chosen) in [(backend.isa().name(), best), (backend.name(), backend)] {
+            let (text, _) = child_with(name);
+            let active = format!("active={} ", chosen.name());
+            assert!(text.contains(&active), "{text}, expected {active}");
+            assert!(text.contains(&wanted), "{text}, expected {wanted}");
+        }
     }
     let (text, _) = child_with("");
     assert!(

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use tritgemm::{
-    GemmError, Incomplete, Lanes, Options, Panels, ParallelFor, PrepareError, PreparedActivations,
+    Family, GemmError, Incomplete, Linear, Options, Panels, ParallelFor, PreparedActivations,
     Scales, TernaryMatrix, Threads, Workspace,
 };
 use tritgemm_testing::case::{Case, Shape, Values, assert_same};
-use tritgemm_testing::{LANES, backends, quick, view, view_mut, workspace};
+use tritgemm_testing::{FAMILIES, backends, quick, view, view_mut, workspace};
 
 type Work<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -42,6 +42,11 @@ impl<F: Fn(usize, Work<'_>) + Send + Sync> ParallelFor for With<F> {
         self.loops.fetch_add(1, Ordering::Relaxed);
         (self.schedule)(items, work);
     }
+}
+
+/// The options, on a pool.
+fn on(options: &Options, pool: Arc<dyn ParallelFor>) -> Options {
+    options.clone().threads(Threads::Pool(pool))
 }
 
 /// `threads` threads that take the next item in turn.
@@ -91,7 +96,7 @@ fn schedules() -> Vec<(&'static str, Arc<dyn ParallelFor>)> {
     ]
 }
 
-/// Large enough to be shared among threads: few tokens, many, and both lanes.
+/// Large enough to be shared among threads: few tokens, many, and both families.
 fn shapes() -> Vec<Shape> {
     let sizes = [(1300, 500, 7, 128), (321, 300, 77, 2), (70, 2300, 130, 64)];
     let shape = |(m, k, n, granularity)| Shape {
@@ -112,10 +117,10 @@ fn shapes() -> Vec<Shape> {
 fn results(case: &Case, ws: &mut Workspace) -> (Vec<i32>, Vec<u32>) {
     let Shape { k, n, .. } = case.shape;
     let x = view(&case.x_f32, n, k);
-    let prepared = PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite");
+    let prepared = case.layer.prepare_int8(x, ws).expect("finite");
     let mut floats = case.forward_f32(ws);
-    floats.extend(case.forward(ws));
-    floats.extend(case.forward_prepared(&prepared, ws));
+    floats.extend(case.forward_int8(ws));
+    floats.extend(case.prepared_int8(&prepared, ws));
     (case.gemm_i8(ws), floats)
 }
 
@@ -128,12 +133,15 @@ fn any_schedule_gives_the_same_bits() {
             .iter()
             .take(if quick() { 1 } else { backends.len() - 1 })
         {
-            for lanes in LANES {
-                let options = Options::new().backend(backend).lanes(lanes);
-                let wanted = results(&case, &mut workspace(options.threads(Threads::Serial)));
-                let ws = &mut workspace(options);
+            for family in FAMILIES {
+                let options = Options::new().backend(backend).family(family);
+                let wanted = results(
+                    &case,
+                    &mut workspace(options.clone().threads(Threads::Serial)),
+                );
+                let ws = &mut workspace(&options);
                 for (name, pool) in schedules() {
-                    ws.set_parallel_for(Some(pool));
+                    ws.set_options(on(&options, pool));
                     let got = results(&case, ws);
                     let what = format!("{name}, {:?}, {options:?}", case.shape);
                     assert_same("int8", &what, &got.0, &wanted.0);
@@ -145,38 +153,36 @@ fn any_schedule_gives_the_same_bits() {
 }
 
 #[test]
-fn the_pool_is_used_where_it_pays_and_not_with_serial() {
+fn the_pool_is_used_where_it_pays() {
     let case = Case::new(shapes().remove(0));
-    let loops = |options: Options, case: &Case| {
+    let loops = |case: &Case| {
         let pool = with(4, threaded(2));
-        let ws = &mut workspace(options).with_parallel_for(pool.clone());
-        case.gemm_i8(ws);
+        case.gemm_i8(&mut workspace(on(&Options::new(), pool.clone())));
         pool.loops.load(Ordering::Relaxed)
     };
-    assert!(loops(Options::new(), &case) > 0);
-    assert_eq!(loops(Options::new().threads(Threads::Serial), &case), 0);
+    assert!(loops(&case) > 0);
     let tiny = Case::new(Shape {
         m: 3,
         k: 3,
         ..case.shape
     });
-    assert_eq!(loops(Options::new(), &tiny), 0);
+    assert_eq!(loops(&tiny), 0);
 }
 
 #[test]
 fn the_pool_can_be_taken_away() {
     let case = Case::new(shapes().remove(0));
     let pool = with(4, threaded(2));
-    let mut ws = Workspace::new().with_parallel_for(pool.clone());
+    let mut ws = workspace(on(&Options::new(), pool.clone()));
     let wanted = case.gemm_i8(&mut ws);
-    ws.set_parallel_for(None);
+    ws.set_options(Options::new());
     let before = pool.loops.load(Ordering::Relaxed);
     assert_eq!(case.gemm_i8(&mut ws), wanted);
     assert_eq!(pool.loops.load(Ordering::Relaxed), before);
     assert_eq!(Arc::strong_count(&pool), 1);
 }
 
-/// Items of the only loop of a product by row lanes: four for each worker.
+/// Items of the only loop of a product for few tokens: four for each worker.
 const WORKERS: usize = 4;
 
 /// Whether an item is run.
@@ -189,8 +195,8 @@ fn work_left_out_is_an_error() {
     let cases: [Keep; 3] = [|_| false, |item| item != 7, |item| item == 0];
     for keep in cases {
         let some = move |items, work: Work<'_>| (0..items).filter(|&i| keep(i)).for_each(work);
-        let options = Options::new().lanes(Lanes::Row);
-        let ws = &mut workspace(options).with_parallel_for(with(WORKERS, some));
+        let options = Options::new().family(Family::Few);
+        let ws = &mut workspace(on(&options, with(WORKERS, some)));
         let items = m
             .div_ceil(64)
             .div_ceil(m.div_ceil(64).div_ceil(4 * WORKERS));
@@ -206,46 +212,50 @@ fn work_left_out_is_an_error() {
         );
         let layer = &case.layer;
         assert_eq!(
-            layer.forward(x_f32, view_mut(&mut floats, n, m), ws),
+            layer.forward_int8(x_f32, view_mut(&mut floats, n, m), ws),
             wanted
         );
         assert_eq!(
             layer.forward_f32(x_f32, view_mut(&mut floats, n, m), ws),
             wanted
         );
-        let prepared = PreparedActivations::quantize(x_f32, layer.group(), ws).expect("serial");
+        let prepared = layer.prepare_int8(x_f32, ws).expect("serial");
         let y = view_mut(&mut floats, n, m);
-        assert_eq!(layer.forward_prepared(&prepared, y, ws), wanted);
-        let prepared = PreparedActivations::int8(x_i8, vec![1.0; n], None, ws).expect("serial");
+        assert_eq!(layer.forward_int8(&prepared, y, ws), wanted);
+        let prepared =
+            PreparedActivations::from_int8(x_i8, vec![1.0; n], None, ws).expect("serial");
         let y = view_mut(&mut integers, n, m);
-        assert_eq!(panels.gemm_i8_prepared(&prepared, y, ws), wanted);
+        assert_eq!(panels.gemm_i8(&prepared, y, ws), wanted);
         assert!(wanted.is_err_and(|e| e.to_string().contains(&format!("{done} of {items}"))));
 
         // The same workspace, with a pool that does its work.
-        ws.set_parallel_for(Some(with(WORKERS, threaded(2))));
+        ws.set_options(on(&options, with(WORKERS, threaded(2))));
         let serial = &mut workspace(options.threads(Threads::Serial));
         assert_eq!(results(&case, ws), results(&case, serial));
     }
 }
 
-/// Preparation goes parallel with column lanes and enough tokens.
+/// Preparation goes parallel for kernels for many tokens and enough tokens.
 #[test]
 fn preparation_left_out_is_an_error() {
     let (k, n) = (2048, 256);
     let (x_i8, x_f32) = (vec![1; n * k], vec![1.0; n * k]);
     let (x_i8, x_f32) = (view(&x_i8, n, k), view(&x_f32, n, k));
+    let scales = Scales::per_tensor(1.0);
+    let matrix = TernaryMatrix::from_packed(vec![0; k / 4], 1, k, scales).expect("a matrix");
+    let layer = Linear::new(&matrix).expect("a layer");
     let never = with(WORKERS, |_, _: Work<'_>| ());
-    let options = Options::new().lanes(Lanes::Column);
-    let ws = &mut workspace(options).with_parallel_for(never.clone());
+    let options = Options::new().family(Family::Many);
+    let ws = &mut workspace(on(&options, never.clone()));
     let errors = [
-        PreparedActivations::float(x_f32, None, ws),
-        PreparedActivations::quantize(x_f32, None, ws),
-        PreparedActivations::int8(x_i8, vec![1.0; n], None, ws),
+        layer.prepare_f32(x_f32, ws),
+        layer.prepare_int8(x_f32, ws),
+        PreparedActivations::from_int8(x_i8, vec![1.0; n], None, ws),
     ];
     for error in errors {
         let error = error.expect_err("nothing was done");
         assert!(
-            matches!(error, PrepareError::Incomplete(Incomplete { done: 0, items }) if items > 1),
+            matches!(error, GemmError::Incomplete(Incomplete { done: 0, items }) if items > 1),
             "{error}"
         );
     }
@@ -261,17 +271,17 @@ fn preparation_run_again_is_done_once() {
     let panels = Panels::pack(&matrix.expect("a matrix")).expect("memory");
     let serial = &mut workspace(Options::new().threads(Threads::Serial));
     let mut product = |ws: &mut Workspace| {
-        let x = PreparedActivations::int8(view(&x, n, k), vec![1.0; n], None, ws);
+        let x = PreparedActivations::from_int8(view(&x, n, k), vec![1.0; n], None, ws);
         let (x, mut y) = (x.expect("prepared"), vec![0; n * m]);
-        let result = panels.gemm_i8_prepared(&x, view_mut(&mut y, n, m), serial);
+        let result = panels.gemm_i8(&x, view_mut(&mut y, n, m), serial);
         result.map(|()| y)
     };
-    let options = Options::new().lanes(Lanes::Column);
-    let wanted = product(&mut workspace(options));
+    let options = Options::new().family(Family::Many);
+    let wanted = product(&mut workspace(&options));
     let twice = with(WORKERS, |items, work: Work<'_>| {
         (0..2 * items).for_each(|i| work(i % items));
     });
-    let ws = &mut workspace(options).with_parallel_for(twice.clone());
+    let ws = &mut workspace(on(&options, twice.clone()));
     assert!(product(ws) == wanted);
     assert_eq!(twice.loops.load(Ordering::Relaxed), 1);
 }
@@ -294,14 +304,15 @@ fn a_gradient_left_out_is_an_error() {
         result.map(|()| grad_x)
     };
     let wanted = gradient(&mut Workspace::new()).expect("alone");
-    let mut ws = Workspace::new().with_parallel_for(with(WORKERS, |_, _: Work<'_>| ()));
+    let never = with(WORKERS, |_, _: Work<'_>| ());
+    let mut ws = workspace(on(&Options::new(), never));
     match gradient(&mut ws) {
         Err(BitLinearError::Gemm(GemmError::Incomplete(Incomplete { done: 0, items }))) => {
             assert!(items > 1, "{items}");
         }
         other => panic!("{other:?}"),
     }
-    ws.set_parallel_for(Some(with(WORKERS, threaded(2))));
+    ws.set_options(on(&Options::new(), with(WORKERS, threaded(2))));
     assert!(gradient(&mut ws).expect("all of it") == wanted);
 }
 
@@ -325,10 +336,10 @@ fn panics_leave_the_workspace_usable() {
     };
     let pools: [Arc<dyn ParallelFor>; 2] = [with(4, panicking), with(4, nested)];
     for pool in pools {
-        ws.set_parallel_for(Some(pool));
+        ws.set_options(on(&Options::new(), pool));
         let result = catch_unwind(AssertUnwindSafe(|| case.gemm_i8(&mut ws)));
         assert!(result.is_err());
-        ws.set_parallel_for(Some(with(3, threaded(3))));
+        ws.set_options(on(&Options::new(), with(3, threaded(3))));
         assert!(results(&case, &mut ws) == wanted);
     }
 }
@@ -340,11 +351,11 @@ fn pools_may_be_nested() {
     let wanted = results(&case, &mut Workspace::new());
     let (inner, expected) = (case.clone(), wanted.clone());
     let nested = move |items, work: Work<'_>| {
-        let ws = &mut Workspace::new().with_parallel_for(with(3, threaded(3)));
+        let ws = &mut workspace(on(&Options::new(), with(3, threaded(3))));
         assert!(inner.gemm_i8(ws) == expected.0);
         threaded(2)(items, work);
     };
-    let ws = &mut Workspace::new().with_parallel_for(with(2, nested));
+    let ws = &mut workspace(on(&Options::new(), with(2, nested)));
     assert!(results(&case, ws) == wanted);
 }
 
@@ -352,7 +363,7 @@ fn pools_may_be_nested() {
 /// leave several to an item.
 #[test]
 fn tokens_without_number() {
-    for (lanes, k, n) in [(Lanes::Column, 1, 140_000), (Lanes::Row, 16, 70_000)] {
+    for (family, k, n) in [(Family::Many, 1, 140_000), (Family::Few, 16, 70_000)] {
         let trits: Vec<i8> = (0..k).map(|i| [1, -1, 0][i % 3]).collect();
         let matrix = TernaryMatrix::from_trits(&trits, 1, k, Scales::per_tensor(1.0));
         let panels = Panels::pack(&matrix.expect("trits")).expect("fits");
@@ -364,8 +375,8 @@ fn tokens_without_number() {
         let wanted: Vec<i32> = x.chunks(k).map(dot).collect();
         for backend in backends() {
             let pool = with(usize::MAX, threaded(2));
-            let options = Options::new().backend(backend).lanes(lanes);
-            let ws = &mut workspace(options).with_parallel_for(pool);
+            let options = Options::new().backend(backend).family(family);
+            let ws = &mut workspace(on(&options, pool));
             let mut y = vec![-1; n];
             let (x, out) = (view(&x, n, k), view_mut(&mut y, n, 1));
             panels.gemm_i8(x, out, ws).expect("fits");

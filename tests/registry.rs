@@ -1,14 +1,14 @@
 //! Suites and benches go over [`backends`] and [`ways`]: here is that those have
 //! every row of the registry, and that every row can be proven.
 
-use tritgemm::{TableRow, kernel_table};
-use tritgemm_testing::{LANES, backends, ways};
+use tritgemm::diagnostics::{Row, registry};
+use tritgemm_testing::{FAMILIES, backends, ways};
 
 #[test]
 fn suites_go_over_every_row() {
-    let mut here: Vec<_> = kernel_table()
+    let mut here: Vec<_> = registry()
         .iter()
-        .filter(|row| row.runs_here)
+        .filter(|row| row.missing.is_empty())
         .map(|row| row.name)
         .collect();
     let mut suites: Vec<_> = backends().iter().map(|backend| backend.name()).collect();
@@ -16,33 +16,32 @@ fn suites_go_over_every_row() {
     suites.sort();
     assert_eq!(suites, here, "each once");
     assert!(here.contains(&"scalar"), "the reference runs everywhere");
-    assert_eq!(ways().len(), here.len() * LANES.len());
+    assert_eq!(ways().len(), here.len() * FAMILIES.len());
 }
 
 /// What the row's name says before its tuning.
-fn level(row: &TableRow) -> &'static str {
+fn level(row: &Row) -> &'static str {
     row.name.split('/').next().expect("a name")
 }
 
 #[test]
 fn every_row_can_be_proven() {
-    let table = kernel_table();
-    for row in &table {
+    let rows = registry();
+    for row in &rows {
         for kernel in &row.kernels {
             // What the disassembler starts from (`tests/no_multiply.rs`).
             assert!(!kernel.symbols.is_empty(), "{}: no symbols", kernel.name);
-            let mut entries = row.entries.iter();
             assert!(
-                entries.any(|(name, _)| *name == kernel.name),
+                !kernel.entries.is_empty(),
                 "{}: no entry points",
                 kernel.name
             );
             // The level that the kernel was written for asks for no more than the row.
-            let of_it = |other: &&TableRow| {
+            let of_it = |other: &&Row| {
                 let rest = kernel.name.strip_prefix(level(other));
                 rest.is_some_and(|rest| rest.starts_with('-'))
             };
-            let written_for = table
+            let written_for = rows
                 .iter()
                 .filter(of_it)
                 .max_by_key(|other| level(other).len());
@@ -64,7 +63,7 @@ fn every_row_can_be_proven() {
 fn ci_requires_every_instruction_set() {
     let script = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/run"));
     let script = script.expect("the repository's");
-    for row in kernel_table() {
+    for row in registry() {
         let isa = row.isa.name();
         let requires = ["echo", "emulated"].map(|word| format!("{word} {isa}"));
         let found = requires.iter().any(|text| script.contains(text));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tritgemm::codec::{self, Mode};
 use tritgemm::{Linear, Options, PanelFile, Threads, Verify};
 use tritgemm_testing::case::{Case, Expected, Shape, assert_same};
-use tritgemm_testing::{LANES, Rng, backends, bits, oracle, view_mut, workspace};
+use tritgemm_testing::{FAMILIES, Rng, backends, bits, oracle, view_mut, workspace};
 
 /// All backends encode and decode alike, to trits and to floats.
 fn codecs(case: &Case, mode: Mode) {
@@ -49,7 +49,7 @@ fn through_a_file(layer: &Linear, verify: Verify) -> Linear {
 }
 
 /// A slice of the rows gives those rows of the result.
-fn slice(case: &Case, rows: Range<usize>, expected: &Expected, options: Options) {
+fn slice(case: &Case, rows: Range<usize>, expected: &Expected, options: &Options) {
     let Shape { m, n, .. } = case.shape;
     let layer = case.layer.slice_rows(rows.clone()).expect("at panels");
     let x = case.strided(&case.x_f32, f32::NAN);
@@ -71,7 +71,7 @@ fn slice(case: &Case, rows: Range<usize>, expected: &Expected, options: Options)
     );
 }
 
-/// The case of a seed, by every backend, family and number of threads.
+/// The case of a seed, by every backend.
 fn run(seed: u64) {
     let mut rng = Rng::new(seed);
     let shared = rng.below(6) == 0;
@@ -94,22 +94,22 @@ fn run(seed: u64) {
         .num_threads([1, 2, 3, 8][rng.below(4)])
         .build();
     let pool = pool.expect("threads");
+    // Every backend takes a family and threads by chance: more cases for the time.
     for backend in backends() {
-        for lanes in LANES {
-            for threads in [Threads::Serial, Threads::Rayon] {
-                let options = Options::new()
-                    .backend(backend)
-                    .lanes(lanes)
-                    .threads(threads);
-                pool.install(|| {
-                    case.check(options, &expected);
-                    case.check_prepared(options, &expected, &int8);
-                    case.check_quantized(&x16, f16::NAN, &expected16, &mut workspace(options));
-                    case.check_quantized(&xb16, bf16::NAN, &expected_b16, &mut workspace(options));
-                    slice(&case, a.min(b)..a.max(b), &expected, options);
-                });
-            }
-        }
+        let family = FAMILIES[rng.below(FAMILIES.len())];
+        let threads = [Threads::Serial, Threads::Rayon][rng.below(2)].clone();
+        let options = Options::new()
+            .backend(backend)
+            .family(family)
+            .threads(threads);
+        let options = &options.weights_in_cache(rng.below(2) == 0);
+        pool.install(|| {
+            case.check(options, &expected);
+            case.check_prepared(options, &expected, &int8);
+            case.check_quantized(&x16, f16::NAN, &expected16, &mut workspace(options));
+            case.check_quantized(&xb16, bf16::NAN, &expected_b16, &mut workspace(options));
+            slice(&case, a.min(b)..a.max(b), &expected, options);
+        });
     }
 }
 

@@ -84,7 +84,8 @@ pub fn cold(shape: Shape) -> Vec<Linear> {
 pub fn copies(shape: Shape, count: usize) -> Vec<Linear> {
     let matrix = matrix(shape);
     let layer = |_| {
-        let panels = Panels::pack_with(Backend::best(), Threads::Serial, &matrix).expect("memory");
+        let panels = Panels::pack_on(&matrix, &workspace(Options::new().backend(Backend::best())))
+            .expect("memory");
         Linear::from_parts(panels, matrix.scales().clone(), None).expect("scales of this matrix")
     };
     (0..count).map(layer).collect()
@@ -167,7 +168,7 @@ impl Product {
         let prepared = match self.path {
             Path::I8 => {
                 let x = MatRef::new(&self.x_i8, n, cols).expect("N x K");
-                PreparedActivations::int8(x, vec![1.0; n], None, ws)
+                PreparedActivations::from_int8(x, vec![1.0; n], None, ws)
             }
             Path::F32 => PreparedActivations::float(f32s(), None, ws),
             Path::W1a8 => PreparedActivations::quantize(f32s(), None, ws),
@@ -181,7 +182,7 @@ impl Product {
         let done = match self.path {
             Path::I8 => {
                 let y = MatMut::new(&mut self.y_i32, n, rows).expect("N x M");
-                layer.panels().gemm_i8_prepared(x, y, ws)
+                layer.panels().gemm_i8(x, y, ws)
             }
             Path::F32 | Path::W1a8 => {
                 let y = MatMut::new(&mut self.y_f32, n, rows).expect("N x M");

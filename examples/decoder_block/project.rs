@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 use tritgemm::quant::quantize_activations;
-use tritgemm::{Linear, MatMut, MatRef, PreparedActivations, Scales, TernaryMatrix, Workspace};
+use tritgemm::{Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
 
 /// Which projection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,14 +74,17 @@ impl Project for Ternary {
         if let [(site, y)] = outputs {
             let layer = &self.layers[*site as usize];
             let y = MatMut::new(y, tokens, layer.out_features())?;
-            return Ok(layer.forward(x, y, &mut self.ws)?);
+            return Ok(layer.forward_int8(x, y, &mut self.ws)?);
         }
+        let Some((site, _)) = outputs.first() else {
+            return Ok(());
+        };
         // Quantised and tabulated once for all of them.
-        let x = PreparedActivations::quantize(x, None, &mut self.ws)?;
+        let x = self.layers[*site as usize].prepare_int8(x, &mut self.ws)?;
         for (site, y) in outputs {
             let layer = &self.layers[*site as usize];
             let y = MatMut::new(y, tokens, layer.out_features())?;
-            layer.forward_prepared(&x, y, &mut self.ws)?;
+            layer.forward_int8(&x, y, &mut self.ws)?;
         }
         Ok(())
     }

@@ -346,7 +346,7 @@ impl Frozen {
             let y_view = MatMut::new(&mut y, batch, layer.out_features())?;
             match path {
                 Path::F32 => layer.forward_f32(x, y_view, ws)?,
-                Path::Int8 => layer.forward(x, y_view, ws)?,
+                Path::Int8 => layer.forward_int8(x, y_view, ws)?,
             }
             Ok(y)
         };

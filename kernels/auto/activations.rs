@@ -81,7 +81,7 @@ mod tests {
             });
             assert_eq!(magnitudes(&by_lane), expected);
             for tokens in [0, 1, 5, 32] {
-                let sums = magnitudes_token_major(&by_token, tokens);
+                let sums = magnitudes_token_major(&token_major, tokens);
                 assert_eq!(sums[..tokens], expected[..tokens]);
                 assert!(sums[tokens..].iter().all(|&sum| sum == 0));
             }

@@ -2,17 +2,17 @@
 //! numbers, codes that are no weights.
 
 use tritgemm::{
-    Backend, Linear, MAX_COLS, Options, PanelFile, Panels, Scales, TernaryMatrix, Threads, Verify,
+    Backend, Linear, MAX_COLS, Options, PanelFile, Panels, Scales, TernaryMatrix, Verify,
 };
 use tritgemm_testing::case::assert_same;
 use tritgemm_testing::{Rng, bits, quick, view, view_mut, ways, workspace};
 
 fn pack(trits: &[i8], m: usize, k: usize) -> Panels {
     let matrix = TernaryMatrix::from_trits(trits, m, k, Scales::per_tensor(1.0)).expect("a matrix");
-    Panels::pack_with(Backend::best(), Threads::Serial, &matrix).expect("memory")
+    Panels::pack_on(&matrix, &workspace(Options::new().backend(Backend::best()))).expect("memory")
 }
 
-fn gemm_i8(panels: &Panels, x: &[i8], n: usize, way: Options) -> Vec<i32> {
+fn gemm_i8(panels: &Panels, x: &[i8], n: usize, way: &Options) -> Vec<i32> {
     let (m, k) = (panels.rows(), panels.cols());
     let mut y = vec![-1; n * m];
     let ws = &mut workspace(way);
@@ -22,7 +22,7 @@ fn gemm_i8(panels: &Panels, x: &[i8], n: usize, way: Options) -> Vec<i32> {
     y
 }
 
-fn forward_f32(layer: &Linear, x: &[f32], n: usize, way: Options) -> Vec<f32> {
+fn forward_f32(layer: &Linear, x: &[f32], n: usize, way: &Options) -> Vec<f32> {
     let (m, k) = (layer.out_features(), layer.in_features());
     let mut y = vec![7.0; n * m];
     let ws = &mut workspace(way);
@@ -66,7 +66,7 @@ fn the_largest_sums_are_exact() {
                     i32::try_from(weights * i64::from(x)).expect("fits int32")
                 });
                 let wanted = wanted.repeat(n);
-                for way in ways() {
+                for way in &ways() {
                     let got = gemm_i8(&panels, &vec![x; n * k], n, way);
                     assert_same(
                         "gemm_i8",
@@ -96,7 +96,7 @@ fn partial_sums_may_swing() {
         let panels = pack(&trits, 2, k);
         for x in [127i8, -128] {
             let sum = (0..k).map(|i| i32::from(sign(i))).sum::<i32>() * i32::from(x);
-            for way in ways() {
+            for way in &ways() {
                 let got = gemm_i8(&panels, &vec![x; 2 * k], 2, way);
                 let wanted = [sum, -sum, sum, -sum];
                 assert_same(
@@ -142,7 +142,7 @@ fn accumulators_reach_their_limits() {
         let panels = pack(&trits, 3, k);
         // A narrow tile, a wide one, and both.
         for n in [16, 32, 48] {
-            for way in ways() {
+            for way in &ways() {
                 let got = gemm_i8(&panels, &x.repeat(n), n, way);
                 let context = format!("{} more, N = {n}, {way:?}", more.len());
                 assert_same("gemm_i8", &context, &got, &wanted.repeat(n));
@@ -160,7 +160,7 @@ fn the_longest_row_fits_int32() {
     let k = MAX_COLS;
     let panels = pack(&vec![-1; k], 1, k);
     let x = vec![-128; k];
-    for way in ways().into_iter().step_by(3) {
+    for way in ways().iter().step_by(3) {
         let got = gemm_i8(&panels, &x, 1, way);
         assert_eq!(got, [i32::MAX - 127], "{way:?}");
     }
@@ -178,7 +178,7 @@ fn zero_weights_give_positive_zero() {
     });
     let panels = pack(&vec![0; m * k], m, k);
     let layer = Linear::from_parts(panels, Scales::per_tensor(3.0), None).expect("a layer");
-    for way in ways() {
+    for way in &ways() {
         let y = gemm_i8(layer.panels(), &x_i8, n, way);
         assert!(y.iter().all(|&v| v == 0), "{way:?}");
         let y = forward_f32(&layer, &x, n, way);
@@ -203,7 +203,7 @@ fn nothing_spreads_from_beside_a_zero_weight() {
     }
     let layer = Linear::from_parts(pack(&trits, m, k), Scales::per_tensor(0.5), None);
     let layer = layer.expect("a layer");
-    for way in ways() {
+    for way in &ways() {
         let (got, wanted) = (
             forward_f32(&layer, &dirty, n, way),
             forward_f32(&layer, &clean, n, way),
@@ -237,7 +237,7 @@ fn nan_and_infinity_reach_only_who_weighs_them() {
     ] {
         let mut x = clean.clone();
         x[token * k + at] = poison;
-        for way in ways() {
+        for way in &ways() {
             let y = forward_f32(&layer, &x, n, way);
             let wanted = forward_f32(&layer, &clean, n, way);
             for (i, (y, wanted)) in y.iter().zip(&wanted).enumerate() {
@@ -264,7 +264,7 @@ fn opposed_infinities_give_the_one_nan() {
     for second in [1, 3, 5, 239, 240, 959] {
         let mut x = vec![1.0; 9 * k];
         (x[0], x[second]) = (f32::INFINITY, f32::NEG_INFINITY);
-        for way in ways() {
+        for way in &ways() {
             let y = forward_f32(&layer, &x, 9, way);
             let nan = y[..64].iter().all(|v| v.to_bits() == 0x7fc0_0000);
             assert!(nan, "{second} {way:?}: {:?}", &y[..64]);
@@ -302,7 +302,7 @@ fn odd_scales_and_biases() {
         let nan = |y: f32| if y.is_nan() { 0x7fc0_0000 } else { y.to_bits() };
         let wanted: Vec<u32> = scale.iter().map(|s| nan(sum * s)).collect();
         let with_bias: Vec<u32> = (0..m).map(|i| nan(sum * scale[i] + bias[i])).collect();
-        for way in ways() {
+        for way in &ways() {
             let what = format!("{x:?} {way:?}");
             assert_same(
                 "plain",
@@ -357,7 +357,7 @@ fn illegal_codes_are_zeros_everywhere() {
         let layer = |panels: &Panels| {
             Linear::from_parts(panels.clone(), Scales::per_tensor(1.5), None).expect("a layer")
         };
-        for way in ways() {
+        for way in &ways() {
             let what = format!("{m} x {k}, {n} tokens, {way:?}");
             let wild = wild_file.panels();
             let (got, wanted) = (gemm_i8(wild, &x_i8, n, way), gemm_i8(&tame, &x_i8, n, way));

@@ -68,7 +68,7 @@ fn every_way_gives_the_oracles_bits() {
     let ways = ways();
     for case in chosen() {
         let expected = case.expected();
-        for &way in &ways {
+        for way in &ways {
             case.check(way, &expected);
         }
     }

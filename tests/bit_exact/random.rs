@@ -40,7 +40,7 @@ proptest! {
     fn products(shape in shape()) {
         let case = Case::new(shape);
         let expected = case.expected();
-        for way in ways() {
+        for way in &ways() {
             case.check(way, &expected);
         }
     }
@@ -53,7 +53,7 @@ proptest! {
     fn prepared_activations(shape in shape()) {
         let case = Case::new(shape);
         let (expected, int8) = (case.expected(), case.expected_int8());
-        for way in ways() {
+        for way in &ways() {
             case.check_prepared(way, &expected, &int8);
         }
     }
@@ -67,7 +67,7 @@ proptest! {
         let xb16: Vec<bf16> = case.x_f32.iter().map(|&v| bf16::from_f32(v)).collect();
         let expected16 = case.quantized(&x16.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
         let expected_b16 = case.quantized(&xb16.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
-        for way in ways() {
+        for way in &ways() {
             let ws = &mut workspace(way);
             case.check_quantized(&x16, f16::NAN, &expected16, ws);
             case.check_quantized(&xb16, bf16::NAN, &expected_b16, ws);

@@ -1,6 +1,6 @@
 //! Tables belong to one preparation, whoever holds them.
 
-use tritgemm::{Lanes, MatMut, Options, PreparedActivations, Workspace};
+use tritgemm::{Family, MatMut, Options, PreparedActivations, Workspace};
 use tritgemm_testing::case::{Case, Shape, assert_same};
 use tritgemm_testing::{backends, bits, workspace};
 
@@ -17,8 +17,8 @@ fn prepare(case: &Case, ws: &mut Workspace) -> [PreparedActivations; 2] {
     let strided = case.strided(&case.x_f32, 0.0);
     let x = case.strided_view(&strided);
     [
-        PreparedActivations::float(x, case.layer.group(), ws).expect("prepared"),
-        PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite"),
+        case.layer.prepare_f32(x, ws).expect("prepared"),
+        case.layer.prepare_int8(x, ws).expect("finite"),
     ]
 }
 
@@ -30,26 +30,29 @@ fn tables_are_those_of_the_activations() {
     let cases = [1, 2, 3, 4].map(|seed| case(133, 2, seed));
     let layer = &cases[0].layer;
     for backend in backends() {
-        let options = Options::new().backend(backend).lanes(Lanes::Row);
-        let ws = &mut workspace(options);
+        let options = Options::new().backend(backend).family(Family::Few);
+        let ws = &mut workspace(&options);
         let all: Vec<_> = cases.iter().map(|case| prepare(case, ws)).collect();
-        let product = |x: &PreparedActivations, ws: &mut Workspace| {
-            let mut y = vec![-1.0; 2 * 70];
+        // Those at even places are f32, the others int8.
+        let product = |i: usize, ws: &mut Workspace| {
+            let (x, mut y) = (&all[i / 2][i % 2], vec![-1.0; 2 * 70]);
             let out = MatMut::new(&mut y, 2, 70).expect("dense");
-            layer.forward_prepared(x, out, ws).expect("fits");
+            match i % 2 {
+                0 => layer.forward_f32(x, out, ws),
+                _ => layer.forward_int8(x, out, ws),
+            }
+            .expect("fits");
             bits(&y)
         };
         // A workspace that has seen no other activations.
-        let wanted: Vec<_> = all
-            .iter()
-            .flatten()
-            .map(|x| product(x, &mut workspace(options)))
+        let wanted: Vec<_> = (0..8)
+            .map(|i| product(i, &mut workspace(&options)))
             .collect();
         for (i, wanted_i) in wanted.iter().enumerate() {
             assert!(wanted[..i].iter().all(|other| other != wanted_i));
         }
         for i in [0, 1, 0, 2, 4, 6, 1, 3, 5, 7, 7, 0, 4] {
-            let got = product(&all[i / 2][i % 2], ws);
+            let got = product(i, ws);
             assert_same("prepared", &format!("{i}, {backend:?}"), &got, &wanted[i]);
         }
     }
@@ -62,8 +65,8 @@ fn many_row_tokens() {
     let case = case(4001, 70, 5);
     let mut expected = None;
     for backend in backends().into_iter().rev() {
-        let options = Options::new().backend(backend).lanes(Lanes::Row);
-        let ws = &mut workspace(options);
+        let options = Options::new().backend(backend).family(Family::Few);
+        let ws = &mut workspace(&options);
         let results = |ws: &mut Workspace| (case.gemm_i8(ws), case.forward_f32(ws));
         let expected = expected.get_or_insert_with(|| results(&mut workspace(Options::new())));
         assert!(&results(ws) == expected, "{backend:?}");

@@ -1,9 +1,9 @@
 //! Results do not depend on who computes them, nor on how many.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use tritgemm::{Options, PreparedActivations, Threads};
+use tritgemm::{Options, Threads};
 use tritgemm_testing::case::{Case, Shape, Values, assert_same};
-use tritgemm_testing::{LANES, backends, quick, workspace};
+use tritgemm_testing::{FAMILIES, backends, quick, workspace};
 
 /// At least 2^21 MACs, below which products do not go parallel: one token, few,
 /// two column tiles and a remainder, and more column tiles than threads.
@@ -44,15 +44,15 @@ fn any_number_of_threads_gives_the_same_bits() {
         let case = Case::new(shape);
         let mut expected = None;
         for backend in backends().into_iter().rev() {
-            for lanes in LANES {
-                let options = Options::new().backend(backend).lanes(lanes);
-                let serial = options.threads(Threads::Serial);
+            for family in FAMILIES {
+                let options = Options::new().backend(backend).family(family);
+                let serial = options.clone().threads(Threads::Serial);
                 // The scalar backend's first: `bit_exact::grid` ties that to
                 // the oracle, which would be slow here.
-                let expected = expected.get_or_insert_with(|| results(&case, serial));
+                let expected = expected.get_or_insert_with(|| results(&case, &serial));
                 for pool in &pools {
                     // `Threads::Serial` stays where it is in a pool as well.
-                    let both = [options, serial].into_iter();
+                    let both = [&options, &serial].into_iter();
                     let many = pool.current_num_threads() > 2;
                     for options in both.take(if many { 2 } else { 1 }) {
                         let got = pool.install(|| results(&case, options));
@@ -62,7 +62,7 @@ fn any_number_of_threads_gives_the_same_bits() {
                         assert_same("floats", &what, &got.1, &expected.1);
                     }
                 }
-                let outside = results(&case, options);
+                let outside = results(&case, &options);
                 assert!(outside == *expected, "outside of a pool: {options:?}");
             }
         }
@@ -70,16 +70,15 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 /// int8 sums; f32, w1a8 and prepared outputs one after the other.
-fn results(case: &Case, options: Options) -> (Vec<i32>, Vec<u32>) {
+fn results(case: &Case, options: &Options) -> (Vec<i32>, Vec<u32>) {
     let ws = &mut workspace(options);
-    let group = case.layer.group();
     let strided = case.strided(&case.x_f32, f32::NAN);
     let x = case.strided_view(&strided);
-    let prepared = PreparedActivations::quantize(x, group, ws).expect("finite");
+    let prepared = case.layer.prepare_int8(x, ws).expect("finite");
     let integers = case.gemm_i8(ws);
     let mut floats = case.forward_f32(ws);
-    floats.extend(case.forward(ws));
-    floats.extend(case.forward_prepared(&prepared, ws));
+    floats.extend(case.forward_int8(ws));
+    floats.extend(case.prepared_int8(&prepared, ws));
     (integers, floats)
 }
 
@@ -112,13 +111,13 @@ fn a_workspace_may_change_pools() {
 #[test]
 fn threads_share_a_layer() {
     let case = &Case::new(shapes().remove(1));
-    let wanted = &case.forward(&mut workspace(Options::new()));
+    let wanted = &case.forward_int8(&mut workspace(Options::new()));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(move || {
                 let ws = &mut workspace(Options::new());
                 for _ in 0..3 {
-                    assert_same("forward", "shared", &case.forward(ws), wanted);
+                    assert_same("forward", "shared", &case.forward_int8(ws), wanted);
                 }
             });
         }

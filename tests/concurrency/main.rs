@@ -13,7 +13,7 @@ mod panics;
 mod pools;
 mod sharing;
 
-use tritgemm::{PreparedActivations, Workspace};
+use tritgemm::Workspace;
 use tritgemm_testing::case::{Case, Shape, Values};
 use tritgemm_testing::quick;
 
@@ -48,12 +48,12 @@ struct Results {
 fn results(case: &Case, ws: &mut Workspace) -> Results {
     let strided = case.strided(&case.x_f32, f32::NAN);
     let x = case.strided_view(&strided);
-    let prepared = PreparedActivations::quantize(x, case.layer.group(), ws).expect("finite");
+    let prepared = case.layer.prepare_int8(x, ws).expect("finite");
     let integers = case.gemm_i8(ws);
     let floats = [
         case.forward_f32(ws),
-        case.forward(ws),
-        case.forward_prepared(&prepared, ws),
+        case.forward_int8(ws),
+        case.prepared_int8(&prepared, ws),
     ];
     Results { integers, floats }
 }

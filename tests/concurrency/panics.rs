@@ -4,7 +4,7 @@ use crate::{Results, cases, results};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tritgemm::{Options, ParallelFor, Workspace};
+use tritgemm::{Options, ParallelFor, Threads, Workspace};
 use tritgemm_testing::{backends, quick, workspace};
 
 /// Runs its items on threads of its own, and panics before item `at`, counted
@@ -59,8 +59,8 @@ fn a_panic_at_any_item_leaves_everything_usable() {
         for backend in backends() {
             for on_worker in [false, true] {
                 let pool = Panicking::new(on_worker);
-                let ws = workspace(Options::new().backend(backend));
-                let ws = &mut ws.with_parallel_for(pool.clone());
+                let threads = Threads::Pool(pool.clone());
+                let ws = &mut workspace(Options::new().backend(backend).threads(threads));
                 assert!(results(case, ws) == wanted, "{backend:?}");
                 let items = pool.run.load(Ordering::SeqCst);
                 assert!(items > 12, "the pool was asked: {items} items");

@@ -17,7 +17,10 @@ fn a_pool_of_one() {
     for case in &cases() {
         for backend in backends() {
             let options = Options::new().backend(backend);
-            let alone = results(case, &mut workspace(options.threads(Threads::Serial)));
+            let alone = results(
+                case,
+                &mut workspace(options.clone().threads(Threads::Serial)),
+            );
             let ws = &mut workspace(options);
             assert!(pool.install(|| results(case, ws)) == alone, "{backend:?}");
             // Again, by the same workspace, within a task of the pool.

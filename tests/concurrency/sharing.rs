@@ -2,7 +2,7 @@
 
 use crate::{cases, results};
 use std::sync::Barrier;
-use tritgemm::{Options, PreparedActivations, Workspace};
+use tritgemm::{Options, Workspace};
 use tritgemm_testing::{backends, quick, workspace};
 
 /// 64 threads that start together, each with a workspace of its own.
@@ -42,10 +42,10 @@ fn prepared_activations_for_64_threads() {
         let ws = &mut Workspace::new();
         let strided = case.strided(&case.x_f32, f32::NAN);
         let x = case.strided_view(&strided);
-        let x = PreparedActivations::float(x, case.layer.group(), ws).expect("prepared");
+        let x = case.layer.prepare_f32(x, ws).expect("prepared");
         let wanted = case.forward_f32(ws);
         on_64_threads(|thread| {
-            let got = case.forward_prepared(&x, &mut Workspace::new());
+            let got = case.prepared_f32(&x, &mut Workspace::new());
             assert!(got == wanted, "thread {thread}");
         });
     }

@@ -12,10 +12,9 @@ use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Options,
-    Panels, PrepareError, PreparedActivations, Scales, SliceError, TernaryMatrix, ViewError,
-    Workspace,
+    Panels, PreparedActivations, Scales, SliceError, TernaryMatrix, ViewError, Workspace,
 };
-use tritgemm_testing::{view, view_mut, workspace};
+use tritgemm_testing::{view, view_mut, ways, workspace};
 
 const HUGE: usize = usize::MAX;
 
@@ -146,7 +145,7 @@ fn refused<T: Copy + PartialEq + std::fmt::Debug>(
     error: GemmError,
     run: impl Fn(MatMut<'_, T>, &mut Workspace) -> Result<(), GemmError>,
 ) {
-    for way in tritgemm_testing::ways() {
+    for way in &ways() {
         let mut y = vec![canary; rows * cols];
         let found = run(view_mut(&mut y, rows, cols), &mut workspace(way));
         assert_eq!(found.as_ref(), Err(&error));
@@ -189,19 +188,19 @@ fn shapes_of_products() {
             layer.panels().gemm_i8(view(&x8, n, k), y, ws)
         });
         refused(y, -1, error.clone(), |y, ws| {
-            let x = PreparedActivations::int8(view(&x8, n, k), vec![1.0; n], None, ws);
-            layer
-                .panels()
-                .gemm_i8_prepared(&x.expect("prepared"), y, ws)
+            let x = PreparedActivations::from_int8(view(&x8, n, k), vec![1.0; n], None, ws);
+            layer.panels().gemm_i8(&x.expect("prepared"), y, ws)
         });
         let x = || view(&x32, n, k);
-        refused(y, -1.0, error.clone(), |y, ws| layer.forward(x(), y, ws));
+        refused(y, -1.0, error.clone(), |y, ws| {
+            layer.forward_int8(x(), y, ws)
+        });
         refused(y, -1.0, error.clone(), |y, ws| {
             layer.forward_f32(x(), y, ws)
         });
         refused(y, -1.0, error, |y, ws| {
-            let x = PreparedActivations::float(x(), None, ws).expect("prepared");
-            layer.forward_prepared(&x, y, ws)
+            let x = layer.prepare_f32(x(), ws).expect("prepared");
+            layer.forward_f32(&x, y, ws)
         });
     }
 }
@@ -227,16 +226,16 @@ fn activations_that_are_no_numbers() {
             matches!(error, QuantError::Activation { token: 2, index: i, value: v }
                 if *i == index && v.to_bits() == value.to_bits())
         };
-        for way in tritgemm_testing::ways() {
+        for way in &ways() {
             let ws = &mut workspace(way);
             let mut y = vec![-1.0; 3 * 65];
-            match layer.forward(view(&x, 3, 20), view_mut(&mut y, 3, 65), ws) {
+            match layer.forward_int8(view(&x, 3, 20), view_mut(&mut y, 3, 65), ws) {
                 Err(GemmError::Quant(error)) => assert!(same(&error), "{error:?}"),
                 other => panic!("{other:?}"),
             }
             assert_eq!(y, vec![-1.0; 3 * 65], "{way:?}");
-            match PreparedActivations::quantize(view(&x, 3, 20), None, ws) {
-                Err(PrepareError::Quant(error)) => assert!(same(&error), "{error:?}"),
+            match layer.prepare_int8(view(&x, 3, 20), ws) {
+                Err(GemmError::Quant(error)) => assert!(same(&error), "{error:?}"),
                 other => panic!("{other:?}"),
             }
         }
@@ -247,12 +246,17 @@ fn activations_that_are_no_numbers() {
 fn prepared_for_something_else() {
     let ws = &mut workspace(Options::new());
     let x = [1.0f32; 40];
-    let plain = PreparedActivations::float(view(&x, 2, 20), None, ws).expect("prepared");
-    let g64 = Some(GroupSize::G64);
-    let grouped = PreparedActivations::quantize(view(&x, 2, 20), g64, ws).expect("prepared");
     let by_row = layer(65, 20);
-    let scales = Scales::per_group(GroupSize::G128, vec![1.0; 65]);
-    let by_group = Linear::new(&matrix(65, 20, scales)).expect("a layer");
+    let by_group = |size| {
+        let scales = Scales::per_group(size, vec![1.0; 65]);
+        Linear::new(&matrix(65, 20, scales)).expect("a layer")
+    };
+    let g64 = Some(GroupSize::G64);
+    let (x, for_64) = (view(&x, 2, 20), by_group(GroupSize::G64));
+    let plain = by_row.prepare_f32(x, ws).expect("prepared");
+    let plain_int8 = by_row.prepare_int8(x, ws).expect("prepared");
+    let grouped = for_64.prepare_int8(x, ws).expect("prepared");
+    let by_group = by_group(GroupSize::G128);
 
     let g128 = Some(GroupSize::G128);
     let error = GemmError::Group {
@@ -261,39 +265,47 @@ fn prepared_for_something_else() {
     };
     assert_names(&error, &[&"None", &"G128"]);
     refused([2, 65], -1.0, error, |y, ws| {
-        by_group.forward_prepared(&plain, y, ws)
+        by_group.forward_f32(&plain, y, ws)
     });
     let error = GemmError::Group {
         prepared: g64,
         matrix: g128,
     };
     refused([2, 65], -1.0, error, |y, ws| {
-        by_group.forward_prepared(&grouped, y, ws)
+        by_group.forward_int8(&grouped, y, ws)
     });
     let error = GemmError::Group {
         prepared: g64,
         matrix: None,
     };
     refused([2, 65], -1.0, error.clone(), |y, ws| {
-        by_row.forward_prepared(&grouped, y, ws)
+        by_row.forward_int8(&grouped, y, ws)
     });
     let panels = by_row.panels();
-    refused([2, 65], -1, error, |y, ws| {
-        panels.gemm_i8_prepared(&grouped, y, ws)
-    });
+    refused([2, 65], -1, error, |y, ws| panels.gemm_i8(&grouped, y, ws));
     let error = GemmError::PreparedType {
         prepared: "f32",
         expected: "int8",
     };
     assert_names(&error, &[&"f32", &"int8"]);
-    refused([2, 65], -1, error, |y, ws| {
-        panels.gemm_i8_prepared(&plain, y, ws)
+    refused([2, 65], -1, error.clone(), |y, ws| {
+        panels.gemm_i8(&plain, y, ws)
+    });
+    refused([2, 65], -1.0, error, |y, ws| {
+        by_row.forward_int8(&plain, y, ws)
+    });
+    let error = GemmError::PreparedType {
+        prepared: "int8",
+        expected: "f32",
+    };
+    refused([2, 65], -1.0, error, |y, ws| {
+        by_row.forward_f32(&plain_int8, y, ws)
     });
 
     for len in [0, 1, 3] {
         let x = [1i8; 40];
-        let result = PreparedActivations::int8(view(&x, 2, 20), vec![1.0; len], None, ws);
-        let error = PrepareError::TokenScales { tokens: 2, len };
+        let result = PreparedActivations::from_int8(view(&x, 2, 20), vec![1.0; len], None, ws);
+        let error = GemmError::TokenScales { tokens: 2, len };
         assert_names(&error, &[&2, &len]);
         assert_eq!(result.err(), Some(error));
     }

@@ -5,10 +5,10 @@ use crate::{HUGE, assert_names, layer};
 use tritgemm::codec::{self, CodecError, Mode};
 use tritgemm::quant::{self, QuantError};
 use tritgemm::{
-    Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Panels, PrepareError,
+    GemmError, Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Panels,
     PreparedActivations, Scales, TernaryMatrix,
 };
-use tritgemm_testing::{bits, view, view_mut, workspace};
+use tritgemm_testing::{bits, view, view_mut, ways, workspace};
 
 /// Panels of another length, or that no memory holds.
 #[test]
@@ -82,12 +82,14 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
     let grouped = TernaryMatrix::from_trits(&[], HUGE, 0, grouped).expect("nothing");
     let grouped = Linear::new(&grouped).expect("nothing");
 
-    for way in tritgemm_testing::ways() {
+    for way in &ways() {
         let ws = &mut workspace(way);
         // No tokens for all those rows.
         let (x, y) = (|| view::<f32>(&[], 0, 0), || MatMut::new(&mut [], 0, HUGE));
         for layer in [&tall, &grouped] {
-            layer.forward(x(), y().expect("empty"), ws).expect("fits");
+            layer
+                .forward_int8(x(), y().expect("empty"), ws)
+                .expect("fits");
             layer
                 .forward_f32(x(), y().expect("empty"), ws)
                 .expect("fits");
@@ -96,21 +98,21 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
         let none = layer(0, 0);
         let tokens = || view::<f32>(&[], HUGE, 0);
         let y = || view_mut::<f32>(&mut [], HUGE, 0);
-        none.forward(tokens(), y(), ws).expect("fits");
+        none.forward_int8(tokens(), y(), ws).expect("fits");
         none.forward_f32(tokens(), y(), ws).expect("fits");
         let panels = none.panels();
         let y_i32 = view_mut::<i32>(&mut [], HUGE, 0);
         panels.gemm_i8(view(&[], HUGE, 0), y_i32, ws).expect("fits");
-        for group in [None, Some(GroupSize::G256)] {
-            let x = PreparedActivations::float(tokens(), group, ws).expect("fits");
+        for layer in [&none, &grouped] {
+            let x = layer.prepare_f32(tokens(), ws).expect("fits");
             assert_eq!([x.tokens(), x.cols()], [HUGE, 0]);
-            let x = PreparedActivations::quantize(tokens(), group, ws).expect("fits");
+            let x = layer.prepare_int8(tokens(), ws).expect("fits");
             assert_eq!([x.tokens(), x.cols()], [HUGE, 0]);
         }
-        let x = PreparedActivations::quantize(tokens(), None, ws).expect("fits");
-        none.forward_prepared(&x, y(), ws).expect("fits");
-        let x = PreparedActivations::int8(view(&[], HUGE, 0), vec![], None, ws);
-        let error = PrepareError::TokenScales {
+        let x = none.prepare_int8(tokens(), ws).expect("fits");
+        none.forward_int8(&x, y(), ws).expect("fits");
+        let x = PreparedActivations::from_int8(view(&[], HUGE, 0), vec![], None, ws);
+        let error = GemmError::TokenScales {
             tokens: HUGE,
             len: 0,
         };
@@ -137,21 +139,21 @@ fn sums_over_nothing_are_zero() {
         .clone()
         .with_bias(vec![-0.0, f32::NAN, 2.5])
         .expect("a bias");
-    for way in tritgemm_testing::ways() {
+    for way in &ways() {
         let ws = &mut workspace(way);
         let mut run = |layer: &Linear, path: usize| {
             let mut y = [7.0; 6];
             let (x, view) = (view::<f32>(&[], 2, 0), view_mut(&mut y, 2, 3));
             match path {
-                0 => layer.forward(x, view, ws),
+                0 => layer.forward_int8(x, view, ws),
                 1 => layer.forward_f32(x, view, ws),
                 2 => {
-                    let x = PreparedActivations::quantize(x, None, ws).expect("prepared");
-                    layer.forward_prepared(&x, view, ws)
+                    let x = layer.prepare_int8(x, ws).expect("prepared");
+                    layer.forward_int8(&x, view, ws)
                 }
                 _ => {
-                    let x = PreparedActivations::float(x, None, ws).expect("prepared");
-                    layer.forward_prepared(&x, view, ws)
+                    let x = layer.prepare_f32(x, ws).expect("prepared");
+                    layer.forward_f32(&x, view, ws)
                 }
             }
             .expect("fits");
@@ -211,7 +213,7 @@ fn shapes_beyond_memory_are_errors() {
 #[test]
 fn one_row_of_any_stride() {
     let layer = layer(65, 20);
-    for way in tritgemm_testing::ways() {
+    for way in &ways() {
         let ws = &mut workspace(way);
         let (x8, x) = ([1i8; 20], [1.0f32; 20]);
         let (mut y32, mut y) = ([0; 65], [0.0; 65]);
@@ -225,7 +227,7 @@ fn one_row_of_any_stride() {
         layer.forward_f32(wide(&x), y_view, ws).expect("fits");
         assert_eq!(y, [20.0; 65], "{way:?}");
         let y_view = MatMut::with_stride(&mut y, 1, 65, HUGE).expect("one row");
-        layer.forward(wide(&x), y_view, ws).expect("fits");
+        layer.forward_int8(wide(&x), y_view, ws).expect("fits");
         assert!(y.iter().all(|v| (v - 20.0).abs() < 1e-4), "{way:?}: {y:?}");
     }
 }

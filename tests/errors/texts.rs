@@ -8,7 +8,7 @@ use tritgemm::nn::{BitLinearError, RmsNormError};
 use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, Granularity, GroupSize, Incomplete, Isa, IsaError, MatrixError, OutOfMemory,
-    PanelFileError, PrepareError, SliceError,
+    PanelFileError, SliceError,
 };
 
 #[track_caller]
@@ -24,7 +24,6 @@ fn an_error_that_wraps_another_says_what_it_says() {
     says(
         &[
             &CodecError::Isa(isa()),
-            &PrepareError::Isa(isa()),
             &GemmError::Isa(isa()),
             &BitLinearError::Isa(isa()),
             &BitLinearError::Gemm(GemmError::Isa(isa())),
@@ -38,7 +37,6 @@ fn an_error_that_wraps_another_says_what_it_says() {
         &[
             &QuantError::Memory(memory),
             &MatrixError::Memory(memory),
-            &PrepareError::Memory(memory),
             &GemmError::Memory(memory),
             &SliceError::Memory(memory),
             &PanelFileError::Memory(memory),
@@ -48,19 +46,12 @@ fn an_error_that_wraps_another_says_what_it_says() {
         &memory,
     );
     let incomplete = Incomplete { done: 3, items: 5 };
-    says(
-        &[
-            &PrepareError::Incomplete(incomplete),
-            &GemmError::Incomplete(incomplete),
-        ],
-        &incomplete,
-    );
+    says(&[&GemmError::Incomplete(incomplete)], &incomplete);
     let quant = || QuantError::TooLarge { rows: 3, cols: 5 };
     assert_names(&quant(), &[&3, &5]);
     says(
         &[
             &MatrixError::Quant(quant()),
-            &PrepareError::Quant(quant()),
             &GemmError::Quant(quant()),
             &BitLinearError::Quant(quant()),
         ],

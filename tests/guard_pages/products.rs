@@ -2,13 +2,10 @@
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use tritgemm::{
-    Activation, GroupSize, Linear, MatMut, MatRef, Options, Panels, PreparedActivations, Threads,
-    Workspace,
-};
+use tritgemm::{Activation, Linear, MatMut, MatRef, Options, Panels, PreparedActivations};
 use tritgemm_testing::case::{Case, Expected, GRANULARITIES, Shape, assert_same};
 use tritgemm_testing::guarded::{Guarded, Place};
-use tritgemm_testing::{LANES, backends, bits, quick, workspace};
+use tritgemm_testing::{backends, bits, quick, ways, workspace};
 
 /// Rows of a matrix in guarded memory, `gap` values between them.
 struct Rows<T> {
@@ -92,7 +89,7 @@ impl<'a> Beside<'a> {
         y.take(&what)
     }
 
-    fn check(&self, options: Options, expected: &Expected) {
+    fn check(&self, options: &Options, expected: &Expected) {
         let ws = &mut workspace(options);
         let what = format!("{:?} {options:?} at {:?}", self.shape(), self.place);
         let (layer, panels) = (&self.layer, self.layer.panels());
@@ -103,40 +100,39 @@ impl<'a> Beside<'a> {
             layer.forward_f32(x_f32.view(), y, ws).expect("fits")
         });
         assert_same("forward_f32", &what, &bits(&y), &expected.float);
-        let y = self.y(&what, |y| layer.forward(x_f32.view(), y, ws).expect("fits"));
+        let y = self.y(&what, |y| {
+            layer.forward_int8(x_f32.view(), y, ws).expect("fits")
+        });
         let wanted = expected.quantized.as_ref().expect("finite");
-        assert_same("forward", &what, &bits(&y), wanted);
+        assert_same("forward_int8", &what, &bits(&y), wanted);
     }
 
     /// Prepared activations of every kind.
-    fn check_prepared(&self, options: Options, expected: &Expected) {
+    fn check_prepared(&self, options: &Options, expected: &Expected) {
         let ws = &mut workspace(options);
         let what = format!("{:?} {options:?} at {:?}", self.shape(), self.place);
-        let group = self.case.group().and_then(GroupSize::from_len);
         let (x_i8, x_f32) = (self.x(&self.case.x_i8), self.x(&self.case.x_f32));
-        let float = PreparedActivations::float(x_f32.view(), group, ws).expect("prepared");
-        let quantized = PreparedActivations::quantize(x_f32.view(), group, ws).expect("prepared");
+        let float = self.layer.prepare_f32(x_f32.view(), ws).expect("prepared");
+        let quantized = self.layer.prepare_int8(x_f32.view(), ws).expect("prepared");
         let token_scales = vec![1.0; self.shape().n];
-        let int8 = PreparedActivations::int8(x_i8.view(), token_scales, None, ws);
+        let int8 = PreparedActivations::from_int8(x_i8.view(), token_scales, None, ws);
         let int8 = int8.expect("prepared");
         drop((x_i8, x_f32));
-        let forward = |x: &PreparedActivations, ws: &mut Workspace| {
-            self.y(&what, |y| {
-                self.layer.forward_prepared(x, y, ws).expect("fits")
-            })
-        };
-        assert_same("float", &what, &bits(&forward(&float, ws)), &expected.float);
-        let wanted = expected.quantized.as_ref().expect("finite");
-        assert_same("quantized", &what, &bits(&forward(&quantized, ws)), wanted);
-        let panels = self.layer.panels();
+        let layer = &self.layer;
+        let y = self.y(&what, |y| layer.forward_f32(&float, y, ws).expect("fits"));
+        assert_same("float", &what, &bits(&y), &expected.float);
         let y = self.y(&what, |y| {
-            panels.gemm_i8_prepared(&int8, y, ws).expect("fits")
+            layer.forward_int8(&quantized, y, ws).expect("fits")
         });
+        let wanted = expected.quantized.as_ref().expect("finite");
+        assert_same("quantized", &what, &bits(&y), wanted);
+        let panels = self.layer.panels();
+        let y = self.y(&what, |y| panels.gemm_i8(&int8, y, ws).expect("fits"));
         assert_same("int8", &what, &y, &expected.integers);
     }
 
     /// f16 or bf16 activations give what their values in f32 give.
-    fn check_half<T: Activation + Pod>(&self, options: Options) {
+    fn check_half<T: Activation + Pod>(&self, options: &Options) {
         let ws = &mut workspace(options);
         let what = format!("{:?} {options:?} at {:?}", self.shape(), self.place);
         let x = &self.case.x_f32;
@@ -146,10 +142,10 @@ impl<'a> Beside<'a> {
         T::widen(&narrow, &mut wide);
         let (narrow, wide) = (self.x(&narrow), self.x(&wide));
         let got = self.y(&what, |y| {
-            self.layer.forward(narrow.view(), y, ws).expect("fits")
+            self.layer.forward_int8(narrow.view(), y, ws).expect("fits")
         });
         let wanted = self.y(&what, |y| {
-            self.layer.forward(wide.view(), y, ws).expect("fits")
+            self.layer.forward_int8(wide.view(), y, ws).expect("fits")
         });
         assert_same("half", &what, &bits(&got), &bits(&wanted));
     }
@@ -165,12 +161,6 @@ fn case([m, k, n]: [usize; 3], gaps: [usize; 2], granularity: usize) -> Case {
     })
 }
 
-fn ways() -> impl Iterator<Item = Options> {
-    let with_lanes = |b| LANES.map(|l| Options::new().backend(b).lanes(l));
-    let ways = backends().into_iter().flat_map(with_lanes);
-    ways.map(|way| way.threads(Threads::Serial))
-}
-
 /// Every tail of K: of a byte, a unit of any kernel, a chunk, a block.
 #[test]
 fn every_tail_of_k() {
@@ -180,7 +170,7 @@ fn every_tail_of_k() {
         let expected = case.expected();
         for place in Place::tight() {
             let beside = Beside::new(&case, place);
-            ways().for_each(|way| beside.check(way, &expected));
+            ways().iter().for_each(|way| beside.check(way, &expected));
         }
     }
 }
@@ -194,7 +184,7 @@ fn every_tail_of_m() {
         let expected = case.expected();
         for place in Place::tight() {
             let beside = Beside::new(&case, place);
-            ways().for_each(|way| beside.check(way, &expected));
+            ways().iter().for_each(|way| beside.check(way, &expected));
         }
     }
 }
@@ -208,7 +198,7 @@ fn every_tail_of_n() {
         let expected = case.expected();
         for place in Place::tight() {
             let beside = Beside::new(&case, place);
-            ways().for_each(|way| beside.check(way, &expected));
+            ways().iter().for_each(|way| beside.check(way, &expected));
         }
     }
 }
@@ -222,7 +212,7 @@ fn scales_by_group() {
             let expected = case.expected();
             for place in Place::tight() {
                 let beside = Beside::new(&case, place);
-                for way in ways() {
+                for way in &ways() {
                     beside.check(way, &expected);
                     beside.check_prepared(way, &expected);
                 }
@@ -239,7 +229,7 @@ fn every_alignment() {
         let expected = case.expected();
         for place in Place::all() {
             let beside = Beside::new(&case, place);
-            for way in ways() {
+            for way in &ways() {
                 beside.check(way, &expected);
                 beside.check_prepared(way, &expected);
             }
@@ -253,8 +243,8 @@ fn every_float_type() {
     for place in Place::all() {
         let beside = Beside::new(&case, place);
         for backend in backends() {
-            beside.check_half::<f16>(Options::new().backend(backend));
-            beside.check_half::<bf16>(Options::new().backend(backend));
+            beside.check_half::<f16>(&Options::new().backend(backend));
+            beside.check_half::<bf16>(&Options::new().backend(backend));
         }
     }
 }

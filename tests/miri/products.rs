@@ -1,12 +1,12 @@
-//! Products: both lanes, both activation types, groups.
+//! Products: both families, both activation types, groups.
 
 use crate::backends::runs;
-use tritgemm::{Lanes, Options, Threads};
+use tritgemm::{Family, Options, Threads};
 use tritgemm_testing::case::{Case, Shape, assert_same};
 use tritgemm_testing::{backends, workspace};
 
-/// One product by every backend; the lanes and the type choose its kernel.
-fn check([m, k, n]: [usize; 3], granularity: usize, lanes: Lanes, types: &[&str]) {
+/// One product by every backend; the family and the type choose its kernel.
+fn check([m, k, n]: [usize; 3], granularity: usize, family: Family, types: &[&str]) {
     let case = Case::new(Shape {
         gaps: [1, 2],
         granularity,
@@ -14,19 +14,19 @@ fn check([m, k, n]: [usize; 3], granularity: usize, lanes: Lanes, types: &[&str]
         ..Shape::new(m, k, n)
     });
     let expected = case.expected();
-    let lane = if lanes == Lanes::Row { "row" } else { "column" };
+    let name = if family == Family::Few { "few" } else { "many" };
     for backend in backends() {
-        let way = Options::new().backend(backend).lanes(lanes);
-        let ws = &mut workspace(way.threads(Threads::Serial));
+        let way = Options::new().backend(backend).family(family);
+        let ws = &mut workspace(way.clone().threads(Threads::Serial));
         let what = format!("{:?} {way:?}", case.shape);
-        if types.contains(&"i8") && runs(backend, &format!("i8-{lane}")) {
+        if types.contains(&"i8") && runs(backend, &format!("{name}_i8")) {
             assert_same("gemm_i8", &what, &case.gemm_i8(ws), &expected.integers);
-            if lanes == Lanes::Row {
+            if family == Family::Few {
                 let wanted = expected.quantized.as_ref().expect("finite");
-                assert_same("forward", &what, &case.forward(ws), wanted);
+                assert_same("forward_int8", &what, &case.forward_int8(ws), wanted);
             }
         }
-        if types.contains(&"f32") && runs(backend, &format!("f32-{lane}")) {
+        if types.contains(&"f32") && runs(backend, &format!("{name}_f32")) {
             assert_same("forward_f32", &what, &case.forward_f32(ws), &expected.float);
         }
     }
@@ -34,46 +34,46 @@ fn check([m, k, n]: [usize; 3], granularity: usize, lanes: Lanes, types: &[&str]
 
 /// One unit; one panel and a part of one; a block of 240 and a tail.
 #[test]
-fn i8_row() {
-    check([1, 1, 1], 1, Lanes::Row, &["i8"]);
-    check([2, 13, 2], 2, Lanes::Row, &["i8"]);
-    check([3, 244, 1], 2, Lanes::Row, &["i8"]);
+fn few_i8() {
+    check([1, 1, 1], 1, Family::Few, &["i8"]);
+    check([2, 13, 2], 2, Family::Few, &["i8"]);
+    check([3, 244, 1], 2, Family::Few, &["i8"]);
 }
 
 #[test]
-fn f32_row() {
-    check([1, 1, 1], 1, Lanes::Row, &["f32"]);
-    check([2, 13, 2], 2, Lanes::Row, &["f32"]);
-    check([3, 244, 1], 2, Lanes::Row, &["f32"]);
+fn few_f32() {
+    check([1, 1, 1], 1, Family::Few, &["f32"]);
+    check([2, 13, 2], 2, Family::Few, &["f32"]);
+    check([3, 244, 1], 2, Family::Few, &["f32"]);
 }
 
 /// The widest tiles: four panels and one more.
 #[test]
-fn row_tiles() {
-    check([64 * 4 + 1, 5, 2], 1, Lanes::Row, &["i8", "f32"]);
+fn tiles_of_few_tokens() {
+    check([64 * 4 + 1, 5, 2], 1, Family::Few, &["i8", "f32"]);
 }
 
 #[test]
-fn i8_column() {
-    check([2, 5, 2], 2, Lanes::Column, &["i8"]);
+fn many_i8() {
+    check([2, 5, 2], 2, Family::Many, &["i8"]);
 }
 
 #[test]
-fn f32_column() {
-    check([2, 5, 2], 2, Lanes::Column, &["f32"]);
+fn many_f32() {
+    check([2, 5, 2], 2, Family::Many, &["f32"]);
 }
 
 /// A whole chunk of 12 bytes, so that the tables fill their buffer: a pointer
 /// must not leave it, be it unused.
 #[test]
-fn column_chunks() {
-    check([1, 48, 1], 2, Lanes::Column, &["i8", "f32"]);
+fn chunks_of_many_tokens() {
+    check([1, 48, 1], 2, Family::Many, &["i8", "f32"]);
 }
 
 /// A segment for each group: units that straddle two, scales folded in.
 #[test]
 fn groups() {
-    check([2, 70, 1], 64, Lanes::Row, &["i8", "f32"]);
+    check([2, 70, 1], 64, Family::Few, &["i8", "f32"]);
 }
 
 /// Two blocks of the canonical order, a partial chunk, a fold.
@@ -82,6 +82,6 @@ fn groups() {
     miri,
     ignore = "tables of 61 bytes take minutes: the guard pages' kernels fold"
 )]
-fn column_folds() {
-    check([1, 244, 1], 2, Lanes::Column, &["i8", "f32"]);
+fn folds_of_many_tokens() {
+    check([1, 244, 1], 2, Family::Many, &["i8", "f32"]);
 }

@@ -27,8 +27,6 @@ fn every_allocation<S, T, W: PartialEq, E: Display>(
     mut operation: impl FnMut(&mut S) -> Result<T, E>,
     witness: impl Fn(&S, T) -> W,
 ) {
-    // Asked for once a process, and allowed to fail.
-    tritgemm::CacheSizes::detect();
     let plan = Plan::here();
     let mut attempt = |state: &mut S, refused| {
         let mut result = None;

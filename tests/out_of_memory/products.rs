@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tritgemm::{
     Backend, MatMut, MatRef, Options, ParallelFor, PreparedActivations, Threads, Workspace,
 };
-use tritgemm_testing::LANES;
+use tritgemm_testing::FAMILIES;
 #[cfg(feature = "rayon")]
 use tritgemm_testing::allocator::Plan;
 use tritgemm_testing::case::{Case, Shape};
@@ -38,11 +38,11 @@ fn every_product(what: &str, case: &Case, workspace: &dyn Fn() -> Workspace) {
     let (layer, group) = (&case.layer, case.layer.group());
     let names = [
         "gemm_i8",
-        "forward",
+        "forward_int8",
         "forward_f32",
-        "quantize and forward_prepared",
-        "int8 and forward_prepared",
-        "float and forward_prepared",
+        "prepare_int8 and forward_int8",
+        "from_int8 and forward_int8",
+        "prepare_f32 and forward_f32",
     ];
     for (which, name) in names.into_iter().enumerate() {
         let start = || State {
@@ -59,21 +59,21 @@ fn every_product(what: &str, case: &Case, workspace: &dyn Fn() -> Workspace) {
                     let y = MatMut::new(&mut state.integers, n, m)?;
                     layer.panels().gemm_i8(x_i8, y, ws)?;
                 }
-                1 => layer.forward(x, y, ws)?,
+                1 => layer.forward_int8(x, y, ws)?,
                 2 => layer.forward_f32(x, y, ws)?,
                 3 => {
-                    let x = PreparedActivations::quantize(x, group, ws)?;
-                    layer.forward_prepared(&x, y, ws)?;
+                    let x = layer.prepare_int8(x, ws)?;
+                    layer.forward_int8(&x, y, ws)?;
                 }
                 4 => {
                     let scales = state.scales.iter_mut().find(|s| !s.is_empty());
                     let scales = core::mem::take(scales.expect("two attempts"));
-                    let x = PreparedActivations::int8(x_i8, scales, group, ws)?;
-                    layer.forward_prepared(&x, y, ws)?;
+                    let x = PreparedActivations::from_int8(x_i8, scales, group, ws)?;
+                    layer.forward_int8(&x, y, ws)?;
                 }
                 _ => {
-                    let x = PreparedActivations::float(x, group, ws)?;
-                    layer.forward_prepared(&x, y, ws)?;
+                    let x = layer.prepare_f32(x, ws)?;
+                    layer.forward_f32(&x, y, ws)?;
                 }
             }
             Ok(())
@@ -88,11 +88,11 @@ fn every_product(what: &str, case: &Case, workspace: &dyn Fn() -> Workspace) {
 fn serial_products() {
     for granularity in [2, 64] {
         let case = case(granularity);
-        for lanes in LANES {
-            let options = Options::new().lanes(lanes).backend(Backend::best());
+        for family in FAMILIES {
+            let options = Options::new().family(family).backend(Backend::best());
             let options = options.threads(Threads::Serial);
-            every_product(&format!("{lanes:?}"), &case, &|| {
-                Workspace::with_options(options)
+            every_product(&format!("{family:?}"), &case, &|| {
+                Workspace::with_options(options.clone())
             });
         }
     }
@@ -159,6 +159,7 @@ impl ParallelFor for Alone {
 #[test]
 fn products_on_threads_of_the_caller() {
     every_product("64 workers", &case(2), &|| {
-        Workspace::new().with_parallel_for(Arc::new(Alone))
+        let pool = Threads::Pool(Arc::new(Alone));
+        Workspace::with_options(Options::new().threads(pool))
     });
 }

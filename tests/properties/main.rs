@@ -56,12 +56,12 @@ fn layer(trits: &[i8], m: usize, k: usize, scales: Scales) -> Linear {
 }
 
 /// `trits` `[m][k]` times `x` `[n][k]`.
-fn gemm_i8(trits: &[i8], x: &[i8], [m, k, n]: [usize; 3], way: Options) -> Vec<i32> {
+fn gemm_i8(trits: &[i8], x: &[i8], [m, k, n]: [usize; 3], way: &Options) -> Vec<i32> {
     let layer = layer(trits, m, k, Scales::per_tensor(1.0));
     layer_i8(&layer, x, n, way)
 }
 
-fn layer_i8(layer: &Linear, x: &[i8], n: usize, way: Options) -> Vec<i32> {
+fn layer_i8(layer: &Linear, x: &[i8], n: usize, way: &Options) -> Vec<i32> {
     let (m, k) = (layer.out_features(), layer.in_features());
     let (mut y, ws) = (vec![-1; n * m], &mut workspace(way));
     let (x, out) = (view(x, n, k), view_mut(&mut y, n, m));
@@ -69,7 +69,7 @@ fn layer_i8(layer: &Linear, x: &[i8], n: usize, way: Options) -> Vec<i32> {
     y
 }
 
-fn forward_f32(layer: &Linear, x: &[f32], n: usize, way: Options) -> Vec<f32> {
+fn forward_f32(layer: &Linear, x: &[f32], n: usize, way: &Options) -> Vec<f32> {
     let (m, k) = (layer.out_features(), layer.in_features());
     let (mut y, ws) = (vec![7.0; n * m], &mut workspace(way));
     layer
@@ -79,17 +79,17 @@ fn forward_f32(layer: &Linear, x: &[f32], n: usize, way: Options) -> Vec<f32> {
 }
 
 /// The W1.58A8 product.
-fn forward(layer: &Linear, x: &[f32], n: usize, way: Options) -> Vec<f32> {
+fn forward(layer: &Linear, x: &[f32], n: usize, way: &Options) -> Vec<f32> {
     let (m, k) = (layer.out_features(), layer.in_features());
     let (mut y, ws) = (vec![7.0; n * m], &mut workspace(way));
     layer
-        .forward(view(x, n, k), view_mut(&mut y, n, m), ws)
+        .forward_int8(view(x, n, k), view_mut(&mut y, n, m), ws)
         .expect("finite");
     y
 }
 
 /// The three products of a case: int8 sums, and the bits of the float ones.
-fn products(case: &Case, way: Options) -> (Vec<i32>, [Vec<u32>; 2]) {
+fn products(case: &Case, way: &Options) -> (Vec<i32>, [Vec<u32>; 2]) {
     let (layer, n) = (&case.layer, case.shape.n);
     let floats = [forward_f32, forward].map(|run| bits(&run(layer, &case.x_f32, n, way)));
     (layer_i8(layer, &case.x_i8, n, way), floats)

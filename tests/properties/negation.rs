@@ -13,7 +13,7 @@ proptest! {
         let case = Case::new(shape);
         let Shape { m, k, n, .. } = case.shape;
         let negative: Vec<i8> = case.trits.iter().map(|t| -t).collect();
-        for way in ways() {
+        for way in &ways() {
             let what = format!("{:?} {way:?}", case.shape);
             let y = gemm_i8(&case.trits, &case.x_i8, [m, k, n], way);
             // Most sums of many terms are not 0, or this would say nothing.

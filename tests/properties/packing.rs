@@ -2,8 +2,8 @@
 
 use crate::config;
 use proptest::prelude::*;
-use tritgemm::{Panels, Scales, TernaryMatrix, Threads};
-use tritgemm_testing::{Rng, backends};
+use tritgemm::{Options, Panels, Scales, TernaryMatrix};
+use tritgemm_testing::{Rng, backends, workspace};
 
 proptest! {
     #![proptest_config(config(64))]
@@ -17,7 +17,8 @@ proptest! {
         prop_assert_eq!(&matrix.to_trits(), &trits);
         let mut layouts = Vec::new();
         for backend in backends() {
-            let panels = Panels::pack_with(backend, Threads::Serial, &matrix).expect("memory");
+            let ws = &workspace(Options::new().backend(backend));
+            let panels = Panels::pack_on(&matrix, ws).expect("memory");
             prop_assert_eq!(&panels.to_packed(), matrix.packed());
             let again = Panels::from_packed(&panels.to_packed(), m, k).expect("legal");
             prop_assert_eq!(again.as_bytes(), panels.as_bytes());

@@ -17,7 +17,7 @@ proptest! {
         let columns = |data: &[i8], range: Range<usize>| -> Vec<i8> {
             data.chunks(k).flat_map(|row| row[range.clone()].to_vec()).collect()
         };
-        for way in ways() {
+        for way in &ways() {
             let part = |range: Range<usize>| {
                 let (w, x) = (columns(&case.trits, range.clone()), columns(&case.x_i8, range.clone()));
                 gemm_i8(&w, &x, [m, range.len(), n], way)

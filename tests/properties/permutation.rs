@@ -22,7 +22,7 @@ proptest! {
         let permuted: Vec<i8> = rows.copied().collect();
         let scales = || Scales::per_tensor(0.75);
         let layers = [&case.trits, &permuted].map(|t| layer(t, m, k, scales()));
-        for way in ways() {
+        for way in &ways() {
             let what = format!("{:?} {way:?}", case.shape);
             let [y, got] = [&case.trits, &permuted].map(|t| gemm_i8(t, &case.x_i8, [m, k, n], way));
             assert_same("int8", &what, &got, &reordered(&y, &order));

@@ -20,7 +20,7 @@ proptest! {
         let layer = Linear::from_parts(panels, case.scales.clone(), None).expect("a layer");
         let factor = 2f32.powi(power);
         let x: Vec<f32> = case.x_f32.iter().map(|v| v * factor).collect();
-        for way in ways() {
+        for way in &ways() {
             let what = format!("2^{power}, {:?} {way:?}", case.shape);
             let y = forward_f32(&layer, &case.x_f32, case.shape.n, way);
             let wanted: Vec<f32> = y.iter().map(|v| v * factor).collect();

@@ -14,7 +14,7 @@ proptest! {
         let case = Case::new(shape);
         let Shape { k, n, .. } = case.shape;
         let cut = cut.index(n + 1);
-        for way in ways() {
+        for way in &ways() {
             let what = format!("cut at {cut}, {:?} {way:?}", case.shape);
             let (integers, floats) = products(&case, way);
             let (head, tail) = case.x_i8.split_at(cut * k);
@@ -40,7 +40,7 @@ proptest! {
         let end = start + end.index(panels - start + 1);
         let rows = (64 * start).min(m)..(64 * end).min(m);
         let slice = case.layer.slice_rows(rows.clone()).expect("at panels");
-        for way in ways() {
+        for way in &ways() {
             let what = format!("rows {rows:?}, {:?} {way:?}", case.shape);
             let (integers, floats) = products(&case, way);
             let got = layer_i8(&slice, &case.x_i8, n, way);
@@ -61,15 +61,14 @@ proptest! {
     /// Products large enough to be shared among 1 to 9 threads.
     #[test]
     fn threads(m in 900..1300usize, n in 1..40usize, count in 1..10usize, seed: u64) {
-        use tritgemm_testing::case::Values;
         use tritgemm::Threads;
+        use tritgemm_testing::case::Values;
         let k = (1usize << 21).div_ceil(m * n).max(50);
-        let (gaps, granularity, bias, values) = ([0, 0], 2, true, Values::Wide);
-        let case = Case::new(Shape { m, k, n, gaps, granularity, bias, values, seed });
+        let case = Case::new(Shape { values: Values::Wide, seed, ..Shape::new(m, k, n) });
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("a pool");
-        for way in ways() {
+        for way in &ways() {
             let alone = products(&case, way);
-            let shared = pool.install(|| products(&case, way.threads(Threads::Rayon)));
+            let shared = pool.install(|| products(&case, &way.clone().threads(Threads::Rayon)));
             prop_assert!(alone == shared, "{count} threads, {:?} {way:?}", case.shape);
         }
     }

@@ -30,7 +30,7 @@ proptest! {
         let plain = with(&mut |_| 0.0);
         let strange = with(&mut |r| STRANGE[r.below(4)]);
         let layer = layer(&trits, m, k, Scales::per_tensor(1.5));
-        for way in ways() {
+        for way in &ways() {
             let what = format!("{:?} {way:?}", case.shape);
             let wanted = forward_f32(&layer, &plain, n, way);
             prop_assert!(wanted.iter().all(|v| v.is_finite()), "{what}");
@@ -47,7 +47,7 @@ proptest! {
         let at = at.index(n * k);
         let mut x = case.x_f32.clone();
         x[at] = f32::NAN;
-        for way in ways() {
+        for way in &ways() {
             let what = format!("activation {at}, {:?} {way:?}", case.shape);
             let plain = forward_f32(&case.layer, &case.x_f32, n, way);
             let y = forward_f32(&case.layer, &x, n, way);

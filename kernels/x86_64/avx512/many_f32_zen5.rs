@@ -224,7 +224,7 @@ unsafe fn four_rows<const LANE: i32, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::Backend;
+    use crate::isa::{Backend, Isa};
 
     /// The bits of sixteen f32, so that no two zeros are equal.
     #[repr(C, align(64))]
@@ -242,18 +242,18 @@ mod tests {
     /// Every length of a chunk, against the kernel of other CPUs: the same bits.
     #[test]
     fn any_chunk_of_any_panels() {
-        if !Backend::available().any(|backend| backend.name() == "avx512") {
+        if !Backend::available().any(|backend| backend.isa() == Isa::Avx512) {
             println!("skipped: no AVX-512");
             return;
         }
         let counts: &[usize] = if cfg!(miri) { &[1, 2] } else { &[1, 2, 3, 6] };
-        for bytes in 1..=MANY_F32.chunk_strips {
+        for strips in 1..=MANY_F32.chunk_strips {
             for &panel_count in counts {
-                let stride = PANEL_ROWS * (bytes + 1);
+                let stride = PANEL_ROWS * (strips + 1);
                 let panels: Vec<u8> = (0..stride * panel_count)
                     .map(|i| (i * 31 % 251) as u8)
                     .collect();
-                let tables = lines(1, bytes * MANY_ENTRIES);
+                let tables = lines(1, strips * MANY_ENTRIES);
                 for (first, fold) in [
                     (true, Fold::Keep),
                     (false, Fold::Keep),
@@ -267,8 +267,8 @@ mod tests {
                             panels: panels.as_ptr(),
                             panel_stride: stride,
                             panel_count,
-                            bytes,
-                            tokens: GENERIC.lanes,
+                            strips,
+                            tokens: GENERIC.tokens,
                             tables: tables.as_ptr().cast(),
                             acc: acc.as_mut_ptr().cast(),
                             total: total.as_mut_ptr().cast(),
@@ -283,7 +283,7 @@ mod tests {
                     let [ours, theirs] = [MANY_F32.run, GENERIC.run].map(run);
                     assert!(
                         ours == theirs,
-                        "{bytes} bytes, {panel_count} panels, {fold:?}"
+                        "{strips} strips, {panel_count} panels, {fold:?}"
                     );
                 }
             }

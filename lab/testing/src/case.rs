@@ -311,16 +311,24 @@ impl Case {
         })
     }
 
-    pub fn forward(&self, ws: &mut Workspace) -> Vec<u32> {
+    pub fn forward_int8(&self, ws: &mut Workspace) -> Vec<u32> {
         let x = self.strided(&self.x_f32, f32::NAN);
         self.floats(ws, |layer, y, ws| {
-            layer.forward(self.strided_view(&x), y, ws).expect("fits");
+            layer
+                .forward_int8(self.strided_view(&x), y, ws)
+                .expect("fits");
         })
     }
 
-    pub fn forward_prepared(&self, x: &PreparedActivations, ws: &mut Workspace) -> Vec<u32> {
+    pub fn prepared_int8(&self, x: &PreparedActivations, ws: &mut Workspace) -> Vec<u32> {
         self.floats(ws, |layer, y, ws| {
-            layer.forward_prepared(x, y, ws).expect("fits");
+            layer.forward_int8(x, y, ws).expect("fits");
+        })
+    }
+
+    pub fn prepared_f32(&self, x: &PreparedActivations, ws: &mut Workspace) -> Vec<u32> {
+        self.floats(ws, |layer, y, ws| {
+            layer.forward_f32(x, y, ws).expect("fits");
         })
     }
 
@@ -335,7 +343,7 @@ impl Case {
     }
 
     /// The three products computed as `options` say, against `expected`.
-    pub fn check(&self, options: Options, expected: &Expected) {
+    pub fn check(&self, options: &Options, expected: &Expected) {
         // One workspace for all: what a product leaves must not show in the next.
         let ws = &mut workspace(options);
         let what = format!("{:?} {options:?}", self.shape);
@@ -358,12 +366,12 @@ impl Case {
         let x = self.strided(x, poison);
         let canary = -12345.678f32;
         let mut y = self.output(canary);
-        let done = self.layer.forward(self.strided_view(&x), y.view(), ws);
+        let done = self.layer.forward_int8(self.strided_view(&x), y.view(), ws);
         let got = bits(&y.take(&what));
         match expected {
             Ok(wanted) => {
                 assert_eq!(done, Ok(()), "{what}");
-                assert_same("forward", &what, &got, wanted);
+                assert_same("forward_int8", &what, &got, wanted);
             }
             Err((token, index)) => {
                 let error = done.expect_err("an activation is no number");
@@ -382,7 +390,7 @@ impl Case {
 
     /// Products of prepared activations, against `expected` and, for int8 ones,
     /// [`Self::expected_int8`].
-    pub fn check_prepared(&self, options: Options, expected: &Expected, int8_expected: &[u32]) {
+    pub fn check_prepared(&self, options: &Options, expected: &Expected, int8_expected: &[u32]) {
         let ws = &mut workspace(options);
         let Shape { m, k, n, .. } = self.shape;
         let what = format!("{:?} {options:?}", self.shape);
@@ -390,31 +398,31 @@ impl Case {
 
         let strided = self.strided(&self.x_f32, f32::NAN);
         let x = self.strided_view(&strided);
-        let float = PreparedActivations::float(x, group, ws).expect("prepared");
-        let quantized = PreparedActivations::quantize(x, group, ws);
+        let float = self.layer.prepare_f32(x, ws).expect("prepared");
+        let quantized = self.layer.prepare_int8(x, ws);
         assert_eq!(quantized.is_ok(), expected.quantized.is_ok(), "{what}");
         let strided = self.strided(&self.x_i8, 77);
         let x = self.strided_view(&strided);
         let scales = self.token_scales();
-        let int8 = PreparedActivations::int8(x, scales.clone(), group, ws).expect("prepared");
+        let int8 = PreparedActivations::from_int8(x, scales.clone(), group, ws).expect("prepared");
         assert_eq!([float.tokens(), float.cols()], [n, k]);
 
         // Twice: a product must leave prepared activations as they were.
         for _ in 0..2 {
-            let got = self.forward_prepared(&float, ws);
+            let got = self.prepared_f32(&float, ws);
             assert_same("prepared f32", &what, &got, &expected.float);
             if let (Ok(x), Ok(wanted)) = (&quantized, &expected.quantized) {
-                let got = self.forward_prepared(x, ws);
+                let got = self.prepared_int8(x, ws);
                 assert_same("prepared, quantised", &what, &got, wanted);
             }
-            let got = self.forward_prepared(&int8, ws);
+            let got = self.prepared_int8(&int8, ws);
             assert_same("prepared int8", &what, &got, int8_expected);
         }
-        let raw = PreparedActivations::int8(x, scales, None, ws).expect("prepared");
+        let raw = PreparedActivations::from_int8(x, scales, None, ws).expect("prepared");
         let mut y = vec![-1; n * m];
         let panels = self.layer.panels();
         panels
-            .gemm_i8_prepared(&raw, view_mut(&mut y, n, m), ws)
+            .gemm_i8(&raw, view_mut(&mut y, n, m), ws)
             .expect("fits");
         assert_same("gemm_i8_prepared", &what, &y, &expected.integers);
     }

@@ -18,11 +18,12 @@ pub mod golden;
 pub mod guarded;
 pub mod oracle;
 
+use std::borrow::Borrow;
 use std::env;
-use tritgemm::{Backend, Lanes, MatMut, MatRef, Options, Threads, Workspace};
+use tritgemm::{Backend, Family, MatMut, MatRef, Options, Threads, Workspace};
 
 /// Every backend of this CPU, the scalar one last. `TRITGEMM_TEST_REQUIRE`, a
-/// comma-separated list of instruction sets or levels, makes a missing one a
+/// comma-separated list of levels or of `level/tuning`, makes a missing one a
 /// failure: without it a test on the wrong machine would pass by testing less.
 pub fn backends() -> Vec<Backend> {
     let backends: Vec<Backend> = Backend::available().collect();
@@ -43,17 +44,17 @@ pub fn quick() -> bool {
     env::var("TRITGEMM_TEST_QUICK").is_ok_and(|v| v == "1")
 }
 
-pub const LANES: [Lanes; 3] = [Lanes::Row, Lanes::Column, Lanes::Auto];
+pub const FAMILIES: [Family; 3] = [Family::Few, Family::Many, Family::Auto];
 
-/// Every backend with every choice of lanes, on the calling thread.
+/// Every backend with every family of kernels, on the calling thread.
 pub fn ways() -> Vec<Options> {
-    let with_lanes = |b| LANES.map(|l| Options::new().backend(b).lanes(l));
-    let ways = backends().into_iter().flat_map(with_lanes);
+    let families = |b| FAMILIES.map(|family| Options::new().backend(b).family(family));
+    let ways = backends().into_iter().flat_map(families);
     ways.map(|way| way.threads(Threads::Serial)).collect()
 }
 
-pub fn workspace(options: Options) -> Workspace {
-    Workspace::with_options(options)
+pub fn workspace(options: impl Borrow<Options>) -> Workspace {
+    Workspace::with_options(options.borrow().clone())
 }
 
 /// A small generator of reproducible values (xorshift64*).
