@@ -95,7 +95,7 @@ pub struct FewPart<'a> {
     /// First panel; the tile says how many.
     pub panel: usize,
     /// Panels from one of the tile to its next, at least 1; 1 if it has several tokens.
-    pub apart: usize,
+    pub panel_step: usize,
     /// First strip.
     pub start: usize,
     /// Table units from there.
@@ -123,7 +123,10 @@ pub fn few_run<X: Element>(
         .checked_mul(kernel.unit_strips)
         .expect("units fit the address space");
     // From the first panel of the tile to behind its last.
-    let reached = part.apart.saturating_mul(tile.panels - 1).saturating_add(1);
+    let reached = part
+        .panel_step
+        .saturating_mul(tile.panels - 1)
+        .saturating_add(1);
     let end = part.panel.saturating_add(reached);
     let panels = part.view.part(&(part.panel..end), part.start, strips);
     let table_bytes = part.units.checked_mul(kernel.table_bytes);
@@ -138,19 +141,19 @@ pub fn few_run<X: Element>(
         .checked_mul(PANEL_ROWS)
         .and_then(|len| reach(tile.tokens, out_stride, len));
     assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
-    let side_by_side = part.apart == 1 && out_stride >= tile.panels * PANEL_ROWS;
+    let side_by_side = part.panel_step == 1 && out_stride >= tile.panels * PANEL_ROWS;
     assert!(
-        side_by_side || tile.tokens == 1 && part.apart > 0,
+        side_by_side || tile.tokens == 1 && part.panel_step > 0,
         "outputs overlap"
     );
     let mut call = FewCall {
         panels,
-        panel_stride: part.view.stride().wrapping_mul(part.apart),
+        panel_stride: part.view.stride().wrapping_mul(part.panel_step),
         units: 0,
         tables: tables.as_ptr(),
         table_stride,
         out: out.as_mut_ptr(),
-        panel_sums: part.apart.wrapping_mul(PANEL_ROWS),
+        panel_sums: part.panel_step.wrapping_mul(PANEL_ROWS),
         out_stride,
         accumulate,
         ahead: 0,

@@ -65,7 +65,7 @@ fn reference<X: Values>(
             panel,
             start: 0,
             units: bytes,
-            apart: 1,
+            panel_step: 1,
             next: panel + 1,
             read_before: false,
         };
@@ -83,8 +83,8 @@ fn check_few<X: Values>(backend: Backend, units: usize, place: Place) {
         for (tile, shape) in kernel.tiles.iter().enumerate() {
             check_tile(kernel, tile, 1, units, place);
             if shape.tokens == 1 && shape.panels > 1 {
-                for apart in [2, 3] {
-                    check_tile(kernel, tile, apart, units, place);
+                for panel_step in [2, 3] {
+                    check_tile(kernel, tile, panel_step, units, place);
                 }
             }
         }
@@ -92,13 +92,19 @@ fn check_few<X: Values>(backend: Backend, units: usize, place: Place) {
 }
 
 /// Tile shape `tile`, its panels `apart` panels from one another.
-fn check_tile<X: Values>(kernel: Few<X>, tile: usize, apart: usize, units: usize, place: Place) {
+fn check_tile<X: Values>(
+    kernel: Few<X>,
+    tile: usize,
+    panel_step: usize,
+    units: usize,
+    place: Place,
+) {
     let shape = &kernel.tiles[tile];
-    let reached = apart * (shape.panels - 1) + 1;
+    let reached = panel_step * (shape.panels - 1) + 1;
     let mut rng = Rng::new(units as u64);
     let bytes = units * kernel.unit_strips;
     let what = format!(
-        "{}, tile {tile}, {apart} apart, {units} units at {place:?}",
+        "{}, tile {tile}, {panel_step} panel_step, {units} units at {place:?}",
         kernel.name
     );
     let panels: Vec<u8> = (0..reached * bytes * PANEL_ROWS)
@@ -129,7 +135,7 @@ fn check_tile<X: Values>(kernel: Few<X>, tile: usize, apart: usize, units: usize
         let mut between = [X::Acc::zeroed(); PANEL_ROWS];
         bytemuck::cast_slice_mut::<_, u8>(&mut between).fill(0x11);
         for (i, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
-            if i % apart != 0 {
+            if i % panel_step != 0 {
                 out.copy_from_slice(&between);
             }
         }
@@ -140,7 +146,7 @@ fn check_tile<X: Values>(kernel: Few<X>, tile: usize, apart: usize, units: usize
             panel: 0,
             start: 0,
             units,
-            apart,
+            panel_step,
             next: 1,
             read_before: gap > 0,
         };
@@ -153,7 +159,7 @@ fn check_tile<X: Values>(kernel: Few<X>, tile: usize, apart: usize, units: usize
             let wanted = reference(view, (reached, bytes), x, start);
             let got: Vec<u32> = out[..rows].iter().map(|&v| X::bits(v)).collect();
             for (i, got) in got.chunks(PANEL_ROWS).enumerate() {
-                let wanted = match i % apart {
+                let wanted = match i % panel_step {
                     0 => &wanted[i * PANEL_ROWS..][..PANEL_ROWS],
                     _ => &between,
                 };
@@ -236,11 +242,11 @@ fn check_chunks<X: Values>(
         let out_stride = PANEL_ROWS + gap;
         let len = out_stride * (kernel.tokens - 1) + PANEL_ROWS;
         let mut out = Guarded::new(&vec![X::Acc::zeroed(); len], place.of_operand(2));
-        let at = panel * panel_acc;
+        let place_of_panel = panel * panel_acc;
         // The last panel's end where the buffers end.
         let accs = (
-            &acc.get()[at..][..panel_acc],
-            &total.get()[at..][..panel_acc],
+            &acc.get()[place_of_panel..][..panel_acc],
+            &total.get()[place_of_panel..][..panel_acc],
         );
         let accumulate = panel % 2 == 1;
         let out_and_stride = (out.get_mut(), out_stride);

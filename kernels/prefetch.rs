@@ -18,8 +18,8 @@ pub fn line<T>(line: *const T) {
 /// one, perhaps not for the last.
 #[inline]
 pub fn output<T>(output: &mut [T]) {
-    let at = output.as_mut_ptr().cast::<u8>();
+    let start = output.as_mut_ptr().cast::<u8>();
     for offset in (0..size_of_val(output)).step_by(64) {
-        line(at.wrapping_add(offset));
+        line(start.wrapping_add(offset));
     }
 }

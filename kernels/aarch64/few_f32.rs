@@ -1,4 +1,4 @@
-//! f32 row lanes: a pair of weights looks up the two halves of its float.
+//! f32, few tokens: a pair of weights looks up the two halves of its float.
 //!
 //! # The idea
 //! Two weights that are not both 0 have eight signed sums of their activations:
@@ -41,7 +41,7 @@ use crate::kernels::contract::{BLOCK_STRIPS, FewCall, FewKernel, FewTile, PANEL_
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-/// The NEON f32 row-lane kernel.
+/// The kernel.
 pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     name: "neon-few_f32",
     unit_strips: 1,

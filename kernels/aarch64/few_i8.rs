@@ -1,4 +1,4 @@
-//! int8 row lanes: sixteen rows a register, nibbles as `tbl` indices.
+//! int8, few tokens: sixteen rows a register, nibbles as `tbl` indices.
 //!
 //! # The idea
 //! A nibble of a panel byte is two weights, so it selects one of 16 signed sums
@@ -45,7 +45,7 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use core::hint::black_box;
 
-/// The NEON int8 row-lane kernel.
+/// The kernel.
 pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     name: "neon-few_i8",
     unit_strips: 1,
@@ -191,13 +191,13 @@ fn pin(lo: &mut uint8x16_t, hi: &mut uint8x16_t) {
     }
 }
 
-/// `wide += narrow`.
+/// `wide += bytes`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen(wide: &mut Wide, narrow: &[uint8x16_t; GROUPS]) {
-    for (pair, &narrow) in wide.chunks_exact_mut(2).zip(narrow) {
-        pair[0] = vaddw_u8(pair[0], vget_low_u8(narrow));
-        pair[1] = vaddw_high_u8(pair[1], narrow);
+fn widen(wide: &mut Wide, bytes: &[uint8x16_t; GROUPS]) {
+    for (pair, &bytes) in wide.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = vaddw_u8(pair[0], vget_low_u8(bytes));
+        pair[1] = vaddw_high_u8(pair[1], bytes);
     }
 }
 

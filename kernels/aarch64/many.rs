@@ -1,4 +1,4 @@
-//! Column lanes: the generic source on pulp's NEON token, four registers an
+//! Many tokens: the generic source on pulp's NEON token, four registers an
 //! entry, with the index arithmetic and the transposes of this ISA.
 //!
 //! # The idea
@@ -44,7 +44,7 @@ const QUADS: usize = 3;
 /// Registers of an entry.
 const VECTORS: usize = ENTRY / 16;
 
-/// The NEON int8 column-lane kernel.
+/// The int8 kernel.
 pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     name: "neon-many_i8",
     tokens: TOKENS_I8,
@@ -63,7 +63,7 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     ],
 };
 
-/// The NEON f32 column-lane kernel.
+/// The f32 kernel.
 pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     name: "neon-many_f32",
     tokens: TOKENS_F32,

@@ -1,4 +1,4 @@
-//! Row lanes, by definition: decode each weight, add, subtract or skip.
+//! Few tokens, by definition: decode each weight, add, subtract or skip.
 
 use crate::kernels::contract::{BLOCK_STRIPS, FewCall, PANEL_ROWS};
 

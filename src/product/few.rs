@@ -57,7 +57,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 let part = FewPart {
                     view: product.view,
                     panel: first_panel,
-                    apart: 1,
+                    panel_step: 1,
                     start: (group.start / unit + done) * unit,
                     units: chunk.min(units - done),
                     next: first_panel,
@@ -101,20 +101,20 @@ fn run_chunk<'t, X: Element>(
     let largest = shapes.iter().position(|s| s.tokens == 1);
     if let (1, Some(tile)) = (tokens, largest) {
         let width = shapes[tile].panels;
-        part.apart = panels / width;
-        for i in 0..part.apart {
+        part.panel_step = panels / width;
+        for i in 0..part.panel_step {
             part.panel = first_panel + i;
-            part.next = if i + 1 < part.apart {
+            part.next = if i + 1 < part.panel_step {
                 part.panel + 1
             } else {
                 // Where the streams of a part of the same size begin.
-                first_panel + width * part.apart
+                first_panel + width * part.panel_step
             };
             let out = &mut sums[i * PANEL_ROWS..];
             call::few_run(kernel, tile, &part, tables(0), (out, stride), accumulate);
         }
-        panel = part.apart * width;
-        part.apart = 1;
+        panel = part.panel_step * width;
+        part.panel_step = 1;
     }
     while panel < panels {
         let width = shapes

@@ -14,7 +14,7 @@ use core::marker::PhantomData;
 /// What the accumulators of a tile hold since their last fold.
 pub(super) struct Folds<X> {
     /// Magnitudes of each token; of types that fold anywhere.
-    held: Sums,
+    sums_now: Sums,
     order: Order,
     element: PhantomData<X>,
 }
@@ -24,10 +24,10 @@ pub(super) struct Folds<X> {
 struct Order {
     lanes: usize,
     /// How many tokens there are, where they come one after the other.
-    by_token: Option<usize>,
+    token_major: Option<usize>,
 }
 
-/// A sum for each token of a wide tile; in a narrow one, tokens come again.
+/// A sum for each token of a tile of 32; in a tile of 16, tokens come twice.
 type Sums = [u16; 32];
 
 impl<X: Element> Folds<X> {
@@ -36,16 +36,16 @@ impl<X: Element> Folds<X> {
     pub(super) fn start(kernel: &ManyKernel<X, X::Acc>, tokens: usize, first: &[X]) -> Self {
         let order = Order {
             lanes: kernel.tokens,
-            by_token: kernel.token_major.then_some(tokens),
+            token_major: kernel.token_major.then_some(tokens),
         };
         Self::ordered(order, first)
     }
 
     fn ordered(order: Order, first: &[X]) -> Self {
-        let Order { lanes, by_token } = order;
-        assert!(!X::FOLDS_ANYWHERE || lanes == 32 || (lanes == 16 && by_token.is_none()));
+        let Order { lanes, token_major } = order;
+        assert!(!X::FOLDS_ANYWHERE || lanes == 32 || (lanes == 16 && token_major.is_none()));
         Self {
-            held: magnitudes(order, first),
+            sums_now: magnitudes(order, first),
             order,
             element: PhantomData,
         }
@@ -58,22 +58,22 @@ impl<X: Element> Folds<X> {
             return next.is_empty() || done.is_multiple_of(BLOCK_STRIPS);
         }
         let next_sums = magnitudes(self.order, next);
-        let mut sums = self.held;
+        let mut sums = self.sums_now;
         for (sum, next) in sums.iter_mut().zip(next_sums) {
             *sum += next;
         }
         let fold = next.is_empty() || sums.iter().any(|&sum| sum > MANY_MAX_SUM);
-        self.held = if fold { next_sums } else { sums };
+        self.sums_now = if fold { next_sums } else { sums };
         fold
     }
 }
 
 /// The magnitudes of each token in the activations of a chunk.
-fn magnitudes<X: Element>(Order { lanes, by_token }: Order, x: &[X]) -> Sums {
+fn magnitudes<X: Element>(Order { lanes, token_major }: Order, x: &[X]) -> Sums {
     if !X::FOLDS_ANYWHERE {
         return [0; 32];
     }
-    let mut sums = match by_token {
+    let mut sums = match token_major {
         Some(tokens) => X::magnitudes_token_major(x, tokens),
         None => X::magnitudes(x),
     };
@@ -94,13 +94,13 @@ mod tests {
 
     /// Strips of a chunk, and lanes of a tile.
     type Shape = [usize; 2];
-    const NARROW: Shape = [12, 16];
+    const SMALL: Shape = [12, 16];
     const LONG: Shape = [30, 32];
 
     /// Strips after which `chunks` of activations are folded, in either order of them.
     fn folds<X: Element>([strips, lanes]: Shape, chunks: &[Vec<X>]) -> Vec<usize> {
-        let ends = |by_token, chunks: &[Vec<X>]| -> Vec<usize> {
-            let mut folds = Folds::ordered(Order { lanes, by_token }, &chunks[0]);
+        let ends = |token_major, chunks: &[Vec<X>]| -> Vec<usize> {
+            let mut folds = Folds::ordered(Order { lanes, token_major }, &chunks[0]);
             (1..=chunks.len())
                 .filter(|&i| folds.after(strips * i, chunks.get(i).map_or(&[], |c| c)))
                 .map(|i| strips * i)
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn floats_follow_the_canonical_order() {
         assert_eq!(
-            folds(NARROW, &chunks(NARROW, 12, |_, _| 0_f32)),
+            folds(SMALL, &chunks(SMALL, 12, |_, _| 0_f32)),
             [60, 120, 144]
         );
     }
@@ -143,21 +143,25 @@ mod tests {
     #[test]
     fn integers_are_folded_before_they_overflow() {
         assert_eq!(
-            folds(NARROW, &chunks(NARROW, 12, |_, _| -128_i8)),
+            folds(SMALL, &chunks(SMALL, 12, |_, _| -128_i8)),
             [60, 120, 144]
         );
         assert_eq!(
-            folds(NARROW, &chunks(NARROW, 12, |_, _| 127_i8)),
+            folds(SMALL, &chunks(SMALL, 12, |_, _| 127_i8)),
             [60, 120, 144]
         );
-        assert_eq!(folds(NARROW, &chunks(NARROW, 12, |_, _| 64_i8)), [120, 144]);
-        assert_eq!(folds(NARROW, &chunks(NARROW, 200, |_, _| 0_i8)), [2400]);
+        assert_eq!(folds(SMALL, &chunks(SMALL, 12, |_, _| 64_i8)), [120, 144]);
+        assert_eq!(folds(SMALL, &chunks(SMALL, 200, |_, _| 0_i8)), [2400]);
         // One token of the tile is enough.
         for (largest, expected) in [(254, vec![72]), (255, vec![60, 72])] {
-            let x = chunks(NARROW, 6, |k, lane| {
-                if lane == 5 && k < largest { -128_i8 } else { 0 }
-            });
-            assert_eq!(folds(NARROW, &x), expected, "{largest}");
+            let x = chunks(
+                SMALL,
+                6,
+                |k, lane| {
+                    if lane == 5 && k < largest { -128_i8 } else { 0 }
+                },
+            );
+            assert_eq!(folds(SMALL, &x), expected, "{largest}");
         }
     }
 
@@ -170,7 +174,7 @@ mod tests {
         let folds_after = |tokens| {
             let order = Order {
                 lanes,
-                by_token: Some(tokens),
+                token_major: Some(tokens),
             };
             let mut folds = Folds::ordered(order, &chunk);
             (1..=8)
@@ -191,7 +195,7 @@ mod tests {
         };
         for (limit, shape) in [1, 20, 64, 128]
             .into_iter()
-            .flat_map(|l| [(l, NARROW), (l, LONG)])
+            .flat_map(|l| [(l, SMALL), (l, LONG)])
         {
             let [strips, lanes] = shape;
             let all = chunks(shape, 400, |_, _| (random() % (2 * limit)) as u8 as i8);

@@ -14,7 +14,7 @@ pub(crate) struct Place {
     pub(crate) row: usize,
 }
 
-/// Receives the sums of each segment, in order, `sums[i]` of row `place.row + i`.
+/// Receives the sums of each group, in order, `sums[i]` of row `place.row + i`.
 pub(crate) trait Sink<X: Element>: Sync + Send {
     /// Element of the output.
     type Out: Send;

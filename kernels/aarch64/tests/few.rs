@@ -1,4 +1,4 @@
-//! Row lanes: every tile, block and fold bounds, extreme values.
+//! Few tokens: every tile, block and fold bounds, extreme values.
 
 use super::*;
 use crate::kernels::registry::Cpu;
@@ -37,7 +37,7 @@ pub(super) fn run_row<X: Copy, Acc: Copy>(
         out_stride,
         accumulate,
         ahead: 0,
-        again: false,
+        read_before: false,
         cpu: Cpu::Other,
     };
     // SAFETY: as above.

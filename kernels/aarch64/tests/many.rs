@@ -1,4 +1,4 @@
-//! Column lanes: every chunk and fold, and that both lanes agree.
+//! Many tokens: every chunk and fold, and that both families agree.
 
 use super::row::run_row;
 use super::*;
@@ -152,7 +152,7 @@ fn many_f32() {
     }
 }
 
-/// The row and the column lanes agree in f32 too: one canonical order.
+/// Both families agree in f32 too: one canonical order.
 #[test]
 fn lanes_agree() {
     let mut rng = rng(5);

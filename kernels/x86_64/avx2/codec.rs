@@ -62,7 +62,7 @@ pub static CODEC: CodecKernel = CodecKernel {
 /// `decode_f32` give at once.
 const STEP: usize = 128;
 /// Columns of a packing block: one cache line of each row.
-const BLOCK: usize = 64;
+const SPAN: usize = 64;
 
 /// Swaps the bits of `low` with those `DISTANCE` above them.
 #[inline]
@@ -78,7 +78,7 @@ fn swap<const DISTANCE: i32>(x: __m256i, low: i32) -> __m256i {
 /// Packs 128 trits; illegal ones count as 0 and clear `all_legal`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn encode_block(mut v: [__m256i; 4], all_legal: &mut bool) -> __m256i {
+fn encode_step(mut v: [__m256i; 4], all_legal: &mut bool) -> __m256i {
     let abs = [
         _mm256_abs_epi8(v[0]),
         _mm256_abs_epi8(v[1]),
@@ -125,28 +125,28 @@ fn encode_block(mut v: [__m256i; 4], all_legal: &mut bool) -> __m256i {
 #[target_feature(enable = "avx2")]
 pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
     let load = |src: *const i8| {
-        let at = |i| src.wrapping_add(i).cast();
+        let offset = |i| src.wrapping_add(i).cast();
         // SAFETY: the callers below pass 128 readable bytes.
         unsafe {
             [
-                _mm256_loadu_si256(at(0)),
-                _mm256_loadu_si256(at(32)),
-                _mm256_loadu_si256(at(64)),
-                _mm256_loadu_si256(at(96)),
+                _mm256_loadu_si256(offset(0)),
+                _mm256_loadu_si256(offset(32)),
+                _mm256_loadu_si256(offset(64)),
+                _mm256_loadu_si256(offset(96)),
             ]
         }
     };
     let mut legal = true;
-    let mut at = 0;
-    while cols - at >= STEP {
+    let mut offset = 0;
+    while cols - offset >= STEP {
         // SAFETY: `at + 128 <= cols`, so 32 bytes of `dst` follow `at / 4`.
         unsafe {
-            let packed = encode_block(load(src.add(at)), &mut legal);
-            _mm256_storeu_si256(dst.add(at / 4).cast(), packed);
+            let packed = encode_step(load(src.add(offset)), &mut legal);
+            _mm256_storeu_si256(dst.add(offset / 4).cast(), packed);
         }
-        at += STEP;
+        offset += STEP;
     }
-    let rest = cols - at;
+    let rest = cols - offset;
     if rest > 0 {
         let mut trits = [0; STEP];
         let mut packed = [0_u8; STEP / 4];
@@ -154,10 +154,10 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
         unsafe {
             trits
                 .as_mut_ptr()
-                .copy_from_nonoverlapping(src.add(at), rest);
-            let block = encode_block(load(trits.as_ptr()), &mut legal);
+                .copy_from_nonoverlapping(src.add(offset), rest);
+            let block = encode_step(load(trits.as_ptr()), &mut legal);
             _mm256_storeu_si256(packed.as_mut_ptr().cast(), block);
-            dst.add(at / 4)
+            dst.add(offset / 4)
                 .copy_from_nonoverlapping(packed.as_ptr(), rest.div_ceil(4));
         }
     }
@@ -170,7 +170,7 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
 /// `src` has 32 readable bytes, `dst` 128 writable ones.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn decode_block_i8(src: *const u8, dst: *mut i8) -> __m256i {
+unsafe fn decode_step_i8(src: *const u8, dst: *mut i8) -> __m256i {
     let replicate = _mm256_setr_epi32(
         0x0000_0000,
         0x0101_0101,
@@ -203,7 +203,7 @@ unsafe fn decode_block_i8(src: *const u8, dst: *mut i8) -> __m256i {
 /// `src` has 32 readable bytes, `dst` 128 writable floats.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn decode_block_f32(src: *const u8, values: __m256, dst: *mut f32) -> __m256i {
+unsafe fn decode_step_f32(src: *const u8, values: __m256, dst: *mut f32) -> __m256i {
     let low = _mm256_setr_epi32(6, 4, 2, 0, 14, 12, 10, 8);
     let high = _mm256_setr_epi32(22, 20, 18, 16, 30, 28, 26, 24);
     for i in 0..8 {
@@ -230,14 +230,14 @@ unsafe fn decode_block_f32(src: *const u8, values: __m256, dst: *mut f32) -> __m
 pub unsafe fn decode_i8(src: *const u8, cols: usize, dst: *mut i8) -> bool {
     let bytes = cols / 4;
     let mut both = _mm256_setzero_si256();
-    let mut at = 0;
-    while bytes - at >= STEP / 4 {
+    let mut offset = 0;
+    while bytes - offset >= STEP / 4 {
         // SAFETY: `at + 32 <= bytes`, so 128 weights follow `4 * at`.
-        let bad = unsafe { decode_block_i8(src.add(at), dst.add(4 * at)) };
+        let bad = unsafe { decode_step_i8(src.add(offset), dst.add(4 * offset)) };
         both = _mm256_or_si256(both, bad);
-        at += STEP / 4;
+        offset += STEP / 4;
     }
-    let rest = bytes - at;
+    let rest = bytes - offset;
     if rest > 0 {
         let mut packed = [0; STEP / 4];
         let mut weights = [0_i8; STEP];
@@ -245,10 +245,10 @@ pub unsafe fn decode_i8(src: *const u8, cols: usize, dst: *mut i8) -> bool {
         unsafe {
             packed
                 .as_mut_ptr()
-                .copy_from_nonoverlapping(src.add(at), rest);
-            let bad = decode_block_i8(packed.as_ptr(), weights.as_mut_ptr());
+                .copy_from_nonoverlapping(src.add(offset), rest);
+            let bad = decode_step_i8(packed.as_ptr(), weights.as_mut_ptr());
             both = _mm256_or_si256(both, bad);
-            dst.add(4 * at)
+            dst.add(4 * offset)
                 .copy_from_nonoverlapping(weights.as_ptr(), 4 * rest);
         }
     }
@@ -267,14 +267,14 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
     let values = _mm256_setr_ps(0.0, scale, -scale, 0.0, 0.0, scale, -scale, 0.0);
     let bytes = cols / 4;
     let mut both = _mm256_setzero_si256();
-    let mut at = 0;
-    while bytes - at >= STEP / 4 {
+    let mut offset = 0;
+    while bytes - offset >= STEP / 4 {
         // SAFETY: `at + 32 <= bytes`, so 128 weights follow `4 * at`.
-        let bad = unsafe { decode_block_f32(src.add(at), values, dst.add(4 * at)) };
+        let bad = unsafe { decode_step_f32(src.add(offset), values, dst.add(4 * offset)) };
         both = _mm256_or_si256(both, bad);
-        at += STEP / 4;
+        offset += STEP / 4;
     }
-    let rest = bytes - at;
+    let rest = bytes - offset;
     if rest > 0 {
         let mut packed = [0; STEP / 4];
         let mut weights = [0.0_f32; STEP];
@@ -282,10 +282,10 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
         unsafe {
             packed
                 .as_mut_ptr()
-                .copy_from_nonoverlapping(src.add(at), rest);
-            let bad = decode_block_f32(packed.as_ptr(), values, weights.as_mut_ptr());
+                .copy_from_nonoverlapping(src.add(offset), rest);
+            let bad = decode_step_f32(packed.as_ptr(), values, weights.as_mut_ptr());
             both = _mm256_or_si256(both, bad);
-            dst.add(4 * at)
+            dst.add(4 * offset)
                 .copy_from_nonoverlapping(weights.as_ptr(), 4 * rest);
         }
     }
@@ -335,7 +335,7 @@ unsafe fn store_strips(lines: [__m256i; 8], strips: *mut u8, count: usize) {
 
 /// 64 bytes of 64 rows.
 #[repr(C, align(64))]
-struct Stage([[u8; BLOCK]; PANEL_ROWS]);
+struct Stage([[u8; SPAN]; PANEL_ROWS]);
 
 /// See [`CodecKernel::pack_panel`].
 ///
@@ -351,20 +351,20 @@ pub unsafe fn pack_panel(
     dst: *mut u8,
     depth: usize,
 ) {
-    let mut stage = Stage([[0; BLOCK]; PANEL_ROWS]);
-    let mut at = 0;
-    while at < bytes {
-        let cols = (bytes - at).min(BLOCK);
-        let mut row = src.wrapping_add(at);
+    let mut stage = Stage([[0; SPAN]; PANEL_ROWS]);
+    let mut offset = 0;
+    while offset < bytes {
+        let cols = (bytes - offset).min(SPAN);
+        let mut row = src.wrapping_add(offset);
         // The 64 rows that follow are the next panel's; read in order, they are
         // in L2 when their columns are wanted 64 rows at a time.
-        let mut next = src.wrapping_add((stride + at) << 6);
+        let mut next = src.wrapping_add((stride + offset) << 6);
         for line in &mut stage.0[..rows] {
             // SAFETY: the row has `cols` bytes from `at` on, a line of the stage
             // 64 aligned ones; a prefetch never faults.
             unsafe {
-                if cols == BLOCK {
-                    for o in (0..BLOCK).step_by(64) {
+                if cols == SPAN {
+                    for o in (0..SPAN).step_by(64) {
                         let a = _mm256_loadu_si256(row.add(o).cast());
                         let b = _mm256_loadu_si256(row.add(o + 32).cast());
                         _mm_prefetch::<_MM_HINT_T1>(next.cast());
@@ -390,7 +390,7 @@ pub unsafe fn pack_panel(
                         _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
                     }
                 };
-                let strips = dst.wrapping_add((at + c) * PANEL_ROWS + 32 * half);
+                let strips = dst.wrapping_add((offset + c) * PANEL_ROWS + 32 * half);
                 let lo = |i: usize| _mm256_unpacklo_epi8(load(i), load(i + 8));
                 let hi = |i: usize| _mm256_unpackhi_epi8(load(i), load(i + 8));
                 let low = [lo(0), lo(1), lo(2), lo(3), lo(4), lo(5), lo(6), lo(7)];
@@ -411,7 +411,7 @@ pub unsafe fn pack_panel(
             }
             c += 16;
         }
-        at += cols;
+        offset += cols;
     }
     // SAFETY: strips `bytes .. depth` of `dst`.
     unsafe { core::ptr::write_bytes(dst.add(bytes * PANEL_ROWS), 0, (depth - bytes) * PANEL_ROWS) };

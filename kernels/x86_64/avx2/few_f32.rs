@@ -1,4 +1,4 @@
-//! f32 row lanes by `vpermps`: 16-entry tables of the signed sums of two
+//! f32, few tokens, by `vpermps`: 16-entry tables of the signed sums of two
 //! activations in two registers, and a blend.
 //!
 //! # The idea

@@ -1,4 +1,4 @@
-//! int8 row lanes by `vpshufb`: 16-entry tables of the signed sums of two
+//! int8, few tokens, by `vpshufb`: 16-entry tables of the signed sums of two
 //! activations, indexed by nibbles.
 //!
 //! # The idea

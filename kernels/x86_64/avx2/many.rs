@@ -1,8 +1,8 @@
-//! Column lanes with 256-bit vectors: two vectors are one table entry, and
+//! Many tokens, with 256-bit vectors: two vectors are one table entry, and
 //! share its index. The algorithm is in [`crate::kernels::many`]; here
 //! are its look-up of indices and its transpositions.
 //!
-//! The narrow kernels have one vector an entry, for half as many tokens. A Zen 4
+//! The kernels of half the tokens have one vector an entry. A Zen 4
 //! does two of their load-adds in the time of one of 512 bits, so they serve
 //! AVX-512 as well: 16 int8 tokens in a tile of their own instead of one that is
 //! half empty.
@@ -110,16 +110,16 @@ impl Expand for Wide {
     }
 }
 
-/// The logarithm of a narrow entry's bytes.
-const NARROW_SHIFT: i32 = 5;
+/// The logarithm of the bytes of an entry of one vector.
+const HALF_SHIFT: i32 = 5;
 
 /// Two nibble look-ups, widened and scaled to the bytes of an entry of one vector.
-struct Narrow;
+struct HalfEntries;
 
-impl Expand for Narrow {
+impl Expand for HalfEntries {
     type Word = u64;
     const PARTS: usize = 2;
-    const ENTRY: usize = 1 << NARROW_SHIFT;
+    const ENTRY: usize = 1 << HALF_SHIFT;
 
     #[inline(always)]
     unsafe fn quad(panel: *const u8, quad: &mut Quad<u64>) {
@@ -207,7 +207,7 @@ unsafe fn offsets_of_quad(panel: *const u8, quad: &mut Quad<u64>) {
                 } else {
                     _mm256_unpacklo_epi8(*w, zero)
                 };
-                *w = _mm256_slli_epi16::<NARROW_SHIFT>(wide);
+                *w = _mm256_slli_epi16::<HALF_SHIFT>(wide);
             }
             let [a, b, c, d] = w;
             let (ab, cd) = (_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(c, d));
@@ -245,8 +245,8 @@ kernel!(run_i8(call: &ManyCall), many::run_i8::<V3, Wide, 2, QUADS>);
 kernel!(run_f32(call: &ManyCall), many::run_f32::<V3, Wide, 2, QUADS>);
 kernel!(build_i8_x16(call: &BuildCall<i8>), many::build_i8::<V3, 1>);
 kernel!(build_f32_x8(call: &BuildCall<f32>), many::build_f32::<V3, 1>);
-kernel!(run_i8_x16(call: &ManyCall), many::run_i8::<V3, Narrow, 1, QUADS>);
-kernel!(run_f32_x8(call: &ManyCall), many::run_f32::<V3, Narrow, 1, QUADS>);
+kernel!(run_i8_x16(call: &ManyCall), many::run_i8::<V3, HalfEntries, 1, QUADS>);
+kernel!(run_f32_x8(call: &ManyCall), many::run_f32::<V3, HalfEntries, 1, QUADS>);
 
 macro_rules! finish {
     ($name:ident, $acc:ty, $body:expr) => {
@@ -263,9 +263,9 @@ macro_rules! finish {
     };
 }
 finish!(finish_i8, i32, quarters::<Wide, 2>);
-finish!(finish_i8_x16, i32, quarters::<Narrow, 1>);
+finish!(finish_i8_x16, i32, quarters::<HalfEntries, 1>);
 finish!(finish_f32, f32, halves::<Wide, 1>);
-finish!(finish_f32_x8, f32, halves::<Narrow, 0>);
+finish!(finish_f32_x8, f32, halves::<HalfEntries, 0>);
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 8 rows at a time; an entry is
 /// `1 << SHIFT` times 8 tokens.
@@ -284,8 +284,8 @@ unsafe fn quarters<X: Expand, const SHIFT: u32>(call: &FinishCall<i32>) {
             for (r, row) in rows.iter_mut().enumerate() {
                 // SAFETY: precondition 6: 64 rows of an entry.
                 let (low, high) = unsafe {
-                    let at = ((from + many::place::<X>(r)) << SHIFT) + quarter;
-                    (*acc.add(at), *total.add(at))
+                    let place = ((from + many::place::<X>(r)) << SHIFT) + quarter;
+                    (*acc.add(place), *total.add(place))
                 };
                 let high = _mm256_slli_epi32(_mm256_cvtepi16_epi32(high), 8);
                 *row = _mm256_add_epi32(high, _mm256_cvtepi16_epi32(low));
@@ -324,8 +324,8 @@ unsafe fn halves<X: Expand, const SHIFT: u32>(call: &FinishCall<f32>) {
             for (r, row) in rows.iter_mut().enumerate() {
                 // SAFETY: precondition 6: 64 rows of an entry.
                 *row = unsafe {
-                    let at = ((from + many::place::<X>(r)) << SHIFT) + half;
-                    *total.add(at)
+                    let place = ((from + many::place::<X>(r)) << SHIFT) + half;
+                    *total.add(place)
                 };
             }
             for column in transpose(rows) {

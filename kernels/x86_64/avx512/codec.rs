@@ -57,7 +57,7 @@ fn select(mask: i32, a: __m512i, b: __m512i) -> __m512i {
 /// Packs 256 trits; illegal ones count as 0 and clear `all_legal`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn encode_block(mut v: [__m512i; 4], all_legal: &mut bool) -> __m512i {
+fn encode_step(mut v: [__m512i; 4], all_legal: &mut bool) -> __m512i {
     let abs = [
         _mm512_abs_epi8(v[0]),
         _mm512_abs_epi8(v[1]),
@@ -114,29 +114,29 @@ fn encode_block(mut v: [__m512i; 4], all_legal: &mut bool) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
     let mut legal = true;
-    let mut at = 0;
-    while at + ENCODE_STEP <= cols {
+    let mut offset = 0;
+    while offset + ENCODE_STEP <= cols {
         let mut v = [_mm512_setzero_si512(); 4];
         // SAFETY: `at + 256 <= cols`, so 64 bytes of `dst` follow `at / 4`.
         unsafe {
             for (i, v) in v.iter_mut().enumerate() {
-                *v = _mm512_loadu_epi8(src.add(at + (i << 6)));
+                *v = _mm512_loadu_epi8(src.add(offset + (i << 6)));
             }
-            _mm512_storeu_si512(dst.add(at / 4).cast(), encode_block(v, &mut legal));
+            _mm512_storeu_si512(dst.add(offset / 4).cast(), encode_step(v, &mut legal));
         }
-        at += ENCODE_STEP;
+        offset += ENCODE_STEP;
     }
-    let rest = cols - at;
+    let rest = cols - offset;
     if rest > 0 {
         let mut v = [_mm512_setzero_si512(); 4];
         // SAFETY: the masks admit only the `rest` trits and their bytes.
         unsafe {
             for (i, v) in v.iter_mut().enumerate() {
                 let mask = first(rest.saturating_sub(i << 6));
-                *v = _mm512_maskz_loadu_epi8(mask, src.wrapping_add(at + (i << 6)));
+                *v = _mm512_maskz_loadu_epi8(mask, src.wrapping_add(offset + (i << 6)));
             }
-            let packed = encode_block(v, &mut legal);
-            _mm512_mask_storeu_epi8(dst.add(at / 4).cast(), first(rest.div_ceil(4)), packed);
+            let packed = encode_step(v, &mut legal);
+            _mm512_mask_storeu_epi8(dst.add(offset / 4).cast(), first(rest.div_ceil(4)), packed);
         }
     }
     legal
@@ -183,30 +183,31 @@ fn decode_lanes(bytes: __m512i) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn decode_i8(src: *const u8, cols: usize, dst: *mut i8) -> bool {
     let bytes = cols / 4;
-    let mut at = 0;
+    let mut offset = 0;
     let mut both = _mm512_setzero_si512();
-    while at + DECODE_STEP <= bytes {
+    while offset + DECODE_STEP <= bytes {
         // SAFETY: within `bytes`, or masked to them; four weights for each.
         unsafe {
-            let x = _mm512_loadu_si512(src.add(at).cast());
+            let x = _mm512_loadu_si512(src.add(offset).cast());
             both = _mm512_ternarylogic_epi32::<0xF8>(both, x, _mm512_srli_epi16::<1>(x));
             for i in 0..4 {
-                let lanes = _mm512_broadcast_i32x4(_mm_loadu_si128(src.add(at + 16 * i).cast()));
-                _mm512_storeu_si512(dst.add(4 * at + 64 * i).cast(), decode_lanes(lanes));
+                let lanes =
+                    _mm512_broadcast_i32x4(_mm_loadu_si128(src.add(offset + 16 * i).cast()));
+                _mm512_storeu_si512(dst.add(4 * offset + 64 * i).cast(), decode_lanes(lanes));
             }
         }
-        at += DECODE_STEP;
+        offset += DECODE_STEP;
     }
-    while at < bytes {
-        let rest = (bytes - at).min(16);
+    while offset < bytes {
+        let rest = (bytes - offset).min(16);
         // SAFETY: within `bytes`, or masked to them; four weights for each.
         unsafe {
-            let x = _mm512_maskz_loadu_epi8(first(rest), src.add(at).cast());
+            let x = _mm512_maskz_loadu_epi8(first(rest), src.add(offset).cast());
             both = _mm512_ternarylogic_epi32::<0xF8>(both, x, _mm512_srli_epi16::<1>(x));
             let lanes = _mm512_broadcast_i32x4(_mm512_castsi512_si128(x));
-            _mm512_mask_storeu_epi8(dst.add(4 * at), first(4 * rest), decode_lanes(lanes));
+            _mm512_mask_storeu_epi8(dst.add(4 * offset), first(4 * rest), decode_lanes(lanes));
         }
-        at += rest;
+        offset += rest;
     }
     let legal = _mm512_test_epi8_mask(both, _mm512_set1_epi8(0x55)) == 0;
     // SAFETY: the weights of the last byte if it is not full, else none.
@@ -221,28 +222,28 @@ pub unsafe fn decode_i8(src: *const u8, cols: usize, dst: *mut i8) -> bool {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32) -> bool {
     let bytes = cols / 4;
-    let mut at = 0;
+    let mut offset = 0;
     let mut both = _mm512_setzero_si512();
     let values = _mm512_broadcast_f32x4(_mm_setr_ps(0.0, scale, -scale, 0.0));
     let shifts = _mm512_setr_epi32(6, 4, 2, 0, 14, 12, 10, 8, 22, 20, 18, 16, 30, 28, 26, 24);
-    while at + 64 <= bytes {
+    while offset + 64 <= bytes {
         // SAFETY: within `bytes`, or masked to them; four weights for each.
         unsafe {
-            let x = _mm512_loadu_si512(src.add(at).cast());
+            let x = _mm512_loadu_si512(src.add(offset).cast());
             both = _mm512_ternarylogic_epi32::<0xF8>(both, x, _mm512_srli_epi16::<1>(x));
             for i in 0..16 {
-                let x = _mm512_set1_epi32(src.add(at + 4 * i).cast::<i32>().read_unaligned());
+                let x = _mm512_set1_epi32(src.add(offset + 4 * i).cast::<i32>().read_unaligned());
                 let w = _mm512_permutevar_ps(values, _mm512_srlv_epi32(x, shifts));
-                _mm512_storeu_ps(dst.add(4 * at + 16 * i), w);
+                _mm512_storeu_ps(dst.add(4 * offset + 16 * i), w);
             }
         }
-        at += 64;
+        offset += 64;
     }
-    let mut rest = bytes - at;
+    let mut rest = bytes - offset;
     let legal_blocks = _mm512_test_epi8_mask(both, _mm512_set1_epi8(0x55)) == 0;
     let mut tail = [0_u8; DECODE_STEP];
     // SAFETY: `rest < 64` bytes are left.
-    let x = unsafe { _mm512_maskz_loadu_epi8(first(rest), src.wrapping_add(at).cast()) };
+    let x = unsafe { _mm512_maskz_loadu_epi8(first(rest), src.wrapping_add(offset).cast()) };
     // SAFETY: `tail` has 64 bytes.
     unsafe { _mm512_storeu_si512(tail.as_mut_ptr().cast(), x) };
     both = _mm512_and_si512(x, _mm512_srli_epi16::<1>(x));
@@ -252,12 +253,12 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
         // SAFETY: the mask admits the weights of the bytes that are left.
         unsafe {
             let mask = first(4 * rest.min(4)) as __mmask16;
-            _mm512_mask_storeu_ps(dst.wrapping_add(4 * at), mask, weights);
+            _mm512_mask_storeu_ps(dst.wrapping_add(4 * offset), mask, weights);
         }
         if rest <= 4 {
             break;
         }
-        at += 4;
+        offset += 4;
         rest -= 4;
     }
     let legal_tail = _mm512_test_epi8_mask(both, _mm512_set1_epi8(0x55)) == 0;

@@ -372,14 +372,14 @@ fn interleave(v: [__m512; 4]) -> [__m512; 4] {
     // 4 x 4 transpositions inside the 128-bit lanes: t[i] lane L holds rows
     // 16 L + 4 i ..+ 4.
     let t = transpose_lanes(v);
-    transpose_blocks(t)
+    transpose_quarters(t)
 }
 
 /// The inverse of [`interleave`]: both of its steps undo themselves.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn deinterleave(v: [__m512; 4]) -> [__m512; 4] {
-    transpose_lanes(transpose_blocks(v))
+    transpose_lanes(transpose_quarters(v))
 }
 
 /// Transposes the 4 x 4 floats in each 128-bit lane of four vectors.
@@ -401,7 +401,7 @@ fn transpose_lanes(v: [__m512; 4]) -> [__m512; 4] {
 /// Transposes the 4 x 4 128-bit lanes of four vectors.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose_blocks(v: [__m512; 4]) -> [__m512; 4] {
+fn transpose_quarters(v: [__m512; 4]) -> [__m512; 4] {
     let a = _mm512_shuffle_f32x4::<0x44>(v[0], v[1]);
     let b = _mm512_shuffle_f32x4::<0xee>(v[0], v[1]);
     let c = _mm512_shuffle_f32x4::<0x44>(v[2], v[3]);

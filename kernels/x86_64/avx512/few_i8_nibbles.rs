@@ -194,28 +194,28 @@ impl Nibbles for ByPermutation {
     }
 }
 
-/// Doubles `late` 23 times. All callers pass 0 and get 0, but the CPU knows that only 23
+/// Doubles `delay` 23 times. All callers pass 0 and get 0, but the CPU knows that only 23
 /// cycles later, one for each addition. For a unit of four panels that is 48 GB/s at
 /// 4.3 GHz, where one core was seen to read 28 to 43.
 #[inline(always)]
-fn pace(late: usize) -> usize {
+fn pace(delay: usize) -> usize {
     // Miri runs no assembly, and has no cycles.
     #[cfg(not(miri))]
-    let late = {
-        let mut late = late;
+    let delay = {
+        let mut delay = delay;
         // SAFETY: additions in a register.
         unsafe {
             core::arch::asm!(
                 ".rept 23",
-                "add {late}, {late}",
+                "add {delay}, {delay}",
                 ".endr",
-                late = inout(reg) late,
+                delay = inout(reg) delay,
                 options(pure, nomem, nostack),
             );
         }
-        late
+        delay
     };
-    late
+    delay
 }
 
 /// The kernel of `P` panels by one token, `PACED` or as fast as it can. `inline(always)`: only
@@ -233,7 +233,7 @@ unsafe fn sum<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>
     let mut left = call.units;
     let near = if PACED { PREFETCH_PACED } else { PREFETCH_L1 };
     // Always 0, which the CPU finds out in its own time.
-    let mut late = 0;
+    let mut delay = 0;
     // SAFETY: precondition 1 for all intrinsics; the pointers as said below.
     unsafe {
         let zero = _mm512_setzero_si512();
@@ -258,7 +258,7 @@ unsafe fn sum<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>
                     }
                     tables = tables.add(4);
                     if PACED {
-                        late = pace(late);
+                        delay = pace(delay);
                     }
                     for p in 0..P {
                         // Precondition 2: one strip of 64 bytes a unit.
@@ -267,7 +267,7 @@ unsafe fn sum<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>
                             _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
                         }
                         let bytes = _mm512_loadu_si512(panels[p].cast());
-                        panels[p] = panels[p].wrapping_add(PANEL_ROWS + late);
+                        panels[p] = panels[p].wrapping_add(PANEL_ROWS + delay);
                         for (index, i) in N::indices(bytes).into_iter().zip([0, 2]) {
                             low8[p] = _mm512_add_epi8(low8[p], N::look_up(table[i], index));
                             high8[p] = _mm512_add_epi8(high8[p], N::look_up(table[i + 1], index));

@@ -1,4 +1,4 @@
-//! Column lanes with 512-bit vectors: one vector is one table entry. The
+//! Many tokens, with 512-bit vectors: one vector is one table entry. The
 //! algorithm is in [`crate::kernels::many`]; here are its look-up of
 //! indices and its transpositions.
 
@@ -144,8 +144,8 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
         for (r, (head, tail)) in head.iter_mut().zip(&mut tail).enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
             let (low, high) = unsafe {
-                let at = from + many::place::<ByShuffle>(r);
-                (*acc.add(at), *total.add(at))
+                let place = from + many::place::<ByShuffle>(r);
+                (*acc.add(place), *total.add(place))
             };
             let half = |low: __m256i, high: __m256i| {
                 let high = _mm512_slli_epi32(_mm512_cvtepi16_epi32(high), 8);

@@ -1,4 +1,4 @@
-//! f32 column lanes for Zen 5. The algorithm, the tables and the order of the
+//! f32, many tokens, for Zen 5. The algorithm, the tables and the order of the
 //! accumulators are those of [`super::many`]; what is different is how indices come out
 //! of memory, and how many strips a chunk has. In the bare loop a look-up takes 0.77 cycles
 //! instead of 1.0, and products make 2.0 times the FMA peak instead of 1.6.
@@ -6,8 +6,8 @@
 //! A core of Zen 5 loads two lines a cycle, but of lines and words of indices mixed, one
 //! word to four lines, it loads 1.2 lines a cycle, and no more where nothing is computed
 //! of the words or added. So indices are loaded by whole vectors, of sixteen rows at
-//! once, and come to the integer registers by `vmovq` and `vpextrq`, on pipes that column
-//! lanes leave idle. Each word of 64 bits has the indices of two rows in four strips.
+//! once, and come to the integer registers by `vmovq` and `vpextrq`, on pipes that the
+//! rest of the loop leaves idle. Each word of 64 bits has the indices of two rows in four strips.
 //!
 //! Then the tables' own lines count, and the tables of 8 strips, 41 KiB, stay in an L1 of
 //! 48. Blocks of 60 strips end in a chunk of 4.
@@ -82,7 +82,7 @@ struct Ahead {
 
 impl Ahead {
     /// The first panel of a call whose chunk has so many bytes.
-    fn of(call: &ManyCall, bytes: usize) -> Self {
+    fn new(call: &ManyCall, bytes: usize) -> Self {
         Self {
             panel: call.panels,
             stride: call.panel_stride,
@@ -117,7 +117,7 @@ impl Ahead {
 unsafe fn run<const N: usize>(call: &ManyCall) {
     let mut expanded = [const { Quad::<u32>([0; PANEL_ROWS]) }; N];
     let mut strip = call.panels;
-    let mut ahead = Ahead::of(call, 4 * N * PANEL_ROWS);
+    let mut ahead = Ahead::new(call, 4 * N * PANEL_ROWS);
     for _ in 1..AHEAD {
         ahead.step();
     }

@@ -29,11 +29,11 @@ use crate::kernels::contract::PANEL_ROWS;
 use core::arch::x86_64::*;
 
 /// Columns of a block: one cache line of each row.
-const BLOCK: usize = 64;
+const SPAN: usize = 64;
 
 /// A block, or what it becomes.
 #[repr(C, align(64))]
-struct Square([[u8; BLOCK]; PANEL_ROWS]);
+struct Square([[u8; SPAN]; PANEL_ROWS]);
 
 /// The rows of a block, read in turn.
 struct Rows {
@@ -57,7 +57,7 @@ impl Rows {
             _mm512_loadu_si512(self.next.cast())
         };
         self.next = self.next.wrapping_add(self.stride);
-        self.ahead = self.ahead.wrapping_add(BLOCK);
+        self.ahead = self.ahead.wrapping_add(SPAN);
         bytes
     }
 
@@ -109,7 +109,7 @@ fn interleave(a: [__m512i; 16]) -> [__m512i; 16] {
 /// As for [`Rows::next`], 64 times; `to` has `64 * 64` writable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn block(rows: &mut Rows, to: *mut u8) {
+unsafe fn square(rows: &mut Rows, to: *mut u8) {
     let columns_0_and_1 = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     let columns_2_and_3 = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for half in [0, 32] {
@@ -154,33 +154,33 @@ pub unsafe fn pack_panel(
     dst: *mut u8,
     depth: usize,
 ) {
-    for at in (0..bytes).step_by(BLOCK) {
-        let cols = (bytes - at).min(BLOCK);
-        let to = dst.wrapping_add(at << 6);
+    for offset in (0..bytes).step_by(SPAN) {
+        let cols = (bytes - offset).min(SPAN);
+        let to = dst.wrapping_add(offset << 6);
         let mut from = Rows {
-            next: src.wrapping_add(at),
+            next: src.wrapping_add(offset),
             stride,
             // The 64 rows that follow are the next panel's; read in order, they
             // are in L2 when their columns are wanted 64 rows at a time.
-            ahead: src.wrapping_add((stride + at) << 6),
+            ahead: src.wrapping_add((stride + offset) << 6),
         };
-        if rows == PANEL_ROWS && cols == BLOCK {
+        if rows == PANEL_ROWS && cols == SPAN {
             // SAFETY: the caller's word for the rows and for 64 strips.
-            unsafe { block(&mut from, to) };
+            unsafe { square(&mut from, to) };
             continue;
         }
-        let mut whole = Square([[0; BLOCK]; PANEL_ROWS]);
-        let mut strips = Square([[0; PANEL_ROWS]; BLOCK]);
+        let mut whole = Square([[0; SPAN]; PANEL_ROWS]);
+        let mut strips = Square([[0; PANEL_ROWS]; SPAN]);
         for row in whole.0.iter_mut().take(rows) {
             // SAFETY: the caller's word for `cols` bytes of a row that exists.
             unsafe { from.next.copy_to_nonoverlapping(row.as_mut_ptr(), cols) };
             from.next = from.next.wrapping_add(stride);
         }
-        (from.next, from.stride) = (whole.0.as_ptr().cast(), BLOCK);
+        (from.next, from.stride) = (whole.0.as_ptr().cast(), SPAN);
         // SAFETY: both have 64 lines of 64 bytes; the caller's word for `cols`
         // strips.
         unsafe {
-            block(&mut from, strips.0.as_mut_ptr().cast());
+            square(&mut from, strips.0.as_mut_ptr().cast());
             to.copy_from_nonoverlapping(strips.0.as_ptr().cast(), cols << 6);
         }
     }

@@ -10,7 +10,7 @@
 //! indices of the even rows are those bytes as they stand, those of the odd rows what a
 //! load one byte further has: nothing is widened.
 //!
-//! The rest is as with the column lanes ([`crate::kernels::many`]): the tables
+//! The rest is as in the generic source ([`crate::kernels::many`]): the tables
 //! of a chunk of K are built once for all panels, and accumulators of 16 bits live in
 //! L2 from chunk to chunk, until a fold moves their high parts to the totals. The
 //! indices of three panels are written to L1 once and serve all tokens of the tile;
@@ -30,13 +30,13 @@
 //! 768 MACs are 8 `vpermw` and 8 additions. Zen 5 starts two permutations a cycle: 4
 //! cycles, 192 MACs each, where `vpdpbusd` makes 128. It starts four `vpaddw`, on all
 //! vector pipes, so that some take those of the permutations: 4.6 cycles. The saturating
-//! `vpaddsw` starts on the other pipes alone: 4.0 (`--bin loops` of `peers`). It is the
+//! `vpaddsw` starts on the other pipes alone: 4.0 (`lab/loops`). It is the
 //! same sum, as no accumulator can overflow: 255 that a fold leaves and the largest sum of
 //! magnitudes that precondition 8 allows make `i16::MAX`.
 //!
 //! 9 operations for the indices of 64 rows serve 32 tokens, and the loads of the odd
 //! rows, which cross a line each, cost less than shifts. Zen 4 and Intel's CPUs keep the
-//! column lanes: they start one permutation a cycle. This kernel was not measured there,
+//! generic source: they start one permutation a cycle. This kernel was not measured there,
 //! nor on a mobile Zen 5 with pipes of half the width.
 
 mod tables;
@@ -261,9 +261,9 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
     }
     for (t, sums) in sums.into_iter().enumerate() {
         for (p, sums) in sums.into_iter().enumerate() {
-            let at = p * PANEL + t;
+            let place = p * PANEL + t;
             // SAFETY: precondition 6.
-            unsafe { store(part.fold, sums, part.acc.add(at), part.total.add(at)) };
+            unsafe { store(part.fold, sums, part.acc.add(place), part.total.add(place)) };
         }
     }
     part.tables = part.tables.wrapping_add(T * part.units * UNIT_BYTES);
