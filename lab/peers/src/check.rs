@@ -1,22 +1,22 @@
 //! Every contender must compute the product before it may be timed.
 
-use crate::contender::{Family, Output, Path};
-use crate::problem::{Activations, Job, Residency, Shape, Weights};
+use crate::contender::{Arithmetic, Library, Output};
+use crate::problem::{Activations, Job, Shape, Weights, WeightsFrom};
 use anyhow::{Context, bail};
 
-/// Small, but with more rows than a block and several blocks of K.
+/// Small, but with several panels and several blocks of K.
 const SHAPE: Shape = Shape::new(200, 768);
 
 /// Runs each contender on a small problem and compares with exact sums.
-pub fn check(families: &[Box<dyn Family>], threads: &[usize]) -> anyhow::Result<()> {
+pub fn check(libraries: &[Box<dyn Library>], threads: &[usize]) -> anyhow::Result<()> {
     let weights = Weights::random(SHAPE);
     for tokens in [1, 5, 33] {
         let activations = Activations::random(tokens, SHAPE.cols);
         let reference = Reference::new(&weights, &activations);
-        for family in families {
-            let all: Vec<usize> = (0..family.contenders().len()).collect();
-            let loaded = family.load(&weights, Residency::Hot, &all)?;
-            for (index, info) in family.contenders().iter().enumerate() {
+        for library in libraries {
+            let all: Vec<usize> = (0..library.contenders().len()).collect();
+            let loaded = library.load(&weights, WeightsFrom::Cache, &all)?;
+            for (index, info) in library.contenders().iter().enumerate() {
                 for &threads in threads {
                     let job = Job {
                         weights: &weights,
@@ -27,7 +27,7 @@ pub fn check(families: &[Box<dyn Family>], threads: &[usize]) -> anyhow::Result<
                     run.enter();
                     run.run(2);
                     run.leave();
-                    reference.compare(&run.output(), info.path).with_context(|| {
+                    reference.compare(&run.output(), info.arithmetic).with_context(|| {
                         format!(
                             "{} computes a wrong product ({SHAPE}, N={tokens}, {threads} threads)",
                             info.name
@@ -83,7 +83,7 @@ impl Reference {
         }
     }
 
-    fn compare(&self, output: &Output<'_>, path: Path) -> anyhow::Result<()> {
+    fn compare(&self, output: &Output<'_>, arithmetic: Arithmetic) -> anyhow::Result<()> {
         match output {
             Output::None => Ok(()),
             Output::Exact(sums) => all_equal(self.exact.len(), sums.len(), |i| {
@@ -91,7 +91,7 @@ impl Reference {
                     .then(|| format!("{} instead of {}", sums[i], self.exact[i]))
             }),
             Output::Float(values) => {
-                let tolerance = self.tolerance(path);
+                let tolerance = self.tolerance(arithmetic);
                 all_equal(self.float.len(), values.len(), |i| {
                     let off = (f64::from(values[i]) - self.float[i]).abs();
                     (off.is_nan() || off > tolerance).then(|| {
@@ -108,10 +108,10 @@ impl Reference {
     /// Rounding a value to int8 is off by up to half a step, absmax / 254, as
     /// good as uniformly; the error of a sum of K is then normal, and six of its
     /// standard deviations are allowed. f32 sums are off by far less.
-    fn tolerance(&self, path: Path) -> f64 {
+    fn tolerance(&self, arithmetic: Arithmetic) -> f64 {
         let k = self.cols as f64;
-        let step = match path {
-            Path::F32 => self.absmax * f64::from(f32::EPSILON) * k.sqrt(),
+        let step = match arithmetic {
+            Arithmetic::F32 => self.absmax * f64::from(f32::EPSILON) * k.sqrt(),
             _ => self.absmax / 254.0 / 3f64.sqrt(),
         };
         6.0 * self.scale * step * k.sqrt()
@@ -142,15 +142,19 @@ mod tests {
         let x = Activations::random(1, 256);
         let reference = Reference::new(&weights, &x);
         let right: Vec<f32> = reference.float.iter().map(|&f| f as f32).collect();
-        assert!(reference.compare(&Output::Float(&right), Path::F32).is_ok());
+        assert!(
+            reference
+                .compare(&Output::Float(&right), Arithmetic::F32)
+                .is_ok()
+        );
         for bad in [right[1] + 0.05, f32::NAN] {
             let wrong = [right[0], bad];
-            let error = reference.compare(&Output::Float(&wrong), Path::F32);
+            let error = reference.compare(&Output::Float(&wrong), Arithmetic::F32);
             assert!(error.unwrap_err().to_string().contains("output 1"));
         }
         assert!(
             reference
-                .compare(&Output::Float(&right[..1]), Path::F32)
+                .compare(&Output::Float(&right[..1]), Arithmetic::F32)
                 .is_err()
         );
     }

@@ -58,7 +58,7 @@ impl Machine {
     }
 
     /// Size of the data or unified cache of a level.
-    pub fn cache_bytes(&self, level: u32) -> Option<usize> {
+    fn cache_bytes(&self, level: u32) -> Option<usize> {
         self.caches
             .iter()
             .find(|c| c.level == level && c.kind != "Instruction")

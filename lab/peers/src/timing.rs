@@ -6,6 +6,7 @@
 use crate::contender::Run;
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
@@ -117,8 +118,8 @@ fn seconds_waited() -> f64 {
 }
 
 /// A call shorter than this runs once, untimed, at the start of each repeat, so
-/// that a hot contender finds its weights where it left them and not where the
-/// others pushed them. For longer calls that is lost in the call itself.
+/// that a contender finds its weights in the cache where it left them and not where
+/// the others pushed them. For longer calls that is lost in the call itself.
 const WARM_BELOW: f64 = 0.02;
 
 /// A spread between quartiles above this is not the contender's own: a virtual
@@ -130,36 +131,61 @@ const MEASUREMENTS: usize = 3;
 /// Seconds a cell may take to be measured again.
 const MEASURED_AGAIN_BELOW: f64 = 10.0;
 
+/// The runs in turns; the calmest of up to [`MEASUREMENTS`].
 pub fn interleaved(runs: &mut [Box<dyn Run + '_>], protocol: Protocol) -> Vec<Sample> {
     let calls: Vec<(usize, f64)> = runs
         .iter_mut()
         .map(|run| calls_per_repeat(run.as_mut(), protocol.repeat_time))
         .collect();
-    calmest(|| {
+    let measure = || {
         let start = Instant::now();
         let samples = take_turns(runs, protocol, &calls);
-        (
-            samples,
-            start.elapsed().as_secs_f64() < MEASURED_AGAIN_BELOW,
-        )
-    })
+        let spread = samples.iter().map(|s| s.spread).fold(0.0, f64::max);
+        let short = start.elapsed().as_secs_f64() < MEASURED_AGAIN_BELOW;
+        (short.then_some(-spread), samples)
+    };
+    best_of(
+        MEASUREMENTS,
+        Duration::ZERO,
+        |mark| mark >= -RESTLESS,
+        measure,
+    )
+    .found
 }
 
-/// The first of the measurements in which nobody is restless, or the one with the
-/// smallest of the largest spreads. `measure` says whether it may be asked again.
-fn calmest(mut measure: impl FnMut() -> (Vec<Sample>, bool)) -> Vec<Sample> {
-    let mut best = (f64::INFINITY, Vec::new());
-    for _ in 0..MEASUREMENTS {
-        let (samples, again) = measure();
-        let spread = samples.iter().map(|s| s.spread).fold(0.0, f64::max);
-        if best.1.is_empty() || spread < best.0 {
-            best = (spread, samples);
-        }
-        if best.0 <= RESTLESS || !again {
-            break;
+/// The best of several measurements.
+pub struct Best<T> {
+    /// What it is the best by; absent where nothing says that another would be better.
+    pub mark: Option<f64>,
+    pub found: T,
+    /// How many there were.
+    pub measurements: usize,
+}
+
+/// Measures up to `most` times, `pause` before each but the first, until the mark that
+/// comes with a measurement is `enough`. That with the highest mark counts, whatever
+/// else it says; one without a mark counts at once.
+pub fn best_of<T>(
+    most: usize,
+    pause: Duration,
+    enough: impl Fn(f64) -> bool,
+    mut measure: impl FnMut() -> (Option<f64>, T),
+) -> Best<T> {
+    let (mut mark, mut found) = measure();
+    let mut measurements = 1;
+    while measurements < most && mark.is_some_and(|mark| !enough(mark)) {
+        sleep(pause);
+        let next = measure();
+        measurements += 1;
+        if next.0 > mark {
+            (mark, found) = next;
         }
     }
-    best.1
+    Best {
+        mark,
+        found,
+        measurements,
+    }
 }
 
 /// [`Protocol::repeats`] of each run, in turns.
@@ -246,30 +272,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_calmest_measurement_counts() {
-        let of = |spread| {
-            let mut sample = Sample::new(vec![1.0], 1, 0);
-            sample.spread = spread;
-            (vec![sample], true)
-        };
-        for (spreads, taken, counts) in [
-            ([0.02, 0.01, 0.0], 1, 0.02),
-            ([0.3, 0.01, 0.0], 2, 0.01),
-            ([0.3, 0.2, 0.4], 3, 0.2),
+    fn the_measurement_with_the_highest_mark_counts() {
+        for (marks, counts, taken) in [
+            (&[Some(0.9)][..], Some(0.9), 1),
+            (&[Some(0.2), Some(0.9)], Some(0.9), 2),
+            (&[Some(0.2), Some(0.5), Some(0.4)], Some(0.5), 3),
+            (&[Some(0.2), None, Some(0.1)], Some(0.2), 3),
+            (&[None], None, 1),
         ] {
-            let mut turn = 0;
-            let samples = calmest(|| {
-                turn += 1;
-                of(spreads[turn - 1])
-            });
-            assert_eq!((turn, samples[0].spread), (taken, counts));
+            let mut left = marks.iter();
+            let best = best_of(
+                3,
+                Duration::ZERO,
+                |mark| mark >= 0.8,
+                || {
+                    let &mark = left.next().expect("asked for more than it may");
+                    (mark, mark)
+                },
+            );
+            assert_eq!((best.mark, best.found), (counts, counts));
+            assert_eq!(best.measurements, taken);
         }
-        let mut turn = 0;
-        calmest(|| {
-            turn += 1;
-            (of(0.3).0, false)
-        });
-        assert_eq!(turn, 1, "asked again for what takes too long");
     }
 
     /// A call takes 0.1 ms; some of the tries wait for their core as well.

@@ -4,18 +4,17 @@
 
 use super::ffi;
 use anyhow::ensure;
-use serde::{Deserialize, Serialize};
 use std::ffi::CStr;
+use std::fmt;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Build {
-    pub version: String,
+    version: String,
     /// CPU features that ggml was compiled for.
-    pub compiled_for: Vec<String>,
+    compiled_for: Vec<String>,
     /// `vpmaddubsw` instructions found in the linked `ggml_vec_dot_tq2_0_q8_K`,
     /// by vector width.
-    pub vpmaddubsw_ymm: usize,
-    pub vpmaddubsw_zmm: usize,
+    vpmaddubsw_ymm: usize,
+    vpmaddubsw_zmm: usize,
 }
 
 impl Build {
@@ -59,6 +58,19 @@ impl Build {
             );
         }
         Ok(build)
+    }
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ggml {}: built for {}; its linked TQ2_0 kernel has {} vpmaddubsw ymm, {} zmm",
+            self.version,
+            self.compiled_for.join(" "),
+            self.vpmaddubsw_ymm,
+            self.vpmaddubsw_zmm
+        )
     }
 }
 

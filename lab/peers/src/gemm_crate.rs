@@ -1,31 +1,29 @@
 //! Dense f32 by the `gemm` crate: what a program does that unpacks the weights.
 //! It reads 16 times the bytes and multiplies; AVX-512 is enabled in it.
 
-use crate::contender::{Family, Info, Loaded, Output, Path, Role, Run, Work};
+use crate::contender::{Arithmetic, GEMM_CRATE, Info, Library, Loaded, Output, Role, Run, Work};
 use crate::pools::Pools;
-use crate::problem::{Job, Residency, Shape, Weights};
+use crate::problem::{Job, Shape, Weights, WeightsFrom};
 use gemm::Parallelism;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub const NAME: &str = "gemm-f32";
-
-pub struct DenseFamily {
+pub struct GemmCrate {
     infos: [Info; 1],
     pools: Arc<Pools>,
 }
 
-impl DenseFamily {
+impl GemmCrate {
     pub fn new(pools: Arc<Pools>) -> Self {
         Self {
-            infos: [Info::new(NAME, Role::Peer, Path::F32)],
+            infos: [Info::new(GEMM_CRATE, Role::Peer, Arithmetic::F32)],
             pools,
         }
     }
 }
 
-impl Family for DenseFamily {
+impl Library for GemmCrate {
     fn contenders(&self) -> &[Info] {
         &self.infos
     }
@@ -33,7 +31,7 @@ impl Family for DenseFamily {
     fn load(
         &self,
         weights: &Weights,
-        residency: Residency,
+        from: WeightsFrom,
         _wanted: &[usize],
     ) -> anyhow::Result<Box<dyn Loaded>> {
         let Shape { rows, cols } = weights.shape;
@@ -45,7 +43,7 @@ impl Family for DenseFamily {
         let by_col: Vec<f32> = (0..rows * cols)
             .map(|i| value(i % rows, i / rows))
             .collect();
-        let copies = residency.copies(rows * cols * size_of::<f32>());
+        let copies = from.copies(rows * cols * size_of::<f32>());
         Ok(Box::new(LoadedDense {
             shape: weights.shape,
             stores: [
@@ -157,63 +155,32 @@ impl Run for DenseRun<'_> {
         let (x, y, weights_left) = (self.x, &mut self.y, self.weights_left);
         let parallelism = self.parallelism;
         self.pool.install(|| {
+            // Strides from column to column and from row to row: of W, x^T and y^T, or
+            // turned round.
+            let mut strides = [[store.col_stride, store.row_stride], [cols, 1], [rows, 1]]
+                .map(|strides| strides.map(|stride| stride as isize));
+            let (mut m, mut n) = (rows, tokens);
+            if !weights_left {
+                strides.iter_mut().for_each(|strides| strides.reverse());
+                (m, n) = (n, m);
+            }
+            let [w_strides, x_strides, [y_cs, y_rs]] = strides;
             for call in 0..calls {
-                let w = &store.copies[(first + call) % store.copies.len()];
-                let (w, w_row, w_col) = (
-                    w.as_ptr(),
-                    store.row_stride as isize,
-                    store.col_stride as isize,
-                );
-                let (x_row, y_row) = (cols as isize, rows as isize);
+                let w = store.copies[(first + call) % store.copies.len()].as_ptr();
+                let mut operands = [(w, w_strides), (x.as_ptr(), x_strides)];
+                if !weights_left {
+                    operands.reverse();
+                }
+                let [(a, [a_cs, a_rs]), (b, [b_cs, b_rs])] = operands;
                 let y = y.as_mut_ptr();
-                // SAFETY: w holds rows x cols values by its strides, x holds
+                // SAFETY: W holds rows x cols values by its strides, x holds
                 // tokens x cols and y tokens x rows, both dense; y is not shared.
                 unsafe {
-                    if weights_left {
-                        gemm::gemm(
-                            rows,
-                            tokens,
-                            cols,
-                            y,
-                            y_row,
-                            1,
-                            false,
-                            w,
-                            w_col,
-                            w_row,
-                            x.as_ptr(),
-                            x_row,
-                            1,
-                            0.0,
-                            1.0,
-                            false,
-                            false,
-                            false,
-                            parallelism,
-                        );
-                    } else {
-                        gemm::gemm(
-                            tokens,
-                            rows,
-                            cols,
-                            y,
-                            1,
-                            y_row,
-                            false,
-                            x.as_ptr(),
-                            1,
-                            x_row,
-                            w,
-                            w_row,
-                            w_col,
-                            0.0,
-                            1.0,
-                            false,
-                            false,
-                            false,
-                            parallelism,
-                        );
-                    }
+                    #[rustfmt::skip]
+                    gemm::gemm(
+                        m, n, cols, y, y_cs, y_rs, false, a, a_cs, a_rs, b, b_cs, b_rs,
+                        0.0, 1.0, false, false, false, parallelism,
+                    );
                 }
             }
         });
