@@ -22,6 +22,7 @@ pub struct Cli {
     pub tokens: Vec<usize>,
 
     /// Only contenders whose name contains one of these (see --list)
+    /// [default: all, of ours on the best backend of each level]
     #[arg(long, value_delimiter = ',')]
     pub contenders: Vec<String>,
 
@@ -133,11 +134,11 @@ impl Cli {
     }
 
     pub fn wants(&self, info: &Info) -> bool {
-        self.contenders.is_empty()
-            || self
-                .contenders
-                .iter()
-                .any(|c| info.name.contains(c.as_str()))
+        let named = |part: &String| info.name.contains(part.as_str());
+        match self.contenders.as_slice() {
+            [] => !info.on_request,
+            parts => parts.iter().any(named),
+        }
     }
 }
 

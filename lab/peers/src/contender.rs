@@ -47,6 +47,9 @@ pub struct Info {
     pub name: String,
     pub role: Role,
     pub arithmetic: Arithmetic,
+    /// Whether it runs only if `--contenders` asks for it.
+    #[serde(skip)]
+    pub on_request: bool,
 }
 
 impl Info {
@@ -55,6 +58,7 @@ impl Info {
             name: name.into(),
             role,
             arithmetic,
+            on_request: false,
         }
     }
 }

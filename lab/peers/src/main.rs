@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<ExitCode> {
 /// What was found of the linked ggml; an error if it is not the fast one.
 fn ggml_build() -> anyhow::Result<Option<String>> {
     #[cfg(feature = "ggml")]
-    return Ok(Some(ggml::build_check::Build::inspect()?.to_string()));
+    return ggml::build_check::inspect().map(Some);
     #[cfg(not(feature = "ggml"))]
     return Ok(None);
 }

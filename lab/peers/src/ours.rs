@@ -7,7 +7,7 @@ use crate::problem::{Activations, Job, Shape, Weights, WeightsFrom};
 use anyhow::Context;
 use rayon::ThreadPool;
 use std::sync::Arc;
-use tritgemm::{Backend, Isa, Linear, MatMut, MatRef, Options, Panels, Residency, Scales, Threads};
+use tritgemm::{Backend, Isa, Linear, MatMut, MatRef, Options, Panels, Scales, Threads};
 use tritgemm::{TernaryMatrix, Workspace};
 
 const ARITHMETICS: [Arithmetic; 3] = [Arithmetic::Int8, Arithmetic::W1a8, Arithmetic::F32];
@@ -24,24 +24,23 @@ pub fn name(arithmetic: Arithmetic, backend: &str) -> String {
 }
 
 /// The backends measured, best first.
-pub fn backends() -> impl Iterator<Item = Backend> {
+fn backends() -> impl Iterator<Item = Backend> {
     Backend::available().filter(|b| b.isa() != Isa::Scalar)
 }
 
-/// The name of the contender on the best backend measured, or on the best of one level.
+/// The name of the contender on the best backend, or on the best of one level.
 pub fn best(arithmetic: Arithmetic, isa: Option<Isa>) -> String {
-    let found = backends().find(|b| isa.is_none_or(|isa| b.isa() == isa));
-    let missing = isa.map_or("none", Isa::name);
+    let found = isa.map_or(Ok(Backend::best()), Backend::for_isa);
+    let missing = isa.map_or("", Isa::name);
     name(arithmetic, found.map_or(missing, Backend::name))
 }
 
 /// How products run. The library is told where the weights are, as a caller who knows
 /// would tell it.
 pub fn options(backend: Backend, from: WeightsFrom) -> Options {
-    Options::new().backend(backend).residency(match from {
-        WeightsFrom::Cache => Residency::Cache,
-        WeightsFrom::Memory => Residency::Memory,
-    })
+    Options::new()
+        .backend(backend)
+        .weights_in_cache(from == WeightsFrom::Cache)
 }
 
 pub fn matrix(weights: &Weights) -> anyhow::Result<TernaryMatrix> {
@@ -51,8 +50,12 @@ pub fn matrix(weights: &Weights) -> anyhow::Result<TernaryMatrix> {
         .with_context(|| format!("tritgemm refused a {} matrix", weights.shape))
 }
 
+/// On one thread, by the best backend.
 pub fn pack(matrix: &TernaryMatrix) -> anyhow::Result<Panels> {
-    Ok(Panels::pack_with(Backend::best(), Threads::Serial, matrix)?)
+    let options = Options::new()
+        .backend(Backend::best())
+        .threads(Threads::Serial);
+    Ok(Panels::pack_on(matrix, &Workspace::with_options(options))?)
 }
 
 pub struct Tritgemm {
@@ -69,7 +72,10 @@ impl Tritgemm {
             .collect();
         let infos = kinds
             .iter()
-            .map(|&(a, backend)| Info::new(name(a, backend.name()), Role::Ours, a))
+            .map(|&(arithmetic, backend)| Info {
+                on_request: Backend::for_isa(backend.isa()) != Ok(backend),
+                ..Info::new(name(arithmetic, backend.name()), Role::Ours, arithmetic)
+            })
             .collect();
         Self {
             infos,
@@ -176,7 +182,7 @@ impl Run for OurRun<'_> {
                         layer.panels().gemm_i8(int8, y, ws)?;
                     }
                     Arithmetic::W1a8 => {
-                        layer.forward(f32s, MatMut::new(float, tokens, rows)?, ws)?;
+                        layer.forward_int8(f32s, MatMut::new(float, tokens, rows)?, ws)?;
                     }
                     Arithmetic::F32 => {
                         layer.forward_f32(f32s, MatMut::new(float, tokens, rows)?, ws)?;

@@ -3,13 +3,13 @@
 
 use crate::contender::{Arithmetic, GEMM_CRATE, GGML_Q8K};
 use crate::ours;
-use crate::problem::{Shape, WeightsFrom, threads};
+use crate::problem::{Cell, Shape, WeightsFrom, threads as count_of_threads};
 use crate::report::Report;
 use crate::run::CellResult;
 use anyhow::{Context, ensure};
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use tritgemm::Isa;
 
 /// Of the picture and, within it, of the chart.
 const SIZE: (f64, f64) = (1200.0, 680.0);
@@ -18,12 +18,16 @@ const RIGHT: f64 = 826.0;
 const TOP: f64 = 82.0;
 const BOTTOM: f64 = 616.0;
 const LEGEND: f64 = 946.0;
+/// Colour, width and dashes of a line.
+type Stroke = (&'static str, u32, &'static str);
+const GRID: Stroke = ("#E6E6E6", 1, "");
+const AXIS: Stroke = ("#222222", 1, "");
+const PEAK: Stroke = ("#666666", 1, "3 4");
 // Colours that stay apart for the colour-blind (Okabe and Ito).
 const BLUE: &str = "#0072B2";
 const GREEN: &str = "#009E73";
 const VERMILION: &str = "#D55E00";
 const ORANGE: &str = "#E69F00";
-const GREY: &str = "#666666";
 
 /// A contender's line: (log2 of tokens, GMAC/s).
 struct Series {
@@ -63,104 +67,49 @@ fn svg(report: &Report, cells: &[&CellResult]) -> String {
     let y = |rate: f64| BOTTOM - rate / top * (BOTTOM - TOP);
 
     let (width, height) = SIZE;
-    let mut out = format!(
+    let mut out = Svg(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" fill=\"#222222\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n"
-    );
-    let cell = cells[0].cell;
-    let title = format!(
-        "Ternary matrix products, {} weights, {}",
-        cell.shape,
-        threads(cell.threads)
-    );
-    text(&mut out, (24.0, 30.0), 18, "start", &title);
-    text(
-        &mut out,
-        (24.0, 54.0),
-        11,
-        "start",
-        &report.machine.summary(),
-    );
+    ));
+    let Cell { shape, threads, .. } = cells[0].cell;
+    let threads = count_of_threads(threads);
+    let title = format!("Ternary matrix products, {shape} weights, {threads}");
+    out.text((24.0, 30.0), 18, "start", &title);
+    out.text((24.0, 54.0), 11, "start", &report.machine.summary());
 
     for i in 0..=last as u32 {
         let at = x(f64::from(i));
-        line(&mut out, &[(at, TOP), (at, BOTTOM)], "#E6E6E6", 1, "");
-        text(
-            &mut out,
-            (at, BOTTOM + 20.0),
-            12,
-            "middle",
-            &(1u64 << i).to_string(),
-        );
+        out.line(&[(at, TOP), (at, BOTTOM)], GRID);
+        out.text((at, BOTTOM + 20.0), 12, "middle", &format!("{}", 1u64 << i));
     }
     let step = step(top);
-    for i in 0..=(top / step) as u32 {
-        let rate = f64::from(i) * step;
-        line(
-            &mut out,
-            &[(LEFT, y(rate)), (RIGHT, y(rate))],
-            "#E6E6E6",
-            1,
-            "",
-        );
-        text(
-            &mut out,
-            (LEFT - 10.0, y(rate) + 4.0),
-            12,
-            "end",
-            &rate.to_string(),
-        );
+    for rate in (0..=(top / step) as u32).map(|i| f64::from(i) * step) {
+        out.line(&[(LEFT, y(rate)), (RIGHT, y(rate))], GRID);
+        out.text((LEFT - 10.0, y(rate) + 4.0), 12, "end", &format!("{rate}"));
     }
-    line(
-        &mut out,
-        &[(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)],
-        "#222222",
-        1,
-        "",
-    );
+    out.line(&[(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], AXIS);
     let middle = ((LEFT + RIGHT) / 2.0, BOTTOM + 46.0);
-    text(&mut out, middle, 13, "middle", "tokens at once (N)");
-    text(&mut out, (24.0, TOP - 8.0), 13, "start", "GMAC/s");
+    out.text(middle, 13, "middle", "tokens at once (N)");
+    out.text((24.0, TOP - 8.0), 13, "start", "GMAC/s");
 
     for (label, rate) in peaks {
-        line(
-            &mut out,
-            &[(LEFT, y(rate)), (RIGHT, y(rate))],
-            GREY,
-            1,
-            "3 4",
-        );
-        text(&mut out, (RIGHT + 6.0, y(rate) - 5.0), 11, "start", label);
-        text(
-            &mut out,
-            (RIGHT + 6.0, y(rate) + 10.0),
-            11,
-            "start",
-            &format!("peak {rate:.0}"),
-        );
+        let (at, label_at) = (y(rate), RIGHT + 6.0);
+        out.line(&[(LEFT, at), (RIGHT, at)], PEAK);
+        out.text((label_at, at - 5.0), 11, "start", label);
+        let rate = format!("peak {rate:.0}");
+        out.text((label_at, at + 10.0), 11, "start", &rate);
     }
     let mut at = 94.0;
     for s in &series {
-        let dash = if s.dashed { "6 4" } else { "" };
+        let stroke = (s.color, 2, if s.dashed { "6 4" } else { "" });
         let points: Vec<_> = s.points.iter().map(|p| (x(p.0), y(p.1))).collect();
-        let mark = (LEGEND + 16.0, at);
-        line(&mut out, &points, s.color, 2, dash);
-        line(
-            &mut out,
-            &[(LEGEND, at), (LEGEND + 32.0, at)],
-            s.color,
-            2,
-            dash,
-        );
-        for (x, y) in points.iter().chain([&mark]) {
-            let _ = writeln!(
-                out,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{}\"/>",
-                s.color
-            );
+        out.line(&points, stroke);
+        out.line(&[(LEGEND, at), (LEGEND + 32.0, at)], stroke);
+        for point in points.into_iter().chain([(LEGEND + 16.0, at)]) {
+            out.dot(point, s.color);
         }
-        text(&mut out, (LEGEND + 42.0, at + 4.0), 12, "start", &s.label);
+        out.text((LEGEND + 42.0, at + 4.0), 12, "start", &s.label);
         at += 26.0;
     }
     for remark in [
@@ -170,9 +119,34 @@ fn svg(report: &Report, cells: &[&CellResult]) -> String {
         "loop, nothing loaded or stored",
     ] {
         at += 18.0;
-        text(&mut out, (LEGEND, at), 11, "start", remark);
+        out.text((LEGEND, at), 11, "start", remark);
     }
-    out + "</svg>\n"
+    out.0 + "</svg>\n"
+}
+
+struct Svg(String);
+
+impl Svg {
+    fn text(&mut self, (x, y): (f64, f64), size: u32, anchor: &str, text: &str) {
+        let text = text.replace('&', "&amp;").replace('<', "&lt;");
+        let place = format!("x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"");
+        self.0 += &format!("<text {place} font-size=\"{size}\">{text}</text>\n");
+    }
+
+    fn line(&mut self, points: &[(f64, f64)], (color, width, dashes): Stroke) {
+        let mut places = String::new();
+        for (x, y) in points {
+            places += &format!("{x:.1},{y:.1} ");
+        }
+        let stroke = format!("stroke=\"{color}\" stroke-width=\"{width}\"");
+        self.0 += &format!(
+            "<polyline points=\"{places}\" fill=\"none\" {stroke} stroke-dasharray=\"{dashes}\"/>\n"
+        );
+    }
+
+    fn dot(&mut self, (x, y): (f64, f64), color: &str) {
+        self.0 += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{color}\"/>\n");
+    }
 }
 
 /// Between two ticks: a round number that makes some five to ten of them.
@@ -183,27 +157,6 @@ fn step(top: f64) -> f64 {
         .into_iter()
         .find(|step| top / step <= 10.0)
         .unwrap_or(top)
-}
-
-fn text(out: &mut String, (x, y): (f64, f64), size: u32, anchor: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(
-        out,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" text-anchor=\"{anchor}\">{text}</text>"
-    );
-}
-
-fn line(out: &mut String, points: &[(f64, f64)], color: &str, width: u32, dash: &str) {
-    let points: Vec<String> = points
-        .iter()
-        .map(|(x, y)| format!("{x:.1},{y:.1}"))
-        .collect();
-    let _ = writeln!(
-        out,
-        "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\" \
-         stroke-dasharray=\"{dash}\"/>",
-        points.join(" ")
-    );
 }
 
 /// The multiply-accumulate peaks worth a line, the widest of each kind: the median over
@@ -226,18 +179,17 @@ fn peaks(cells: &[&CellResult]) -> Vec<(&'static str, f64)> {
     .collect()
 }
 
-/// The lines to draw, in the order of the legend: the best backend and the best of
-/// another level with fewer features, the peers.
+/// The lines to draw, in the order of the legend: the best backend, the best of AVX2,
+/// the peers.
 fn series(cells: &[&CellResult]) -> Vec<Series> {
-    let level = |backend: &str| backend.split('/').next().map(str::to_owned);
     let backends: Vec<&str> = cells[0]
         .measurements
         .iter()
         .filter_map(|m| m.info.name.strip_prefix("tritgemm-int8/"))
         .collect();
-    let avx2 = tritgemm::Isa::Avx2.name();
+    let avx2 = |backend: &&&str| backend.split('/').next() == Some(Isa::Avx2.name());
     let mut shown: Vec<&str> = backends.first().copied().into_iter().collect();
-    shown.extend(backends.iter().find(|b| level(b).as_deref() == Some(avx2)));
+    shown.extend(backends.iter().find(avx2));
     shown.dedup();
     let mut lines = Vec::new();
     for (backend, dashed) in shown.into_iter().zip([false, true]) {
