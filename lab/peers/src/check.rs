@@ -2,7 +2,8 @@
 
 use crate::contender::{Arithmetic, Library, Output};
 use crate::problem::{Activations, Job, Shape, Weights, WeightsFrom};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use std::fmt::Display;
 
 /// Small, but with several panels and several blocks of K.
 const SHAPE: Shape = Shape::new(200, 768);
@@ -40,6 +41,7 @@ pub fn check(libraries: &[Box<dyn Library>], threads: &[usize]) -> anyhow::Resul
     Ok(())
 }
 
+/// What is right.
 struct Reference {
     /// Of the f32 activations, in f64, scale applied.
     float: Vec<f64>,
@@ -52,33 +54,27 @@ struct Reference {
 
 impl Reference {
     fn new(weights: &Weights, x: &Activations) -> Self {
-        let cols = weights.shape.cols;
+        let (cols, scale) = (weights.shape.cols, f64::from(weights.scale));
         let (mut float, mut exact) = (Vec::new(), Vec::new());
-        for token in 0..x.tokens {
+        for (f32s, int8) in x.f32s.chunks(cols).zip(x.int8.chunks(cols)) {
             for row in weights.trits.chunks(cols) {
-                let f32s = &x.f32s[token * cols..][..cols];
-                let int8 = &x.int8[token * cols..][..cols];
-                float.push(
-                    f64::from(weights.scale)
-                        * row
-                            .iter()
-                            .zip(f32s)
-                            .map(|(&w, &x)| f64::from(w) * f64::from(x))
-                            .sum::<f64>(),
-                );
-                exact.push(
-                    row.iter()
-                        .zip(int8)
-                        .map(|(&w, &x)| i64::from(w) * i64::from(x))
-                        .sum(),
-                );
+                let products = row
+                    .iter()
+                    .zip(f32s)
+                    .map(|(&w, &x)| f64::from(w) * f64::from(x));
+                float.push(scale * products.sum::<f64>());
+                let products = row
+                    .iter()
+                    .zip(int8)
+                    .map(|(&w, &x)| i64::from(w) * i64::from(x));
+                exact.push(products.sum());
             }
         }
         Self {
             float,
             exact,
             absmax: x.f32s.iter().fold(0.0, |m, x| f64::from(x.abs()).max(m)),
-            scale: f64::from(weights.scale),
+            scale,
             cols,
         }
     }
@@ -86,21 +82,12 @@ impl Reference {
     fn compare(&self, output: &Output<'_>, arithmetic: Arithmetic) -> anyhow::Result<()> {
         match output {
             Output::None => Ok(()),
-            Output::Exact(sums) => all_equal(self.exact.len(), sums.len(), |i| {
-                (i64::from(sums[i]) != self.exact[i])
-                    .then(|| format!("{} instead of {}", sums[i], self.exact[i]))
-            }),
+            Output::Exact(sums) => all(&self.exact, sums, |&right, &sum| right == i64::from(sum)),
             Output::Float(values) => {
                 let tolerance = self.tolerance(arithmetic);
-                all_equal(self.float.len(), values.len(), |i| {
-                    let off = (f64::from(values[i]) - self.float[i]).abs();
-                    (off.is_nan() || off > tolerance).then(|| {
-                        format!(
-                            "{} instead of {} (+-{tolerance:.1e})",
-                            values[i], self.float[i]
-                        )
-                    })
-                })
+                // False for a NaN.
+                let near = |right: &f64, &y: &f32| (f64::from(y) - right).abs() <= tolerance;
+                all(&self.float, values, near).with_context(|| format!("+-{tolerance:.1e}"))
             }
         }
     }
@@ -118,16 +105,20 @@ impl Reference {
     }
 }
 
-fn all_equal(
-    expected: usize,
-    got: usize,
-    wrong: impl Fn(usize) -> Option<String>,
+fn all<R: Display, Y: Display>(
+    right: &[R],
+    outputs: &[Y],
+    matches: impl Fn(&R, &Y) -> bool,
 ) -> anyhow::Result<()> {
-    if expected != got {
-        bail!("{got} outputs instead of {expected}");
-    }
-    match (0..got).find_map(|i| Some((i, wrong(i)?))) {
-        Some((i, how)) => bail!("output {i} is {how}"),
+    ensure!(
+        right.len() == outputs.len(),
+        "{} outputs instead of {}",
+        outputs.len(),
+        right.len()
+    );
+    let mut pairs = right.iter().zip(outputs).enumerate();
+    match pairs.find(|(_, (right, y))| !matches(right, y)) {
+        Some((i, (right, y))) => bail!("output {i} is {y} instead of {right}"),
         None => Ok(()),
     }
 }
@@ -150,7 +141,7 @@ mod tests {
         for bad in [right[1] + 0.05, f32::NAN] {
             let wrong = [right[0], bad];
             let error = reference.compare(&Output::Float(&wrong), Arithmetic::F32);
-            assert!(error.unwrap_err().to_string().contains("output 1"));
+            assert!(format!("{:#}", error.unwrap_err()).contains("output 1"));
         }
         assert!(
             reference

@@ -35,29 +35,19 @@ impl Library for GemmCrate {
         _wanted: &[usize],
     ) -> anyhow::Result<Box<dyn Loaded>> {
         let Shape { rows, cols } = weights.shape;
-        let value =
-            |row: usize, col: usize| f32::from(weights.trits[row * cols + col]) * weights.scale;
-        let by_row: Vec<f32> = (0..rows * cols)
-            .map(|i| value(i / cols, i % cols))
+        let len = rows * cols;
+        let value = |at: usize| f32::from(weights.trits[at]) * weights.scale;
+        let by_row: Vec<f32> = (0..len).map(value).collect();
+        let by_col: Vec<f32> = (0..len)
+            .map(|i| value(i % rows * cols + i / rows))
             .collect();
-        let by_col: Vec<f32> = (0..rows * cols)
-            .map(|i| value(i % rows, i / rows))
-            .collect();
-        let copies = from.copies(rows * cols * size_of::<f32>());
+        let copies = from.copies(len * size_of::<f32>());
         Ok(Box::new(LoadedDense {
             shape: weights.shape,
-            stores: [
-                Store {
-                    copies: vec![by_row; copies],
-                    row_stride: cols,
-                    col_stride: 1,
-                },
-                Store {
-                    copies: vec![by_col; copies],
-                    row_stride: 1,
-                    col_stride: rows,
-                },
-            ],
+            stores: [(by_row, [1, cols]), (by_col, [rows, 1])].map(|(weights, strides)| Store {
+                copies: vec![weights; copies],
+                strides,
+            }),
             pools: Arc::clone(&self.pools),
         }))
     }
@@ -66,8 +56,8 @@ impl Library for GemmCrate {
 /// The weights in one storage order.
 struct Store {
     copies: Vec<Vec<f32>>,
-    row_stride: usize,
-    col_stride: usize,
+    /// From column to column and from row to row.
+    strides: [usize; 2],
 }
 
 struct LoadedDense {
@@ -77,68 +67,54 @@ struct LoadedDense {
 }
 
 impl Loaded for LoadedDense {
+    /// The crate's speed depends on the storage order and on which operand is
+    /// on the left, so it gets whichever of the four forms is fastest here.
     fn start<'a>(&'a self, _index: usize, job: &Job<'a>) -> anyhow::Result<Box<dyn Run + 'a>> {
         let mut run = DenseRun {
-            loaded: self,
-            store: &self.stores[0],
-            weights_left: true,
+            shape: self.shape,
+            form: (&self.stores[0], true),
             x: &job.activations.f32s,
             y: vec![0.0; job.activations.tokens * self.shape.rows],
             tokens: job.activations.tokens,
             pool: self.pools.get(job.threads),
-            parallelism: match job.threads {
-                1 => Parallelism::None,
-                threads => Parallelism::Rayon(threads),
-            },
             next: 0,
         };
-        run.choose_form();
+        let mut best = (f64::INFINITY, run.form);
+        for form in self
+            .stores
+            .iter()
+            .flat_map(|store| [(store, true), (store, false)])
+        {
+            run.form = form;
+            run.run(1);
+            for _ in 0..3 {
+                let start = Instant::now();
+                run.run(1);
+                let seconds = start.elapsed().as_secs_f64();
+                if seconds < best.0 {
+                    best = (seconds, form);
+                }
+            }
+        }
+        run.form = best.1;
         Ok(Box::new(run))
     }
 }
 
 struct DenseRun<'a> {
-    loaded: &'a LoadedDense,
-    store: &'a Store,
-    /// Whether the weights are the left operand: y^T = W x^T rather than
-    /// y = x W^T.
-    weights_left: bool,
+    shape: Shape,
+    /// And whether the weights are the left operand: y^T = W x^T rather than y = x W^T.
+    form: (&'a Store, bool),
     x: &'a [f32],
     y: Vec<f32>,
     tokens: usize,
     pool: Arc<ThreadPool>,
-    parallelism: Parallelism,
     next: usize,
-}
-
-impl DenseRun<'_> {
-    /// The crate's speed depends on the storage order and on which operand is
-    /// on the left, so it gets whichever of the four forms is fastest here.
-    fn choose_form(&mut self) {
-        let mut best = (f64::INFINITY, self.store, true);
-        for store in &self.loaded.stores {
-            for weights_left in [true, false] {
-                (self.store, self.weights_left) = (store, weights_left);
-                self.run(1);
-                let seconds = (0..3)
-                    .map(|_| {
-                        let start = Instant::now();
-                        self.run(1);
-                        start.elapsed().as_secs_f64()
-                    })
-                    .fold(f64::INFINITY, f64::min);
-                if seconds < best.0 {
-                    best = (seconds, store, weights_left);
-                }
-            }
-        }
-        (_, self.store, self.weights_left) = best;
-    }
 }
 
 impl Run for DenseRun<'_> {
     fn work(&self) -> Work {
-        let weights = self.loaded.shape.weights() as f64;
+        let weights = self.shape.weights() as f64;
         Work {
             macs: weights * self.tokens as f64,
             bytes: weights * 4.0,
@@ -150,14 +126,17 @@ impl Run for DenseRun<'_> {
     }
 
     fn run(&mut self, calls: usize) {
-        let Shape { rows, cols } = self.loaded.shape;
-        let (store, tokens, first) = (self.store, self.tokens, self.next);
-        let (x, y, weights_left) = (self.x, &mut self.y, self.weights_left);
-        let parallelism = self.parallelism;
+        let Shape { rows, cols } = self.shape;
+        let ((store, weights_left), tokens, first) = (self.form, self.tokens, self.next);
+        let (x, y) = (self.x, &mut self.y);
+        let parallelism = match self.pool.current_num_threads() {
+            1 => Parallelism::None,
+            threads => Parallelism::Rayon(threads),
+        };
         self.pool.install(|| {
             // Strides from column to column and from row to row: of W, x^T and y^T, or
             // turned round.
-            let mut strides = [[store.col_stride, store.row_stride], [cols, 1], [rows, 1]]
+            let mut strides = [store.strides, [cols, 1], [rows, 1]]
                 .map(|strides| strides.map(|stride| stride as isize));
             let (mut m, mut n) = (rows, tokens);
             if !weights_left {

@@ -7,7 +7,8 @@
 //! look-ups are of the first kind. Where they take part in a cell, the cell is
 //! measured again while *they* are slower than they have been.
 
-use crate::timing::{Sample, best_of};
+use crate::best_of::best_of;
+use crate::timing::Sample;
 use std::time::Duration;
 
 /// Share of the witness's best rate from which on the host counts as calm.

@@ -2,6 +2,7 @@
 //! See README.md beside this crate's Cargo.toml.
 
 mod bars;
+mod best_of;
 mod ceilings;
 mod check;
 mod cli;

@@ -1,11 +1,12 @@
 //! The goals that no cell of a sweep shows, each measured alone.
 
 use super::{Bar, Context, Over};
+use crate::best_of::best_of;
 use crate::contender::{LOOK_UPS, Loaded, Run, Work};
 use crate::host::Host;
 use crate::ours;
 use crate::problem::{Activations, Job, Shape, Weights};
-use crate::timing::{Protocol, Sample, best_of, interleaved};
+use crate::timing::{Protocol, Sample, interleaved};
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::Duration;
