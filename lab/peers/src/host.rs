@@ -45,3 +45,28 @@ impl Host {
         best.found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds of the witness in successive measurements: which of them is kept.
+    fn kept(best: f64, seconds: &[f64], witness: bool) -> (f64, usize) {
+        let mut asked = 0;
+        let rate = |samples: &[Sample]| witness.then(|| 1.0 / samples[0].median);
+        let samples = Host::new(best).calm(rate, || {
+            asked += 1;
+            vec![Sample::new(vec![seconds[asked - 1]], 1, 0)]
+        });
+        (samples[0].median, asked)
+    }
+
+    #[test]
+    fn a_slow_witness_has_the_cell_measured_again() {
+        assert_eq!(kept(0.0, &[2.0], true), (2.0, 1));
+        assert_eq!(kept(1.0, &[1.05], true), (1.05, 1));
+        assert_eq!(kept(1.0, &[2.0, 1.8, 1.0], true), (1.0, 3));
+        assert_eq!(kept(1.0, &[2.0, 1.5, 3.0, 1.6, 1.7], true), (1.5, 5));
+        assert_eq!(kept(1.0, &[2.0], false), (2.0, 1));
+    }
+}

@@ -33,7 +33,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn new(mut seconds: Vec<f64>, calls_per_repeat: usize, disturbed: usize) -> Self {
+    pub fn new(mut seconds: Vec<f64>, calls_per_repeat: usize, disturbed: usize) -> Self {
         seconds.sort_by(f64::total_cmp);
         let repeats = seconds.len();
         let at = |q: f64| seconds[((repeats - 1) as f64 * q).round() as usize];
