@@ -1,22 +1,23 @@
 //! Every contender must compute the product before it may be timed.
 
-use crate::contender::{Family, Output, Path};
-use crate::problem::{Activations, Job, Residency, Shape, Weights};
-use anyhow::{Context, bail};
+use crate::contender::{Arithmetic, Library, Output};
+use crate::problem::{Activations, Job, Shape, Weights, WeightsFrom};
+use anyhow::{Context, bail, ensure};
+use std::fmt::Display;
 
-/// Small, but with more rows than a block and several blocks of K.
+/// Small, but with several panels and several blocks of K.
 const SHAPE: Shape = Shape::new(200, 768);
 
 /// Runs each contender on a small problem and compares with exact sums.
-pub fn check(families: &[Box<dyn Family>], threads: &[usize]) -> anyhow::Result<()> {
+pub fn check(libraries: &[Box<dyn Library>], threads: &[usize]) -> anyhow::Result<()> {
     let weights = Weights::random(SHAPE);
     for tokens in [1, 5, 33] {
         let activations = Activations::random(tokens, SHAPE.cols);
         let reference = Reference::new(&weights, &activations);
-        for family in families {
-            let all: Vec<usize> = (0..family.contenders().len()).collect();
-            let loaded = family.load(&weights, Residency::Hot, &all)?;
-            for (index, info) in family.contenders().iter().enumerate() {
+        for library in libraries {
+            let all: Vec<usize> = (0..library.contenders().len()).collect();
+            let loaded = library.load(&weights, WeightsFrom::Cache, &all)?;
+            for (index, info) in library.contenders().iter().enumerate() {
                 for &threads in threads {
                     let job = Job {
                         weights: &weights,
@@ -27,7 +28,7 @@ pub fn check(families: &[Box<dyn Family>], threads: &[usize]) -> anyhow::Result<
                     run.enter();
                     run.run(2);
                     run.leave();
-                    reference.compare(&run.output(), info.path).with_context(|| {
+                    reference.compare(&run.output(), info.arithmetic).with_context(|| {
                         format!(
                             "{} computes a wrong product ({SHAPE}, N={tokens}, {threads} threads)",
                             info.name
@@ -40,6 +41,7 @@ pub fn check(families: &[Box<dyn Family>], threads: &[usize]) -> anyhow::Result<
     Ok(())
 }
 
+/// What is right.
 struct Reference {
     /// Of the f32 activations, in f64, scale applied.
     float: Vec<f64>,
@@ -52,55 +54,40 @@ struct Reference {
 
 impl Reference {
     fn new(weights: &Weights, x: &Activations) -> Self {
-        let cols = weights.shape.cols;
+        let (cols, scale) = (weights.shape.cols, f64::from(weights.scale));
         let (mut float, mut exact) = (Vec::new(), Vec::new());
-        for token in 0..x.tokens {
+        for (f32s, int8) in x.f32s.chunks(cols).zip(x.int8.chunks(cols)) {
             for row in weights.trits.chunks(cols) {
-                let f32s = &x.f32s[token * cols..][..cols];
-                let int8 = &x.int8[token * cols..][..cols];
-                float.push(
-                    f64::from(weights.scale)
-                        * row
-                            .iter()
-                            .zip(f32s)
-                            .map(|(&w, &x)| f64::from(w) * f64::from(x))
-                            .sum::<f64>(),
-                );
-                exact.push(
-                    row.iter()
-                        .zip(int8)
-                        .map(|(&w, &x)| i64::from(w) * i64::from(x))
-                        .sum(),
-                );
+                let products = row
+                    .iter()
+                    .zip(f32s)
+                    .map(|(&w, &x)| f64::from(w) * f64::from(x));
+                float.push(scale * products.sum::<f64>());
+                let products = row
+                    .iter()
+                    .zip(int8)
+                    .map(|(&w, &x)| i64::from(w) * i64::from(x));
+                exact.push(products.sum());
             }
         }
         Self {
             float,
             exact,
             absmax: x.f32s.iter().fold(0.0, |m, x| f64::from(x.abs()).max(m)),
-            scale: f64::from(weights.scale),
+            scale,
             cols,
         }
     }
 
-    fn compare(&self, output: &Output<'_>, path: Path) -> anyhow::Result<()> {
+    fn compare(&self, output: &Output<'_>, arithmetic: Arithmetic) -> anyhow::Result<()> {
         match output {
             Output::None => Ok(()),
-            Output::Exact(sums) => all_equal(self.exact.len(), sums.len(), |i| {
-                (i64::from(sums[i]) != self.exact[i])
-                    .then(|| format!("{} instead of {}", sums[i], self.exact[i]))
-            }),
+            Output::Exact(sums) => all(&self.exact, sums, |&right, &sum| right == i64::from(sum)),
             Output::Float(values) => {
-                let tolerance = self.tolerance(path);
-                all_equal(self.float.len(), values.len(), |i| {
-                    let off = (f64::from(values[i]) - self.float[i]).abs();
-                    (off.is_nan() || off > tolerance).then(|| {
-                        format!(
-                            "{} instead of {} (+-{tolerance:.1e})",
-                            values[i], self.float[i]
-                        )
-                    })
-                })
+                let tolerance = self.tolerance(arithmetic);
+                // False for a NaN.
+                let near = |right: &f64, &y: &f32| (f64::from(y) - right).abs() <= tolerance;
+                all(&self.float, values, near).with_context(|| format!("+-{tolerance:.1e}"))
             }
         }
     }
@@ -108,26 +95,30 @@ impl Reference {
     /// Rounding a value to int8 is off by up to half a step, absmax / 254, as
     /// good as uniformly; the error of a sum of K is then normal, and six of its
     /// standard deviations are allowed. f32 sums are off by far less.
-    fn tolerance(&self, path: Path) -> f64 {
+    fn tolerance(&self, arithmetic: Arithmetic) -> f64 {
         let k = self.cols as f64;
-        let step = match path {
-            Path::F32 => self.absmax * f64::from(f32::EPSILON) * k.sqrt(),
+        let step = match arithmetic {
+            Arithmetic::F32 => self.absmax * f64::from(f32::EPSILON) * k.sqrt(),
             _ => self.absmax / 254.0 / 3f64.sqrt(),
         };
         6.0 * self.scale * step * k.sqrt()
     }
 }
 
-fn all_equal(
-    expected: usize,
-    got: usize,
-    wrong: impl Fn(usize) -> Option<String>,
+fn all<R: Display, Y: Display>(
+    right: &[R],
+    outputs: &[Y],
+    matches: impl Fn(&R, &Y) -> bool,
 ) -> anyhow::Result<()> {
-    if expected != got {
-        bail!("{got} outputs instead of {expected}");
-    }
-    match (0..got).find_map(|i| Some((i, wrong(i)?))) {
-        Some((i, how)) => bail!("output {i} is {how}"),
+    ensure!(
+        right.len() == outputs.len(),
+        "{} outputs instead of {}",
+        outputs.len(),
+        right.len()
+    );
+    let mut pairs = right.iter().zip(outputs).enumerate();
+    match pairs.find(|(_, (right, y))| !matches(right, y)) {
+        Some((i, (right, y))) => bail!("output {i} is {y} instead of {right}"),
         None => Ok(()),
     }
 }
@@ -142,15 +133,19 @@ mod tests {
         let x = Activations::random(1, 256);
         let reference = Reference::new(&weights, &x);
         let right: Vec<f32> = reference.float.iter().map(|&f| f as f32).collect();
-        assert!(reference.compare(&Output::Float(&right), Path::F32).is_ok());
+        assert!(
+            reference
+                .compare(&Output::Float(&right), Arithmetic::F32)
+                .is_ok()
+        );
         for bad in [right[1] + 0.05, f32::NAN] {
             let wrong = [right[0], bad];
-            let error = reference.compare(&Output::Float(&wrong), Path::F32);
-            assert!(error.unwrap_err().to_string().contains("output 1"));
+            let error = reference.compare(&Output::Float(&wrong), Arithmetic::F32);
+            assert!(format!("{:#}", error.unwrap_err()).contains("output 1"));
         }
         assert!(
             reference
-                .compare(&Output::Float(&right[..1]), Path::F32)
+                .compare(&Output::Float(&right[..1]), Arithmetic::F32)
                 .is_err()
         );
     }

@@ -1,7 +1,7 @@
 //! The command line, and the sweep it asks for.
 
 use crate::contender::Info;
-use crate::problem::{Cell, Residency, Shape};
+use crate::problem::{Cell, Shape, WeightsFrom};
 use crate::timing::Protocol;
 use clap::Parser;
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ pub struct Cli {
     pub tokens: Vec<usize>,
 
     /// Only contenders whose name contains one of these (see --list)
+    /// [default: all, of ours on the best backend of each level]
     #[arg(long, value_delimiter = ',')]
     pub contenders: Vec<String>,
 
@@ -42,7 +43,7 @@ pub struct Cli {
     #[arg(long)]
     pub full: bool,
 
-    /// Skip the cold runs (N = 1 over more than 512 MB of weights)
+    /// Skip the cells with weights from memory (N = 1 over more than 512 MB of them)
     #[arg(long)]
     pub no_cold: bool,
 
@@ -55,15 +56,15 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Write roofline.svg and tokens.svg to this folder
+    /// Write a plot over the number of tokens, tokens.svg, to this folder
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
 
-    /// Redraw the plots from a JSON file of an earlier run, measuring nothing
+    /// Redraw the plot from a JSON file of an earlier run, measuring nothing
     #[arg(long, value_name = "FILE", requires = "plots")]
     pub replot: Option<PathBuf>,
 
-    /// The shape that the plots show
+    /// The shape that the plot shows
     #[arg(long, default_value = "4096x4096")]
     pub plot_shape: Shape,
 
@@ -116,17 +117,15 @@ impl Cli {
         for shape in self.shapes() {
             for &threads in &self.threads {
                 for &tokens in &self.tokens {
-                    let mut add = |residency| {
+                    let from_memory = tokens == 1 && !self.no_cold;
+                    let places = [WeightsFrom::Cache, WeightsFrom::Memory];
+                    for &weights_from in &places[..1 + usize::from(from_memory)] {
                         cells.push(Cell {
                             shape,
-                            residency,
+                            weights_from,
                             threads,
                             tokens,
                         });
-                    };
-                    add(Residency::Hot);
-                    if tokens == 1 && !self.no_cold {
-                        add(Residency::Cold);
                     }
                 }
             }
@@ -135,11 +134,11 @@ impl Cli {
     }
 
     pub fn wants(&self, info: &Info) -> bool {
-        self.contenders.is_empty()
-            || self
-                .contenders
-                .iter()
-                .any(|c| info.name.contains(c.as_str()))
+        let named = |part: &String| info.name.contains(part.as_str());
+        match self.contenders.as_slice() {
+            [] => !info.on_request,
+            parts => parts.iter().any(named),
+        }
     }
 }
 
@@ -154,15 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn only_single_tokens_run_cold() {
+    fn only_single_tokens_run_from_memory() {
         let cli = Cli::parse_from(["peers", "--shapes", "64x256", "--tokens", "1,4"]);
-        let cold: Vec<Cell> = cli
-            .cells()
-            .into_iter()
-            .filter(|c| c.residency == Residency::Cold)
-            .collect();
-        assert_eq!(cold.len(), cli.threads.len());
-        assert!(cold.iter().all(|c| c.tokens == 1));
+        let mut cells = cli.cells();
+        cells.retain(|c| c.weights_from == WeightsFrom::Memory);
+        assert_eq!(cells.len(), cli.threads.len());
+        assert!(cells.iter().all(|c| c.tokens == 1));
     }
 
     #[test]

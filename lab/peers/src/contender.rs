@@ -1,15 +1,26 @@
-//! What takes part in a run. A *family* loads a matrix once and offers several
+//! What takes part in a run. A *library* loads a matrix once and offers several
 //! *contenders* over it (so that three kernels of one library share their 512 MB
-//! of cold copies); a *run* is one contender set up for one cell, everything
+//! of copies); a *run* is one contender set up for one cell, everything
 //! that is not the product itself done before the clock starts.
 
-use crate::problem::{Job, Residency, Weights};
+use crate::problem::{Job, Weights, WeightsFrom};
 use serde::{Deserialize, Serialize};
+
+/// ggml's TQ2_0 with f32 activations, quantised inside the call.
+pub const GGML: &str = "ggml-tq2_0";
+/// ggml's TQ2_0 with Q8_K activations, quantised beforehand.
+pub const GGML_Q8K: &str = "ggml-tq2_0-q8k";
+/// Dense f32 by the `gemm` crate.
+pub const GEMM_CRATE: &str = "gemm-f32";
+/// Reading the packed weights and nothing else.
+pub const READ: &str = "read-weights";
+/// The look-ups of the kernels for many tokens with nothing around them.
+pub use tritgemm_loops::LOOK_UPS;
 
 /// Which arithmetic a contender does, hence which ceiling and peer it answers to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Path {
+pub enum Arithmetic {
     /// int8 activations, exact int32 sums.
     Int8,
     /// f32 activations in and out by way of int8: quantise, multiply, rescale.
@@ -20,6 +31,7 @@ pub enum Path {
     Bytes,
 }
 
+/// The order is that of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -31,33 +43,37 @@ pub enum Role {
 /// Names and classes of a contender.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Info {
-    /// As in the table, the JSON and `--contenders`: `tritgemm-int8/avx2`.
+    /// As in the table, the JSON and `--contenders`: `tritgemm-int8/avx2/zen4`.
     pub name: String,
     pub role: Role,
-    pub path: Path,
+    pub arithmetic: Arithmetic,
+    /// Whether it runs only if `--contenders` asks for it.
+    #[serde(skip)]
+    pub on_request: bool,
 }
 
 impl Info {
-    pub fn new(name: impl Into<String>, role: Role, path: Path) -> Self {
+    pub fn new(name: impl Into<String>, role: Role, arithmetic: Arithmetic) -> Self {
         Self {
             name: name.into(),
             role,
-            path,
+            arithmetic,
+            on_request: false,
         }
     }
 }
 
 /// Contenders that share their loaded weights.
-pub trait Family {
+pub trait Library {
     /// The contenders this machine can run; `Loaded::start` takes their index.
     fn contenders(&self) -> &[Info];
 
-    /// Brings `weights` into the family's own format, as many copies as the
-    /// residency asks for. Never timed.
+    /// Brings `weights` into the library's own format, as many copies as `from`
+    /// asks for. Never timed.
     fn load(
         &self,
         weights: &Weights,
-        residency: Residency,
+        from: WeightsFrom,
         wanted: &[usize],
     ) -> anyhow::Result<Box<dyn Loaded>>;
 }
@@ -68,7 +84,7 @@ pub trait Loaded {
 }
 
 /// How much one call does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     pub macs: f64,
     /// Bytes of weights read.
@@ -99,5 +115,7 @@ pub trait Run {
     /// `calls` products back to back. Timed.
     fn run(&mut self, calls: usize);
 
-    fn output(&self) -> Output<'_>;
+    fn output(&self) -> Output<'_> {
+        Output::None
+    }
 }

@@ -7,8 +7,8 @@
 //! look-ups are of the first kind. Where they take part in a cell, the cell is
 //! measured again while *they* are slower than they have been.
 
+use crate::best_of::best_of;
 use crate::timing::Sample;
-use std::thread::sleep;
 use std::time::Duration;
 
 /// Share of the witness's best rate from which on the host counts as calm.
@@ -36,23 +36,13 @@ impl Host {
         rate: impl Fn(&[Sample]) -> Option<f64>,
         mut measure: impl FnMut() -> Vec<Sample>,
     ) -> Vec<Sample> {
-        let mut kept = measure();
-        let Some(mut highest) = rate(&kept) else {
-            return kept;
-        };
-        for _ in 1..MEASUREMENTS {
-            self.best = self.best.max(highest);
-            if highest >= CALM * self.best {
-                break;
-            }
-            sleep(PAUSE);
+        let enough = |rate| rate >= CALM * self.best.max(rate);
+        let best = best_of(MEASUREMENTS, PAUSE, enough, || {
             let samples = measure();
-            if let Some(rate) = rate(&samples).filter(|&rate| rate > highest) {
-                (kept, highest) = (samples, rate);
-            }
-        }
-        self.best = self.best.max(highest);
-        kept
+            (rate(&samples), samples)
+        });
+        self.best = self.best.max(best.mark.unwrap_or(0.0));
+        best.found
     }
 }
 
@@ -60,47 +50,23 @@ impl Host {
 mod tests {
     use super::*;
 
-    fn sample(median: f64) -> Vec<Sample> {
-        vec![Sample {
-            median,
-            min: median,
-            spread: 0.0,
-            calls_per_repeat: 1,
-            repeats: 1,
-            disturbed: 0,
-        }]
-    }
-
-    /// Seconds of the witness in successive measurements: which one is kept, and
-    /// how many there are.
-    fn kept(best: f64, seconds: &[f64]) -> (f64, usize) {
+    /// Seconds of the witness in successive measurements: which of them is kept.
+    fn kept(best: f64, seconds: &[f64], witness: bool) -> (f64, usize) {
         let mut asked = 0;
-        let rate = |samples: &[Sample]| Some(1.0 / samples[0].median);
+        let rate = |samples: &[Sample]| witness.then(|| 1.0 / samples[0].median);
         let samples = Host::new(best).calm(rate, || {
             asked += 1;
-            sample(seconds[asked - 1])
+            vec![Sample::new(vec![seconds[asked - 1]], 1, 0)]
         });
         (samples[0].median, asked)
     }
 
     #[test]
-    fn the_measurement_with_the_fastest_witness_counts() {
-        assert_eq!(kept(0.0, &[2.0]), (2.0, 1));
-        assert_eq!(kept(1.0, &[1.05]), (1.05, 1));
-        assert_eq!(kept(1.0, &[2.0, 1.8, 1.0]), (1.0, 3));
-        assert_eq!(kept(1.0, &[2.0, 1.5, 3.0, 1.6, 1.7]), (1.5, 5));
-    }
-
-    #[test]
-    fn without_a_witness_nothing_is_measured_again() {
-        let mut asked = 0;
-        Host::new(1.0).calm(
-            |_| None,
-            || {
-                asked += 1;
-                sample(1.0)
-            },
-        );
-        assert_eq!(asked, 1);
+    fn a_slow_witness_has_the_cell_measured_again() {
+        assert_eq!(kept(0.0, &[2.0], true), (2.0, 1));
+        assert_eq!(kept(1.0, &[1.05], true), (1.05, 1));
+        assert_eq!(kept(1.0, &[2.0, 1.8, 1.0], true), (1.0, 3));
+        assert_eq!(kept(1.0, &[2.0, 1.5, 3.0, 1.6, 1.7], true), (1.5, 5));
+        assert_eq!(kept(1.0, &[2.0], false), (2.0, 1));
     }
 }

@@ -8,7 +8,8 @@ pub struct Machine {
     pub cpu: String,
     pub arch: String,
     pub cores: usize,
-    pub caches: Vec<Cache>,
+    /// Bytes of L1 (for data), L2 and L3, as far as there are.
+    pub caches: Vec<usize>,
     pub kernel: String,
     pub memory_bytes: u64,
     /// CPU features that decide which kernels and ceilings run.
@@ -18,12 +19,18 @@ pub struct Machine {
     pub virtual_machine: bool,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Cache {
-    pub level: u32,
-    pub kind: String,
-    pub bytes: usize,
-}
+/// Those of interest, as /proc/cpuinfo spells them.
+const FEATURES: [&str; 9] = [
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512vbmi",
+];
 
 impl Machine {
     pub fn detect() -> Self {
@@ -41,6 +48,8 @@ impl Machine {
         if let (Some(family), Some(model)) = (field("cpu family"), field("model")) {
             cpu += &format!(" (family {family} model {model})");
         }
+        let flags = field("flags").unwrap_or_default();
+        let has = |feature: &str| flags.split(' ').any(|flag| flag == feature);
         Self {
             cpu,
             arch: std::env::consts::ARCH.to_owned(),
@@ -51,24 +60,20 @@ impl Machine {
                 |s| format!("Linux {}", s.trim()),
             ),
             memory_bytes: memory_bytes(),
-            features: features(),
-            virtual_machine: field("flags")
-                .is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor")),
+            features: FEATURES
+                .into_iter()
+                .filter(|feature| has(feature))
+                .map(str::to_owned)
+                .collect(),
+            virtual_machine: has("hypervisor"),
         }
-    }
-
-    /// Size of the data or unified cache of a level.
-    pub fn cache_bytes(&self, level: u32) -> Option<usize> {
-        self.caches
-            .iter()
-            .find(|c| c.level == level && c.kind != "Instruction")
-            .map(|c| c.bytes)
     }
 
     /// One line for tables and plots.
     pub fn summary(&self) -> String {
-        let caches: Vec<String> = (1..=3)
-            .filter_map(|l| Some(format!("L{l} {}", bytes(self.cache_bytes(l)?))))
+        let caches: Vec<String> = (1..)
+            .zip(&self.caches)
+            .map(|(level, &size)| format!("L{level} {}", bytes(size)))
             .collect();
         format!(
             "{}, {} core{}{}, {}, {}",
@@ -83,37 +88,23 @@ impl Machine {
 }
 
 /// A size in binary units, as caches are named.
-pub fn bytes(n: usize) -> String {
-    if n >= 1 << 30 {
-        format!("{:.1} GiB", n as f64 / f64::from(1 << 30))
-    } else if n >= 1 << 20 {
-        format!("{} MiB", n >> 20)
-    } else {
-        format!("{} KiB", n >> 10)
+fn bytes(n: usize) -> String {
+    match n >> 20 {
+        0 => format!("{} KiB", n >> 10),
+        mebibytes => format!("{mebibytes} MiB"),
     }
 }
 
-fn caches() -> Vec<Cache> {
-    let mut found = Vec::new();
-    for index in 0..8 {
-        let read = |name| {
-            fs::read_to_string(format!(
-                "/sys/devices/system/cpu/cpu0/cache/index{index}/{name}"
-            ))
-            .map(|s| s.trim().to_owned())
+fn caches() -> Vec<usize> {
+    let size = |index: u32| {
+        let read = |name: &str| {
+            let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{name}");
+            Some(fs::read_to_string(path).ok()?.trim().to_owned())
         };
-        let (Ok(level), Ok(kind), Ok(size)) = (read("level"), read("type"), read("size")) else {
-            break;
-        };
-        let bytes = size
-            .strip_suffix('K')
-            .and_then(|k| k.parse::<usize>().ok())
-            .map(|k| k << 10);
-        if let (Ok(level), Some(bytes)) = (level.parse(), bytes) {
-            found.push(Cache { level, kind, bytes });
-        }
-    }
-    found
+        let kib: usize = read("size")?.strip_suffix('K')?.parse().ok()?;
+        (read("type")? != "Instruction").then_some(kib << 10)
+    };
+    (0..8).filter_map(size).collect()
 }
 
 fn memory_bytes() -> u64 {
@@ -124,31 +115,4 @@ fn memory_bytes() -> u64 {
             line.split_whitespace().next()?.parse::<u64>().ok()
         })
         .map_or(0, |kib| kib << 10)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn features() -> Vec<String> {
-    macro_rules! detect {
-        ($($name:tt),*) => { [$(($name, is_x86_feature_detected!($name))),*] };
-    }
-    detect!(
-        "avx2",
-        "fma",
-        "f16c",
-        "avxvnni",
-        "avx512f",
-        "avx512bw",
-        "avx512vl",
-        "avx512vnni",
-        "avx512vbmi"
-    )
-    .into_iter()
-    .filter(|(_, present)| *present)
-    .map(|(name, _)| name.to_owned())
-    .collect()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn features() -> Vec<String> {
-    Vec::new()
 }

@@ -2,17 +2,18 @@
 //! See README.md beside this crate's Cargo.toml.
 
 mod bars;
+mod best_of;
 mod ceilings;
 mod check;
 mod cli;
 mod contender;
-mod dense;
+mod gemm_crate;
+#[cfg(feature = "ggml")]
 mod ggml;
 mod host;
 mod machine;
-mod memory;
 mod ours;
-mod plots;
+mod plot;
 mod pools;
 mod problem;
 mod ratios;
@@ -21,7 +22,7 @@ mod run;
 mod timing;
 
 use clap::Parser;
-use contender::{Family, Info};
+use contender::{Info, Library};
 use pools::Pools;
 use report::Report;
 use std::fs;
@@ -33,32 +34,33 @@ use timing::Protocol;
 fn main() -> anyhow::Result<ExitCode> {
     let cli = cli::Cli::parse();
     if let (Some(json), Some(dir)) = (&cli.replot, &cli.plots) {
-        plots::draw(&Report::read_json(json)?, cli.plot_shape, dir)?;
+        plot::draw(&Report::read_json(json)?, cli.plot_shape, dir)?;
         return Ok(ExitCode::SUCCESS);
     }
     // Checking the bars compares one thread with two, whatever is asked for.
     let mut threads = cli.threads.clone();
     threads.extend([1, 2]);
     let pools = Arc::new(Pools::new(&threads)?);
-    let families: Vec<Box<dyn Family>> = vec![
-        Box::new(ours::OurFamily::new(Arc::clone(&pools))),
-        Box::new(ggml::GgmlFamily::new()),
-        Box::new(dense::DenseFamily::new(Arc::clone(&pools))),
-        Box::new(ceilings::CeilingFamily::new(Arc::clone(&pools))),
+    let libraries: Vec<Box<dyn Library>> = vec![
+        Box::new(ours::Tritgemm::new(Arc::clone(&pools))),
+        #[cfg(feature = "ggml")]
+        Box::new(ggml::Ggml::new()),
+        Box::new(gemm_crate::GemmCrate::new(Arc::clone(&pools))),
+        Box::new(ceilings::Ceilings::new(pools)),
     ];
     if cli.list {
-        families
+        libraries
             .iter()
-            .flat_map(|f| f.contenders())
+            .flat_map(|library| library.contenders())
             .for_each(|info| println!("{}", info.name));
         return Ok(ExitCode::SUCCESS);
     }
-    let report = measure(&cli, &families, &pools)?;
+    let report = measure(&cli, &libraries)?;
     if let Some(path) = &cli.json {
         report.write_json(path)?;
     }
     if let Some(dir) = &cli.plots {
-        plots::draw(&report, cli.plot_shape, dir)?;
+        plot::draw(&report, cli.plot_shape, dir)?;
     }
     let failed = report.bars.iter().any(|v| v.passes() == Some(false));
     Ok(if failed {
@@ -68,55 +70,61 @@ fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
-fn measure(cli: &cli::Cli, families: &[Box<dyn Family>], pools: &Pools) -> anyhow::Result<Report> {
+/// What was found of the linked ggml; an error if it is not the fast one.
+fn ggml_build() -> anyhow::Result<Option<String>> {
+    #[cfg(feature = "ggml")]
+    return ggml::build_check::inspect().map(Some);
+    #[cfg(not(feature = "ggml"))]
+    return Ok(None);
+}
+
+fn measure(cli: &cli::Cli, libraries: &[Box<dyn Library>]) -> anyhow::Result<Report> {
     let machine = machine::Machine::detect();
     let load_before = fs::read_to_string("/proc/loadavg")
         .ok()
         .and_then(|s| s.split(' ').next()?.parse().ok());
-    let build = ggml::build_check::Build::inspect()?;
+    let ggml = ggml_build()?;
+    println!("machine: {}", machine.summary());
+    println!("features: {}", machine.features.join(" "));
+    println!("{}", ggml.as_deref().unwrap_or("ggml: not in this build"));
     eprintln!("checking every contender against exact products");
-    check::check(families, &cli.threads)?;
-    eprintln!("measuring the ceilings");
-    let ceilings = ceilings::Ceilings::measure(&machine, pools, &cli.threads);
-    println!("{}", report::head(&machine, &build, &ceilings));
+    check::check(libraries, &cli.threads)?;
 
     let start = Instant::now();
     let progress = |what: &str| eprintln!("{:6.0} s  {what}", start.elapsed().as_secs_f64());
     let protocol = Protocol {
-        look_ups: ceilings.peak(ceilings::LOOK_UPS, 1).unwrap_or(0.0),
+        look_ups: ceilings::look_ups_rate(),
         ..cli.protocol()
     };
     let (cells, verdicts) = if cli.bars {
         let context = bars::Context {
-            families,
+            libraries,
             shapes: cli.shapes(),
             protocol,
         };
         bars::check(&context, progress)?
     } else {
         let select = |_: &problem::Cell, info: &Info| cli.wants(info);
-        let cells = run::run(families, &cli.cells(), &select, protocol, |cell| {
-            progress(&cell.to_string());
-        })?;
+        let progress = |cell: &problem::Cell| progress(&cell.to_string());
+        let cells = run::run(libraries, &cli.cells(), &select, protocol, progress)?;
         (cells, Vec::new())
     };
     let report = Report {
         machine,
-        ggml: build,
+        ggml,
         tritgemm_version: env!("CARGO_PKG_VERSION").to_owned(),
         load_before,
         seconds_since_1970: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs()),
         repeats: protocol.repeats,
-        ceilings,
         cells,
         bars: verdicts,
     };
-    if !cli.bars {
-        println!("{}", report.table());
-    } else {
+    if cli.bars {
         println!("{}", bars::table(&report.bars));
+    } else {
+        println!("{}", report.table());
     }
     println!("{}", report.remarks());
     Ok(report)

@@ -1,14 +1,10 @@
 //! What is multiplied: shapes, one ternary matrix, one set of activations, and
 //! the exact results that every contender is checked against.
 
-use aligned_vec::{AVec, ConstAlign};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-
-/// Memory that starts on a cache line, as every contender gets it.
-pub type Lines<T = u8> = AVec<T, ConstAlign<64>>;
 
 /// A weight matrix's size: `rows` outputs (M), `cols` inputs (K).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -60,31 +56,31 @@ impl FromStr for Shape {
 /// Where the weights are when a product starts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Residency {
+pub enum WeightsFrom {
     /// The same matrix call after call: in the smallest cache that holds it.
-    Hot,
-    /// In memory: calls rotate over copies of more than [`COLD_BYTES`] in total.
-    Cold,
+    Cache,
+    /// Calls rotate over copies of more than [`COPIES_BYTES`] in total.
+    Memory,
 }
 
-impl fmt::Display for Residency {
+impl fmt::Display for WeightsFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Residency::Hot => "hot",
-            Residency::Cold => "cold",
+            WeightsFrom::Cache => "weights in cache",
+            WeightsFrom::Memory => "weights from memory",
         })
     }
 }
 
-/// Total size of the copies that a cold run rotates over.
-pub const COLD_BYTES: usize = 512 << 20;
+/// Total size of the copies that a run from memory rotates over.
+const COPIES_BYTES: usize = 512 << 20;
 
-impl Residency {
+impl WeightsFrom {
     /// How many copies of a matrix of `bytes` bytes a run keeps.
     pub fn copies(self, bytes: usize) -> usize {
         match self {
-            Residency::Hot => 1,
-            Residency::Cold => COLD_BYTES / bytes + 1,
+            WeightsFrom::Cache => 1,
+            WeightsFrom::Memory => COPIES_BYTES / bytes + 1,
         }
     }
 }
@@ -170,21 +166,20 @@ pub struct Job<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Cell {
     pub shape: Shape,
-    pub residency: Residency,
+    pub weights_from: WeightsFrom,
     pub threads: usize,
     pub tokens: usize,
 }
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} N={} {} {} thread{}",
-            self.shape,
-            self.tokens,
-            self.residency,
-            self.threads,
-            if self.threads == 1 { "" } else { "s" }
-        )
+        let Cell { shape, tokens, .. } = self;
+        write!(f, "{shape} N={tokens}, {}, ", self.weights_from)?;
+        f.write_str(&threads(self.threads))
     }
+}
+
+/// A number of threads in words.
+pub fn threads(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }

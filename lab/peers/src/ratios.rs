@@ -1,11 +1,12 @@
 //! Who answers to whom: each of our contenders against the ceiling and the peer
 //! of its own arithmetic.
 
-use crate::ceilings::{LOOK_UPS, READ};
-use crate::contender::{Info, Path, Role};
+use crate::contender::{Arithmetic, Info, Role};
+use crate::contender::{GEMM_CRATE, GGML, GGML_Q8K, LOOK_UPS, READ};
+use crate::ours;
 use crate::run::{CellResult, Measurement};
-use crate::{dense, ggml, ours};
 use serde::{Deserialize, Serialize};
+use tritgemm::Isa;
 
 /// Our speed over a rival's; where several rivals are named, over the fastest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,30 +51,26 @@ fn fastest(cell: &CellResult, names: &[String]) -> Option<f64> {
 
 fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
     let backend = info.name.split_once('/').map_or("", |(_, backend)| backend);
-    let avx2 = backend == "avx2";
+    let avx2 = backend.split('/').next() == Some(Isa::Avx2.name());
     let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
-    match info.path {
-        Path::Int8 if avx2 => vec![
+    match info.arithmetic {
+        Arithmetic::Int8 if avx2 => vec![
             ("vpmaddubsw-ymm", names(&["vpmaddubsw-ymm"])),
-            ("ggml", names(&[ggml::FULL, ggml::BARE])),
+            ("ggml", names(&[GGML, GGML_Q8K])),
         ],
-        Path::Int8 => vec![
+        Arithmetic::Int8 => vec![
             ("vpdpbusd-zmm", names(&["vpdpbusd-zmm"])),
             (LOOK_UPS, names(&[LOOK_UPS])),
-            ("ggml", names(&[ggml::FULL, ggml::BARE])),
+            ("ggml", names(&[GGML, GGML_Q8K])),
         ],
-        Path::W1a8 => vec![
-            ("ggml", names(&[ggml::FULL])),
-            ("raw int8", vec![ours::name(Path::Int8, backend)]),
+        Arithmetic::W1a8 => vec![
+            ("ggml", names(&[GGML])),
+            ("raw int8", vec![ours::name(Arithmetic::Int8, backend)]),
         ],
-        Path::F32 => vec![
-            if avx2 {
-                ("fma-ymm", names(&["fma-ymm"]))
-            } else {
-                ("fma-zmm", names(&["fma-zmm"]))
-            },
-            ("gemm", names(&[dense::NAME])),
-        ],
-        Path::Bytes => Vec::new(),
+        Arithmetic::F32 => {
+            let fma = ["fma-zmm", "fma-ymm"][usize::from(avx2)];
+            vec![(fma, names(&[fma])), ("gemm", names(&[GEMM_CRATE]))]
+        }
+        Arithmetic::Bytes => Vec::new(),
     }
 }

@@ -1,11 +1,9 @@
 //! The table for people and the JSON for machines.
 
 use crate::bars::Verdict;
-use crate::ceilings::{Ceilings, READ};
-use crate::contender::Role;
-use crate::ggml::build_check::Build;
-use crate::machine::{Machine, bytes};
-use crate::problem::Cell;
+use crate::contender::{READ, Role};
+use crate::machine::Machine;
+use crate::problem::{Cell, threads};
 use crate::ratios::Ratio;
 use crate::run::{CellResult, Measurement};
 use anyhow::Context;
@@ -18,14 +16,14 @@ use std::path::Path;
 #[derive(Serialize, Deserialize)]
 pub struct Report {
     pub machine: Machine,
-    pub ggml: Build,
+    /// What was found of the linked ggml, if there is one.
+    pub ggml: Option<String>,
     pub tritgemm_version: String,
     /// Load average over the minute before the run: above 0.3 or so, the
     /// machine was not ours alone.
     pub load_before: Option<f64>,
     pub seconds_since_1970: u64,
     pub repeats: usize,
-    pub ceilings: Ceilings,
     pub cells: Vec<CellResult>,
     pub bars: Vec<Verdict>,
 }
@@ -96,73 +94,20 @@ impl Report {
     }
 }
 
-/// Machine, peer build and ceilings: the head of every report.
-pub fn head(machine: &Machine, ggml: &Build, ceilings: &Ceilings) -> String {
-    let mut out = format!("machine: {}\n", machine.summary());
-    let _ = writeln!(out, "features: {}", machine.features.join(" "));
-    let _ = writeln!(
-        out,
-        "ggml {}: built for {}; its linked TQ2_0 kernel has {} vpmaddubsw ymm, {} zmm",
-        ggml.version,
-        ggml.compiled_for.join(" "),
-        ggml.vpmaddubsw_ymm,
-        ggml.vpmaddubsw_zmm
-    );
-    let _ = writeln!(out, "\nread bandwidth, GB/s (fastest of the loops tried)");
-    for b in &ceilings.bandwidths {
-        let _ = writeln!(
-            out,
-            "  {:7} {} thread{:1} {:8.1}   {} a thread, {}",
-            b.level,
-            b.threads,
-            plural(b.threads),
-            b.gigabytes_per_second,
-            bytes(b.bytes_per_thread),
-            b.best
-        );
-    }
-    let _ = writeln!(out, "arithmetic peak, GMAC/s");
-    for p in &ceilings.peaks {
-        let _ = writeln!(
-            out,
-            "  {:15} {} thread{:1} {:8.1}",
-            p.name,
-            p.threads,
-            plural(p.threads),
-            p.gmacs
-        );
-    }
-    out
-}
-
-fn plural(n: usize) -> &'static str {
-    if n == 1 { "" } else { "s" }
-}
-
 fn heading(cell: &Cell) -> String {
-    format!(
-        "{}, {}, {} thread{}",
-        cell.shape,
-        cell.residency,
-        cell.threads,
-        plural(cell.threads)
-    )
+    let threads = threads(cell.threads);
+    format!("{}, {}, {threads}", cell.shape, cell.weights_from)
 }
 
-/// One block: contenders down, tokens across; then our ratios in the same grid.
+/// Contenders down, tokens across; then our ratios in the same grid.
 fn write_group(out: &mut String, cells: &[CellResult]) {
     let _ = write!(out, "{:42}", "");
     for cell in cells {
         let _ = write!(out, "{:>8}", cell.cell.tokens);
     }
     out.push('\n');
-    let order = |role| match role {
-        Role::Ours => 0,
-        Role::Peer => 1,
-        Role::Ceiling => 2,
-    };
     let mut names: Vec<&Measurement> = cells[0].measurements.iter().collect();
-    names.sort_by_key(|m| order(m.info.role));
+    names.sort_by_key(|m| m.info.role);
     for m in &names {
         let name = &m.info.name;
         if name == READ {
@@ -191,20 +136,13 @@ fn write_row(
 ) {
     let _ = write!(out, "  {name:40}");
     for cell in cells {
-        match value(cell) {
-            Some(v) if v >= 99.95 => {
-                let _ = write!(out, "{v:>8.0}");
-            }
-            Some(v) if v >= 9.995 => {
-                let _ = write!(out, "{v:>8.1}");
-            }
-            Some(v) => {
-                let _ = write!(out, "{v:>8.2}");
-            }
-            None => {
-                let _ = write!(out, "{:>8}", "-");
-            }
-        }
+        // Three digits that count.
+        let _ = match value(cell) {
+            Some(v) if v >= 99.95 => write!(out, "{v:>8.0}"),
+            Some(v) if v >= 9.995 => write!(out, "{v:>8.1}"),
+            Some(v) => write!(out, "{v:>8.2}"),
+            None => write!(out, "{:>8}", "-"),
+        };
     }
     out.push('\n');
 }

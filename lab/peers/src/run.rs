@@ -1,9 +1,8 @@
 //! Runs cells: loads what a shape needs once, sets the contenders up, times them.
 
-use crate::ceilings::LOOK_UPS;
-use crate::contender::{Family, Info, Loaded};
+use crate::contender::{Info, LOOK_UPS, Library, Loaded};
 use crate::host::Host;
-use crate::problem::{Activations, Cell, Job, Residency, Shape, Weights};
+use crate::problem::{Activations, Cell, Job, Weights};
 use crate::ratios::{Ratio, ratios};
 use crate::timing::{Protocol, Sample, interleaved};
 use anyhow::Context;
@@ -44,9 +43,9 @@ impl CellResult {
 /// Which contenders take part in which cell.
 pub type Select<'a> = dyn Fn(&Cell, &Info) -> bool + 'a;
 
-/// Runs `cells`; those of one shape and residency share their loaded weights.
+/// Runs `cells`; those of one shape and place of weights share what is loaded.
 pub fn run(
-    families: &[Box<dyn Family>],
+    libraries: &[Box<dyn Library>],
     cells: &[Cell],
     select: &Select<'_>,
     protocol: Protocol,
@@ -57,8 +56,8 @@ pub fn run(
     cells.dedup();
     let mut results = Vec::new();
     let mut host = Host::new(protocol.look_ups);
-    for group in cells.chunk_by(|a, b| (a.shape, a.residency) == (b.shape, b.residency)) {
-        let loaded = load(families, group, select)?;
+    for group in cells.chunk_by(|a, b| (a.shape, a.weights_from) == (b.shape, b.weights_from)) {
+        let loaded = load(libraries, group, select)?;
         for cell in group {
             progress(cell);
             results.push(run_cell(&loaded, cell, select, protocol, &mut host)?);
@@ -67,40 +66,44 @@ pub fn run(
     Ok(results)
 }
 
-struct Group<'f> {
+struct Loads<'l> {
     weights: Weights,
-    families: Vec<(&'f [Info], Box<dyn Loaded>)>,
+    libraries: Vec<(&'l [Info], Box<dyn Loaded>)>,
 }
 
-fn load<'f>(
-    families: &'f [Box<dyn Family>],
+fn load<'l>(
+    libraries: &'l [Box<dyn Library>],
     cells: &[Cell],
     select: &Select<'_>,
-) -> anyhow::Result<Group<'f>> {
-    let (shape, residency): (Shape, Residency) = (cells[0].shape, cells[0].residency);
+) -> anyhow::Result<Loads<'l>> {
+    let Cell {
+        shape,
+        weights_from,
+        ..
+    } = cells[0];
     let weights = Weights::random(shape);
     let mut loaded = Vec::new();
-    for family in families {
-        let infos = family.contenders();
+    for library in libraries {
+        let infos = library.contenders();
         let wanted: Vec<usize> = (0..infos.len())
             .filter(|&i| cells.iter().any(|cell| select(cell, &infos[i])))
             .collect();
         if wanted.is_empty() {
             continue;
         }
-        let weights = family
-            .load(&weights, residency, &wanted)
-            .with_context(|| format!("loading {shape} ({residency}) for {}", infos[0].name))?;
+        let weights = library
+            .load(&weights, weights_from, &wanted)
+            .with_context(|| format!("loading {shape} ({weights_from}) for {}", infos[0].name))?;
         loaded.push((infos, weights));
     }
-    Ok(Group {
+    Ok(Loads {
         weights,
-        families: loaded,
+        libraries: loaded,
     })
 }
 
 fn run_cell(
-    group: &Group<'_>,
+    group: &Loads<'_>,
     cell: &Cell,
     select: &Select<'_>,
     protocol: Protocol,
@@ -114,8 +117,8 @@ fn run_cell(
     };
     let mut infos = Vec::new();
     let mut runs = Vec::new();
-    for (family, loaded) in &group.families {
-        for (index, info) in family.iter().enumerate() {
+    for (infos_here, loaded) in &group.libraries {
+        for (index, info) in infos_here.iter().enumerate() {
             if select(cell, info) {
                 let run = loaded
                     .start(index, &job)

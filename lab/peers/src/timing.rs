@@ -3,6 +3,7 @@
 //! on all of them alike. A repeat that lost its core to another process is taken
 //! again, so that a shared machine still shows what the contender can do.
 
+use crate::best_of::best_of;
 use crate::contender::Run;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -32,7 +33,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn new(mut seconds: Vec<f64>, calls_per_repeat: usize, disturbed: usize) -> Self {
+    pub fn new(mut seconds: Vec<f64>, calls_per_repeat: usize, disturbed: usize) -> Self {
         seconds.sort_by(f64::total_cmp);
         let repeats = seconds.len();
         let at = |q: f64| seconds[((repeats - 1) as f64 * q).round() as usize];
@@ -117,8 +118,8 @@ fn seconds_waited() -> f64 {
 }
 
 /// A call shorter than this runs once, untimed, at the start of each repeat, so
-/// that a hot contender finds its weights where it left them and not where the
-/// others pushed them. For longer calls that is lost in the call itself.
+/// that a contender finds its weights in the cache where it left them and not where
+/// the others pushed them. For longer calls that is lost in the call itself.
 const WARM_BELOW: f64 = 0.02;
 
 /// A spread between quartiles above this is not the contender's own: a virtual
@@ -130,36 +131,26 @@ const MEASUREMENTS: usize = 3;
 /// Seconds a cell may take to be measured again.
 const MEASURED_AGAIN_BELOW: f64 = 10.0;
 
+/// The runs in turns; the calmest of up to [`MEASUREMENTS`].
 pub fn interleaved(runs: &mut [Box<dyn Run + '_>], protocol: Protocol) -> Vec<Sample> {
     let calls: Vec<(usize, f64)> = runs
         .iter_mut()
         .map(|run| calls_per_repeat(run.as_mut(), protocol.repeat_time))
         .collect();
-    calmest(|| {
+    let measure = || {
         let start = Instant::now();
         let samples = take_turns(runs, protocol, &calls);
-        (
-            samples,
-            start.elapsed().as_secs_f64() < MEASURED_AGAIN_BELOW,
-        )
-    })
-}
-
-/// The first of the measurements in which nobody is restless, or the one with the
-/// smallest of the largest spreads. `measure` says whether it may be asked again.
-fn calmest(mut measure: impl FnMut() -> (Vec<Sample>, bool)) -> Vec<Sample> {
-    let mut best = (f64::INFINITY, Vec::new());
-    for _ in 0..MEASUREMENTS {
-        let (samples, again) = measure();
         let spread = samples.iter().map(|s| s.spread).fold(0.0, f64::max);
-        if best.1.is_empty() || spread < best.0 {
-            best = (spread, samples);
-        }
-        if best.0 <= RESTLESS || !again {
-            break;
-        }
-    }
-    best.1
+        let short = start.elapsed().as_secs_f64() < MEASURED_AGAIN_BELOW;
+        (short.then_some(-spread), samples)
+    };
+    best_of(
+        MEASUREMENTS,
+        Duration::ZERO,
+        |mark| mark >= -RESTLESS,
+        measure,
+    )
+    .found
 }
 
 /// [`Protocol::repeats`] of each run, in turns.
@@ -244,33 +235,6 @@ fn time(run: &mut dyn Run, calls: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_calmest_measurement_counts() {
-        let of = |spread| {
-            let mut sample = Sample::new(vec![1.0], 1, 0);
-            sample.spread = spread;
-            (vec![sample], true)
-        };
-        for (spreads, taken, counts) in [
-            ([0.02, 0.01, 0.0], 1, 0.02),
-            ([0.3, 0.01, 0.0], 2, 0.01),
-            ([0.3, 0.2, 0.4], 3, 0.2),
-        ] {
-            let mut turn = 0;
-            let samples = calmest(|| {
-                turn += 1;
-                of(spreads[turn - 1])
-            });
-            assert_eq!((turn, samples[0].spread), (taken, counts));
-        }
-        let mut turn = 0;
-        calmest(|| {
-            turn += 1;
-            (of(0.3).0, false)
-        });
-        assert_eq!(turn, 1, "asked again for what takes too long");
-    }
 
     /// A call takes 0.1 ms; some of the tries wait for their core as well.
     #[test]

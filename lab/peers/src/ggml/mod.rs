@@ -7,9 +7,10 @@
 pub mod build_check;
 mod ffi;
 
-use crate::contender::{Family, Info, Loaded, Output, Path, Role, Run, Work};
-use crate::problem::{Job, Lines, Residency, Shape, Weights};
-use aligned_vec::avec;
+use crate::contender::{Arithmetic, Info, Library, Loaded, Output, Role, Run, Work};
+use crate::contender::{GGML, GGML_Q8K};
+use crate::problem::{Job, Shape, Weights, WeightsFrom};
+use aligned_vec::{AVec, ConstAlign, avec};
 use anyhow::{Context, ensure};
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -19,10 +20,8 @@ use whisper_rs_sys::{
     ggml_type_GGML_TYPE_TQ2_0 as TQ2_0,
 };
 
-/// With f32 activations, quantised inside the call.
-pub const FULL: &str = "ggml-tq2_0";
-/// With Q8_K activations, quantised beforehand.
-pub const BARE: &str = "ggml-tq2_0-q8k";
+/// Memory that starts on a cache line, as ggml's own buffers do.
+type Lines<T = u8> = AVec<T, ConstAlign<64>>;
 
 fn traits(ty: sys::ggml_type) -> &'static ffi::TypeTraitsCpu {
     // SAFETY: `ty` is one of the constants above, whose traits are static.
@@ -34,24 +33,24 @@ fn row_bytes(ty: sys::ggml_type, cols: usize) -> usize {
     unsafe { sys::ggml_row_size(ty, cols as i64) }
 }
 
-pub struct GgmlFamily {
+pub struct Ggml {
     infos: [Info; 2],
 }
 
-impl GgmlFamily {
+impl Ggml {
     pub fn new() -> Self {
         // SAFETY: may be called any number of times.
         unsafe { ffi::ggml_cpu_init() };
         Self {
             infos: [
-                Info::new(FULL, Role::Peer, Path::W1a8),
-                Info::new(BARE, Role::Peer, Path::Int8),
+                Info::new(GGML, Role::Peer, Arithmetic::W1a8),
+                Info::new(GGML_Q8K, Role::Peer, Arithmetic::Int8),
             ],
         }
     }
 }
 
-impl Family for GgmlFamily {
+impl Library for Ggml {
     fn contenders(&self) -> &[Info] {
         &self.infos
     }
@@ -60,7 +59,7 @@ impl Family for GgmlFamily {
     fn load(
         &self,
         weights: &Weights,
-        residency: Residency,
+        from: WeightsFrom,
         _wanted: &[usize],
     ) -> anyhow::Result<Box<dyn Loaded>> {
         let Shape { rows, cols } = weights.shape;
@@ -91,7 +90,7 @@ impl Family for GgmlFamily {
                 "ggml quantised {written} bytes of a row of {row_bytes}"
             );
         }
-        let copies = residency.copies(packed.len());
+        let copies = from.copies(packed.len());
         Ok(Box::new(LoadedGgml {
             shape: weights.shape,
             copies: vec![packed; copies],

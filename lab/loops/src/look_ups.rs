@@ -1,5 +1,5 @@
-//! What the column lanes do instead of multiplying, with nothing around it: lines
-//! out of the tables of twelve groups, added up, by indices made beforehand.
+//! What the kernels for many tokens do instead of multiplying, with nothing around it:
+//! lines out of the tables of twelve strips, added up, by indices made beforehand.
 //!
 //! The other peaks keep their operands in registers and do not see what this one
 //! sees: on a shared host, L1 and its load ports have slow seconds of their own,
@@ -7,7 +7,7 @@
 
 use core::arch::x86_64::*;
 
-/// Groups of four activations, as many tables as a chunk of the kernels has but for Zen 5.
+/// As many as a chunk of the kernels has, but for Zen 5.
 const STRIPS: usize = 12;
 /// Entries of a table: the signed sums of four activations.
 const ENTRIES: usize = 81;
@@ -44,7 +44,7 @@ const fn indices() -> [[u32; STRIPS / 4]; ROWS] {
     all
 }
 
-/// `steps` times all groups for two rows.
+/// `steps` times all strips for two rows.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub fn look_ups(steps: u64) {
     let mut sums = [_mm512_setzero_si512(); PAIR];

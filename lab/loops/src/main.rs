@@ -1,26 +1,19 @@
-//! The bare loops behind docs/performance.md: what one instruction, one mix of
-//! instructions, the column lanes' load-add, and reading in the row lanes' order
-//! take on this CPU, in cycles.
+//! Lists bare loops: what one instruction, one mix of instructions, the load-add of the
+//! kernels for many tokens, and reading in the order of those for few take on this CPU,
+//! in cycles.
 //!
 //! ```sh
-//! cargo run --release -p tritgemm-peers --bin loops
-//! cargo run --release -p tritgemm-peers --bin loops -- streams   # headings with that word
+//! cargo run --release -p tritgemm-loops
+//! cargo run --release -p tritgemm-loops -- streams   # headings with that word
 //! ```
 //!
 //! A loop here computes nothing of use. It shows where a kernel's limit lies and
 //! what a change of its shape would win, before the rest of the kernel exists.
 
 #[cfg(target_arch = "x86_64")]
-mod column;
-#[cfg(target_arch = "x86_64")]
-mod hand_over;
+mod many;
 #[cfg(target_arch = "x86_64")]
 mod measure;
-#[cfg(target_arch = "x86_64")]
-#[path = "../memory.rs"]
-// Copies are for the other program.
-#[allow(dead_code)]
-mod memory;
 #[cfg(target_arch = "x86_64")]
 mod ports;
 #[cfg(target_arch = "x86_64")]
@@ -29,7 +22,7 @@ mod streams;
 #[cfg(target_arch = "x86_64")]
 fn main() {
     let mut loops = ports::loops();
-    loops.extend(column::loops());
+    loops.extend(many::loops());
     loops.extend(streams::loops());
     if loops.is_empty() {
         println!("no loops for this CPU: they take AVX2, most of them AVX-512 BW and VL");
