@@ -1,12 +1,12 @@
-//! `tritgemm info`: the CPU, what the library can use of it and what it would.
+//! `tritgemm info`: the CPU, which kernels run on it and why the others do not.
 
 use crate::args::InfoArgs;
 use crate::cpu::{self, Cache};
-use crate::output::{self, Col, Out, plain};
+use crate::output::{self, Out, plain};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tritgemm::{Backend, ISA_VARIABLE, Isa, IsaError, cpu_features};
+use tritgemm::{Backend, ISA_VARIABLE, cpu_features, kernel_table};
 
 /// Everything, as `--json` prints it.
 #[derive(Serialize)]
@@ -20,27 +20,25 @@ struct Info {
     features: BTreeMap<&'static str, bool>,
     /// `TRITGEMM_ISA`.
     isa_variable: Option<String>,
-    /// Best first.
-    backends: Vec<BackendInfo>,
-    unavailable: Vec<Unavailable>,
-    /// Name of the backend that would run.
+    /// The rows of the registry, best first.
+    registry: Vec<Row>,
+    /// Name of the row that runs.
     active: Option<&'static str>,
-    /// By operation.
+    /// Its kernels, by operation.
     kernels: BTreeMap<&'static str, &'static str>,
 }
 
 #[derive(Serialize)]
-struct BackendInfo {
+struct Row {
     name: &'static str,
-    isa: &'static str,
+    level: &'static str,
     needs: Vec<&'static str>,
-}
-
-#[derive(Serialize)]
-struct Unavailable {
-    isa: &'static str,
+    /// The needed features that this CPU lacks.
     missing: Vec<&'static str>,
-    reason: String,
+    /// Whether it can run here.
+    available: bool,
+    /// Why it runs or does not.
+    why: String,
 }
 
 /// Runs the command.
@@ -60,22 +58,23 @@ pub fn run(args: &InfoArgs, out: &mut Out) -> Result<()> {
 }
 
 fn gather(active: Option<Backend>) -> Info {
-    let unavailable = |&isa: &Isa| {
-        let error = Backend::for_isa(isa).err()?;
-        let missing = match &error {
-            IsaError::MissingFeatures { missing, .. } => missing.clone(),
-            _ => Vec::new(),
+    let features: BTreeMap<_, _> = cpu_features().into_iter().collect();
+    let row = |row: tritgemm::TableRow| {
+        let lacks = |name: &&str| features.get(name) == Some(&false);
+        let missing: Vec<_> = row.features.iter().copied().filter(lacks).collect();
+        let why = match (active.map(Backend::name) == Some(row.name), row.runs_here) {
+            (true, _) => "runs".to_owned(),
+            (_, true) => "can run, was not chosen".to_owned(),
+            (_, false) => format!("this CPU lacks {}", missing.join(", ")),
         };
-        Some(Unavailable {
-            isa: isa.name(),
+        Row {
+            name: row.name,
+            level: row.isa.name(),
+            available: row.runs_here,
+            needs: row.features,
             missing,
-            reason: error.to_string(),
-        })
-    };
-    let backend = |b: Backend| BackendInfo {
-        name: b.name(),
-        isa: b.isa().name(),
-        needs: b.features().collect(),
+            why,
+        }
     };
     Info {
         version: env!("CARGO_PKG_VERSION"),
@@ -84,10 +83,9 @@ fn gather(active: Option<Backend>) -> Info {
         cpu: cpu::model(),
         threads: std::thread::available_parallelism().ok().map(|n| n.get()),
         caches: cpu::caches(),
-        features: cpu_features().into_iter().collect(),
         isa_variable: std::env::var_os(ISA_VARIABLE).map(|v| v.to_string_lossy().into_owned()),
-        backends: Backend::available().map(backend).collect(),
-        unavailable: Isa::ALL.iter().filter_map(unavailable).collect(),
+        registry: kernel_table().into_iter().map(row).collect(),
+        features,
         active: active.map(Backend::name),
         kernels: active
             .into_iter()
@@ -117,36 +115,22 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
         .isa_variable
         .as_deref()
         .map_or("not set".to_owned(), plain);
-    out.table(&output::pairs(&[
+    out.pairs(&[
         ("CPU", format!("{cpu}{threads}")),
         ("Caches", caches(&info.caches)),
         ("Features", having(true)),
         ("Missing", having(false)),
         (ISA_VARIABLE, pinned),
-    ]))?;
+    ])?;
 
-    out.line("\nKernel sets, best first")?;
-    let mut table = output::table(&[Col::Left("set"), Col::Left("ISA"), Col::Wrap("state")], 2);
-    for backend in &info.backends {
-        let active = info.active == Some(backend.name);
-        table.add_row([
-            backend.name,
-            backend.isa,
-            if active { "active" } else { "available" },
-        ]);
-    }
-    for missing in &info.unavailable {
-        table.add_row(["-", missing.isa, &output::breaks(&missing.reason, ' ')]);
-    }
-    out.table(&table)?;
+    out.line("\nKernels of this build, best first")?;
+    let rows = info.registry.iter().map(|row| (row.name, row.why.clone()));
+    out.pairs(&rows.collect::<Vec<_>>())?;
 
-    if info.active.is_some() {
-        out.line("\nKernels that would run")?;
-        let mut table = output::table(&[Col::Left("operation"), Col::Left("kernel")], 2);
-        for (operation, kernel) in &info.kernels {
-            table.add_row([operation, kernel]);
-        }
-        out.table(&table)?;
+    if let Some(active) = info.active {
+        out.line(format!("\nWhat runs: {active}"))?;
+        let kernels = info.kernels.iter().map(|(&k, &name)| (k, name.to_owned()));
+        out.pairs(&kernels.collect::<Vec<_>>())?;
     }
     Ok(())
 }
