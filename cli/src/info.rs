@@ -6,7 +6,10 @@ use crate::output::{self, Out, plain};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tritgemm::{Backend, ISA_VARIABLE, cpu_features, kernel_table};
+use tritgemm::{Backend, diagnostics};
+
+/// The environment variable that chooses the row.
+const ISA_VARIABLE: &str = "TRITGEMM_ISA";
 
 /// Everything, as `--json` prints it.
 #[derive(Serialize)]
@@ -20,12 +23,12 @@ struct Info {
     features: BTreeMap<&'static str, bool>,
     /// `TRITGEMM_ISA`.
     isa_variable: Option<String>,
-    /// The rows of the registry, best first.
+    /// The rows of the registry.
     registry: Vec<Row>,
     /// Name of the row that runs.
     active: Option<&'static str>,
-    /// Its kernels, by operation.
-    kernels: BTreeMap<&'static str, &'static str>,
+    /// Its kernels.
+    kernels: Vec<Kernel>,
 }
 
 #[derive(Serialize)]
@@ -35,10 +38,20 @@ struct Row {
     needs: Vec<&'static str>,
     /// The needed features that this CPU lacks.
     missing: Vec<&'static str>,
+    /// The CPUs that its tuning looks for.
+    looks_for: Option<&'static str>,
     /// Whether it can run here.
     available: bool,
     /// Why it runs or does not.
     why: String,
+}
+
+#[derive(Serialize)]
+struct Kernel {
+    operation: &'static str,
+    name: &'static str,
+    /// When this one is taken, where the operation has several.
+    when: Option<String>,
 }
 
 /// Runs the command.
@@ -58,23 +71,19 @@ pub fn run(args: &InfoArgs, out: &mut Out) -> Result<()> {
 }
 
 fn gather(active: Option<Backend>) -> Info {
-    let features: BTreeMap<_, _> = cpu_features().into_iter().collect();
-    let row = |row: tritgemm::TableRow| {
-        let lacks = |name: &&str| features.get(name) == Some(&false);
-        let missing: Vec<_> = row.features.iter().copied().filter(lacks).collect();
-        let why = match (active.map(Backend::name) == Some(row.name), row.runs_here) {
-            (true, _) => "runs".to_owned(),
-            (_, true) => "can run, was not chosen".to_owned(),
-            (_, false) => format!("this CPU lacks {}", missing.join(", ")),
-        };
-        Row {
-            name: row.name,
-            level: row.isa.name(),
-            available: row.runs_here,
-            needs: row.features,
-            missing,
-            why,
-        }
+    let row = |row: diagnostics::Row| Row {
+        why: why(&row, active),
+        name: row.name,
+        level: row.isa.name(),
+        needs: row.features,
+        available: row.missing.is_empty(),
+        missing: row.missing,
+        looks_for: row.looks_for,
+    };
+    let kernel = |kernel: diagnostics::KernelInfo| Kernel {
+        operation: kernel.operation,
+        name: kernel.name,
+        when: kernel.when,
     };
     Info {
         version: env!("CARGO_PKG_VERSION"),
@@ -84,14 +93,24 @@ fn gather(active: Option<Backend>) -> Info {
         threads: std::thread::available_parallelism().ok().map(|n| n.get()),
         caches: cpu::caches(),
         isa_variable: std::env::var_os(ISA_VARIABLE).map(|v| v.to_string_lossy().into_owned()),
-        registry: kernel_table().into_iter().map(row).collect(),
-        features,
+        registry: diagnostics::registry().into_iter().map(row).collect(),
+        features: diagnostics::cpu_features().into_iter().collect(),
         active: active.map(Backend::name),
         kernels: active
             .into_iter()
-            .flat_map(Backend::kernels)
-            .map(|k| (k.operation, k.name))
+            .flat_map(diagnostics::kernels)
+            .map(kernel)
             .collect(),
+    }
+}
+
+/// Why a row runs or does not.
+fn why(row: &diagnostics::Row, active: Option<Backend>) -> String {
+    match (row.looks_for, active) {
+        (_, Some(active)) if active.name() == row.name => "runs".to_owned(),
+        _ if !row.missing.is_empty() => format!("this CPU lacks {}", row.missing.join(", ")),
+        (Some(cpus), _) if !row.suits => format!("can run, looks for {cpus}"),
+        _ => "can run, another was chosen".to_owned(),
     }
 }
 
@@ -123,13 +142,19 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
         (ISA_VARIABLE, pinned),
     ])?;
 
-    out.line("\nKernels of this build, best first")?;
+    out.line("\nKernels of this build")?;
     let rows = info.registry.iter().map(|row| (row.name, row.why.clone()));
     out.pairs(&rows.collect::<Vec<_>>())?;
 
     if let Some(active) = info.active {
         out.line(format!("\nWhat runs: {active}"))?;
-        let kernels = info.kernels.iter().map(|(&k, &name)| (k, name.to_owned()));
+        let kernels = info.kernels.iter().map(|kernel| {
+            let when = kernel.when.as_ref().map(|when| format!(" ({when})"));
+            (
+                kernel.operation,
+                format!("{}{}", kernel.name, when.unwrap_or_default()),
+            )
+        });
         out.pairs(&kernels.collect::<Vec<_>>())?;
     }
     Ok(())

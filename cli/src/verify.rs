@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tritgemm::{
-    Backend, Lanes, Linear, MatMut, MatRef, Options, Panels, TernaryMatrix, Threads, Workspace,
+    Backend, Family, Linear, MatMut, MatRef, Options, Panels, TernaryMatrix, Workspace,
 };
 
 /// Both kernel families, whichever the library would choose.
-const FAMILIES: [(Lanes, &str); 2] = [(Lanes::Row, "few"), (Lanes::Column, "many")];
+const FAMILIES: [(Family, &str); 2] = [(Family::Few, "few"), (Family::Many, "many")];
 
 /// Differences that are spelled out; more than these tell nothing new.
 const SHOWN: usize = 20;
@@ -180,7 +180,7 @@ fn compare(
     for &n in tokens {
         let x = Inputs::random(n, matrix.cols(), &mut random)?;
         for act in Act::ALL {
-            let want = product(&scalar, act, &x, (Backend::scalar(), Lanes::Row))?;
+            let want = product(&scalar, act, &x, (Backend::scalar(), Family::Few))?;
             for (layer, &backend) in layers.iter().zip(backends) {
                 for (family, family_name) in FAMILIES {
                     let got = product(layer, act, &x, (backend, family))?;
@@ -201,7 +201,10 @@ fn compare(
 }
 
 fn layer(matrix: &TernaryMatrix, backend: Backend) -> Result<Linear> {
-    let panels = Panels::pack_with(backend, Threads::Rayon, matrix)?;
+    let panels = Panels::pack_on(
+        matrix,
+        &Workspace::with_options(Options::new().backend(backend)),
+    )?;
     Ok(Linear::from_parts(panels, matrix.scales().clone(), None)?)
 }
 
@@ -241,10 +244,10 @@ fn product(
     layer: &Linear,
     act: Act,
     x: &Inputs,
-    (backend, family): (Backend, Lanes),
+    (backend, family): (Backend, Family),
 ) -> Result<Vec<u32>> {
     let (n, k, m) = (x.n, x.k, layer.out_features());
-    let mut ws = Workspace::with_options(Options::new().backend(backend).lanes(family));
+    let mut ws = Workspace::with_options(Options::new().backend(backend).family(family));
     let len = n.checked_mul(m).context("too many tokens")?;
     if act == Act::I8 {
         let mut y = vec![0i32; len];
@@ -255,7 +258,7 @@ fn product(
     let mut y = vec![0f32; len];
     let (x, y_view) = (MatRef::new(&x.f32, n, k)?, MatMut::new(&mut y, n, m)?);
     match act {
-        Act::W1a8 => layer.forward(x, y_view, &mut ws)?,
+        Act::W1a8 => layer.forward_int8(x, y_view, &mut ws)?,
         _ => layer.forward_f32(x, y_view, &mut ws)?,
     }
     Ok(y.into_iter().map(f32::to_bits).collect())

@@ -20,13 +20,21 @@ fn info_tells_what_the_library_tells() {
         rows.map(|row| row["name"].as_str().unwrap())
             .collect::<Vec<_>>()
     };
-    let want: Vec<&str> = tritgemm::Backend::available().map(|b| b.name()).collect();
-    assert_eq!(names(true), want);
+    let mut available = names(true);
+    let mut want: Vec<&str> = tritgemm::Backend::available().map(|b| b.name()).collect();
+    available.sort_unstable();
+    want.sort_unstable();
+    assert_eq!(available, want);
     // Of each row it is said why it does not run, feature by feature.
     let has = |feature: &Value| info["features"][feature.as_str().unwrap()] == true;
     for row in rows {
         let missing = row["missing"].as_array().unwrap();
         assert_eq!(missing.is_empty(), row["available"] == true, "{row}");
+        if row["available"] == true && row["name"] != info["active"] {
+            let looks_for = row["looks_for"].as_str().unwrap_or("another was chosen");
+            let why = row["why"].as_str().unwrap();
+            assert!(why.contains(looks_for) || why.contains("another"), "{row}");
+        }
         let needs = row["needs"].as_array().unwrap();
         assert!(
             missing.iter().all(|f| needs.contains(f) && !has(f)),
@@ -41,10 +49,14 @@ fn info_tells_what_the_library_tells() {
             );
         }
     }
-    for kernel in tritgemm::Backend::best().kernels() {
-        assert_eq!(info["kernels"][kernel.operation], kernel.name);
+    let kernels = info["kernels"].as_array().unwrap();
+    let want = tritgemm::diagnostics::kernels(tritgemm::Backend::best());
+    assert_eq!(kernels.len(), want.len());
+    for (kernel, want) in kernels.iter().zip(want) {
+        assert_eq!(kernel["operation"], want.operation);
+        assert_eq!(kernel["name"], want.name);
     }
-    for (feature, has) in tritgemm::cpu_features() {
+    for (feature, has) in tritgemm::diagnostics::cpu_features() {
         assert_eq!(info["features"][feature], has);
     }
     let mut text = tritgemm().arg("info").assert().success();

@@ -11,7 +11,7 @@ use globset::Glob;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
-use tritgemm::{Backend, Isa, IsaError};
+use tritgemm::{Isa, diagnostics};
 
 /// Ternary weights on CPUs: quantise, convert, verify, measure.
 ///
@@ -183,18 +183,9 @@ pub enum WeightsFrom {
 /// The names that `--isa` takes: levels, and rows of the registry.
 fn isa_names() -> PossibleValuesParser {
     let mut names: Vec<&str> = Isa::ALL.iter().map(|isa| isa.name()).collect();
-    for row in tritgemm::kernel_table() {
-        if !names.contains(&row.name) {
-            names.push(row.name);
-        }
-    }
+    let rows = diagnostics::registry().into_iter().map(|row| row.name);
+    names.extend(rows.filter(|name| name.contains('/')));
     names.into()
-}
-
-/// The backend of one of those names.
-pub fn backend(name: &str) -> Result<Backend, IsaError> {
-    let row = Backend::available().find(|backend| backend.name() == name);
-    row.map_or_else(|| Backend::for_isa(name.parse()?), Ok)
 }
 
 const BENCH_NOTES: &str = "\

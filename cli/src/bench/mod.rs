@@ -10,14 +10,14 @@ mod measure;
 mod read;
 mod weights;
 
-use crate::args::{Act, BenchArgs, Shape, WeightsFrom, backend};
+use crate::args::{Act, BenchArgs, Shape, WeightsFrom};
 use crate::cpu;
 use crate::output::{self, Col, Out, Table, plain};
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::num::NonZeroUsize;
-use tritgemm::{Backend, MatMut, MatRef, Options, Residency, Threads, Workspace};
+use tritgemm::{Backend, MatMut, MatRef, Options, Threads, Workspace};
 use weights::Weights;
 
 /// What came of one measurement, with the fields that `--json` promises.
@@ -53,7 +53,7 @@ fn bench(args: &BenchArgs, out: &mut Out) -> Result<()> {
         _ => args
             .isa
             .iter()
-            .map(|name| backend(name))
+            .map(|name| Backend::by_name(name))
             .collect::<Result<_, _>>()?,
     };
     let shapes = or(&args.shape, &[Shape { m: 4096, k: 4096 }]);
@@ -116,10 +116,7 @@ fn measured(
                 1 => Threads::Serial,
                 _ => Threads::Rayon,
             })
-            .residency(match from {
-                WeightsFrom::Cache => Residency::Cache,
-                WeightsFrom::Memory => Residency::Memory,
-            }),
+            .weights_in_cache(from == WeightsFrom::Cache),
     );
     let mut product = || -> Result<()> {
         let layer = weights.next();
@@ -128,7 +125,7 @@ fn measured(
                 .panels()
                 .gemm_i8(x_i8, MatMut::new(&mut y_i32, n, m)?, &mut ws)?,
             Act::F32 => layer.forward_f32(x, MatMut::new(&mut y, n, m)?, &mut ws)?,
-            Act::W1a8 => layer.forward(x, MatMut::new(&mut y, n, m)?, &mut ws)?,
+            Act::W1a8 => layer.forward_int8(x, MatMut::new(&mut y, n, m)?, &mut ws)?,
         }
         Ok(())
     };
