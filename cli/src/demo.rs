@@ -33,38 +33,41 @@ pub fn run(args: &DemoArgs, out: &mut Out) -> Result<()> {
     );
     let (tensors, bytes) = write_stack(&latent, args.seed)?;
 
-    out.line("A ternary network has weights of -1, 0 and +1 only. They take 2 bits each, and")?;
-    out.line("a product with them needs no multiplication: each activation is added, subtracted")?;
-    out.line("or left out. This demo makes a network, packs it, checks it and times it.")?;
+    out.text(
+        "A ternary network has weights of -1, 0 and +1 only. They take 2 bits each, and a \
+         product with them needs no multiplication: each activation is added, subtracted or \
+         left out. This demo makes a network, packs it, checks it and times it.",
+    )?;
 
     heading("1. Pack", out)?;
-    out.line(format!(
-        "{BLOCKS} transformer blocks of random f32 weights: {tensors} tensors, {}.",
+    out.text(format!(
+        "The network has {BLOCKS} transformer blocks of random f32 weights: {tensors} tensors, \
+         {}. `tritgemm quantize` scales each row by its mean magnitude and rounds every weight \
+         to -1, 0 or +1. The relative error is what rounding does to weights that were not \
+         trained for it. The weights of a ternary network lose nothing.",
         output::bytes(bytes)
     ))?;
-    out.line("`tritgemm quantize` scales each row by its mean magnitude and rounds every")?;
-    out.line("weight to -1, 0 or +1. The relative error is what rounding does to weights that")?;
-    out.line("were not trained for it; those of a ternary network lose nothing.\n")?;
     command(
         &["quantize".into(), latent.into(), packed.clone().into()],
         out,
     )?;
 
     heading("2. Check", out)?;
-    out.line("`tritgemm verify` multiplies every matrix by random activations with every set")?;
-    out.line("of kernels that this CPU can run, and compares with plain scalar code. Not")?;
-    out.line("nearly: all bits must be equal, those of f32 sums included.\n")?;
+    out.text(
+        "`tritgemm verify` multiplies every matrix by random activations, with all kernels that \
+         this CPU can run, and compares the results with those of plain scalar code. All bits \
+         must be equal, those of f32 sums too.",
+    )?;
     command(&["verify".into(), packed.into()], out)?;
 
     heading("3. Time", out)?;
-    out.line(format!(
-        "`tritgemm bench` on one thread, with the {} kernels.",
+    out.text(format!(
+        "`tritgemm bench` on one thread, with the {} kernels. N = 1 is one token at a time, as \
+         in chat: each weight is read for one use. A dense f32 product would read 16 times as \
+         many bytes. N = 64 is many tokens at once, as in a prompt: each weight is read for 64 \
+         uses, so the additions are what takes time.",
         backend.name()
     ))?;
-    out.line("N = 1 is one token at a time, as in chat: all weights are read for one product,")?;
-    out.line("so what counts is how fast they are read. N = 64 is many tokens at once, as in")?;
-    out.line("reading a prompt: there the additions count. Beside both stands a dense f32")?;
-    out.line("GEMM with all its multiplications.\n")?;
     let bench = [
         "bench",
         "--shape",
@@ -73,14 +76,18 @@ pub fn run(args: &DemoArgs, out: &mut Out) -> Result<()> {
         "1,64",
         "--act",
         "i8,f32",
+        "--residency",
+        "hot",
     ];
     command(&bench.map(OsString::from), out)?;
 
     heading("What it shows", out)?;
-    out.line("The packed file is about 16 times smaller than f32, every kernel gives the same")?;
-    out.line("bits, and `gain` says how many times as fast as dense f32 that is.")?;
-    out.line("On your own files:")?;
-    out.line("  tritgemm quantize MODEL.safetensors PACKED.safetensors --exclude '*embed*'")?;
+    out.text(
+        "The packed file is about 16 times smaller than f32, and every kernel gives the same \
+         bits. On your own files:",
+    )?;
+    out.line("  tritgemm quantize MODEL.safetensors PACKED.safetensors \\")?;
+    out.line("      --exclude '*embed*'")?;
     out.line("  tritgemm verify PACKED.safetensors")?;
     out.line("  tritgemm bench --help")?;
     out.line(format!(
@@ -95,6 +102,7 @@ fn heading(text: &str, out: &mut Out) -> Result<()> {
 
 /// Runs a command as a shell would, so that the demo shows what it says.
 fn command(words: &[OsString], out: &mut Out) -> Result<()> {
+    out.line("")?;
     let words = std::iter::once(OsString::from("tritgemm")).chain(words.iter().cloned());
     match Cli::try_parse_from(words)?.command {
         Command::Quantize(args) => quantize::run(&args, out),

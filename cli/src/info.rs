@@ -1,12 +1,15 @@
-//! `tritgemm info`: the CPU, what the library can use of it and what it would.
+//! `tritgemm info`: the CPU, which kernels run on it and why the others do not.
 
 use crate::args::InfoArgs;
 use crate::cpu::{self, Cache};
-use crate::output::{self, Col, Out, plain};
+use crate::output::{self, Out, plain};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tritgemm::{Backend, ISA_VARIABLE, Isa, IsaError, cpu_features};
+use tritgemm::{Backend, diagnostics};
+
+/// The environment variable that chooses the row.
+const ISA_VARIABLE: &str = "TRITGEMM_ISA";
 
 /// Everything, as `--json` prints it.
 #[derive(Serialize)]
@@ -20,27 +23,35 @@ struct Info {
     features: BTreeMap<&'static str, bool>,
     /// `TRITGEMM_ISA`.
     isa_variable: Option<String>,
-    /// Best first.
-    backends: Vec<BackendInfo>,
-    unavailable: Vec<Unavailable>,
-    /// Name of the backend that would run.
+    /// The rows of the registry.
+    registry: Vec<Row>,
+    /// Name of the row that runs.
     active: Option<&'static str>,
-    /// By operation.
-    kernels: BTreeMap<&'static str, &'static str>,
+    /// Its kernels.
+    kernels: Vec<Kernel>,
 }
 
 #[derive(Serialize)]
-struct BackendInfo {
+struct Row {
     name: &'static str,
-    isa: &'static str,
+    level: &'static str,
     needs: Vec<&'static str>,
+    /// The needed features that this CPU lacks.
+    missing: Vec<&'static str>,
+    /// The CPUs that its tuning looks for.
+    looks_for: Option<&'static str>,
+    /// Whether it can run here.
+    available: bool,
+    /// Why it runs or does not.
+    why: String,
 }
 
 #[derive(Serialize)]
-struct Unavailable {
-    isa: &'static str,
-    missing: Vec<&'static str>,
-    reason: String,
+struct Kernel {
+    operation: &'static str,
+    name: &'static str,
+    /// When this one is taken, where the operation has several.
+    when: Option<String>,
 }
 
 /// Runs the command.
@@ -60,22 +71,19 @@ pub fn run(args: &InfoArgs, out: &mut Out) -> Result<()> {
 }
 
 fn gather(active: Option<Backend>) -> Info {
-    let unavailable = |&isa: &Isa| {
-        let error = Backend::for_isa(isa).err()?;
-        let missing = match &error {
-            IsaError::MissingFeatures { missing, .. } => missing.clone(),
-            _ => Vec::new(),
-        };
-        Some(Unavailable {
-            isa: isa.name(),
-            missing,
-            reason: error.to_string(),
-        })
+    let row = |row: diagnostics::Row| Row {
+        why: why(&row, active),
+        name: row.name,
+        level: row.isa.name(),
+        needs: row.features,
+        available: row.missing.is_empty(),
+        missing: row.missing,
+        looks_for: row.looks_for,
     };
-    let backend = |b: Backend| BackendInfo {
-        name: b.name(),
-        isa: b.isa().name(),
-        needs: b.features().collect(),
+    let kernel = |kernel: diagnostics::KernelInfo| Kernel {
+        operation: kernel.operation,
+        name: kernel.name,
+        when: kernel.when,
     };
     Info {
         version: env!("CARGO_PKG_VERSION"),
@@ -84,16 +92,25 @@ fn gather(active: Option<Backend>) -> Info {
         cpu: cpu::model(),
         threads: std::thread::available_parallelism().ok().map(|n| n.get()),
         caches: cpu::caches(),
-        features: cpu_features().into_iter().collect(),
         isa_variable: std::env::var_os(ISA_VARIABLE).map(|v| v.to_string_lossy().into_owned()),
-        backends: Backend::available().map(backend).collect(),
-        unavailable: Isa::ALL.iter().filter_map(unavailable).collect(),
+        registry: diagnostics::registry().into_iter().map(row).collect(),
+        features: diagnostics::cpu_features().into_iter().collect(),
         active: active.map(Backend::name),
         kernels: active
             .into_iter()
-            .flat_map(Backend::kernels)
-            .map(|k| (k.operation, k.name))
+            .flat_map(diagnostics::kernels)
+            .map(kernel)
             .collect(),
+    }
+}
+
+/// Why a row runs or does not.
+fn why(row: &diagnostics::Row, active: Option<Backend>) -> String {
+    match (row.looks_for, active) {
+        (_, Some(active)) if active.name() == row.name => "runs".to_owned(),
+        _ if !row.missing.is_empty() => format!("this CPU lacks {}", row.missing.join(", ")),
+        (Some(cpus), _) if !row.suits => format!("can run, looks for {cpus}"),
+        _ => "can run, another was chosen".to_owned(),
     }
 }
 
@@ -117,36 +134,28 @@ fn print(info: &Info, out: &mut Out) -> Result<()> {
         .isa_variable
         .as_deref()
         .map_or("not set".to_owned(), plain);
-    out.table(&output::pairs(&[
+    out.pairs(&[
         ("CPU", format!("{cpu}{threads}")),
         ("Caches", caches(&info.caches)),
         ("Features", having(true)),
         ("Missing", having(false)),
         (ISA_VARIABLE, pinned),
-    ]))?;
+    ])?;
 
-    out.line("\nKernel sets, best first")?;
-    let mut table = output::table(&[Col::Left("set"), Col::Left("ISA"), Col::Wrap("state")], 2);
-    for backend in &info.backends {
-        let active = info.active == Some(backend.name);
-        table.add_row([
-            backend.name,
-            backend.isa,
-            if active { "active" } else { "available" },
-        ]);
-    }
-    for missing in &info.unavailable {
-        table.add_row(["-", missing.isa, &output::breaks(&missing.reason, ' ')]);
-    }
-    out.table(&table)?;
+    out.line("\nKernels of this build")?;
+    let rows = info.registry.iter().map(|row| (row.name, row.why.clone()));
+    out.pairs(&rows.collect::<Vec<_>>())?;
 
-    if info.active.is_some() {
-        out.line("\nKernels that would run")?;
-        let mut table = output::table(&[Col::Left("operation"), Col::Left("kernel")], 2);
-        for (operation, kernel) in &info.kernels {
-            table.add_row([operation, kernel]);
-        }
-        out.table(&table)?;
+    if let Some(active) = info.active {
+        out.line(format!("\nWhat runs: {active}"))?;
+        let kernels = info.kernels.iter().map(|kernel| {
+            let when = kernel.when.as_ref().map(|when| format!(" ({when})"));
+            (
+                kernel.operation,
+                format!("{}{}", kernel.name, when.unwrap_or_default()),
+            )
+        });
+        out.pairs(&kernels.collect::<Vec<_>>())?;
     }
     Ok(())
 }

@@ -1,25 +1,33 @@
-//! What goes to the terminal: lines, tables, progress.
+//! What goes to the terminal: lines, paragraphs, tables, progress.
 
 use anyhow::{Context, Result};
-use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
+use terminal_size::{Width, terminal_size_of};
+use unicode_width::UnicodeWidthStr;
+
+/// Paragraphs are no wider than this, and as wide where there is no terminal.
+const TEXT: usize = 80;
 
 /// Standard output that goes quiet when its reader has gone, so that
 /// `tritgemm ... | head` is no failure and the work is still done to its end.
 pub struct Out {
     to: Box<dyn Write + Send>,
     closed: bool,
+    /// The terminal's columns, or those of the variable `COLUMNS`.
+    width: Option<usize>,
 }
 
 impl Out {
     /// Standard output.
     pub fn stdout() -> Self {
+        let variable = || std::env::var("COLUMNS").ok()?.parse().ok();
+        let size = terminal_size_of(io::stdout());
         Self {
             to: Box::new(io::stdout()),
             closed: false,
+            width: size.map(|(Width(n), _)| n.into()).or_else(variable),
         }
     }
 
@@ -32,9 +40,26 @@ impl Out {
         self.quiet(written)
     }
 
+    /// Writes a paragraph, broken between words.
+    pub fn text(&mut self, text: impl Display) -> Result<()> {
+        let width = self.width.unwrap_or(TEXT).min(TEXT);
+        self.line(wrapped(&text.to_string(), width, 0))
+    }
+
     /// Writes a table.
     pub fn table(&mut self, table: &Table) -> Result<()> {
-        self.line(table.trim_fmt().replace(BREAK, ""))
+        self.line(table.render(self.width))
+    }
+
+    /// Writes what things are and what they are here, side by side.
+    pub fn pairs<'a>(&mut self, pairs: &[(&'a str, String)]) -> Result<()> {
+        let names = pairs.iter().map(|(name, _)| name.width()).max();
+        let indent = names.unwrap_or(0) + GAP;
+        for (name, value) in pairs {
+            let value = wrapped(value, self.width.unwrap_or(TEXT), indent);
+            self.line(format!("{name:indent$}{value}"))?;
+        }
+        Ok(())
     }
 
     /// Flushes.
@@ -57,80 +82,101 @@ impl Out {
     }
 }
 
+/// `text` in lines of at most `width` columns, all but the first of which begin
+/// with `indent` spaces. A word that is longer has a line of its own.
+fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let (mut lines, mut used) = (String::new(), indent);
+    for (i, word) in text.split_whitespace().enumerate() {
+        if i > 0 && used + 1 + word.width() > width {
+            lines.push('\n');
+            lines.push_str(&" ".repeat(indent));
+            used = indent;
+        } else if i > 0 {
+            lines.push(' ');
+            used += 1;
+        }
+        lines.push_str(word);
+        used += word.width();
+    }
+    lines
+}
+
 /// A column of a table, by its header.
 pub enum Col<'a> {
-    /// Text that may break where [`breaks`] lets it, if the terminal is narrow;
-    /// the other columns never break.
-    Wrap(&'a str),
-    /// Short text.
+    /// Text.
     Left(&'a str),
     /// Numbers.
     Right(&'a str),
 }
 
-/// A table with `columns` that are `gap` apart.
-pub fn table(columns: &[Col<'_>], gap: u16) -> Table {
-    let header = |column: &Col<'_>| match column {
-        Col::Wrap(header) | Col::Left(header) | Col::Right(header) => (*header).to_owned(),
-    };
-    let mut table = plain_table(columns.iter().map(header));
-    let rule = LineStyle::none().fill('─').junction('─');
-    table.load_style(UTF8_HORIZONTAL_ONLY);
-    *table.style_mut() = table
-        .style()
-        .header_separator(rule)
-        .row_separator(LineStyle::none());
-    for (kind, column) in columns.iter().zip(table.column_iter_mut()) {
-        column.set_padding((0, gap));
-        match kind {
-            Col::Wrap(_) => {
-                column.set_delimiter(BREAK);
-                continue;
-            }
-            Col::Left(_) => {}
-            Col::Right(_) => column.set_cell_alignment(CellAlignment::Right),
+/// Columns between two of a table.
+const GAP: usize = 2;
+
+/// Rows below a header. Cells never break: where the terminal is too narrow, the
+/// first cell of each row has a line to itself and the others follow below it.
+pub struct Table {
+    /// Which columns are numbers.
+    right: Vec<bool>,
+    /// The header, then the rows.
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(columns: &[Col<'_>]) -> Self {
+        let header = columns.iter().map(|column| match column {
+            Col::Left(name) | Col::Right(name) => (*name).to_owned(),
+        });
+        Self {
+            right: columns.iter().map(|c| matches!(c, Col::Right(_))).collect(),
+            rows: vec![header.collect()],
         }
-        column.set_constraint(ColumnConstraint::ContentWidth);
     }
-    table
-}
 
-/// Where a cell may break: a space without width, which comfy-table takes for
-/// a word's end and [`Out::table`] removes. The visible character before it
-/// stays, as it would not if it were the delimiter itself.
-const BREAK: char = '\u{200b}';
+    /// Adds a row, a cell a column.
+    pub fn add_row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
 
-/// Text for a [`Col::Wrap`] column that may break after each `at`.
-pub fn breaks(text: &str, at: char) -> String {
-    let parts: Vec<&str> = text.split_inclusive(at).collect();
-    parts.join(BREAK.encode_utf8(&mut [0; 4]))
-}
-
-/// What things are and what they are here, side by side.
-pub fn pairs(pairs: &[(&str, String)]) -> Table {
-    let mut table = plain_table([]);
-    for (name, value) in pairs {
-        table.add_row([*name, value]);
+    /// The text, for a terminal of `width` columns if there is one.
+    fn render(&self, width: Option<usize>) -> String {
+        let column = |i: usize| self.rows.iter().map(|row| row[i].width()).max();
+        let widths: Vec<usize> = (0..self.right.len()).filter_map(column).collect();
+        let span = |widths: &[usize], gap: usize| {
+            widths.iter().sum::<usize>() + gap * widths.len().saturating_sub(1)
+        };
+        let fits = |columns: usize| width.is_none_or(|width| columns <= width);
+        // From the roomiest layout to the narrowest.
+        let (below, gap) = [(false, GAP), (false, 1), (true, GAP)]
+            .into_iter()
+            .find(|&(below, gap)| match below {
+                false => fits(span(&widths, gap)),
+                true => fits(GAP + span(&widths[1..], gap)),
+            })
+            .unwrap_or((true, 1));
+        let cells = |row: &[String], from: usize| {
+            let cell = |i: usize| {
+                let space = " ".repeat(widths[i] - row[i].width());
+                match self.right[i] {
+                    true => space + &row[i],
+                    false => row[i].clone() + &space,
+                }
+            };
+            let cells: Vec<String> = (from..row.len()).map(cell).collect();
+            cells.join(&" ".repeat(gap)).trim_end().to_owned()
+        };
+        let line = |row: &Vec<String>| match below {
+            false => cells(row, 0),
+            true => format!("{}\n{}{}", row[0], " ".repeat(GAP), cells(row, 1)),
+        };
+        let mut lines: Vec<String> = self.rows.iter().map(line).collect();
+        let rule = match below {
+            false => span(&widths, gap),
+            true => GAP + span(&widths[1..], gap),
+        };
+        lines.insert(1, "─".repeat(width.map_or(rule, |width| rule.min(width))));
+        lines.join("\n")
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    if let Some(names) = table.column_mut(0) {
-        names.set_constraint(ColumnConstraint::ContentWidth);
-    }
-    table
-}
-
-fn plain_table(header: impl IntoIterator<Item = String>) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    let header: Vec<String> = header.into_iter().collect();
-    if !header.is_empty() {
-        table.set_header(header);
-    }
-    table
 }
 
 /// A progress bar on standard error; invisible where that is no terminal.
@@ -147,7 +193,7 @@ pub fn progress(len: u64, template: &str) -> ProgressBar {
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || c == BREAK {
+        if c.is_control() {
             plain.extend(c.escape_default());
         } else {
             plain.push(c);
@@ -201,16 +247,38 @@ mod tests {
         assert_eq!(one_line("a\n  b"), "a b");
     }
 
+    /// No line is wider than the terminal, and no cell is torn apart.
     #[test]
-    fn names_break_after_dots_and_keep_them() {
-        let mut table = table(&[Col::Wrap("name"), Col::Right("n")], 2);
-        table.add_row([breaks("layer.0.attention.query", '.'), "12345".to_owned()]);
-        table.set_width(20);
-        let text = table.trim_fmt().replace(BREAK, "");
-        assert!(
-            text.contains("layer.0.\n") || text.contains("layer.0. "),
-            "{text}"
+    fn tables_fit_the_terminal_with_whole_cells() {
+        let mut table = Table::new(&[Col::Left("name"), Col::Left("type"), Col::Right("n")]);
+        table.add_row(["layer.0.attention.query", "F32", "12345"]);
+        table.add_row(["norm", "BF16", "7"]);
+        assert_eq!(
+            table.render(None),
+            "name                     type      n\n\
+             ────────────────────────────────────\n\
+             layer.0.attention.query  F32   12345\n\
+             norm                     BF16      7"
         );
-        assert!(text.contains("attention."), "{text}");
+        assert_eq!(
+            table.render(Some(24)),
+            "name\n  type      n\n─────────────\n\
+             layer.0.attention.query\n  F32   12345\nnorm\n  BF16      7"
+        );
+        for width in [24, 34, 36, 80] {
+            let text = table.render(Some(width));
+            assert!(text.lines().all(|line| line.width() <= width), "{text}");
+            assert!(text.contains("layer.0.attention.query"), "{text}");
+        }
+    }
+
+    #[test]
+    fn paragraphs_break_between_words() {
+        assert_eq!(wrapped("one two  three", 7, 0), "one two\nthree");
+        assert_eq!(wrapped("avx2 bmi1 fma", 11, 3), "avx2\n   bmi1 fma");
+        assert_eq!(
+            wrapped("a-word-that-is-longer b", 4, 0),
+            "a-word-that-is-longer\nb"
+        );
     }
 }

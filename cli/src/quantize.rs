@@ -5,7 +5,7 @@ use crate::atomic::AtomicFile;
 use crate::format::{Layout, PackedInfo, Planned, Source, Tensor, scales_name};
 use crate::mapped::Mapped;
 use crate::names;
-use crate::output::{self, Col, Out, count, plain};
+use crate::output::{self, Col, Out, Table, count, plain};
 use anyhow::{Context, Result, bail, ensure};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
@@ -144,7 +144,7 @@ fn write(
     let total = source.tensors.iter().map(|t| t.data.len() as u64).sum();
     let bar = output::progress(
         total,
-        "{bar:30} {bytes} of {total_bytes}, {eta} left  {wide_msg}",
+        "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
     );
     file.write_at(0, &layout.header).with_context(in_output)?;
     let mut reports = Vec::new();
@@ -269,14 +269,14 @@ fn print(
         out.line("No tensor to ternarise: all were copied.")?;
     } else {
         let columns = [
-            Col::Wrap("tensor"),
+            Col::Left("tensor"),
             Col::Left("type"),
             Col::Right("shape"),
             Col::Right("zeros"),
             Col::Right("scales"),
             Col::Right("rel. error"),
         ];
-        let mut table = output::table(&columns, 2);
+        let mut table = Table::new(&columns);
         for r in reports {
             let [low, high] = r.scales;
             let scales = match (low > high, low == high) {
@@ -285,7 +285,7 @@ fn print(
                 _ => format!("{low:.4} to {high:.4}"),
             };
             table.add_row([
-                output::breaks(&plain(&r.name), '.'),
+                plain(&r.name),
                 r.dtype.to_string(),
                 format!("{} x {}", r.shape[0], r.shape[1]),
                 format!("{:.1} %", 100.0 * r.zeros),
@@ -294,9 +294,10 @@ fn print(
             ]);
         }
         out.table(&table)?;
+        out.line("")?;
     }
     let copied = source.tensors.len() - reports.len();
-    out.line(format!(
+    out.text(format!(
         "{} ternarised, {} copied: {} -> {}, {:.2} times smaller.",
         count(reports.len(), "tensor", "tensors"),
         copied,

@@ -3,16 +3,16 @@
 use crate::args::{Act, VerifyArgs};
 use crate::format::{PackedInfo, Source};
 use crate::mapped::Mapped;
-use crate::output::{self, Col, Out, count, plain};
+use crate::output::{self, Col, Out, Table, count, plain};
 use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tritgemm::{
-    Backend, Lanes, Linear, MatMut, MatRef, Options, Panels, TernaryMatrix, Threads, Workspace,
+    Backend, Family, Linear, MatMut, MatRef, Options, Panels, TernaryMatrix, Workspace,
 };
 
-/// Both loop orders, whichever the library would choose.
-const LANES: [(Lanes, &str); 2] = [(Lanes::Row, "row"), (Lanes::Column, "column")];
+/// Both kernel families, whichever the library would choose.
+const FAMILIES: [(Family, &str); 2] = [(Family::Few, "few"), (Family::Many, "many")];
 
 /// Differences that are spelled out; more than these tell nothing new.
 const SHOWN: usize = 20;
@@ -33,13 +33,13 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         );
     }
     let backends: Vec<Backend> = Backend::available().collect();
-    let mut columns = vec![
-        Col::Wrap("matrix"),
+    let columns = [
+        Col::Left("matrix"),
         Col::Right("shape"),
         Col::Left("scales"),
+        Col::Left("result"),
     ];
-    columns.extend(backends.iter().map(|b| Col::Left(b.name())));
-    let mut table = output::table(&columns, 2);
+    let mut table = Table::new(&columns);
 
     let matrices = source.packed.len();
     let bar = output::progress(
@@ -53,36 +53,43 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         let seed = args.seed.wrapping_add(i as u64);
         let checked = check(&source, name, info, &backends, &args.tokens, seed)?;
         let [rows, cols] = info.shape;
-        let mut cells = vec![
-            output::breaks(&plain(name), '.'),
-            format!("{rows} x {cols}"),
-            info.granularity.name().to_owned(),
-        ];
-        match checked {
+        let result = match checked {
             Ok(checked) => {
                 products += checked.products;
-                cells.extend(checked.verdicts.iter().map(|v| v.to_string()));
                 failed += usize::from(!checked.differences.is_empty());
+                let result = match (checked.differences.is_empty(), checked.products) {
+                    (false, _) => "DIFFERS",
+                    // Sound, but with nothing to multiply.
+                    (true, 0) => "empty",
+                    (true, _) => "equal",
+                };
                 let text = |d: String| format!("`{}`: {d}", plain(name));
                 failures.extend(checked.differences.into_iter().map(text));
+                result
             }
             Err(error) => {
                 failed += 1;
-                cells.extend(backends.iter().map(|_| "invalid".to_owned()));
                 failures.push(format!(
                     "`{}`: {}",
                     plain(name),
                     output::one_line(&format!("{error:#}"))
                 ));
+                "invalid"
             }
-        }
-        table.add_row(cells);
+        };
+        table.add_row([
+            plain(name),
+            format!("{rows} x {cols}"),
+            info.granularity.name().to_owned(),
+            result.to_owned(),
+        ]);
         bar.inc(1);
     }
     bar.finish_and_clear();
 
     if matrices > 0 {
         out.table(&table)?;
+        out.line("")?;
     }
     for failure in failures.iter().take(SHOWN) {
         out.line(failure)?;
@@ -97,23 +104,20 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
             count(matrices, "matrix", "matrices")
         );
     }
-    out.line(format!(
-        "{}: codes, padding and shapes are right.",
-        count(matrices, "matrix", "matrices")
-    ))?;
-    out.line(format!(
-        "{} equal the scalar path bit for bit: int8, f32 and w1a8 activations,",
-        count(products, "product", "products")
-    ))?;
-    out.line(format!(
-        "{} tokens, by row lanes and by column lanes.",
-        list(&args.tokens)
+    out.text(format!(
+        "{}: codes, padding and shapes are right. {} equal the scalar path bit for bit: \
+         {} tokens of int8, f32 and w1a8 activations, by the kernels for few and for many \
+         tokens of {}.",
+        count(matrices, "matrix", "matrices"),
+        count(products, "product", "products"),
+        list(args.tokens.iter().map(usize::to_string)),
+        list(backends.iter().map(|b| b.name().to_owned())),
     ))
 }
 
 /// `1, 5 and 33`.
-fn list(tokens: &[usize]) -> String {
-    let words: Vec<String> = tokens.iter().map(usize::to_string).collect();
+fn list(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<String> = words.collect();
     match words.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
         _ => words.concat(),
@@ -122,8 +126,6 @@ fn list(tokens: &[usize]) -> String {
 
 /// What came of one matrix.
 struct Checked {
-    /// One a backend.
-    verdicts: Vec<&'static str>,
     differences: Vec<String>,
     products: usize,
 }
@@ -143,14 +145,11 @@ fn check(
         Err(error) => return Ok(Err(error)),
     };
     let mut checked = Checked {
-        verdicts: vec!["equal"; backends.len()],
         differences: Vec::new(),
         products: 0,
     };
     if matrix.rows() == 0 || matrix.cols() == 0 {
-        // Sound, but with nothing to multiply; and a shape without weights may
-        // claim any size on its other side.
-        checked.verdicts.fill("empty");
+        // A shape without weights may claim any size on its other side.
         return Ok(Ok(checked));
     }
     compare(&matrix, backends, tokens, seed, &mut checked)
@@ -171,9 +170,8 @@ fn compare(
         .iter()
         .map(|&b| layer(matrix, b))
         .collect::<Result<_>>()?;
-    for (i, (layer, backend)) in layers.iter().zip(backends).enumerate() {
+    for (layer, backend) in layers.iter().zip(backends) {
         if layer.panels().as_bytes() != scalar.panels().as_bytes() {
-            checked.verdicts[i] = "DIFFERS";
             checked
                 .differences
                 .push(format!("{} packs other panels", backend.name()));
@@ -182,16 +180,15 @@ fn compare(
     for &n in tokens {
         let x = Inputs::random(n, matrix.cols(), &mut random)?;
         for act in Act::ALL {
-            let want = product(&scalar, act, &x, (Backend::scalar(), Lanes::Row))?;
-            for (i, (layer, &backend)) in layers.iter().zip(backends).enumerate() {
-                for (lanes, lanes_name) in LANES {
-                    let got = product(layer, act, &x, (backend, lanes))?;
+            let want = product(&scalar, act, &x, (Backend::scalar(), Family::Few))?;
+            for (layer, &backend) in layers.iter().zip(backends) {
+                for (family, family_name) in FAMILIES {
+                    let got = product(layer, act, &x, (backend, family))?;
                     checked.products += 1;
                     if let Some(at) = first_difference(&got, &want) {
-                        checked.verdicts[i] = "DIFFERS";
                         let (token, row) = (at / matrix.rows(), at % matrix.rows());
                         checked.differences.push(format!(
-                            "{} {} {lanes_name} lanes, {n} tokens: token {token}, row {row} is {:#010x}, \
+                            "{} {} {family_name}, {n} tokens: token {token}, row {row} is {:#010x}, \
                              the scalar path has {:#010x}",
                             backend.name(), act.name(), got[at], want[at],
                         ));
@@ -204,7 +201,10 @@ fn compare(
 }
 
 fn layer(matrix: &TernaryMatrix, backend: Backend) -> Result<Linear> {
-    let panels = Panels::pack_with(backend, Threads::Rayon, matrix)?;
+    let panels = Panels::pack_on(
+        matrix,
+        &Workspace::with_options(Options::new().backend(backend)),
+    )?;
     Ok(Linear::from_parts(panels, matrix.scales().clone(), None)?)
 }
 
@@ -244,10 +244,10 @@ fn product(
     layer: &Linear,
     act: Act,
     x: &Inputs,
-    (backend, lanes): (Backend, Lanes),
+    (backend, family): (Backend, Family),
 ) -> Result<Vec<u32>> {
     let (n, k, m) = (x.n, x.k, layer.out_features());
-    let mut ws = Workspace::with_options(Options::new().backend(backend).lanes(lanes));
+    let mut ws = Workspace::with_options(Options::new().backend(backend).family(family));
     let len = n.checked_mul(m).context("too many tokens")?;
     if act == Act::I8 {
         let mut y = vec![0i32; len];
@@ -258,7 +258,7 @@ fn product(
     let mut y = vec![0f32; len];
     let (x, y_view) = (MatRef::new(&x.f32, n, k)?, MatMut::new(&mut y, n, m)?);
     match act {
-        Act::W1a8 => layer.forward(x, y_view, &mut ws)?,
+        Act::W1a8 => layer.forward_int8(x, y_view, &mut ws)?,
         _ => layer.forward_f32(x, y_view, &mut ws)?,
     }
     Ok(y.into_iter().map(f32::to_bits).collect())
@@ -278,6 +278,7 @@ mod tests {
 
     #[test]
     fn lists_read_as_sentences() {
+        let list = |numbers: &[usize]| super::list(numbers.iter().map(usize::to_string));
         assert_eq!(list(&[1]), "1");
         assert_eq!(list(&[1, 5, 33]), "1, 5 and 33");
     }

@@ -14,25 +14,55 @@ fn info_tells_what_the_library_tells() {
     let info: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(info["active"], tritgemm::Backend::best().name());
-    let names: Vec<&str> = info["backends"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|b| b["name"].as_str().unwrap())
-        .collect();
-    let want: Vec<&str> = tritgemm::Backend::available().map(|b| b.name()).collect();
-    assert_eq!(names, want);
-    for kernel in tritgemm::Backend::best().kernels() {
-        assert_eq!(info["kernels"][kernel.operation], kernel.name);
+    let rows = info["registry"].as_array().unwrap();
+    let names = |available: bool| {
+        let rows = rows.iter().filter(move |row| row["available"] == available);
+        rows.map(|row| row["name"].as_str().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let mut available = names(true);
+    let mut want: Vec<&str> = tritgemm::Backend::available().map(|b| b.name()).collect();
+    available.sort_unstable();
+    want.sort_unstable();
+    assert_eq!(available, want);
+    // Of each row it is said why it does not run, feature by feature.
+    let has = |feature: &Value| info["features"][feature.as_str().unwrap()] == true;
+    for row in rows {
+        let missing = row["missing"].as_array().unwrap();
+        assert_eq!(missing.is_empty(), row["available"] == true, "{row}");
+        if row["available"] == true && row["name"] != info["active"] {
+            let looks_for = row["looks_for"].as_str().unwrap_or("another was chosen");
+            let why = row["why"].as_str().unwrap();
+            assert!(why.contains(looks_for) || why.contains("another"), "{row}");
+        }
+        let needs = row["needs"].as_array().unwrap();
+        assert!(
+            missing.iter().all(|f| needs.contains(f) && !has(f)),
+            "{row}"
+        );
+        for feature in missing {
+            assert!(
+                row["why"]
+                    .as_str()
+                    .unwrap()
+                    .contains(feature.as_str().unwrap())
+            );
+        }
     }
-    for (feature, has) in tritgemm::cpu_features() {
+    let kernels = info["kernels"].as_array().unwrap();
+    let want = tritgemm::diagnostics::kernels(tritgemm::Backend::best());
+    assert_eq!(kernels.len(), want.len());
+    for (kernel, want) in kernels.iter().zip(want) {
+        assert_eq!(kernel["operation"], want.operation);
+        assert_eq!(kernel["name"], want.name);
+    }
+    for (feature, has) in tritgemm::diagnostics::cpu_features() {
         assert_eq!(info["features"][feature], has);
     }
-    tritgemm()
-        .arg("info")
-        .assert()
-        .success()
-        .stdout(predicate::str::contains("scalar"));
+    let mut text = tritgemm().arg("info").assert().success();
+    for row in rows {
+        text = text.stdout(predicate::str::contains(row["name"].as_str().unwrap()));
+    }
 }
 
 #[test]
@@ -56,26 +86,24 @@ fn the_isa_variable_is_obeyed_and_a_wrong_one_is_an_error() {
 
 #[test]
 fn bench_lines_have_exactly_the_fields_promised() {
-    const FIELDS: [&str; 13] = [
-        "isa",
+    const FIELDS: [&str; 11] = [
+        "backend",
         "act",
-        "kernel",
         "m",
         "k",
         "n",
         "threads",
-        "residency",
+        "weights_in_cache",
         "ns",
         "gmacs",
         "weight_gbs",
         "read_gbs",
-        "dense_f32_gmacs",
     ];
     let output = tritgemm()
         .args([
             "bench", "--json", "--shape", "64x96", "--shape", "65x13", "--tokens", "1,9",
         ])
-        .args(["--repeats", "1", "--threads", "2"])
+        .args(["--repeats", "1", "--threads", "2", "--residency", "hot"])
         .output()
         .unwrap();
     assert!(
@@ -97,17 +125,14 @@ fn bench_lines_have_exactly_the_fields_promised() {
         names.sort_unstable();
         want.sort_unstable();
         assert_eq!(names, want);
-        for number in ["ns", "gmacs", "weight_gbs", "read_gbs", "dense_f32_gmacs"] {
+        for number in ["ns", "gmacs", "weight_gbs", "read_gbs"] {
             assert!(line[number].as_f64().unwrap() > 0.0, "{number} in {line}");
         }
         assert_eq!(
-            (&line["threads"], &line["residency"]),
-            (&2.into(), &"hot".into())
+            (&line["threads"], &line["weights_in_cache"]),
+            (&2.into(), &true.into())
         );
-        assert_eq!(line["isa"], tritgemm::Backend::best().isa().name());
-        let kernel = line["kernel"].as_str().unwrap();
-        let element = if line["act"] == "f32" { "f32-" } else { "i8-" };
-        assert!(kernel.contains(element), "{kernel}");
+        assert_eq!(line["backend"], tritgemm::Backend::best().name());
     }
 }
 
@@ -117,7 +142,7 @@ fn bench_prints_a_table_for_each_isa_asked_for() {
         .args([
             "bench",
             "--shape",
-            "64x64",
+            "1024x1024",
             "--tokens",
             "1",
             "--act",
@@ -125,10 +150,16 @@ fn bench_prints_a_table_for_each_isa_asked_for() {
             "--repeats",
             "1",
         ])
-        .args(["--isa", "scalar", "--lanes", "column"])
+        .args(["--isa", "scalar", "--residency", "hot,cold"])
         .assert()
         .success()
-        .stdout(predicate::str::contains("scalar-many_i8").and(predicate::str::contains("64x64")));
+        .stdout(predicate::str::contains("1024x1024 weights from the cache"))
+        .stdout(predicate::str::contains("1024x1024 weights from memory"))
+        .stdout(
+            predicate::str::is_match(r"(?m)^scalar +i8 +1 ")
+                .unwrap()
+                .count(2),
+        );
 }
 
 #[test]
@@ -155,12 +186,6 @@ fn bench_refuses_what_it_cannot_do() {
         .assert()
         .code(1)
         .stderr(predicate::str::contains("memory"));
-    let unknown = ["bench", "--backend", "sse9"];
-    tritgemm()
-        .args(unknown)
-        .assert()
-        .code(1)
-        .stderr(predicate::str::contains("no kernel set `sse9`"));
     let foreign = if cfg!(target_arch = "x86_64") {
         "neon"
     } else {
@@ -184,6 +209,7 @@ fn usage_errors_have_their_own_exit_code() {
         &["bench", "--tokens", "0"],
         &["bench", "--threads", "0"],
         &["bench", "--isa", "mmx"],
+        &["bench", "--isa", "scalar/zen4"],
         &["verify", "f", "--tokens", "x"],
     ] {
         tritgemm().args(args).assert().code(2).stdout("");
@@ -203,13 +229,25 @@ fn usage_errors_have_their_own_exit_code() {
 }
 
 #[test]
-fn demo_runs_without_any_file() {
-    tritgemm()
-        .arg("demo")
-        .assert()
-        .success()
-        .stdout(predicate::str::contains("12 tensors ternarised, 2 copied"))
-        .stdout(predicate::str::contains("bit for bit"));
+fn demo_runs_without_any_file_and_fits_the_terminal() {
+    for columns in ["60", "80", "120"] {
+        let output = tritgemm()
+            .arg("demo")
+            .env("COLUMNS", columns)
+            .assert()
+            .success()
+            .stdout(predicate::str::contains("12 tensors ternarised, 2 copied"))
+            .stdout(predicate::str::contains("bit for bit"))
+            // No name is torn apart.
+            .stdout(predicate::str::contains("block.1.feed_forward.down"))
+            .get_output()
+            .stdout
+            .clone();
+        let text = String::from_utf8(output).unwrap();
+        for line in text.lines().filter(|line| !line.contains("Written to")) {
+            assert!(line.chars().count() <= columns.parse().unwrap(), "{line}");
+        }
+    }
 }
 
 /// `tritgemm ... | head` is no failure.

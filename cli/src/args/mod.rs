@@ -5,12 +5,13 @@ mod convert;
 pub use convert::{ConvertArgs, InspectArgs, Target};
 
 use crate::format::Grain;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use globset::Glob;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
-use tritgemm::Isa;
+use tritgemm::{Isa, diagnostics};
 
 /// Ternary weights on CPUs: quantise, convert, verify, measure.
 ///
@@ -36,9 +37,9 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check every kernel on a file's packed matrices against the scalar path
     Verify(VerifyArgs),
-    /// Show the CPU, its features and caches, and which kernels would run
+    /// Show the CPU, which kernels run on it and why the others do not
     Info(InfoArgs),
-    /// Measure products beside memory bandwidth and a dense f32 GEMM
+    /// Measure products, and how fast their weights could be read
     Bench(BenchArgs),
     /// Show everything on a small stack of layers made for it; needs no file
     Demo(DemoArgs),
@@ -97,7 +98,7 @@ pub struct VerifyArgs {
     /// File written by `tritgemm quantize`; it must not change meanwhile
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Numbers of tokens to multiply at once; each by row lanes and by column lanes
+    /// Numbers of tokens to multiply at once; each by the kernels for few and for many
     #[arg(long, value_name = "N[,N...]", value_delimiter = ',', default_values_t = [1, 5, 33])]
     pub tokens: Vec<usize>,
     /// Seed of the random activations
@@ -168,44 +169,32 @@ impl Act {
     }
 }
 
-/// Where the weights lie when a product starts.
+/// Where the weights of a product come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Residency {
-    /// in the caches, as far as they fit
-    Hot,
-    /// in memory: more than 512 MB and 4 times the last-level cache are touched before a reuse
-    Cold,
+pub enum WeightsFrom {
+    /// from the cache, as far as they fit; the library is told so
+    #[value(name = "hot")]
+    Cache,
+    /// from memory: 512 MB and 4 times the last-level cache, or more, are touched before a reuse
+    #[value(name = "cold")]
+    Memory,
 }
 
-impl Residency {
-    /// The name on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Residency::Hot => "hot",
-            Residency::Cold => "cold",
-        }
-    }
-}
-
-/// Which loop order to force.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum LaneChoice {
-    /// as the library chooses
-    Auto,
-    /// lanes are rows
-    Row,
-    /// lanes are tokens
-    Column,
+/// The names that `--isa` takes: levels, and rows of the registry.
+fn isa_names() -> PossibleValuesParser {
+    let mut names: Vec<&str> = Isa::ALL.iter().map(|isa| isa.name()).collect();
+    let rows = diagnostics::registry().into_iter().map(|row| row.name);
+    names.extend(rows.filter(|name| name.contains('/')));
+    names.into()
 }
 
 const BENCH_NOTES: &str = "\
-Every case times our product, reading as many bytes as the packed weights
-(read_gbs, the bandwidth there is) and the same product by a dense f32 GEMM
-(the gemm crate) in turn, and reports each one's median. Preparing the
-activations is part of the time. 1 MAC is one weight times one activation.
+Every line times our product and a plain read of as many bytes as its weights
+have, in turn, and reports the median of each. Preparing the activations is part
+of the time. 1 MAC is one weight times one activation.
 
 --json prints one object a line with the fields
-  isa act kernel m k n threads residency ns gmacs weight_gbs read_gbs dense_f32_gmacs";
+  backend act m k n threads weights_in_cache ns gmacs weight_gbs read_gbs";
 
 /// `tritgemm bench`.
 #[derive(Args, Clone)]
@@ -220,26 +209,15 @@ pub struct BenchArgs {
     /// Kinds of activations (may be repeated) [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     pub act: Vec<Act>,
-    /// Instruction sets: scalar, avx2, avx512 or neon (may be repeated) [default: the active one]
-    #[arg(long, value_name = "ISA", value_delimiter = ',')]
-    pub isa: Vec<Isa>,
-    /// Kernel sets by name, to tell levels of one instruction set apart, e.g. avx512-vbmi
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        conflicts_with = "isa"
-    )]
-    pub backend: Vec<String>,
+    /// Levels, or levels with a tuning (may be repeated) [default: the active one]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = isa_names())]
+    pub isa: Vec<String>,
     /// Threads of the rayon pool the products run in
     #[arg(long, value_name = "T", default_value = "1")]
     pub threads: NonZeroUsize,
-    /// Whether the weights come from the caches or from memory (may be repeated)
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "hot")]
-    pub residency: Vec<Residency>,
-    /// Which loop order runs
-    #[arg(long, value_enum, default_value = "auto")]
-    pub lanes: LaneChoice,
+    /// Whether the weights come from the cache or from memory (may be repeated)
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "cold")]
+    pub residency: Vec<WeightsFrom>,
     /// Repeats of each measurement, of which the median counts
     #[arg(long, value_name = "R", default_value = "7")]
     pub repeats: NonZeroUsize,

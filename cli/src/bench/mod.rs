@@ -1,25 +1,40 @@
-//! `tritgemm bench`: products beside memory bandwidth and a dense f32 GEMM.
+//! `tritgemm bench`: how fast products are, beside how fast their weights are read.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`case`] | one line of the table: weights, activations, what runs |
+//! | [`weights`] | one matrix, or so many copies that they come from memory |
 //! | [`measure`] | interleaved repeats and their medians |
-//! | [`read`] | memory bandwidth |
-//! | [`dense`] | the dense f32 GEMM |
+//! | [`read`] | the bandwidth that there is |
 
-mod case;
-#[allow(unsafe_code)] // One call: the gemm crate has no safe entry.
-mod dense;
 mod measure;
 mod read;
+mod weights;
 
-use crate::args::{Act, BenchArgs, LaneChoice, Shape};
+use crate::args::{Act, BenchArgs, Shape, WeightsFrom};
 use crate::cpu;
-use crate::output::{self, Col, Out, plain};
-use anyhow::{Context, Result, anyhow};
-use case::{Case, Line};
+use crate::output::{self, Col, Out, Table, plain};
+use anyhow::{Context, Result};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use std::num::NonZeroUsize;
-use tritgemm::{Backend, Lanes};
+use tritgemm::{Backend, MatMut, MatRef, Options, Threads, Workspace};
+use weights::Weights;
+
+/// What came of one measurement, with the fields that `--json` promises.
+#[derive(serde::Serialize)]
+struct Line {
+    backend: &'static str,
+    act: &'static str,
+    m: usize,
+    k: usize,
+    n: usize,
+    threads: usize,
+    weights_in_cache: bool,
+    ns: f64,
+    gmacs: f64,
+    weight_gbs: f64,
+    read_gbs: f64,
+}
 
 /// Runs the command.
 pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
@@ -31,24 +46,44 @@ pub fn run(args: &BenchArgs, out: &mut Out) -> Result<()> {
 }
 
 fn bench(args: &BenchArgs, out: &mut Out) -> Result<()> {
-    let cases = cases(args)?;
-    let bar = output::progress(
-        cases.len() as u64,
-        "{bar:30} {pos} of {len} cases  {wide_msg}",
-    );
+    const ONE_AND_MANY: [NonZeroUsize; 2] =
+        [NonZeroUsize::MIN, NonZeroUsize::new(64).expect("not 0")];
+    let backends = match args.isa[..] {
+        [] => vec![Backend::active()?],
+        _ => args
+            .isa
+            .iter()
+            .map(|name| Backend::by_name(name))
+            .collect::<Result<_, _>>()?,
+    };
+    let shapes = or(&args.shape, &[Shape { m: 4096, k: 4096 }]);
+    let (tokens, acts) = (or(&args.tokens, &ONE_AND_MANY), or(&args.act, &Act::ALL));
+    let most = tokens.iter().max().map_or(0, |n| n.get());
+    let len = args.residency.len() * shapes.len() * tokens.len() * acts.len() * backends.len();
+    let bar = output::progress(len as u64, "{bar:30} {pos} of {len} products  {wide_msg}");
     let mut lines = Vec::new();
-    for case in &cases {
-        bar.set_message(case.to_string());
-        // Drawn by no thread of its own: that would disturb the measurement.
-        bar.tick();
-        let line = case
-            .run(args.repeats.get())
-            .with_context(|| case.to_string())?;
-        if args.json {
-            bar.suspend(|| out.line(serde_json::to_string(&line)?))?;
+    for &from in &args.residency {
+        for shape in &shapes {
+            let Shape { m, k } = *shape;
+            let weights = Weights::new(*shape, from, most).with_context(|| format!("{m}x{k}"))?;
+            for n in &tokens {
+                for &act in &acts {
+                    for &backend in &backends {
+                        let name = format!("{} {m}x{k}, N = {n}, {}", act.name(), backend.name());
+                        bar.set_message(name.clone());
+                        // Drawn by no thread of its own: that would disturb the measurement.
+                        bar.tick();
+                        let line = measured(args, &weights, (m, k, n.get()), act, (backend, from))
+                            .context(name)?;
+                        if args.json {
+                            bar.suspend(|| out.line(serde_json::to_string(&line)?))?;
+                        }
+                        lines.push(line);
+                        bar.inc(1);
+                    }
+                }
+            }
         }
-        lines.push(line);
-        bar.inc(1);
     }
     bar.finish_and_clear();
     if args.json {
@@ -61,64 +96,68 @@ fn or<T: Clone>(given: &[T], default: &[T]) -> Vec<T> {
     if given.is_empty() { default } else { given }.to_vec()
 }
 
-fn cases(args: &BenchArgs) -> Result<Vec<Case>> {
-    let backends = backends(args)?;
-    let lanes = match args.lanes {
-        LaneChoice::Auto => Lanes::Auto,
-        LaneChoice::Row => Lanes::Row,
-        LaneChoice::Column => Lanes::Column,
-    };
-    const DEFAULT_TOKENS: [NonZeroUsize; 2] =
-        [NonZeroUsize::MIN, NonZeroUsize::new(64).expect("not 0")];
-    let mut cases = Vec::new();
-    for &residency in &args.residency {
-        for shape in or(&args.shape, &[Shape { m: 4096, k: 4096 }]) {
-            for tokens in or(&args.tokens, &DEFAULT_TOKENS) {
-                for act in or(&args.act, &Act::ALL) {
-                    for &backend in &backends {
-                        cases.push(Case {
-                            backend,
-                            lanes,
-                            act,
-                            shape,
-                            tokens: tokens.get(),
-                            threads: args.threads.get(),
-                            residency,
-                        });
-                    }
-                }
-            }
+fn measured(
+    args: &BenchArgs,
+    weights: &Weights,
+    (m, k, n): (usize, usize, usize),
+    act: Act,
+    (backend, from): (Backend, WeightsFrom),
+) -> Result<Line> {
+    let threads = args.threads.get();
+    let mut random = SmallRng::seed_from_u64(2);
+    let x: Vec<f32> = (0..n * k).map(|_| random.random_range(-1.0..1.0)).collect();
+    let x_i8: Vec<i8> = (0..n * k).map(|_| random.random()).collect();
+    let (x, x_i8) = (MatRef::new(&x, n, k)?, MatRef::new(&x_i8, n, k)?);
+    let (mut y, mut y_i32) = (vec![0f32; n * m], vec![0i32; n * m]);
+    let mut ws = Workspace::with_options(
+        Options::new()
+            .backend(backend)
+            .threads(match threads {
+                1 => Threads::Serial,
+                _ => Threads::Rayon,
+            })
+            .weights_in_cache(from == WeightsFrom::Cache),
+    );
+    let mut product = || -> Result<()> {
+        let layer = weights.next();
+        match act {
+            Act::I8 => layer
+                .panels()
+                .gemm_i8(x_i8, MatMut::new(&mut y_i32, n, m)?, &mut ws)?,
+            Act::F32 => layer.forward_f32(x, MatMut::new(&mut y, n, m)?, &mut ws)?,
+            Act::W1a8 => layer.forward_int8(x, MatMut::new(&mut y, n, m)?, &mut ws)?,
         }
-    }
-    Ok(cases)
-}
-
-fn backends(args: &BenchArgs) -> Result<Vec<Backend>> {
-    if !args.isa.is_empty() {
-        return Ok(args
-            .isa
-            .iter()
-            .map(|&isa| Backend::for_isa(isa))
-            .collect::<Result<_, _>>()?);
-    }
-    let by_name = |name: &String| {
-        let found = Backend::available().find(|b| b.name() == name);
-        found.ok_or_else(|| {
-            let names: Vec<&str> = Backend::available().map(Backend::name).collect();
-            anyhow!(
-                "no kernel set `{name}` can run here, only {}",
-                names.join(", ")
-            )
-        })
+        Ok(())
     };
-    if !args.backend.is_empty() {
-        return args.backend.iter().map(by_name).collect();
+    let mut failed = None;
+    let mut product = || {
+        if let Err(error) = product() {
+            failed.get_or_insert(error);
+        }
+    };
+    let mut read = || read::read(weights.next().panels().as_bytes(), threads);
+    let [ns, read_ns] = measure::medians([&mut product, &mut read], args.repeats.get());
+    if let Some(error) = failed {
+        return Err(error);
     }
-    Ok(vec![Backend::active()?])
+    let bytes = weights.next().panels().as_bytes().len() as f64;
+    Ok(Line {
+        backend: backend.name(),
+        act: act.name(),
+        m,
+        k,
+        n,
+        threads,
+        weights_in_cache: from == WeightsFrom::Cache,
+        ns,
+        gmacs: m as f64 * k as f64 * n as f64 / ns,
+        weight_gbs: bytes / ns,
+        read_gbs: bytes / read_ns,
+    })
 }
 
 fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
-    out.line(format!(
+    out.text(format!(
         "{}, {}, median of {}",
         cpu::model()
             .as_deref()
@@ -126,38 +165,42 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
         output::count(args.threads.get(), "thread", "threads"),
         output::count(args.repeats.get(), "repeat", "repeats"),
     ))?;
-    let columns = [
-        Col::Left("\nact"),
-        Col::Wrap("\nkernel"),
-        Col::Right("\nM x K"),
-        Col::Right("\nN"),
-        Col::Left("\nfrom"),
-        Col::Right("time\nus"),
-        Col::Right("\nGMAC/s"),
-        Col::Right("weight\nGB/s"),
-        Col::Right("read\nGB/s"),
-        Col::Right("dense\nGMAC/s"),
-        Col::Right("\ngain"),
-    ];
-    let mut table = output::table(&columns, 1);
-    for line in lines {
-        table.add_row([
-            line.act.to_owned(),
-            output::breaks(&line.kernel, '-'),
-            format!("{}x{}", line.m, line.k),
-            line.n.to_string(),
-            line.residency.to_owned(),
-            number(line.ns / 1e3),
-            number(line.gmacs),
-            number(line.weight_gbs),
-            number(line.read_gbs),
-            number(line.dense_f32_gmacs),
-            format!("{}x", number(line.gmacs / line.dense_f32_gmacs)),
+    let group = |line: &Line| (line.m, line.k, line.weights_in_cache);
+    for lines in lines.chunk_by(|a, b| group(a) == group(b)) {
+        let (m, k, in_cache) = group(&lines[0]);
+        let place = match in_cache {
+            true => "the cache, as far as they fit (hot)",
+            false => "memory (cold)",
+        };
+        out.line("")?;
+        out.text(format!("{m}x{k} weights from {place}"))?;
+        let mut table = Table::new(&[
+            Col::Left("backend"),
+            Col::Left("act"),
+            Col::Right("N"),
+            Col::Right("us"),
+            Col::Right("GMAC/s"),
+            Col::Right("weights GB/s"),
+            Col::Right("read GB/s"),
         ]);
+        for line in lines {
+            table.add_row([
+                line.backend.to_owned(),
+                line.act.to_owned(),
+                line.n.to_string(),
+                number(line.ns / 1e3),
+                number(line.gmacs),
+                number(line.weight_gbs),
+                number(line.read_gbs),
+            ]);
+        }
+        out.table(&table)?;
     }
-    out.table(&table)?;
-    out.line("weight: packed bytes a second; read: what this machine reads from there;")?;
-    out.line("dense: the same product by a dense f32 GEMM; gain: times as fast as that.")
+    out.line("")?;
+    out.text(
+        "weights: bytes of weights a second that the product gets through; \
+         read: bytes a second that a plain sum reads from the same place.",
+    )
 }
 
 /// Three digits, which is more than a measurement is good for.

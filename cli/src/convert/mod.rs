@@ -164,7 +164,7 @@ impl<'a> Job<'a> {
             args,
             bar: output::progress(
                 total + others,
-                "{bar:30} {bytes} of {total_bytes}, {eta} left  {wide_msg}",
+                "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
             ),
             skipped: Vec::new(),
         })

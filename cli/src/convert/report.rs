@@ -2,7 +2,7 @@
 
 use super::Job;
 use crate::format::Grain;
-use crate::output::{self, Col, Out, count, plain};
+use crate::output::{self, Col, Out, Table, count, plain};
 use anyhow::Result;
 use tritgemm::Granularity;
 
@@ -24,14 +24,14 @@ pub fn print(
     out: &mut Out,
 ) -> Result<()> {
     let columns = [
-        Col::Wrap("tensor"),
+        Col::Left("tensor"),
         Col::Left("from"),
         Col::Left("to"),
         Col::Right("shape"),
         Col::Left("scales"),
         Col::Right("bytes"),
     ];
-    let mut table = output::table(&columns, 2);
+    let mut table = Table::new(&columns);
     for r in reports {
         let scale = |granularity| Grain::of(granularity).name();
         let scales = match scale(r.from_scales) == scale(r.scales) {
@@ -39,7 +39,7 @@ pub fn print(
             false => format!("{} -> {}", scale(r.from_scales), scale(r.scales)),
         };
         table.add_row([
-            output::breaks(&plain(&r.name), '.'),
+            plain(&r.name),
             r.from.to_owned(),
             job.target.name().to_owned(),
             format!("{} x {}", r.shape[0], r.shape[1]),
@@ -48,13 +48,14 @@ pub fn print(
         ]);
     }
     out.table(&table)?;
+    out.line("")?;
     if let Some(note) = &job.model.note {
         out.line(note)?;
     }
     for name in &job.skipped {
         out.line(format!("Left out: {}", plain(name)))?;
     }
-    out.line(format!(
+    out.text(format!(
         "{} converted, {} copied, {} left out: {} -> {}.",
         count(reports.len(), "matrix", "matrices"),
         job.model.others.len(),

@@ -7,7 +7,7 @@ use crate::args::InspectArgs;
 use crate::atomic::AtomicFile;
 use crate::mapped::Mapped;
 use crate::model::{Hints, Model};
-use crate::output::{self, Col, Out, count, plain};
+use crate::output::{self, Col, Out, Table, count, plain};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use stats::{Histogram, MatrixStats};
@@ -95,7 +95,7 @@ fn inspect(args: &InspectArgs, out: &mut Out) -> Result<()> {
 fn gather<'a>(args: &InspectArgs, model: &'a Model<'_>, bytes: usize) -> Report<'a> {
     let bar = output::progress(
         model.matrices.iter().map(|m| m.bytes as u64).sum(),
-        "{bar:30} {bytes} of {total_bytes}, {eta} left  {wide_msg}",
+        "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
     );
     let (mut matrices, mut invalid) = (Vec::new(), Vec::new());
     for m in &model.matrices {
@@ -161,16 +161,16 @@ fn print(report: &Report<'_>, out: &mut Out) -> Result<()> {
     if !report.others.is_empty() {
         out.line("\nOther tensors")?;
         let columns = [
-            Col::Wrap("tensor"),
+            Col::Left("tensor"),
             Col::Left("type"),
             Col::Right("shape"),
             Col::Right("bytes"),
         ];
-        let mut table = output::table(&columns, 2);
+        let mut table = Table::new(&columns);
         for o in &report.others {
             let shape: Vec<String> = o.shape.iter().map(usize::to_string).collect();
             table.add_row([
-                output::breaks(&plain(o.name), '.'),
+                plain(o.name),
                 plain(o.type_name),
                 shape.join(" x "),
                 o.bytes.to_string(),
@@ -181,9 +181,9 @@ fn print(report: &Report<'_>, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn matrices(matrices: &[MatrixStats]) -> comfy_table::Table {
+fn matrices(matrices: &[MatrixStats]) -> Table {
     let columns = [
-        Col::Wrap("tensor"),
+        Col::Left("tensor"),
         Col::Left("format"),
         Col::Right("shape"),
         Col::Right("-1"),
@@ -194,7 +194,7 @@ fn matrices(matrices: &[MatrixStats]) -> comfy_table::Table {
         Col::Right("median"),
         Col::Right("max"),
     ];
-    let mut table = output::table(&columns, 2);
+    let mut table = Table::new(&columns);
     for m in matrices {
         let share = |n: u64| match m.weights() {
             0 => "-".to_owned(),
@@ -202,7 +202,7 @@ fn matrices(matrices: &[MatrixStats]) -> comfy_table::Table {
         };
         let scale = |v: Option<f32>| v.map_or("-".to_owned(), stats::short);
         table.add_row([
-            output::breaks(&plain(&m.name), '.'),
+            plain(&m.name),
             m.format.to_owned(),
             format!("{} x {}", m.shape[0], m.shape[1]),
             share(m.minus),
@@ -218,7 +218,7 @@ fn matrices(matrices: &[MatrixStats]) -> comfy_table::Table {
 }
 
 /// The histogram in the terminal, a bar a bin, to an eighth of a column.
-fn bars(histogram: &Histogram) -> comfy_table::Table {
+fn bars(histogram: &Histogram) -> Table {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let columns = [
         Col::Right("from"),
@@ -226,7 +226,7 @@ fn bars(histogram: &Histogram) -> comfy_table::Table {
         Col::Left(""),
         Col::Right("scales"),
     ];
-    let mut table = output::table(&columns, 2);
+    let mut table = Table::new(&columns);
     let most = histogram.counts.iter().copied().max().unwrap_or(1).max(1);
     for (edges, &n) in histogram.edges.windows(2).zip(&histogram.counts) {
         let eighths = (n as f64 / most as f64 * (8 * BAR) as f64).round() as usize;
