@@ -16,13 +16,14 @@
 mod common;
 
 use aligned_vec::AVec;
-use common::product::{self, Shape};
+use common::product::{self, layer};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use std::cell::LazyCell;
 use std::hint::black_box;
 use tritgemm::codec::{self, Mode, row_bytes};
-use tritgemm::{Panels, Threads};
+use tritgemm::{Options, Panels, Threads, Workspace};
+use tritgemm_testing::Rng;
 
 /// Name, rows and columns of each size.
 const SIZES: &[(&str, usize, usize)] = &[("L2", 64, 2560), ("memory", 16384, 2560)];
@@ -43,7 +44,7 @@ fn codec(c: &mut Criterion) {
     for &(size, rows, cols) in SIZES {
         let count = rows * cols;
         let bytes = row_bytes(cols);
-        let trits: Vec<i8> = (0..count).map(|i| (i * 7 / 5 % 3) as i8 - 1).collect();
+        let trits = Rng::new(1).vec(count, Rng::trit);
         let mut packed = vec![0_u8; rows * bytes];
         codec::encode(&trits, rows, cols, &mut packed, Mode::Strict).expect("trits are legal");
 
@@ -102,7 +103,7 @@ fn codec(c: &mut Criterion) {
 
 fn panels(c: &mut Criterion) {
     for &(size, rows, cols) in SIZES {
-        let matrix = LazyCell::new(|| product::matrix(Shape::new(rows, cols)));
+        let matrix = LazyCell::new(|| product::matrix(layer(rows, cols)));
         let bytes = rows * row_bytes(cols);
         let mut g = group(c, format!("panels/{size}"), 2 * bytes);
         let source = vec![1_u8; bytes];
@@ -112,7 +113,9 @@ fn panels(c: &mut Criterion) {
         for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
                 let matrix = &*matrix;
-                b.iter(|| Panels::pack_on(matrix, &workspace(Options::new().backend(backend))));
+                let options = Options::new().backend(backend).threads(Threads::Serial);
+                let ws = &Workspace::with_options(options);
+                b.iter(|| Panels::pack_on(matrix, ws));
             });
         }
         g.finish();

@@ -1,16 +1,15 @@
-//! Row lanes against column lanes over the number of tokens, on one thread with
-//! hot weights: `lanes/i8/2560x2560/N=9/avx2/column`.
+//! The kernels for few tokens against those for many over the number of tokens, on
+//! one thread with hot weights: `crossover/i8/2560x2560/N=9/avx2/zen4/many`.
 //!
-//! Up to half a wide tile, 16 int8 or 8 f32 tokens, column lanes are the narrow
-//! kernel's where there is one. At the end it prints each backend's crossovers:
-//! the first number of tokens from which column lanes are the faster ones
-//! (`narrow`), and the first from which a wide tile is faster than a narrow one
-//! and row lanes for the rest (`wide`): what `crossover_i8` and `crossover_f32` of
-//! its kernel set are set from. They come from products run in turn, row and
-//! column lanes, less the time that Linux let them wait for a core: benchmarks
-//! measured one after the other compare badly on a machine that does something
-//! else meanwhile. W1.58A8 runs the int8 kernels behind the same crossover, so it
-//! has none of its own.
+//! Up to half the largest tile, 16 int8 or 8 f32 tokens, the kernel for many tokens is
+//! the one with smaller tiles where there is one. At the end it prints each backend's
+//! crossovers: the first number of tokens from which a smaller tile beats the kernel
+//! for few tokens (`small`), and the first from which the largest tile beats a smaller
+//! one and few for the rest (`large`): what `from` of a row of the registry is set from.
+//! They come from products run in turn, few and many, less the time that Linux let them
+//! wait for a core: benchmarks measured one after the other compare badly on a machine
+//! that does something else meanwhile. W1.58A8 runs the int8 kernels behind the same
+//! crossover, so it has none of its own.
 
 #![allow(
     missing_docs,
@@ -20,19 +19,20 @@
 mod common;
 
 use common::Profile;
-use common::product::{self, Path, Product, Shape};
+use common::product::{self, Path, Product, layer};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::LazyCell;
 use tritgemm::{Backend, Family, Linear, Options, Threads};
+use tritgemm_testing::case::Shape;
 
-const QUICK_SHAPES: [Shape; 1] = [Shape::new(2560, 2560)];
+const QUICK_SHAPES: [Shape; 1] = [layer(2560, 2560)];
 const SHAPES: [Shape; 4] = [
-    Shape::new(2560, 2560),
-    Shape::new(4096, 4096),
-    Shape::new(14336, 4096),
-    Shape::new(4096, 14336),
+    layer(2560, 2560),
+    layer(4096, 4096),
+    layer(14336, 4096),
+    layer(4096, 14336),
 ];
-/// Up to the 32 tokens of a wide int8 tile; beyond it only what is left over
+/// Up to the 32 tokens of the largest int8 tile; beyond it only what is left over
 /// after whole tiles is a choice.
 const QUICK_TOKENS: [usize; 15] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32];
 const TOKENS: [usize; 20] = [
@@ -42,10 +42,10 @@ const TOKENS: [usize; 20] = [
 /// Products of each kind that are run in turn.
 const ROUNDS: usize = 15;
 
-/// Number of tokens, seconds of row lanes and of column lanes.
+/// Number of tokens, seconds of few and of many.
 type Times = (usize, [f64; 2]);
 
-fn lanes(c: &mut Criterion) {
+fn crossovers(c: &mut Criterion) {
     let profile = Profile::get();
     let backends = common::backends();
     let mut found = Vec::new();
@@ -59,7 +59,7 @@ fn lanes(c: &mut Criterion) {
         }
     }
     if !found.is_empty() {
-        println!("\ncrossovers: column lanes are faster from N =");
+        println!("\ncrossovers: kernels for many tokens are faster from N =");
         found.sort();
         found.iter().for_each(|line| println!("{line}"));
     }
@@ -72,20 +72,22 @@ fn sweep<'a>(
     backend: Backend,
     layer: impl Fn() -> &'a Linear,
 ) -> Vec<Times> {
-    let mut group = c.benchmark_group(format!("lanes/{}/{shape}", path.name()));
+    let mut group = c.benchmark_group(format!("crossover/{}/{shape}", path.name()));
     let mut both = |n: usize| {
-        let macs = shape.macs(n);
+        let shape = Shape { n, ..shape };
+        let macs = shape.macs();
         if !common::affordable(backend, macs) {
             return None;
         }
         group.throughput(common::macs(macs));
-        let product = |lanes| {
+        let product = |family| {
             let options = Options::new().backend(backend).threads(Threads::Serial);
-            Product::new(path, shape, n, options.family(family))
+            let options = options.weights_in_cache(true);
+            Product::new(path, shape, options.family(family))
         };
-        let measured = [(Family::Few, "row"), (Family::Many, "column")].map(|(lanes, what)| {
+        let measured = [(Family::Few, "few"), (Family::Many, "many")].map(|(family, what)| {
             let name = format!("N={n}/{}/{what}", backend.name());
-            let setup = || (product(lanes), layer());
+            let setup = || (product(family), layer());
             common::time(&mut group, name, setup, |(product, layer)| {
                 product.run(layer);
             })
@@ -123,24 +125,24 @@ fn crossover(path: Path, shape: Shape, backend: Backend, times: &[Times]) -> Opt
         Path::F32 => 8,
         _ => 16,
     };
-    let at = |n: usize, lanes: usize| {
+    let at = |n: usize, family: usize| {
         let found = times.iter().find(|&&(tokens, _)| tokens == n);
-        found.map(|(_, seconds)| seconds[lanes])
+        found.map(|(_, seconds)| seconds[family])
     };
     let upto = times.iter().filter(|&&(n, _)| n <= half);
-    let narrow = first(upto.map(|&(n, [row, column])| (n, row, column)));
-    // Beyond half a tile: a narrow tile and rows, against a wide one.
+    let small = first(upto.map(|&(n, [few, many])| (n, few, many)));
+    // Beyond half a tile: a smaller tile and few, against the largest one.
     let beyond = times.iter().filter(|&&(n, _)| n > half);
-    let wide = first(beyond.filter_map(|&(n, [_, column])| {
+    let large = first(beyond.filter_map(|&(n, [_, many])| {
         let mixed = at(half, 1)? + at(n - half, 0)?;
-        Some((n, mixed, column))
+        Some((n, mixed, many))
     }));
     let ratios: Vec<String> = times
         .iter()
-        .map(|(n, [row, column])| format!("{n}: {:.2}", row / column))
+        .map(|(n, [few, many])| format!("{n}: {:.2}", few / many))
         .collect();
     Some(format!(
-        "{:12} {:4} {:12} narrow {narrow}, wide {wide}\n    time of row lanes / column lanes: {}",
+        "{:12} {:4} {:12} small {small}, large {large}\n    time of few / many: {}",
         backend.name(),
         path.name(),
         shape.to_string(),
@@ -163,6 +165,6 @@ fn first(times: impl Iterator<Item = (usize, f64, f64)>) -> String {
 criterion_group! {
     name = benches;
     config = common::short_criterion();
-    targets = lanes
+    targets = crossovers
 }
 criterion_main!(benches);

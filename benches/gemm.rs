@@ -13,13 +13,14 @@
 mod common;
 
 use common::Profile;
-use common::product::{self, Path, Product, Rotation, SHAPES, Shape};
+use common::product::{self, Path, Product, Rotation, SHAPES, layer};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::LazyCell;
 use std::ops::Deref;
 use tritgemm::{Linear, Options, Threads};
+use tritgemm_testing::case::Shape;
 
-const QUICK_SHAPES: [Shape; 2] = [Shape::new(2560, 2560), Shape::new(4096, 4096)];
+const QUICK_SHAPES: [Shape; 2] = [layer(2560, 2560), layer(4096, 4096)];
 const QUICK_TOKENS: [usize; 6] = [1, 4, 8, 16, 32, 128];
 const TOKENS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 512];
 
@@ -46,16 +47,18 @@ fn sweep(
     for path in Path::ALL {
         let mut group = c.benchmark_group(format!("gemm/{}/{shape}", path.name()));
         for &n in tokens {
-            let macs = shape.macs(n);
+            let shape = Shape { n, ..shape };
+            let macs = shape.macs();
             group.throughput(common::macs(macs));
             for backend in common::backends() {
                 if !common::affordable(backend, macs) {
                     continue;
                 }
                 let options = Options::new().backend(backend).threads(Threads::Serial);
+                let options = options.weights_in_cache(residency == "hot");
                 let name = format!("N={n}/{}/{residency}", backend.name());
                 let setup = || {
-                    let product = Product::new(path, shape, n, options);
+                    let product = Product::new(path, shape, options.clone());
                     (product, Rotation::new(layers))
                 };
                 common::time(&mut group, name, setup, |(product, layers)| {

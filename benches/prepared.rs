@@ -10,17 +10,14 @@
 mod common;
 
 use common::Profile;
-use common::product::{self, Path, Product, Shape};
+use common::product::{self, Path, Product, layer};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::cell::LazyCell;
 use tritgemm::{Options, Threads};
+use tritgemm_testing::case::Shape;
 
 /// The last one is K and V with grouped queries: little work per preparation.
-const SHAPES: [Shape; 3] = [
-    Shape::new(2560, 2560),
-    Shape::new(4096, 4096),
-    Shape::new(640, 2560),
-];
+const SHAPES: [Shape; 3] = [layer(2560, 2560), layer(4096, 4096), layer(640, 2560)];
 
 fn prepared(c: &mut Criterion) {
     let profile = Profile::get();
@@ -30,10 +27,12 @@ fn prepared(c: &mut Criterion) {
         for path in Path::ALL {
             let mut group = c.benchmark_group(format!("prepared/{}/{shape}", path.name()));
             for n in [1, 8, 64] {
-                group.throughput(common::macs(3 * shape.macs(n)));
+                let shape = Shape { n, ..shape };
+                group.throughput(common::macs(3 * shape.macs()));
                 for &backend in profile.pick(&backends[..1], &backends) {
                     let options = Options::new().backend(backend).threads(Threads::Serial);
-                    let setup = || (Product::new(path, shape, n, options), &qkv[..]);
+                    let options = options.weights_in_cache(true);
+                    let setup = || (Product::new(path, shape, options.clone()), &qkv[..]);
                     let name = |what| format!("N={n}/{}/{what}", backend.name());
                     common::time(&mut group, name("separate"), setup, |(product, qkv)| {
                         for layer in *qkv {
@@ -41,7 +40,7 @@ fn prepared(c: &mut Criterion) {
                         }
                     });
                     common::time(&mut group, name("shared"), setup, |(product, qkv)| {
-                        let x = product.prepare();
+                        let x = product.prepare(&qkv[0]);
                         for layer in *qkv {
                             product.run_prepared(layer, &x);
                         }

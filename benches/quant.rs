@@ -10,18 +10,16 @@ mod common;
 use common::Profile;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use std::hint::black_box;
 use tritgemm::nn::RmsNorm;
 use tritgemm::quant::{
     absmean_into, quantize_token, sparsify_2_4, sparsify_trits_2_4, ternarize_into,
 };
 use tritgemm::{Activation, Granularity};
+use tritgemm_testing::Rng;
 
 fn values(count: usize) -> Vec<f32> {
-    let mut rng = StdRng::seed_from_u64(1);
-    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    Rng::new(1).vec(count, Rng::unit)
 }
 
 fn token<T: Activation>(c: &mut Criterion, name: &str, zero: T) {

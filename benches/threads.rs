@@ -14,18 +14,15 @@
 mod common;
 
 use common::Profile;
-use common::product::{self, Path, Product, Rotation, Shape};
+use common::product::{self, Path, Product, Rotation, layer};
 use criterion::{Criterion, criterion_group, criterion_main};
 use rayon::ThreadPoolBuilder;
 use std::cell::LazyCell;
 use std::ops::Deref;
 use tritgemm::{Backend, Linear, Options, Threads};
+use tritgemm_testing::case::Shape;
 
-const SHAPES: [Shape; 3] = [
-    Shape::new(4096, 4096),
-    Shape::new(2560, 2560),
-    Shape::new(14336, 4096),
-];
+const SHAPES: [Shape; 3] = [layer(4096, 4096), layer(2560, 2560), layer(14336, 4096)];
 
 fn threads(c: &mut Criterion) {
     let profile = Profile::get();
@@ -63,14 +60,16 @@ fn scale(
         backend.name()
     );
     let mut group = c.benchmark_group(format!("threads/{case}"));
-    group.throughput(common::macs(shape.macs(n)));
+    let shape = Shape { n, ..shape };
+    group.throughput(common::macs(shape.macs()));
     let options = Options::new().backend(backend).threads(Threads::Rayon);
+    let options = options.weights_in_cache(residency == "hot");
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let mut seconds = Vec::new();
     for threads in counts(cores) {
         let setup = || {
             let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-            let product = Product::new(path, shape, n, options);
+            let product = Product::new(path, shape, options.clone());
             (pool.expect("a pool"), product, Rotation::new(layers))
         };
         let name = format!("threads={threads}");

@@ -10,20 +10,18 @@
 )]
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use std::hint::black_box;
 use std::time::Duration;
 use tritgemm::nn::{BitLinear, BitLinearGrads};
 use tritgemm::{MatMut, MatRef, Workspace};
+use tritgemm_testing::Rng;
 
 const TOKENS: usize = 256;
 const ROWS: usize = 4096;
 const COLS: usize = 4096;
 
 fn values(count: usize) -> Vec<f32> {
-    let mut rng = StdRng::seed_from_u64(1);
-    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    Rng::new(1).vec(count, Rng::unit)
 }
 
 /// `y[n][m] = sum_k w[m][k] x[n][k]`, dense.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `TRITGEMM_BENCH` | `quick`, the default | few shapes, the best backend and one of the next instruction set, short measurements: all targets within 5 minutes on 2 cores |
 //! | | `full` | every shape, number of tokens and backend, hot and cold: over an hour |
-//! | `TRITGEMM_BENCH_ISA` | names of backends, comma-separated, as `avx2` or `avx512-vbmi,avx512` | those backends, no others |
+//! | `TRITGEMM_BENCH_ISA` | levels or `level/tuning`, comma-separated, as `avx2` or `avx512-vbmi/zen5,avx512` | those backends, no others |
 //!
 //! Criterion's own arguments come after `--` and win over the profile:
 //! `cargo bench --bench gemm -- i8/4096x4096/N=8 --measurement-time 5`.
@@ -72,23 +72,16 @@ pub fn short_criterion() -> Criterion {
 
 /// The backends to measure, best first.
 pub fn backends() -> Vec<Backend> {
-    let available: Vec<Backend> = Backend::available().collect();
+    let available = tritgemm_testing::backends();
     let wanted = env::var("TRITGEMM_BENCH_ISA").unwrap_or_default();
     if !wanted.trim().is_empty() {
         let by_name = |name: &str| {
-            let backend = available.iter().copied().find(|b| b.name() == name.trim());
-            backend.unwrap_or_else(|| {
-                panic!("TRITGEMM_BENCH_ISA={wanted}, but this CPU offers {available:?}")
-            })
+            Backend::by_name(name.trim())
+                .unwrap_or_else(|error| panic!("TRITGEMM_BENCH_ISA={wanted}: {error}"))
         };
         return wanted.split(',').map(by_name).collect();
     }
-    measured(Profile::get(), available)
-}
-
-/// Those of `available`, best first, that a profile measures.
-pub fn measured(profile: Profile, available: Vec<Backend>) -> Vec<Backend> {
-    match profile {
+    match Profile::get() {
         Profile::Full => available,
         Profile::Quick => {
             let best = available[0];

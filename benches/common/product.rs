@@ -1,45 +1,22 @@
 //! Random layers, activations, and the product of both.
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use std::fmt;
-use tritgemm::{
-    Backend, Linear, MatMut, MatRef, Options, Panels, PreparedActivations, Scales, TernaryMatrix,
-    Threads, Workspace,
-};
+use tritgemm::{Linear, Options, PreparedActivations, Scales, TernaryMatrix, Workspace};
+use tritgemm_testing::case::Shape;
+use tritgemm_testing::{Rng, view, view_mut};
 
-/// M x K, as benchmark names write it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Shape {
-    pub rows: usize,
-    pub cols: usize,
-}
-
-impl Shape {
-    pub const fn new(rows: usize, cols: usize) -> Self {
-        Self { rows, cols }
-    }
-
-    /// Multiply-accumulates of a product with so many tokens.
-    pub fn macs(self, tokens: usize) -> usize {
-        self.rows * self.cols * tokens
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.rows, self.cols)
-    }
+/// A layer, with one token.
+pub const fn layer(m: usize, k: usize) -> Shape {
+    Shape::new(m, k, 1)
 }
 
 /// Layers of BitNet b1.58 2B4T and 3B, and of 7 to 8 B Llamas.
 pub const SHAPES: [Shape; 6] = [
-    Shape::new(2560, 2560),
-    Shape::new(6912, 2560),
-    Shape::new(2560, 6912),
-    Shape::new(4096, 4096),
-    Shape::new(14336, 4096),
-    Shape::new(4096, 14336),
+    layer(2560, 2560),
+    layer(6912, 2560),
+    layer(2560, 6912),
+    layer(4096, 4096),
+    layer(14336, 4096),
+    layer(4096, 14336),
 ];
 
 /// Which way activations go.
@@ -77,38 +54,28 @@ pub fn hot(shape: Shape) -> Vec<Linear> {
 /// Copies of one layer that together exceed [`COLD_BYTES`], each in memory of
 /// its own: cold, if they are used in turn.
 pub fn cold(shape: Shape) -> Vec<Linear> {
-    copies(shape, COLD_BYTES / (shape.rows * shape.cols / 4) + 1)
+    copies(shape, COLD_BYTES / (shape.m * shape.k / 4) + 1)
 }
 
 /// `count` copies of one random layer.
 pub fn copies(shape: Shape, count: usize) -> Vec<Linear> {
     let matrix = matrix(shape);
-    let layer = |_| {
-        let panels = Panels::pack_on(&matrix, &workspace(Options::new().backend(Backend::best())))
-            .expect("memory");
-        Linear::from_parts(panels, matrix.scales().clone(), None).expect("scales of this matrix")
-    };
+    let layer = |_| Linear::new(&matrix).expect("memory");
     (0..count).map(layer).collect()
 }
 
 /// Random weights, as many of each sign, with a scale a row.
-pub fn matrix(Shape { rows, cols }: Shape) -> TernaryMatrix {
-    assert!(cols.is_multiple_of(4), "no padding bits to clear");
-    let rng = &mut StdRng::seed_from_u64(1);
-    let legal: Vec<u8> = (0..=u8::MAX)
-        .filter(|byte| byte & byte >> 1 & 0x55 == 0)
-        .collect();
-    let packed = (0..rows * cols / 4).map(|_| legal[rng.random_range(0..legal.len())]);
-    let packed = packed.collect();
-    let scales = (0..rows).map(|_| rng.random_range(0.5..2.0)).collect();
-    TernaryMatrix::from_packed(packed, rows, cols, Scales::per_row(scales)).expect("legal codes")
+pub fn matrix(Shape { m, k, seed, .. }: Shape) -> TernaryMatrix {
+    let rng = &mut Rng::new(seed);
+    let trits = rng.vec(m * k, Rng::trit);
+    let scales = Scales::per_row(rng.vec(m, |rng| 1.25 + 0.75 * rng.unit()));
+    TernaryMatrix::from_trits(&trits, m, k, scales).expect("trits")
 }
 
 /// Everything of a product but its weights. Once it ran, running it again with
 /// the same shape allocates nothing.
 pub struct Product {
     path: Path,
-    tokens: usize,
     shape: Shape,
     x_i8: Vec<i8>,
     x_f32: Vec<f32>,
@@ -118,76 +85,70 @@ pub struct Product {
 }
 
 impl Product {
-    pub fn new(path: Path, shape: Shape, tokens: usize, options: Options) -> Self {
-        let rng = &mut StdRng::seed_from_u64(2);
-        let (inputs, outputs) = (tokens * shape.cols, tokens * shape.rows);
-        let (i8s, f32s) = match path {
-            Path::I8 => (inputs, 0),
-            Path::F32 | Path::W1a8 => (0, inputs),
+    pub fn new(path: Path, shape: Shape, options: Options) -> Self {
+        let rng = &mut Rng::new(2);
+        let Shape { m, k, n, .. } = shape;
+        let (ints, floats) = match path {
+            Path::I8 => (n, 0),
+            Path::F32 | Path::W1a8 => (0, n),
         };
         Self {
             path,
-            tokens,
             shape,
-            x_i8: (0..i8s).map(|_| rng.random()).collect(),
-            x_f32: (0..f32s).map(|_| rng.random_range(-1.0..1.0)).collect(),
-            y_i32: vec![0; if path == Path::I8 { outputs } else { 0 }],
-            y_f32: vec![0.0; if path == Path::I8 { 0 } else { outputs }],
+            x_i8: rng.vec(ints * k, Rng::i8),
+            x_f32: rng.vec(floats * k, Rng::unit),
+            y_i32: vec![0; ints * m],
+            y_f32: vec![0.0; floats * m],
             ws: Workspace::with_options(options),
         }
     }
 
     /// One call of the public API.
     pub fn run(&mut self, layer: &Linear) {
-        let Shape { rows, cols } = self.shape;
-        let (n, ws) = (self.tokens, &mut self.ws);
+        let Shape { m, k, n, .. } = self.shape;
+        let ws = &mut self.ws;
         let done = match self.path {
             Path::I8 => {
-                let x = MatRef::new(&self.x_i8, n, cols).expect("N x K");
-                let y = MatMut::new(&mut self.y_i32, n, rows).expect("N x M");
-                layer.panels().gemm_i8(x, y, ws)
+                let y = view_mut(&mut self.y_i32, n, m);
+                layer.panels().gemm_i8(view(&self.x_i8, n, k), y, ws)
             }
             Path::F32 => {
-                let x = MatRef::new(&self.x_f32, n, cols).expect("N x K");
-                let y = MatMut::new(&mut self.y_f32, n, rows).expect("N x M");
-                layer.forward_f32(x, y, ws)
+                let y = view_mut(&mut self.y_f32, n, m);
+                layer.forward_f32(view(&self.x_f32, n, k), y, ws)
             }
             Path::W1a8 => {
-                let x = MatRef::new(&self.x_f32, n, cols).expect("N x K");
-                let y = MatMut::new(&mut self.y_f32, n, rows).expect("N x M");
-                layer.forward(x, y, ws)
+                let y = view_mut(&mut self.y_f32, n, m);
+                layer.forward_int8(view(&self.x_f32, n, k), y, ws)
             }
         };
         done.expect("shapes that fit");
     }
 
-    /// The activations prepared; allocates, as the API does.
-    pub fn prepare(&mut self) -> PreparedActivations {
-        let (n, cols, ws) = (self.tokens, self.shape.cols, &mut self.ws);
-        let f32s = || MatRef::new(&self.x_f32, n, cols).expect("N x K");
+    /// The activations prepared for `layer`; allocates, as the API does.
+    pub fn prepare(&mut self, layer: &Linear) -> PreparedActivations {
+        let Shape { k, n, .. } = self.shape;
+        let ws = &mut self.ws;
         let prepared = match self.path {
             Path::I8 => {
-                let x = MatRef::new(&self.x_i8, n, cols).expect("N x K");
+                let x = view(&self.x_i8, n, k);
                 PreparedActivations::from_int8(x, vec![1.0; n], None, ws)
             }
-            Path::F32 => PreparedActivations::float(f32s(), None, ws),
-            Path::W1a8 => PreparedActivations::quantize(f32s(), None, ws),
+            Path::F32 => layer.prepare_f32(view(&self.x_f32, n, k), ws),
+            Path::W1a8 => layer.prepare_int8(view(&self.x_f32, n, k), ws),
         };
         prepared.expect("finite activations")
     }
 
     /// One product with prepared activations.
     pub fn run_prepared(&mut self, layer: &Linear, x: &PreparedActivations) {
-        let (n, rows, ws) = (self.tokens, self.shape.rows, &mut self.ws);
+        let Shape { m, n, .. } = self.shape;
+        let ws = &mut self.ws;
         let done = match self.path {
-            Path::I8 => {
-                let y = MatMut::new(&mut self.y_i32, n, rows).expect("N x M");
-                layer.panels().gemm_i8(x, y, ws)
-            }
-            Path::F32 | Path::W1a8 => {
-                let y = MatMut::new(&mut self.y_f32, n, rows).expect("N x M");
-                layer.forward_prepared(x, y, ws)
-            }
+            Path::I8 => layer
+                .panels()
+                .gemm_i8(x, view_mut(&mut self.y_i32, n, m), ws),
+            Path::F32 => layer.forward_f32(x, view_mut(&mut self.y_f32, n, m), ws),
+            Path::W1a8 => layer.forward_int8(x, view_mut(&mut self.y_f32, n, m), ws),
         };
         done.expect("shapes that fit");
     }

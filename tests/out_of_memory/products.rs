@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tritgemm::{
     Backend, MatMut, MatRef, Options, ParallelFor, PreparedActivations, Threads, Workspace,
 };
-use tritgemm_testing::FAMILIES;
+use tritgemm_testing::{FAMILIES, bits};
 #[cfg(feature = "rayon")]
 use tritgemm_testing::allocator::Plan;
 use tritgemm_testing::case::{Case, Shape};
@@ -16,10 +16,6 @@ fn case(granularity: usize) -> Case {
         granularity,
         ..Shape::new(m, k, n)
     })
-}
-
-fn bits(y: &[f32]) -> Vec<u32> {
-    y.iter().map(|y| y.to_bits()).collect()
 }
 
 /// What a product works with. The scales of int8 activations are given away,

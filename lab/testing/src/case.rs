@@ -2,7 +2,7 @@
 
 use crate::oracle::{self, Affine, Operands};
 use crate::{Output, Rng, bits, view_mut, workspace};
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use tritgemm::quant::QuantError;
 use tritgemm::{
     Activation, GemmError, GroupSize, Linear, MatMut, MatRef, Options, PreparedActivations, Scales,
@@ -68,6 +68,11 @@ impl Shape {
         }
     }
 
+    /// Multiply-adds of the product.
+    pub const fn macs(&self) -> usize {
+        self.m * self.k * self.n
+    }
+
     /// Any shape, next to where a tile ends more often than not, and large enough
     /// to be shared among threads if `shared`.
     pub fn draw(rng: &mut Rng, shared: bool) -> Self {
@@ -80,6 +85,13 @@ impl Shape {
             seed: rng.bits(),
             ..Self::new(m, k, n)
         }
+    }
+}
+
+/// M x K, as names of benchmarks have it.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.m, self.k)
     }
 }
 
