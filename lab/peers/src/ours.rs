@@ -30,13 +30,9 @@ pub fn backends() -> Vec<Backend> {
 
 pub fn matrix(weights: &Weights) -> anyhow::Result<TernaryMatrix> {
     let Shape { rows, cols } = weights.shape;
-    TernaryMatrix::from_trits(
-        &weights.trits,
-        rows,
-        cols,
-        Scales::per_tensor(weights.scale),
-    )
-    .with_context(|| format!("tritgemm refused a {} matrix", weights.shape))
+    let trits = MatRef::new(&weights.trits, rows, cols)?;
+    TernaryMatrix::from_trits(trits, Scales::per_tensor(weights.scale))
+        .with_context(|| format!("tritgemm refused a {} matrix", weights.shape))
 }
 
 const PATHS: [Path; 3] = [Path::Int8, Path::W1a8, Path::F32];

@@ -129,7 +129,10 @@ fn main() -> anyhow::Result<()> {
         (state >> 33) as usize
     };
     let trits: Vec<i8> = (0..rows * cols).map(|_| random() as i8 % 2).collect();
-    let matrix = TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_row(vec![1.0; rows]))?;
+    let matrix = TernaryMatrix::from_trits(
+        MatRef::new(&trits, rows, cols)?,
+        Scales::per_row(vec![1.0; rows]),
+    )?;
     let panels = Panels::pack(&matrix)?;
     let x: Vec<i8> = (0..tokens * cols).map(|_| random() as i8).collect();
     let mut y = vec![0; tokens * rows];

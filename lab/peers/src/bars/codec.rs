@@ -9,7 +9,7 @@ use crate::problem::{Shape, Weights};
 use crate::timing::interleaved;
 use std::hint::black_box;
 use tritgemm::codec::{self, Mode};
-use tritgemm::{Backend, Panels, Threads};
+use tritgemm::{Backend, MatMut, MatRef, Panels, Threads};
 
 const SHAPE: Shape = Shape::new(4096, 4096);
 
@@ -45,6 +45,7 @@ pub fn check(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
     let matrix = ours::matrix(&weights)?;
     let Shape { rows, cols } = SHAPE;
     let (trits, packed) = (weights.trits.as_slice(), matrix.packed());
+    let bytes = codec::row_bytes(cols);
     let mut encoded = vec![0u8; packed.len()];
     let mut decoded = vec![0i8; trits.len()];
     let source = vec![1u8; (trits.len() + packed.len()) / 2];
@@ -58,16 +59,18 @@ pub fn check(context: &Context<'_>) -> anyhow::Result<Vec<Verdict>> {
         (
             "encode",
             race(context, &mut into, &mut || {
-                codec::encode(black_box(trits), rows, cols, &mut encoded, Mode::Strict)
-                    .expect("valid trits");
+                let trits = MatRef::new(black_box(trits), rows, cols).expect("trits");
+                let encoded = MatMut::new(&mut encoded, rows, bytes).expect("bytes");
+                codec::encode(trits, encoded, Mode::Strict).expect("valid trits");
                 black_box(&encoded);
             }),
         ),
         (
             "decode to i8",
             race(context, &mut into, &mut || {
-                codec::decode(black_box(packed), rows, cols, &mut decoded, Mode::Strict)
-                    .expect("valid bytes");
+                let packed = MatRef::new(black_box(packed), rows, bytes).expect("bytes");
+                let decoded = MatMut::new(&mut decoded, rows, cols).expect("trits");
+                codec::decode(packed, decoded, Mode::Strict).expect("valid bytes");
                 black_box(&decoded);
             }),
         ),
