@@ -23,7 +23,7 @@ use std::cell::LazyCell;
 use std::hint::black_box;
 use tritgemm::codec::{self, Mode, row_bytes};
 use tritgemm::{Options, Panels, Threads, Workspace};
-use tritgemm_testing::Rng;
+use tritgemm_testing::{Rng, view, view_mut};
 
 /// Name, rows and columns of each size.
 const SIZES: &[(&str, usize, usize)] = &[("L2", 64, 2560), ("memory", 16384, 2560)];
@@ -46,13 +46,24 @@ fn codec(c: &mut Criterion) {
         let bytes = row_bytes(cols);
         let trits = Rng::new(1).vec(count, Rng::trit);
         let mut packed = vec![0_u8; rows * bytes];
-        codec::encode(&trits, rows, cols, &mut packed, Mode::Strict).expect("trits are legal");
+        codec::encode(
+            view(&trits, rows, cols),
+            view_mut(&mut packed, rows, row_bytes(cols)),
+            Mode::Strict,
+        )
+        .expect("trits are legal");
 
         let mut g = group(c, format!("encode/{size}"), count + packed.len());
         let mut out = packed.clone();
         for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
-                b.iter(|| codec::encode_with(backend, &trits, rows, cols, &mut out, Mode::Strict));
+                b.iter(|| {
+                    backend.encode(
+                        view(&trits, rows, cols),
+                        view_mut(&mut out, rows, row_bytes(cols)),
+                        Mode::Strict,
+                    )
+                });
             });
         }
         g.finish();
@@ -61,7 +72,13 @@ fn codec(c: &mut Criterion) {
         let mut out = vec![0_i8; count];
         for backend in common::backends() {
             g.bench_function(backend.name(), |b| {
-                b.iter(|| codec::decode_with(backend, &packed, rows, cols, &mut out, Mode::Strict));
+                b.iter(|| {
+                    backend.decode(
+                        view(&packed, rows, row_bytes(cols)),
+                        view_mut(&mut out, rows, cols),
+                        Mode::Strict,
+                    )
+                });
             });
         }
         g.finish();
@@ -73,7 +90,12 @@ fn codec(c: &mut Criterion) {
             g.bench_function(backend.name(), |b| {
                 b.iter(|| {
                     let mode = Mode::Strict;
-                    codec::decode_f32_with(backend, &packed, rows, cols, &scales, &mut out, mode)
+                    backend.decode_f32(
+                        view(&packed, rows, row_bytes(cols)),
+                        view_mut(&mut out, rows, cols),
+                        &scales,
+                        mode,
+                    )
                 });
             });
         }

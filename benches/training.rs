@@ -62,7 +62,7 @@ fn step(c: &mut Criterion, threads: usize) {
         .num_threads(threads)
         .build()
         .expect("a pool");
-    let mut layer = BitLinear::kaiming_uniform(COLS, ROWS, 1).expect("a valid shape");
+    let mut layer = BitLinear::kaiming_uniform(ROWS, COLS, 1).expect("a valid shape");
     let (x, grad_y) = (values(TOKENS * COLS), values(TOKENS * ROWS));
     let x_view = MatRef::new(&x, TOKENS, COLS).expect("sized for it");
     let grad_view = MatRef::new(&grad_y, TOKENS, ROWS).expect("sized for it");
@@ -82,7 +82,7 @@ fn step(c: &mut Criterion, threads: usize) {
             pool.install(|| {
                 layer.weight_mut()[0] += 1e-6;
                 let y = MatMut::new(&mut y, TOKENS, ROWS).expect("sized for it");
-                layer.forward_f32(black_box(x_view), y, &mut ws)
+                layer.forward_training(black_box(x_view), y, &mut ws)
             })
         })
     });

@@ -345,24 +345,31 @@ pub fn pack_panel(kernels: Runnable, packed: &[u8], row_bytes: usize, panel: &mu
     // SAFETY: the same bytes under the same exclusive borrow; `pack_new_panel`
     // writes them all, so none is left uninitialised.
     let panel = unsafe { core::slice::from_raw_parts_mut(start, len) };
-    pack_new_panel(kernels, packed, row_bytes, panel);
+    pack_new_panel(kernels, (packed, row_bytes), row_bytes, panel);
 }
 
-/// As [`pack_panel`], into a panel that nothing was written to. When this
-/// returns, every byte of it is.
+/// As [`pack_panel`], from rows that start `stride` bytes apart, into a panel
+/// that nothing was written to. When this returns, every byte of it is.
 pub fn pack_new_panel(
     kernels: Runnable,
-    packed: &[u8],
+    (packed, stride): (&[u8], usize),
     row_bytes: usize,
     panel: &mut [MaybeUninit<u8>],
 ) {
-    let rows = packed.len().checked_div(row_bytes).unwrap_or(0);
+    // The last row ends where its bytes do.
+    let rows = match packed.len().checked_sub(row_bytes) {
+        Some(before_last) if row_bytes > 0 => before_last / stride + 1,
+        _ => 0,
+    };
+    // A single row may have any stride.
+    let stride = if rows > 1 { stride } else { row_bytes };
     let depth = panel.len() / PANEL_ROWS;
     assert!(rows <= PANEL_ROWS && row_bytes <= depth && panel.len().is_multiple_of(PANEL_ROWS));
+    assert!(row_bytes <= stride);
     let (src, dst) = (packed.as_ptr(), panel.as_mut_ptr().cast());
     // SAFETY: 1: the handle is the proof; the rest is asserted, and `rows`
     // whole rows lie in `packed`.
-    unsafe { (kernels.set().codec.pack_panel)(src, row_bytes, rows, row_bytes, dst, depth) }
+    unsafe { (kernels.set().codec.pack_panel)(src, stride, rows, row_bytes, dst, depth) }
 }
 
 /// Bytes of scratch that `count` values of `T` take, rounded up to whole cache

@@ -1,7 +1,7 @@
 //! The float types that activations come in.
 
 use crate::kernels::auto::norm::InverseRms;
-use crate::kernels::auto::{activations, float, norm};
+use crate::kernels::auto::{activations, norm};
 
 /// A float type of activations: `f32`, and with the feature `half` also
 /// `half::f16` and `half::bf16`.
@@ -9,25 +9,11 @@ use crate::kernels::auto::{activations, float, norm};
 /// Arithmetic is in f32: 16-bit values are widened exactly on the way in and
 /// rounded half to even on the way out, the same on every instruction set.
 /// Sealed: no other type implements it.
-pub trait Activation: sealed::Sealed + Copy + Send + Sync + 'static {
-    /// Widens `narrow` into `wide`; the shorter slice ends it.
-    ///
-    /// ```
-    /// use half::bf16;
-    /// use tritgemm::Activation;
-    /// let mut wide = [0.0; 2];
-    /// bf16::widen(&[bf16::from_f32(1.5), bf16::NEG_INFINITY], &mut wide);
-    /// assert_eq!(wide, [1.5, f32::NEG_INFINITY]);
-    /// ```
-    fn widen(narrow: &[Self], wide: &mut [f32]);
-
-    /// Rounds `wide` into `narrow`, half to even; the shorter slice ends it.
-    fn narrow(wide: &[f32], narrow: &mut [Self]);
-}
+pub trait Activation: sealed::Sealed + Copy + Send + Sync + 'static {}
 
 pub(crate) mod sealed {
-    use super::float::Float;
-    use super::norm::InverseRms;
+    use crate::kernels::auto::float::Float;
+    use crate::kernels::auto::norm::InverseRms;
 
     /// The vectorised loops over an activation type, one token at a time. They
     /// are methods, not generic functions, so that they are compiled with this
@@ -104,15 +90,7 @@ macro_rules! activation {
             }
         }
 
-        impl Activation for $float {
-            fn widen(narrow: &[Self], wide: &mut [f32]) {
-                float::widen(narrow, wide);
-            }
-
-            fn narrow(wide: &[f32], narrow: &mut [Self]) {
-                float::narrow(wide, narrow);
-            }
-        }
+        impl Activation for $float {}
     )*};
 }
 

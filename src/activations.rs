@@ -4,11 +4,12 @@ use crate::activation::Activation;
 use crate::kernels::element::Element;
 use crate::linear::GemmError;
 use crate::memory::{self, OutOfMemory};
+use crate::mismatch::check_length;
 use crate::product::plan::Split;
 use crate::product::prepare::Prepared;
 use crate::quant;
 use crate::scales::GroupSize;
-use crate::view::MatRef;
+use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
@@ -24,7 +25,8 @@ use crate::workspace::{Quantized, Workspace};
 ///
 /// ```
 /// use tritgemm::{Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
-/// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1], 2, 2, Scales::per_tensor(1.0))?;
+/// let trits = MatRef::new(&[1, 0, -1, 1], 2, 2)?;
+/// let w = TernaryMatrix::from_trits(trits, Scales::per_tensor(1.0))?;
 /// let (gate, up) = (Linear::new(&w)?, Linear::new(&w)?);
 /// let mut ws = Workspace::new();
 /// let x = gate.prepare_int8(MatRef::new(&[127.0f32, 3.0], 1, 2)?, &mut ws)?;
@@ -33,7 +35,7 @@ use crate::workspace::{Quantized, Workspace};
 ///     layer.forward_int8(&x, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
 ///     assert_eq!(y, [127.0, -124.0]);
 /// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), tritgemm::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct PreparedActivations {
@@ -61,10 +63,7 @@ impl PreparedActivations {
         group: Option<GroupSize>,
         ws: &mut Workspace,
     ) -> Result<Self, GemmError> {
-        let (tokens, len) = (x.rows(), token_scales.len());
-        if len != tokens {
-            return Err(GemmError::TokenScales { tokens, len });
-        }
+        check_length("token_scales", token_scales.len(), x.rows())?;
         let mut quantized = Box::<Quantized>::default();
         build(&mut quantized.prepared, x, group, ws)?;
         quantized.token_scales = token_scales;
@@ -311,9 +310,10 @@ fn quantize<T: Activation>(
         memory::resize(&mut values, len, 0)?;
         memory::resize(token_scales, scales, 0.0)?;
         if k > 0 {
-            quant::quantize_tokens(x, &mut values, token_scales, &ws.options().threads)?;
+            let q = MatMut::dense(&mut values, tokens, k);
+            quant::quantize_tokens(x, q, token_scales, &ws.options().threads)?;
         }
-        let x = MatRef::new(&values, tokens, k).expect("sized for the shape");
+        let x = MatRef::dense(&values, tokens, k);
         build(prepared, x, group, ws)
     })();
     ws.values = values;

@@ -11,33 +11,36 @@
 //! | -1 | `10` |
 //!
 //! Code `11` is never written, and the bits after the last weight of a row are
-//! zero. [`Mode`] says what happens to input that breaks these rules. A single
-//! row is a matrix with `rows = 1`; `rows` and `cols` may be 0.
+//! zero. [`Mode`] says what happens to input that breaks these rules. A matrix
+//! may have no rows or no columns.
 //!
 //! | | by the active backend | by a given one |
 //! |---|---|---|
-//! | trits to bytes | [`encode`] | [`encode_with`] |
-//! | bytes to trits | [`decode`] | [`decode_with`] |
-//! | bytes to floats | [`decode_f32`] | [`decode_f32_with`] |
+//! | trits to bytes | [`encode`] | [`Backend::encode`] |
+//! | bytes to trits | [`decode`] | [`Backend::decode`] |
+//! | bytes to floats | [`decode_f32`] | [`Backend::decode_f32`] |
 //!
 //! Every backend gives the same bytes, values and errors.
 //!
 //! ```
 //! use tritgemm::codec::{self, Mode};
+//! use tritgemm::{MatMut, MatRef};
 //!
 //! let trits = [1, 0, -1, 0, 1, /* second row */ -1, -1, 0, 1, 0];
 //! let mut packed = [0; 4];
-//! codec::encode(&trits, 2, 5, &mut packed, Mode::Strict)?;
+//! codec::encode(MatRef::new(&trits, 2, 5)?, MatMut::new(&mut packed, 2, 2)?, Mode::Strict)?;
 //! assert_eq!(packed, [0b01_00_10_00, 0b01_00_00_00, 0b10_10_00_01, 0]);
 //!
 //! let mut back = [0; 10];
-//! codec::decode(&packed, 2, 5, &mut back, Mode::Strict)?;
+//! codec::decode(MatRef::new(&packed, 2, 2)?, MatMut::new(&mut back, 2, 5)?, Mode::Strict)?;
 //! assert_eq!(back, trits);
-//! # Ok::<(), codec::CodecError>(())
+//! # Ok::<(), tritgemm::Error>(())
 //! ```
 
 use crate::isa::{Backend, IsaError};
 use crate::kernels::call;
+use crate::mismatch::{check_length, check_shape, fmt_length, fmt_shape};
+use crate::view::{MatMut, MatRef};
 use std::fmt;
 
 /// Weights in a byte.
@@ -56,7 +59,7 @@ pub enum Mode {
 
 /// Why a matrix could not be encoded or decoded.
 ///
-/// `Length`, `TooLarge` and `Isa` are found before anything is written. After
+/// `Shape`, `Length`, `TooLarge` and `Isa` are found before anything is written. After
 /// the others, the rows before the named one are complete, the named one holds
 /// what [`Mode::Lenient`] would have written, and the rows after it are as they
 /// were.
@@ -84,10 +87,23 @@ pub enum CodecError {
         /// The row.
         row: usize,
     },
-    /// A slice does not have the length that `rows` and `cols` call for.
+    /// A matrix does not have the shape that the others call for.
+    Shape {
+        /// The argument.
+        argument: &'static str,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+        /// Rows expected.
+        expected_rows: usize,
+        /// Columns expected.
+        expected_cols: usize,
+    },
+    /// A slice has the wrong length.
     Length {
-        /// The argument: `trits`, `packed`, `panels`, `weights` or `scales`.
-        what: &'static str,
+        /// The argument.
+        argument: &'static str,
         /// Its length.
         len: usize,
         /// The length it should have.
@@ -117,11 +133,18 @@ impl fmt::Display for CodecError {
                 f,
                 "row {row}: the padding bits after its last weight are not zero"
             ),
+            Self::Shape {
+                argument,
+                rows,
+                cols,
+                expected_rows,
+                expected_cols,
+            } => fmt_shape(f, argument, [rows, cols], [expected_rows, expected_cols]),
             Self::Length {
-                what,
+                argument,
                 len,
                 expected,
-            } => write!(f, "`{what}` has length {len}, expected {expected}"),
+            } => fmt_length(f, argument, len, expected),
             Self::TooLarge { rows, cols } => write!(
                 f,
                 "a matrix of {rows} x {cols} weights does not fit the address space"
@@ -134,6 +157,7 @@ impl fmt::Display for CodecError {
 impl std::error::Error for CodecError {}
 
 from_variants!(CodecError: Isa(IsaError));
+from_mismatches!(CodecError: Length, Shape);
 
 /// Bytes that a row of `cols` weights takes: `cols / 4`, rounded up.
 ///
@@ -157,205 +181,159 @@ pub const fn row_bytes(cols: usize) -> usize {
 /// # Ok::<(), codec::CodecError>(())
 /// ```
 pub fn packed_len(rows: usize, cols: usize) -> Result<usize, CodecError> {
-    Ok(Shape::new(rows, cols)?.packed)
+    let (packed, weights) = (rows.checked_mul(row_bytes(cols)), rows.checked_mul(cols));
+    weights
+        .and(packed)
+        .ok_or(CodecError::TooLarge { rows, cols })
 }
 
-/// Encodes `trits[rows][cols]` into `packed[rows][row_bytes(cols)]`, padding
-/// included, with [`Backend::active`].
+/// Encodes with [`Backend::active`]: see [`Backend::encode`].
 ///
 /// # Errors
-/// - [`CodecError::Length`] unless `trits` has `rows * cols` elements and
-///   `packed` has [`packed_len`]`(rows, cols)`.
-/// - [`CodecError::Trit`] in [`Mode::Strict`], at the first value outside
-///   {-1, 0, 1}.
-/// - [`CodecError::TooLarge`], [`CodecError::Isa`].
-///
-/// ```
-/// use tritgemm::codec::{self, CodecError, Mode};
-///
-/// let mut packed = [0; 1];
-/// let error = codec::encode(&[1, 7, -1], 1, 3, &mut packed, Mode::Strict);
-/// assert_eq!(error, Err(CodecError::Trit { row: 0, col: 1, value: 7 }));
-/// codec::encode(&[1, 7, -1], 1, 3, &mut packed, Mode::Lenient)?;
-/// assert_eq!(packed, [0b01_00_10_00]);
-/// # Ok::<(), CodecError>(())
-/// ```
-pub fn encode(
-    trits: &[i8],
-    rows: usize,
-    cols: usize,
-    packed: &mut [u8],
-    mode: Mode,
-) -> Result<(), CodecError> {
-    encode_with(Backend::active()?, trits, rows, cols, packed, mode)
+/// As [`Backend::encode`], and [`CodecError::Isa`] if `TRITGEMM_ISA` names
+/// kernels that cannot run here.
+pub fn encode(trits: MatRef<'_, i8>, packed: MatMut<'_, u8>, mode: Mode) -> Result<(), CodecError> {
+    Backend::active()?.encode(trits, packed, mode)
 }
 
-/// [`encode`] with a backend of your choice.
+/// Decodes to trits with [`Backend::active`]: see [`Backend::decode`].
 ///
 /// # Errors
-/// As [`encode`], without [`CodecError::Isa`].
-///
-/// ```
-/// use tritgemm::{Backend, codec::{self, Mode}};
-/// let mut packed = [0; 1];
-/// codec::encode_with(Backend::scalar(), &[-1, 1], 1, 2, &mut packed, Mode::Strict)?;
-/// assert_eq!(packed, [0b10_01_00_00]);
-/// # Ok::<(), codec::CodecError>(())
-/// ```
-pub fn encode_with(
-    backend: Backend,
-    trits: &[i8],
-    rows: usize,
-    cols: usize,
-    packed: &mut [u8],
-    mode: Mode,
-) -> Result<(), CodecError> {
-    let shape = Shape::new(rows, cols)?;
-    length("trits", trits.len(), shape.weights)?;
-    length("packed", packed.len(), shape.packed)?;
-    if shape.weights == 0 {
-        return Ok(());
-    }
-    let rows = trits
-        .chunks_exact(cols)
-        .zip(packed.chunks_exact_mut(shape.row));
-    for (row, (trits, packed)) in rows.enumerate() {
-        let legal = call::encode_row(backend.runnable(), trits, packed);
-        if mode == Mode::Strict && !legal {
-            let illegal = |trit: &i8| !matches!(trit, -1..=1);
-            let col = trits.iter().position(illegal).unwrap_or_default();
-            let value = trits[col];
-            return Err(CodecError::Trit { row, col, value });
-        }
-    }
-    Ok(())
+/// As [`Backend::decode`], and [`CodecError::Isa`] if `TRITGEMM_ISA` names
+/// kernels that cannot run here.
+pub fn decode(packed: MatRef<'_, u8>, trits: MatMut<'_, i8>, mode: Mode) -> Result<(), CodecError> {
+    Backend::active()?.decode(packed, trits, mode)
 }
 
-/// Decodes `packed[rows][row_bytes(cols)]` into `trits[rows][cols]` with
-/// [`Backend::active`].
+/// Decodes to floats with [`Backend::active`]: see [`Backend::decode_f32`].
 ///
 /// # Errors
-/// - [`CodecError::Length`] unless `packed` has [`packed_len`]`(rows, cols)`
-///   bytes and `trits` has `rows * cols` elements.
-/// - In [`Mode::Strict`], for the first row with something illegal:
-///   [`CodecError::Code`] at its first code `11`, else [`CodecError::Padding`].
-/// - [`CodecError::TooLarge`], [`CodecError::Isa`].
-///
-/// ```
-/// use tritgemm::codec::{self, CodecError, Mode};
-///
-/// let mut trits = [0; 3];
-/// let error = codec::decode(&[0b01_11_10_00], 1, 3, &mut trits, Mode::Strict);
-/// assert_eq!(error, Err(CodecError::Code { row: 0, col: 1 }));
-/// let error = codec::decode(&[0b01_00_10_01], 1, 3, &mut trits, Mode::Strict);
-/// assert_eq!(error, Err(CodecError::Padding { row: 0 }));
-/// codec::decode(&[0b01_11_10_01], 1, 3, &mut trits, Mode::Lenient)?;
-/// assert_eq!(trits, [1, 0, -1]);
-/// # Ok::<(), CodecError>(())
-/// ```
-pub fn decode(
-    packed: &[u8],
-    rows: usize,
-    cols: usize,
-    trits: &mut [i8],
-    mode: Mode,
-) -> Result<(), CodecError> {
-    decode_with(Backend::active()?, packed, rows, cols, trits, mode)
-}
-
-/// [`decode`] with a backend of your choice.
-///
-/// # Errors
-/// As [`decode`], without [`CodecError::Isa`].
-///
-/// ```
-/// use tritgemm::{Backend, codec::{self, Mode}};
-/// let mut trits = [0; 2];
-/// codec::decode_with(Backend::scalar(), &[0b10_01_00_00], 1, 2, &mut trits, Mode::Strict)?;
-/// assert_eq!(trits, [-1, 1]);
-/// # Ok::<(), codec::CodecError>(())
-/// ```
-pub fn decode_with(
-    backend: Backend,
-    packed: &[u8],
-    rows: usize,
-    cols: usize,
-    trits: &mut [i8],
-    mode: Mode,
-) -> Result<(), CodecError> {
-    let shape = Shape::new(rows, cols)?;
-    length("packed", packed.len(), shape.packed)?;
-    length("trits", trits.len(), shape.weights)?;
-    decode_rows(&shape, packed, trits, mode, |_, packed, trits| {
-        call::decode_row_i8(backend.runnable(), packed, trits)
-    })
-}
-
-/// Decodes `packed[rows][row_bytes(cols)]` into `weights[rows][cols]` as
-/// `+scale`, `-scale` and `+0.0` with [`Backend::active`], `scales[row]` being
-/// the scale of a row. Nothing is multiplied: any scale, infinities and NaN
-/// included, is copied bit for bit or with its sign flipped.
-///
-/// # Errors
-/// As [`decode`], with `weights` in place of `trits`; also
-/// [`CodecError::Length`] unless `scales` has `rows` elements.
-///
-/// ```
-/// use tritgemm::codec::{self, Mode};
-///
-/// let mut weights = [0.0; 4];
-/// codec::decode_f32(&[0b01_10_00_00, 0b10_00_00_00], 2, 2, &[0.5, 3.0], &mut weights, Mode::Strict)?;
-/// assert_eq!(weights, [0.5, -0.5, -3.0, 0.0]);
-/// # Ok::<(), codec::CodecError>(())
-/// ```
+/// As [`Backend::decode_f32`], and [`CodecError::Isa`] if `TRITGEMM_ISA` names
+/// kernels that cannot run here.
 pub fn decode_f32(
-    packed: &[u8],
-    rows: usize,
-    cols: usize,
+    packed: MatRef<'_, u8>,
+    weights: MatMut<'_, f32>,
     scales: &[f32],
-    weights: &mut [f32],
     mode: Mode,
 ) -> Result<(), CodecError> {
-    decode_f32_with(
-        Backend::active()?,
-        packed,
-        rows,
-        cols,
-        scales,
-        weights,
-        mode,
-    )
+    Backend::active()?.decode_f32(packed, weights, scales, mode)
 }
 
-/// [`decode_f32`] with a backend of your choice.
-///
-/// # Errors
-/// As [`decode_f32`], without [`CodecError::Isa`].
-///
-/// ```
-/// use tritgemm::{Backend, codec::{self, Mode}};
-/// let mut weights = [0.0; 2];
-/// let scalar = Backend::scalar();
-/// codec::decode_f32_with(scalar, &[0b10_01_00_00], 1, 2, &[2.0], &mut weights, Mode::Strict)?;
-/// assert_eq!(weights, [-2.0, 2.0]);
-/// # Ok::<(), codec::CodecError>(())
-/// ```
-pub fn decode_f32_with(
-    backend: Backend,
-    packed: &[u8],
-    rows: usize,
-    cols: usize,
-    scales: &[f32],
-    weights: &mut [f32],
-    mode: Mode,
-) -> Result<(), CodecError> {
-    let shape = Shape::new(rows, cols)?;
-    length("packed", packed.len(), shape.packed)?;
-    length("scales", scales.len(), rows)?;
-    length("weights", weights.len(), shape.weights)?;
-    decode_rows(&shape, packed, weights, mode, |row, packed, weights| {
-        call::decode_row_f32(backend.runnable(), packed, scales[row], weights)
-    })
+impl Backend {
+    /// Encodes `trits` `[rows][cols]` into `packed`
+    /// `[rows][`[`row_bytes`]`(cols)]`, padding included.
+    ///
+    /// # Errors
+    /// - [`CodecError::Shape`] unless `packed` has the shape that `trits` calls
+    ///   for.
+    /// - [`CodecError::Trit`] in [`Mode::Strict`], at the first value outside
+    ///   {-1, 0, 1}.
+    ///
+    /// ```
+    /// use tritgemm::codec::{CodecError, Mode};
+    /// use tritgemm::{Backend, MatMut, MatRef};
+    ///
+    /// let (scalar, trits) = (Backend::scalar(), MatRef::new(&[1, 7, -1], 1, 3)?);
+    /// let mut packed = [0; 1];
+    /// let error = scalar.encode(trits, MatMut::new(&mut packed, 1, 1)?, Mode::Strict);
+    /// assert_eq!(error, Err(CodecError::Trit { row: 0, col: 1, value: 7 }));
+    /// scalar.encode(trits, MatMut::new(&mut packed, 1, 1)?, Mode::Lenient)?;
+    /// assert_eq!(packed, [0b01_00_10_00]);
+    /// # Ok::<(), tritgemm::Error>(())
+    /// ```
+    pub fn encode(
+        self,
+        trits: MatRef<'_, i8>,
+        mut packed: MatMut<'_, u8>,
+        mode: Mode,
+    ) -> Result<(), CodecError> {
+        let expected = [trits.rows(), row_bytes(trits.cols())];
+        check_shape("packed", [packed.rows(), packed.cols()], expected)?;
+        if trits.cols() == 0 {
+            return Ok(());
+        }
+        for row in 0..trits.rows() {
+            let trits = trits.row(row);
+            let legal = call::encode_row(self.runnable(), trits, packed.row_mut(row));
+            if mode == Mode::Strict && !legal {
+                let illegal = |trit: &i8| !matches!(trit, -1..=1);
+                let col = trits.iter().position(illegal).unwrap_or_default();
+                let value = trits[col];
+                return Err(CodecError::Trit { row, col, value });
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes `packed` `[rows][`[`row_bytes`]`(cols)]` into `trits`
+    /// `[rows][cols]`.
+    ///
+    /// # Errors
+    /// - [`CodecError::Shape`] unless `packed` has the shape that `trits` calls
+    ///   for.
+    /// - In [`Mode::Strict`], for the first row with something illegal:
+    ///   [`CodecError::Code`] at its first code `11`, else
+    ///   [`CodecError::Padding`].
+    ///
+    /// ```
+    /// use tritgemm::codec::{CodecError, Mode};
+    /// use tritgemm::{Backend, MatMut, MatRef};
+    ///
+    /// let mut trits = [0; 3];
+    /// let mut decode = |byte, mode| {
+    ///     let packed = MatRef::new(std::slice::from_ref(&byte), 1, 1)?;
+    ///     Backend::scalar().decode(packed, MatMut::new(&mut trits, 1, 3)?, mode)?;
+    ///     Ok::<_, tritgemm::Error>(trits)
+    /// };
+    /// assert_eq!(decode(0b01_00_10_00, Mode::Strict)?, [1, 0, -1]);
+    /// let error = decode(0b01_11_10_00, Mode::Strict).unwrap_err();
+    /// assert_eq!(error.to_string(), "row 0, column 1: code 11 is not a weight");
+    /// assert_eq!(decode(0b01_11_10_01, Mode::Lenient)?, [1, 0, -1]);
+    /// # Ok::<(), tritgemm::Error>(())
+    /// ```
+    pub fn decode(
+        self,
+        packed: MatRef<'_, u8>,
+        trits: MatMut<'_, i8>,
+        mode: Mode,
+    ) -> Result<(), CodecError> {
+        decode_rows(packed, trits, mode, |_, packed, trits| {
+            call::decode_row_i8(self.runnable(), packed, trits)
+        })
+    }
+
+    /// Decodes `packed` `[rows][`[`row_bytes`]`(cols)]` into `weights`
+    /// `[rows][cols]` as `+scale`, `-scale` and `+0.0`. `scales` holds one scale
+    /// a row. Nothing is multiplied: any scale, infinities and NaN included, is
+    /// copied bit for bit or with its sign flipped.
+    ///
+    /// # Errors
+    /// As [`Backend::decode`], with `weights` in place of `trits`; also
+    /// [`CodecError::Length`] unless `scales` has one value a row.
+    ///
+    /// ```
+    /// use tritgemm::codec::Mode;
+    /// use tritgemm::{Backend, MatMut, MatRef};
+    ///
+    /// let packed = MatRef::new(&[0b01_10_00_00, 0b10_00_00_00], 2, 1)?;
+    /// let mut weights = [0.0; 4];
+    /// let view = MatMut::new(&mut weights, 2, 2)?;
+    /// Backend::scalar().decode_f32(packed, view, &[0.5, 3.0], Mode::Strict)?;
+    /// assert_eq!(weights, [0.5, -0.5, -3.0, 0.0]);
+    /// # Ok::<(), tritgemm::Error>(())
+    /// ```
+    pub fn decode_f32(
+        self,
+        packed: MatRef<'_, u8>,
+        weights: MatMut<'_, f32>,
+        scales: &[f32],
+        mode: Mode,
+    ) -> Result<(), CodecError> {
+        check_length("scales", scales.len(), weights.rows())?;
+        decode_rows(packed, weights, mode, |row, packed, weights| {
+            call::decode_row_f32(self.runnable(), packed, scales[row], weights)
+        })
+    }
 }
 
 /// Transposes up to 64 rows of `row_bytes` bytes into a panel. For the tests
@@ -368,110 +346,59 @@ pub fn pack_panel_with(backend: Backend, packed: &[u8], row_bytes: usize, panel:
     call::pack_panel(backend.runnable(), packed, row_bytes, panel);
 }
 
-/// Checks that `packed[rows][row_bytes(cols)]` holds legal codes and zero
+/// Checks that `packed` `[rows][row_bytes(cols)]` holds legal codes and zero
 /// padding.
-pub(crate) fn validate(packed: &[u8], rows: usize, cols: usize) -> Result<(), CodecError> {
-    let shape = Shape::new(rows, cols)?;
-    length("packed", packed.len(), shape.packed)?;
-    if shape.weights == 0 {
+pub(crate) fn validate(packed: MatRef<'_, u8>, cols: usize) -> Result<(), CodecError> {
+    let expected = [packed.rows(), row_bytes(cols)];
+    check_shape("packed", [packed.rows(), packed.cols()], expected)?;
+    if cols == 0 {
         return Ok(());
     }
-    // The bits that weights take in the last byte of a row.
-    let used = match cols % PER_BYTE {
-        0 => 0xff,
-        weights => !(0xff_u8 >> (2 * weights)),
-    };
-    for (row, packed) in packed.chunks_exact(shape.row).enumerate() {
+    for row in 0..packed.rows() {
+        let packed = packed.row(row);
         // A code is 11 where a bit and its upper neighbour are both set.
         let both = packed
             .iter()
             .fold(0, |both, byte| both | (byte & (byte >> 1)));
-        let illegal = |&col: &usize| packed[col / PER_BYTE] >> (6 - 2 * (col % PER_BYTE)) & 3 == 3;
-        if both & 0x55 != 0
-            && let Some(col) = (0..cols).find(illegal)
-        {
-            return Err(CodecError::Code { row, col });
-        }
-        if packed[shape.row - 1] & !used != 0 {
-            return Err(CodecError::Padding { row });
+        check_row(row, packed, cols, both & 0x55 == 0)?;
+    }
+    Ok(())
+}
+
+/// Runs `decode_row(row, packed, values) -> legal` over all rows.
+fn decode_rows<T>(
+    packed: MatRef<'_, u8>,
+    mut values: MatMut<'_, T>,
+    mode: Mode,
+    decode_row: impl Fn(usize, &[u8], &mut [T]) -> bool,
+) -> Result<(), CodecError> {
+    let (rows, cols) = (values.rows(), values.cols());
+    let expected = [rows, row_bytes(cols)];
+    check_shape("packed", [packed.rows(), packed.cols()], expected)?;
+    if cols == 0 {
+        return Ok(());
+    }
+    for row in 0..rows {
+        let packed = packed.row(row);
+        let legal = decode_row(row, packed, values.row_mut(row));
+        if mode == Mode::Strict {
+            check_row(row, packed, cols, legal)?;
         }
     }
     Ok(())
 }
 
-/// The length that `what` must have to hold `rows * cols` weights.
-pub(crate) fn check_len(
-    what: &'static str,
-    len: usize,
-    rows: usize,
-    cols: usize,
-) -> Result<(), CodecError> {
-    length(what, len, Shape::new(rows, cols)?.weights)
-}
-
-/// The lengths that `rows` and `cols` call for.
-struct Shape {
-    cols: usize,
-    row: usize,
-    packed: usize,
-    weights: usize,
-}
-
-impl Shape {
-    fn new(rows: usize, cols: usize) -> Result<Shape, CodecError> {
-        let row = row_bytes(cols);
-        match (rows.checked_mul(row), rows.checked_mul(cols)) {
-            (Some(packed), Some(weights)) => Ok(Shape {
-                cols,
-                row,
-                packed,
-                weights,
-            }),
-            _ => Err(CodecError::TooLarge { rows, cols }),
-        }
-    }
-}
-
-fn length(what: &'static str, len: usize, expected: usize) -> Result<(), CodecError> {
-    match len == expected {
-        true => Ok(()),
-        false => Err(CodecError::Length {
-            what,
-            len,
-            expected,
-        }),
-    }
-}
-
-/// Runs `decode_row(row, packed, values) -> legal` over all rows.
-fn decode_rows<T>(
-    shape: &Shape,
-    packed: &[u8],
-    values: &mut [T],
-    mode: Mode,
-    decode_row: impl Fn(usize, &[u8], &mut [T]) -> bool,
-) -> Result<(), CodecError> {
-    if shape.weights == 0 {
-        return Ok(());
-    }
-    let rows = packed
-        .chunks_exact(shape.row)
-        .zip(values.chunks_exact_mut(shape.cols));
-    for (row, (packed, values)) in rows.enumerate() {
-        let legal = decode_row(row, packed, values);
-        if mode == Mode::Lenient {
-            continue;
-        }
-        if !legal {
-            let illegal =
-                |&col: &usize| packed[col / PER_BYTE] >> (6 - 2 * (col % PER_BYTE)) & 3 == 3;
-            let col = (0..shape.cols).find(illegal).unwrap_or_default();
+/// Checks a row of `cols` weights, whose codes are known to be `legal` or not.
+fn check_row(row: usize, packed: &[u8], cols: usize, legal: bool) -> Result<(), CodecError> {
+    if !legal {
+        let illegal = |&col: &usize| packed[col / PER_BYTE] >> (6 - 2 * (col % PER_BYTE)) & 3 == 3;
+        if let Some(col) = (0..cols).find(illegal) {
             return Err(CodecError::Code { row, col });
         }
-        let used = shape.cols % PER_BYTE;
-        if used != 0 && packed[shape.row - 1] & (0xFF >> (2 * used)) != 0 {
-            return Err(CodecError::Padding { row });
-        }
+    }
+    let used = cols % PER_BYTE;
+    if used != 0 && packed[packed.len() - 1] & (0xff >> (2 * used)) != 0 {
+        return Err(CodecError::Padding { row });
     }
     Ok(())
 }

@@ -14,17 +14,18 @@
 //! | run products on threads of your own | [`ParallelFor`] |
 //! | ask for or pin kernels of an instruction set | [`Backend`], [`Isa`], [`pin`], [`diagnostics`] |
 //! | train and infer | [`nn`] |
+//! | return any error by `?` | [`enum@Error`] |
 //!
 //! ```
 //! use tritgemm::{Granularity, Linear, MatMut, MatRef, TernaryMatrix, Workspace};
 //!
 //! let weights = [0.9, -0.1, 0.5, -0.8, 0.2, 0.7, -0.6, 0.1]; // [M = 2, K = 4]
-//! let matrix = TernaryMatrix::quantize(&weights, 2, 4, Granularity::PerRow)?;
+//! let matrix = TernaryMatrix::quantize(MatRef::new(&weights, 2, 4)?, Granularity::PerRow)?;
 //! let layer = Linear::new(&matrix)?;
 //! let (x, mut y, mut ws) = ([1.0, 2.0, 3.0, 4.0], [0.0; 2], Workspace::new());
 //! layer.forward_f32(MatRef::new(&x, 1, 4)?, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
 //! assert_eq!(y, [0.575 * (1.0 + 3.0 - 4.0), 0.4 * (2.0 - 3.0)]);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok::<(), tritgemm::Error>(())
 //! ```
 //!
 //! Cargo features: `rayon` (default) shares products among the threads of the
@@ -38,19 +39,20 @@
 mod kernels;
 
 #[macro_use]
-mod error;
+mod mismatch;
 
 mod activation;
 mod activations;
 pub mod codec;
 pub mod diagnostics;
+mod error;
 mod isa;
 mod linear;
 mod matrix;
 mod memory;
 pub mod nn;
 mod options;
-pub mod panel_file;
+mod panel_file;
 mod panels;
 mod product;
 pub mod quant;
@@ -61,14 +63,15 @@ mod workspace;
 
 pub use activation::Activation;
 pub use activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
+pub use error::Error;
 pub use isa::{Backend, Isa, IsaError, pin};
 pub use linear::{GemmError, Linear};
-pub use matrix::{MAX_COLS, MatrixError, Scales, TernaryMatrix};
+pub use matrix::{MAX_COLS, MatrixError, TernaryMatrix};
 pub use memory::OutOfMemory;
 pub use options::{Family, Options};
 pub use panel_file::{PanelFile, PanelFileError, Verify};
-pub use panels::{PanelBytes, Panels, SliceError};
-pub use scales::{Granularity, GroupSize};
+pub use panels::{PanelBytes, Panels};
+pub use scales::{Granularity, GroupSize, Scales};
 pub use threads::{Incomplete, ParallelFor, Threads};
 pub use view::{MatMut, MatRef, ViewError};
 pub use workspace::Workspace;

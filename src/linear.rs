@@ -4,12 +4,13 @@
 use crate::activation::Activation;
 use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
 use crate::isa::IsaError;
-use crate::matrix::{MatrixError, Scales, TernaryMatrix};
+use crate::matrix::{MatrixError, TernaryMatrix, check_scales};
 use crate::memory::{self, OutOfMemory};
-use crate::panels::{Panels, SliceError};
+use crate::mismatch::{check_length, fmt_length};
+use crate::panels::Panels;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
 use crate::quant::{QuantError, TokensError};
-use crate::scales::{Granularity, GroupSize};
+use crate::scales::{Granularity, GroupSize, Scales};
 use crate::threads::{Incomplete, Stopped};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
@@ -53,12 +54,14 @@ pub enum GemmError {
         /// The type needed.
         expected: &'static str,
     },
-    /// Not one scale a token.
-    TokenScales {
-        /// Tokens.
-        tokens: usize,
-        /// Scales given.
+    /// A slice has the wrong length.
+    Length {
+        /// The argument.
+        argument: &'static str,
+        /// Its length.
         len: usize,
+        /// The length it should have.
+        expected: usize,
     },
     /// The caller's threads left work out; the output is partly written.
     Incomplete(Incomplete),
@@ -93,9 +96,11 @@ impl fmt::Display for GemmError {
             Self::PreparedType { prepared, expected } => {
                 write!(f, "activations prepared as {prepared}, expected {expected}")
             }
-            Self::TokenScales { tokens, len } => {
-                write!(f, "{len} token scales for {tokens} tokens")
-            }
+            Self::Length {
+                argument,
+                len,
+                expected,
+            } => fmt_length(f, argument, len, expected),
             Self::Quant(e) => e.fmt(f),
             Self::Isa(e) => e.fmt(f),
             Self::Incomplete(e) => e.fmt(f),
@@ -107,6 +112,7 @@ impl fmt::Display for GemmError {
 impl std::error::Error for GemmError {}
 
 from_variants!(GemmError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
+from_mismatches!(GemmError: Length);
 
 impl From<Stopped> for GemmError {
     fn from(stopped: Stopped) -> Self {
@@ -177,13 +183,14 @@ impl Panels {
 ///
 /// ```
 /// use tritgemm::{Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
-/// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1, 1, 1], 2, 3, Scales::per_row(vec![0.5, 2.0]))?;
+/// let trits = MatRef::new(&[1, 0, -1, 1, 1, 1], 2, 3)?;
+/// let w = TernaryMatrix::from_trits(trits, Scales::per_row(vec![0.5, 2.0]))?;
 /// let layer = Linear::new(&w)?.with_bias(vec![0.0, 1.0])?;
 /// let (mut y, mut ws) = ([0.0; 2], Workspace::new());
 /// let x = MatRef::new(&[1.0, 2.0, 3.0], 1, 3)?;
 /// layer.forward_f32(x, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
 /// assert_eq!(y, [-1.0, 13.0]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), tritgemm::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -215,7 +222,7 @@ impl Linear {
         scales: Scales,
         bias: Option<Vec<f32>>,
     ) -> Result<Self, MatrixError> {
-        scales.check(panels.rows(), panels.cols())?;
+        check_scales(&scales, panels.rows(), panels.cols())?;
         let layer = Self::assemble(panels, scales, None)?;
         match bias {
             Some(bias) => layer.with_bias(bias),
@@ -252,10 +259,7 @@ impl Linear {
     /// # Errors
     /// If there are more or fewer.
     pub fn with_bias(mut self, bias: Vec<f32>) -> Result<Self, MatrixError> {
-        let (rows, len) = (self.panels.rows(), bias.len());
-        if len != rows {
-            return Err(MatrixError::BiasLength { rows, len });
-        }
+        check_length("bias", bias.len(), self.panels.rows())?;
         self.bias = Some(bias);
         Ok(self)
     }
@@ -299,7 +303,7 @@ impl Linear {
     /// # Errors
     /// If the range does not start at a multiple of 64, ends neither at one nor
     /// at the last row, or leaves the matrix; or if memory runs out.
-    pub fn slice_rows(&self, range: Range<usize>) -> Result<Linear, SliceError> {
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Linear, MatrixError> {
         let panels = self.panels.slice_rows(range.clone())?;
         let groups = self.scales.groups(self.in_features());
         let scales = match self.scales.granularity() {

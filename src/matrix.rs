@@ -2,16 +2,19 @@
 
 use crate::codec::{self, CodecError, Mode};
 use crate::memory::{self, OutOfMemory};
+use crate::mismatch::{check_length, fmt_length};
 use crate::quant::{self, QuantError};
-use crate::scales::{Granularity, GroupSize};
+use crate::scales::{Granularity, Scales};
 use crate::threads::{Incomplete, Stopped};
+use crate::view::{MatMut, MatRef};
+use core::ops::Range;
 use std::fmt;
 
 /// Most weights in a row: with int8 activations the sum of more could leave
 /// int32 (`128 * 2^24 = 2^31`).
 pub const MAX_COLS: usize = (1 << 24) - 1;
 
-/// Why a matrix could not be made.
+/// Why a matrix could not be made or sliced.
 #[non_exhaustive]
 #[derive(Clone, PartialEq, Debug)]
 pub enum MatrixError {
@@ -20,17 +23,13 @@ pub enum MatrixError {
         /// Columns asked for.
         cols: usize,
     },
-    /// The number of scales does not fit the shape.
-    ScaleCount {
-        /// Rows of the matrix.
-        rows: usize,
-        /// Columns of the matrix.
-        cols: usize,
-        /// What one scale covers.
-        granularity: Granularity,
-        /// Scales given.
+    /// A slice does not have the length that the shape calls for.
+    Length {
+        /// The argument.
+        argument: &'static str,
+        /// Its length.
         len: usize,
-        /// Scales expected.
+        /// The length it should have.
         expected: usize,
     },
     /// A scale is NaN or infinite.
@@ -40,19 +39,24 @@ pub enum MatrixError {
         /// Its value.
         value: f32,
     },
-    /// The bias does not have one value a row.
-    BiasLength {
+    /// A range of rows does not start and end on a panel.
+    Unaligned {
+        /// The row that is inside of a panel.
+        row: usize,
+    },
+    /// A range of rows leaves the matrix or ends before it starts.
+    OutOfRange {
+        /// The range.
+        range: Range<usize>,
         /// Rows of the matrix.
         rows: usize,
-        /// Values given.
-        len: usize,
     },
+    /// The caller's threads left work out.
+    Incomplete(Incomplete),
     /// The weights could not be encoded or decoded.
     Codec(CodecError),
     /// The weights could not be quantised.
     Quant(QuantError),
-    /// The caller's threads left work out.
-    Incomplete(Incomplete),
     /// Memory ran out.
     Memory(OutOfMemory),
 }
@@ -64,23 +68,25 @@ impl fmt::Display for MatrixError {
                 f,
                 "{cols} columns are more than the {MAX_COLS} whose sum an int32 holds"
             ),
-            Self::ScaleCount {
-                rows,
-                cols,
-                granularity,
+            Self::Length {
+                argument,
                 len,
                 expected,
-            } => write!(
-                f,
-                "a {rows} x {cols} matrix scaled {granularity} has {expected} scales, got {len}"
-            ),
+            } => fmt_length(f, argument, len, expected),
             Self::Scale { index, value } => {
                 write!(f, "scale {index} is {value}, expected a finite number")
             }
-            Self::BiasLength { rows, len } => write!(f, "a bias of {len} values for {rows} rows"),
+            Self::Unaligned { row } => {
+                write!(f, "rows can be sliced at multiples of 64, not at {row}")
+            }
+            Self::OutOfRange { range, rows } => write!(
+                f,
+                "rows {}..{} of a matrix of {rows} rows",
+                range.start, range.end
+            ),
+            Self::Incomplete(e) => e.fmt(f),
             Self::Codec(e) => e.fmt(f),
             Self::Quant(e) => e.fmt(f),
-            Self::Incomplete(e) => e.fmt(f),
             Self::Memory(e) => e.fmt(f),
         }
     }
@@ -89,6 +95,7 @@ impl fmt::Display for MatrixError {
 impl std::error::Error for MatrixError {}
 
 from_variants!(MatrixError: Codec(CodecError), Quant(QuantError), Memory(OutOfMemory));
+from_mismatches!(MatrixError: Length);
 
 impl From<Stopped> for MatrixError {
     fn from(stopped: Stopped) -> Self {
@@ -99,115 +106,16 @@ impl From<Stopped> for MatrixError {
     }
 }
 
-/// Scales of a ternary matrix: f32 values and what each covers.
-///
-/// Per group, the scales of a row are consecutive: `values[row][group]`.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Scales {
-    granularity: Granularity,
-    values: Vec<f32>,
-}
-
-impl Scales {
-    /// One scale for the whole matrix.
-    pub fn per_tensor(scale: f32) -> Self {
-        Self {
-            granularity: Granularity::PerTensor,
-            values: vec![scale],
-        }
-    }
-
-    /// One scale a row.
-    pub fn per_row(scales: Vec<f32>) -> Self {
-        Self {
-            granularity: Granularity::PerRow,
-            values: scales,
-        }
-    }
-
-    /// `[rows][ceil(cols / size)]` scales.
-    pub fn per_group(size: GroupSize, scales: Vec<f32>) -> Self {
-        Self {
-            granularity: Granularity::PerGroup(size),
-            values: scales,
-        }
-    }
-
-    /// What one scale covers.
-    pub fn granularity(&self) -> Granularity {
-        self.granularity
-    }
-
-    /// The scales, in the order of [`Scales::per_group`].
-    pub fn values(&self) -> &[f32] {
-        &self.values
-    }
-
-    pub(crate) fn try_clone(&self) -> Result<Self, OutOfMemory> {
-        let (granularity, values) = (self.granularity, memory::copied(&self.values)?);
-        Ok(Self {
-            granularity,
-            values,
-        })
-    }
-
-    /// Scales along K of one row.
-    pub(crate) fn groups(&self, cols: usize) -> usize {
-        match self.granularity {
-            Granularity::PerGroup(size) => size.groups(cols),
-            _ => 1,
-        }
-    }
-
-    /// The scale of one weight.
-    ///
-    /// # Panics
-    /// If `row` or `col` is outside the `cols`-wide matrix the scales belong to.
-    pub fn at(&self, row: usize, col: usize, cols: usize) -> f32 {
-        match self.granularity {
-            Granularity::PerTensor => self.values[0],
-            Granularity::PerRow => self.values[row],
-            Granularity::PerGroup(size) => self.values[row * size.groups(cols) + col / size.len()],
-        }
-    }
-
-    pub(crate) fn check(&self, rows: usize, cols: usize) -> Result<(), MatrixError> {
-        let expected = match self.granularity {
-            Granularity::PerTensor => 1,
-            Granularity::PerRow => rows,
-            Granularity::PerGroup(size) => rows
-                .checked_mul(size.groups(cols))
-                .ok_or(CodecError::TooLarge { rows, cols })?,
-        };
-        let (len, granularity) = (self.values.len(), self.granularity);
-        if len != expected {
-            return Err(MatrixError::ScaleCount {
-                rows,
-                cols,
-                granularity,
-                len,
-                expected,
-            });
-        }
-        match self.values.iter().position(|v| !v.is_finite()) {
-            Some(index) => Err(MatrixError::Scale {
-                index,
-                value: self.values[index],
-            }),
-            None => Ok(()),
-        }
-    }
-}
-
 /// A `[rows, cols]` (M x K) matrix of weights -1, 0, +1 in the interchange
 /// encoding, 4 weights a byte, with f32 scales.
 ///
 /// ```
-/// use tritgemm::{Scales, TernaryMatrix};
-/// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1, 1, 0], 2, 3, Scales::per_row(vec![0.5, 2.0]))?;
+/// use tritgemm::{MatRef, Scales, TernaryMatrix};
+/// let trits = MatRef::new(&[1, 0, -1, 1, 1, 0], 2, 3)?;
+/// let w = TernaryMatrix::from_trits(trits, Scales::per_row(vec![0.5, 2.0]))?;
 /// assert_eq!(w.packed(), [0b01_00_10_00, 0b01_01_00_00]);
-/// assert_eq!(w.to_f32(), [0.5, 0.0, -0.5, 2.0, 2.0, 0.0]);
-/// # Ok::<(), tritgemm::MatrixError>(())
+/// assert_eq!(w.to_f32()?, [0.5, 0.0, -0.5, 2.0, 2.0, 0.0]);
+/// # Ok::<(), tritgemm::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct TernaryMatrix {
@@ -218,22 +126,19 @@ pub struct TernaryMatrix {
 }
 
 impl TernaryMatrix {
-    /// From trits, row-major `[rows][cols]`.
+    /// From trits `[rows, cols]`.
     ///
     /// # Errors
-    /// If a value is not -1, 0 or +1, a length does not fit the shape, or memory
-    /// runs out.
-    pub fn from_trits(
-        trits: &[i8],
-        rows: usize,
-        cols: usize,
-        scales: Scales,
-    ) -> Result<Self, MatrixError> {
+    /// If a value is not -1, 0 or +1, the number of scales does not fit the
+    /// shape, a scale is not finite, `cols` is more than [`MAX_COLS`],
+    /// `TRITGEMM_ISA` names kernels that cannot run here, or memory runs out.
+    pub fn from_trits(trits: MatRef<'_, i8>, scales: Scales) -> Result<Self, MatrixError> {
+        let (rows, cols) = (trits.rows(), trits.cols());
         check_cols(cols)?;
-        scales.check(rows, cols)?;
-        codec::check_len("trits", trits.len(), rows, cols)?;
+        check_scales(&scales, rows, cols)?;
         let mut packed = memory::zeroed(codec::packed_len(rows, cols)?)?;
-        codec::encode(trits, rows, cols, &mut packed, Mode::Strict)?;
+        let view = MatMut::dense(&mut packed, rows, codec::row_bytes(cols));
+        codec::encode(trits, view, Mode::Strict)?;
         Ok(Self {
             rows,
             cols,
@@ -245,8 +150,8 @@ impl TernaryMatrix {
     /// From packed bytes, `[rows][ceil(cols / 4)]`.
     ///
     /// # Errors
-    /// If a code is 11, padding bits are not zero, or a length does not fit the
-    /// shape.
+    /// If a code is 11, padding bits are not zero, a length does not fit the
+    /// shape, a scale is not finite, or `cols` is more than [`MAX_COLS`].
     pub fn from_packed(
         packed: Vec<u8>,
         rows: usize,
@@ -254,8 +159,9 @@ impl TernaryMatrix {
         scales: Scales,
     ) -> Result<Self, MatrixError> {
         check_cols(cols)?;
-        scales.check(rows, cols)?;
-        codec::validate(&packed, rows, cols)?;
+        check_scales(&scales, rows, cols)?;
+        check_length("packed", packed.len(), codec::packed_len(rows, cols)?)?;
+        codec::validate(MatRef::dense(&packed, rows, codec::row_bytes(cols)), cols)?;
         Ok(Self {
             rows,
             cols,
@@ -264,31 +170,21 @@ impl TernaryMatrix {
         })
     }
 
-    /// From latent weights, row-major `[rows][cols]`: absmean scales and the
-    /// nearest trits (BitNet b1.58, arXiv:2402.17764).
+    /// From latent weights `[rows, cols]`: absmean scales and the nearest trits
+    /// (BitNet b1.58, arXiv:2402.17764).
     ///
     /// # Errors
-    /// If a weight is NaN or infinite, a length does not fit the shape, or
-    /// memory runs out.
+    /// If a weight is NaN or infinite, `cols` is more than [`MAX_COLS`],
+    /// `TRITGEMM_ISA` names kernels that cannot run here, or memory runs out.
     pub fn quantize(
-        weights: &[f32],
-        rows: usize,
-        cols: usize,
+        weights: MatRef<'_, f32>,
         granularity: Granularity,
     ) -> Result<Self, MatrixError> {
-        check_cols(cols)?;
-        codec::check_len("weights", weights.len(), rows, cols)?;
-        let values = quant::absmean(weights, rows, cols, granularity)?;
-        let trits = quant::ternarize(weights, rows, cols, granularity, &values)?;
-        Self::from_trits(
-            &trits,
-            rows,
-            cols,
-            Scales {
-                granularity,
-                values,
-            },
-        )
+        check_cols(weights.cols())?;
+        let alphas = quant::absmean(weights, granularity)?;
+        let trits = quant::ternarize(weights, granularity, &alphas)?;
+        let trits = MatRef::dense(&trits, weights.rows(), weights.cols());
+        Self::from_trits(trits, Scales::with(granularity, alphas))
     }
 
     /// M, the number of rows (outputs).
@@ -311,42 +207,66 @@ impl TernaryMatrix {
         &self.scales
     }
 
-    /// The weights, row-major `[rows][cols]`. Aborts if memory runs out, as do
-    /// the next two; [`codec::decode`] and [`codec::decode_f32`] take a slice.
-    pub fn to_trits(&self) -> Vec<i8> {
-        let mut trits = vec![0; self.rows * self.cols];
-        self.decode(&mut trits, |packed, trits| {
-            crate::kernels::call::decode_row_i8(crate::Backend::best().runnable(), packed, trits);
-        });
-        trits
+    /// The scale of one weight.
+    ///
+    /// # Panics
+    /// If `row` or `col` is outside of the matrix.
+    pub fn scale(&self, row: usize, col: usize) -> f32 {
+        assert!(
+            row < self.rows && col < self.cols,
+            "row {row}, column {col} of a {} x {} matrix",
+            self.rows,
+            self.cols
+        );
+        self.scales.at(row, col, self.cols)
+    }
+
+    /// The weights, row-major `[rows][cols]`.
+    ///
+    /// # Errors
+    /// If `TRITGEMM_ISA` names kernels that cannot run here, or memory runs out.
+    pub fn to_trits(&self) -> Result<Vec<i8>, MatrixError> {
+        let (rows, cols) = (self.rows, self.cols);
+        let mut trits = memory::zeroed(rows * cols)?;
+        let packed = MatRef::dense(&self.packed, rows, codec::row_bytes(cols));
+        codec::decode(packed, MatMut::dense(&mut trits, rows, cols), Mode::Lenient)?;
+        Ok(trits)
     }
 
     /// The weights times their scales, row-major `[rows][cols]`.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let trits = self.to_trits();
-        let weight = |(i, trit): (usize, i8)| match trit {
-            0 => 0.0,
-            trit => {
-                let scale = self.scales.at(i / self.cols, i % self.cols, self.cols);
-                if trit > 0 { scale } else { -scale }
+    ///
+    /// # Errors
+    /// As [`TernaryMatrix::to_trits`].
+    pub fn to_f32(&self) -> Result<Vec<f32>, MatrixError> {
+        let weight = |(i, trit): (usize, i8)| {
+            let scale = || self.scales.at(i / self.cols, i % self.cols, self.cols);
+            match trit {
+                0 => 0.0,
+                1 => scale(),
+                _ => -scale(),
             }
         };
-        trits.into_iter().enumerate().map(weight).collect()
+        let trits = self.to_trits()?;
+        Ok(memory::collected(
+            trits.into_iter().enumerate().map(weight),
+        )?)
     }
+}
 
-    /// Whether each weight is nonzero, row-major `[rows][cols]`.
-    pub fn nonzero_mask(&self) -> Vec<bool> {
-        self.to_trits().into_iter().map(|trit| trit != 0).collect()
-    }
-
-    fn decode<T>(&self, out: &mut [T], row: impl Fn(&[u8], &mut [T])) {
-        if self.cols == 0 {
-            return;
-        }
-        let bytes = self.cols.div_ceil(4);
-        for (packed, out) in self.packed.chunks(bytes).zip(out.chunks_mut(self.cols)) {
-            row(packed, out);
-        }
+/// Checks the number of scales of a `rows x cols` matrix, and that they are
+/// finite.
+pub(crate) fn check_scales(scales: &Scales, rows: usize, cols: usize) -> Result<(), MatrixError> {
+    let (granularity, values) = (scales.granularity(), scales.values());
+    let expected = granularity
+        .scales(rows, cols)
+        .ok_or(CodecError::TooLarge { rows, cols })?;
+    check_length("scales", values.len(), expected)?;
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(MatrixError::Scale {
+            index,
+            value: values[index],
+        }),
+        None => Ok(()),
     }
 }
 

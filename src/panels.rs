@@ -10,11 +10,12 @@ use crate::kernels::memory::panel_memory::{self, PanelMemory};
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
 use crate::memory::Lines;
 use crate::memory::OutOfMemory;
+use crate::mismatch::check_length;
 use crate::product::plan::{self, strips};
 use crate::threads::{Stopped, Threads};
+use crate::view::MatRef;
 use crate::workspace::Workspace;
 use core::ops::Range;
-use std::fmt;
 use std::sync::Arc;
 
 /// A ternary matrix in panels: `panel[p][strip][r]` is byte `strip` of row
@@ -52,6 +53,15 @@ enum Storage {
 }
 
 impl PanelBytes {
+    #[cfg(feature = "mmap")]
+    pub(crate) fn mapped(bytes: memmap2::Mmap) -> Self {
+        Self(Storage::Mapped(Arc::new(bytes)))
+    }
+
+    pub(crate) fn lines(bytes: Lines) -> Self {
+        Self(Storage::Lines(Arc::new(bytes)))
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
@@ -83,59 +93,6 @@ impl From<&'static [u8]> for PanelBytes {
         Self(Storage::Static(bytes))
     }
 }
-
-#[cfg(feature = "mmap")]
-impl From<memmap2::Mmap> for PanelBytes {
-    fn from(bytes: memmap2::Mmap) -> Self {
-        Self(Storage::Mapped(Arc::new(bytes)))
-    }
-}
-
-impl From<Lines> for PanelBytes {
-    fn from(bytes: Lines) -> Self {
-        Self(Storage::Lines(Arc::new(bytes)))
-    }
-}
-
-/// Why a range of rows cannot be sliced off.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SliceError {
-    /// The range does not start on a panel.
-    Unaligned {
-        /// The row.
-        row: usize,
-    },
-    /// The range leaves the matrix or ends before it starts.
-    OutOfRange {
-        /// The range.
-        range: Range<usize>,
-        /// Rows of the matrix.
-        rows: usize,
-    },
-    /// Memory ran out.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for SliceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unaligned { row } => {
-                write!(f, "rows can be sliced at multiples of 64, not at {row}")
-            }
-            Self::OutOfRange { range, rows } => write!(
-                f,
-                "rows {}..{} of a matrix of {rows} rows",
-                range.start, range.end
-            ),
-            Self::Memory(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for SliceError {}
-
-from_variants!(SliceError: Memory(OutOfMemory));
 
 /// Strips of a panel of `cols` columns.
 pub(crate) fn depth(cols: usize) -> usize {
@@ -177,27 +134,23 @@ impl Panels {
         threads: &Threads,
         matrix: &TernaryMatrix,
     ) -> Result<Self, Stopped> {
-        Self::pack_bytes(
-            backend,
-            threads,
-            matrix.packed(),
-            matrix.rows(),
-            matrix.cols(),
-        )
+        let row_bytes = matrix.cols().div_ceil(4);
+        let packed = MatRef::dense(matrix.packed(), matrix.rows(), row_bytes);
+        Self::pack_bytes(backend, threads, packed, matrix.cols())
     }
 
-    /// From packed bytes `[rows][ceil(cols / 4)]`, checked first.
+    /// From packed bytes `[rows][ceil(cols / 4)]` of rows of `cols` weights,
+    /// checked first.
     ///
     /// # Errors
-    /// If a code is 11, padding bits are not zero, a length does not fit the
-    /// shape, `TRITGEMM_ISA` names an unavailable instruction set, or memory
-    /// runs out.
-    pub fn from_packed(packed: &[u8], rows: usize, cols: usize) -> Result<Self, MatrixError> {
+    /// If a code is 11, padding bits are not zero, the rows are not as long as
+    /// `cols` calls for, `cols` is more than [`MAX_COLS`](crate::MAX_COLS),
+    /// `TRITGEMM_ISA` names kernels that cannot run here, or memory runs out.
+    pub fn from_packed(packed: MatRef<'_, u8>, cols: usize) -> Result<Self, MatrixError> {
         check_cols(cols)?;
-        crate::codec::validate(packed, rows, cols)?;
+        crate::codec::validate(packed, cols)?;
         let backend = Backend::active().map_err(CodecError::from)?;
-        let panels = Self::pack_bytes(backend, &Threads::Rayon, packed, rows, cols)?;
-        Ok(panels)
+        Ok(Self::pack_bytes(backend, &Threads::Rayon, packed, cols)?)
     }
 
     /// Lays out the transposed matrix `[cols, rows]`, without scales: a product
@@ -206,12 +159,13 @@ impl Panels {
     /// it is in one.
     ///
     /// ```
-    /// use tritgemm::{Panels, Scales, TernaryMatrix};
-    /// let w = TernaryMatrix::from_trits(&[1, 0, -1, 0, 1, 1], 2, 3, Scales::per_tensor(1.0))?;
+    /// use tritgemm::{MatRef, Panels, Scales, TernaryMatrix};
+    /// let trits = MatRef::new(&[1, 0, -1, 0, 1, 1], 2, 3)?;
+    /// let w = TernaryMatrix::from_trits(trits, Scales::per_tensor(1.0))?;
     /// let transposed = Panels::pack_transposed(&w)?;
     /// assert_eq!((transposed.rows(), transposed.cols()), (3, 2));
     /// assert_eq!(transposed.to_packed(), [0b01_00_00_00, 0b00_01_00_00, 0b10_01_00_00]);
-    /// # Ok::<(), tritgemm::MatrixError>(())
+    /// # Ok::<(), tritgemm::Error>(())
     /// ```
     ///
     /// # Errors
@@ -229,24 +183,25 @@ impl Panels {
         crate::threads::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
             transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
         });
-        Ok(Self::from_parts(bytes.into(), 0, rows, cols))
+        Ok(Self::from_parts(PanelBytes::lines(bytes), 0, rows, cols))
     }
 
     fn pack_bytes(
         backend: Backend,
         threads: &Threads,
-        packed: &[u8],
-        rows: usize,
+        packed: MatRef<'_, u8>,
         cols: usize,
     ) -> Result<Self, Stopped> {
+        let rows = packed.rows();
         // The packed bytes are in memory, but their padding may be 64 times as long.
         let len = panel_bytes(rows, cols).ok_or(OutOfMemory { bytes: usize::MAX })?;
         let (workers, per_item) = plan::packing(threads, len, rows.div_ceil(PANEL_ROWS));
-        let shape = [rows, cols.div_ceil(4), depth(cols)];
+        let shape = [rows, packed.cols(), depth(cols)];
         let run = |items, work: &(dyn Fn(usize) -> bool + Sync)| {
             threads.for_each(workers, items, |i| Ok(work(i)))
         };
-        let panels = panel_memory::pack(backend.runnable(), packed, shape, per_item, run)?;
+        let kernels = backend.runnable();
+        let panels = panel_memory::pack(kernels, packed.strided(), shape, per_item, run)?;
         let panels = panels.ok_or(OutOfMemory { bytes: len })?;
         let bytes = PanelBytes(Storage::Packed(Arc::new(panels)));
         Ok(Self::from_parts(bytes, 0, rows, cols))
@@ -261,12 +216,13 @@ impl Panels {
     /// as long as [`Panels::byte_len`] says.
     ///
     /// ```
-    /// use tritgemm::{Panels, Scales, TernaryMatrix};
-    /// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1], 2, 2, Scales::per_tensor(0.5))?;
+    /// use tritgemm::{MatRef, Panels, Scales, TernaryMatrix};
+    /// let trits = MatRef::new(&[1, 0, -1, 1], 2, 2)?;
+    /// let w = TernaryMatrix::from_trits(trits, Scales::per_tensor(0.5))?;
     /// let panels = Panels::pack(&w)?;
     /// let same = Panels::from_bytes(panels.as_bytes().to_vec(), 2, 2)?;
     /// assert_eq!(same.to_packed(), w.packed());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<(), tritgemm::Error>(())
     /// ```
     pub fn from_bytes(
         bytes: impl Into<PanelBytes>,
@@ -275,15 +231,7 @@ impl Panels {
     ) -> Result<Self, MatrixError> {
         let (bytes, expected) = (bytes.into(), Self::byte_len(rows, cols)?);
         let len = bytes.as_slice().len();
-        if len != expected {
-            let what = "panels";
-            return Err(CodecError::Length {
-                what,
-                len,
-                expected,
-            }
-            .into());
-        }
+        check_length("panels", len, expected)?;
         Ok(Self::from_parts(bytes, 0, rows, cols))
     }
 
@@ -338,14 +286,14 @@ impl Panels {
     ///
     /// # Errors
     /// If it does not, or leaves the matrix.
-    pub fn slice_rows(&self, range: Range<usize>) -> Result<Panels, SliceError> {
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Panels, MatrixError> {
         let rows = self.rows;
         if range.start > range.end || range.end > rows {
-            return Err(SliceError::OutOfRange { range, rows });
+            return Err(MatrixError::OutOfRange { range, rows });
         }
         let cut = |row: usize| row.is_multiple_of(PANEL_ROWS) || row == rows;
         if let Some(row) = [range.start, range.end].into_iter().find(|&row| !cut(row)) {
-            return Err(SliceError::Unaligned { row });
+            return Err(MatrixError::Unaligned { row });
         }
         let panel = range.start.div_ceil(PANEL_ROWS);
         Ok(Panels {

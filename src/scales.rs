@@ -1,5 +1,6 @@
-//! What one scale of a ternary matrix covers.
+//! The scales of a ternary matrix, and what each of them covers.
 
+use crate::memory::{self, OutOfMemory};
 use core::fmt;
 
 /// Columns in one group of [`Granularity::PerGroup`]: 64, 128 or 256 weights
@@ -93,6 +94,81 @@ impl fmt::Display for Granularity {
             Granularity::PerTensor => f.write_str("per tensor"),
             Granularity::PerRow => f.write_str("per row"),
             Granularity::PerGroup(group) => write!(f, "per group of {group}"),
+        }
+    }
+}
+
+/// Scales of a ternary matrix: f32 values and what each covers.
+///
+/// Per group, the scales of a row are consecutive: `values[row][group]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Scales {
+    granularity: Granularity,
+    values: Vec<f32>,
+}
+
+impl Scales {
+    /// One scale for the whole matrix.
+    pub fn per_tensor(scale: f32) -> Self {
+        Self {
+            granularity: Granularity::PerTensor,
+            values: vec![scale],
+        }
+    }
+
+    /// One scale a row.
+    pub fn per_row(scales: Vec<f32>) -> Self {
+        Self {
+            granularity: Granularity::PerRow,
+            values: scales,
+        }
+    }
+
+    /// `[rows][ceil(cols / size)]` scales.
+    pub fn per_group(size: GroupSize, scales: Vec<f32>) -> Self {
+        Self {
+            granularity: Granularity::PerGroup(size),
+            values: scales,
+        }
+    }
+
+    /// Scales of a granularity, not checked against a shape yet.
+    pub(crate) fn with(granularity: Granularity, values: Vec<f32>) -> Self {
+        Self {
+            granularity,
+            values,
+        }
+    }
+
+    /// What one scale covers.
+    pub fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    /// The scales, in the order of [`Scales::per_group`].
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    pub(crate) fn try_clone(&self) -> Result<Self, OutOfMemory> {
+        let values = memory::copied(&self.values)?;
+        Ok(Self::with(self.granularity, values))
+    }
+
+    /// Scales along K of one row.
+    pub(crate) fn groups(&self, cols: usize) -> usize {
+        match self.granularity {
+            Granularity::PerGroup(size) => size.groups(cols),
+            _ => 1,
+        }
+    }
+
+    /// The scale of one weight of a matrix of `cols` columns.
+    pub(crate) fn at(&self, row: usize, col: usize, cols: usize) -> f32 {
+        match self.granularity {
+            Granularity::PerTensor => self.values[0],
+            Granularity::PerRow => self.values[row],
+            Granularity::PerGroup(size) => self.values[row * size.groups(cols) + col / size.len()],
         }
     }
 }

@@ -87,6 +87,15 @@ fn check(len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), View
     Ok(())
 }
 
+/// Elements from the first of a view to its last; the view was checked.
+fn strided_len(rows: usize, cols: usize, stride: usize) -> usize {
+    match rows {
+        0 => 0,
+        _ if cols == 0 => 0,
+        rows => (rows - 1) * stride + cols,
+    }
+}
+
 /// A borrowed row-major matrix: `rows` rows of `cols` elements, `stride` apart.
 ///
 /// ```
@@ -147,10 +156,22 @@ impl<'a, T> MatRef<'a, T> {
         self.stride
     }
 
+    /// A dense view of a buffer that was sized for it.
+    pub(crate) fn dense(data: &'a [T], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols).expect("sized for the shape")
+    }
+
     /// The slice itself.
     #[cfg(feature = "train")]
     pub(crate) fn data(&self) -> &'a [T] {
         self.data
+    }
+
+    /// A slice whose chunks of the stride are the rows, each with what lies
+    /// between it and the next, and the stride. Without columns it is empty.
+    pub(crate) fn strided(&self) -> (&'a [T], usize) {
+        let len = strided_len(self.rows, self.cols, self.stride);
+        (&self.data[..len], self.stride)
     }
 
     /// Row `row`, `cols` elements.
@@ -223,6 +244,27 @@ impl<'a, T> MatMut<'a, T> {
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row {row} of a view of {} rows", self.rows);
         &mut self.data[row * self.stride..][..self.cols]
+    }
+
+    /// A dense view of a buffer that was sized for it.
+    pub(crate) fn dense(data: &'a mut [T], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols).expect("sized for the shape")
+    }
+
+    /// The same matrix, not to be changed.
+    pub(crate) fn as_ref(&self) -> MatRef<'_, T> {
+        MatRef {
+            data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+
+    /// As [`MatRef::strided`].
+    pub(crate) fn strided(&mut self) -> (&mut [T], usize) {
+        let len = strided_len(self.rows, self.cols, self.stride);
+        (&mut self.data[..len], self.stride)
     }
 
     /// The rows before `row`, and the rest.

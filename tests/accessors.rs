@@ -11,7 +11,7 @@ use tritgemm_testing::{backends, view, workspace};
 
 fn matrix(rows: usize, cols: usize, scales: Scales) -> TernaryMatrix {
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 3) as i8 - 1).collect();
-    TernaryMatrix::from_trits(&trits, rows, cols, scales).expect("a matrix")
+    TernaryMatrix::from_trits(view(&trits, rows, cols), scales).expect("a matrix")
 }
 
 /// Scales are found, and dense weights made, by row and column.
@@ -22,16 +22,24 @@ fn a_scale_is_that_of_its_row_and_group() {
         let groups = cols.div_ceil(size.len());
         let values: Vec<f32> = (1..=rows * groups).map(|v| v as f32).collect();
         let matrix = matrix(rows, cols, Scales::per_group(*size, values.clone()));
-        let weights = matrix.to_f32();
-        for (i, trit) in matrix.to_trits().into_iter().enumerate() {
+        let weights = matrix.to_f32().expect("memory");
+        for (i, trit) in matrix.to_trits().expect("memory").into_iter().enumerate() {
             let (row, col) = (i / cols, i % cols);
             let scale = values[row * groups + col / size.len()];
-            assert_eq!(matrix.scales().at(row, col, cols), scale);
+            assert_eq!(matrix.scale(row, col), scale);
             assert_eq!(weights[i], f32::from(trit) * scale, "{row}, {col}");
         }
     }
-    assert_eq!(Scales::per_tensor(0.5).at(2, 149, cols), 0.5);
-    assert_eq!(Scales::per_row(vec![0.5, 2.0]).at(1, 149, cols), 2.0);
+    let per_tensor = matrix(rows, cols, Scales::per_tensor(0.5));
+    assert_eq!(per_tensor.scale(2, 149), 0.5);
+    let per_row = matrix(rows, cols, Scales::per_row(vec![0.5, 2.0, 4.0]));
+    assert_eq!(per_row.scale(1, 149), 2.0);
+}
+
+#[test]
+#[should_panic(expected = "row 0, column 3 of a 2 x 3 matrix")]
+fn a_scale_outside_of_the_matrix_panics() {
+    matrix(2, 3, Scales::per_tensor(0.5)).scale(0, 3);
 }
 
 /// All tokens, none, or whole tiles and what is worth one.
@@ -71,9 +79,9 @@ fn layers_and_files_hand_out_what_they_were_made_of() {
     assert!(!layer.is_2_4_sparse());
     let mut layer = layer.with_2_4_sparsity(true);
     assert!(layer.is_2_4_sparse());
-    let mask = layer.nonzero_mask().expect("finite");
-    for four in mask.chunks(4) {
-        assert_eq!(four.iter().filter(|&&nonzero| nonzero).count(), 2);
+    let trits = layer.ternary().expect("finite").to_trits();
+    for four in trits.expect("memory").chunks(4) {
+        assert_eq!(four.iter().filter(|&&trit| trit != 0).count(), 2);
     }
 
     let matrix = matrix(70, 9, Scales::per_tensor(0.25));

@@ -5,7 +5,7 @@ use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tritgemm::codec::{self, CodecError, Mode};
 use tritgemm::diagnostics::{cpu_features, kernels, registry};
-use tritgemm::nn::{BitLinear, BitLinearError};
+use tritgemm::nn::{BitLinear, LayerError};
 use tritgemm::{
     Backend, GemmError, Isa, IsaError, MatrixError, Options, Panels, PreparedActivations, Scales,
     TernaryMatrix, pin,
@@ -198,7 +198,7 @@ fn results_are_the_same_under_every_pin() {
 fn backends_mix() {
     let case = case();
     let Shape { m, k, n, .. } = case.shape;
-    let matrix = TernaryMatrix::from_trits(&case.trits, m, k, Scales::per_tensor(1.0));
+    let matrix = TernaryMatrix::from_trits(view(&case.trits, m, k), Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
     let wanted = case.gemm_i8(&mut workspace(Options::new().backend(Backend::scalar())));
     for packer in backends() {
@@ -303,15 +303,20 @@ fn every_packing_refuses(error: &IsaError) {
     let (strict, refused) = (Mode::Strict, Err(CodecError::Isa(error.clone())));
     let (mut packed, mut trits, mut weights) = ([7], [7], [7.0]);
     let results = [
-        codec::encode(&[1], 1, 1, &mut packed, strict),
-        codec::decode(&[0], 1, 1, &mut trits, strict),
-        codec::decode_f32(&[0], 1, 1, &[1.0], &mut weights, strict),
+        codec::encode(view(&[1], 1, 1), view_mut(&mut packed, 1, 1), strict),
+        codec::decode(view(&[0], 1, 1), view_mut(&mut trits, 1, 1), strict),
+        codec::decode_f32(
+            view(&[0], 1, 1),
+            view_mut(&mut weights, 1, 1),
+            &[1.0],
+            strict,
+        ),
     ];
     assert_eq!(results, [&refused; 3].map(Clone::clone));
     assert_eq!((packed, trits, bits(&weights)), ([7], [7], bits(&[7.0])));
     let mut layer = BitLinear::new(vec![1.0], 1, 1).expect("a layer");
     let refused = layer.prepare_for_inference().map(|_| ());
-    assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
+    assert_eq!(refused, Err(LayerError::Isa(error.clone())));
     #[cfg(feature = "train")]
     {
         let grads = tritgemm::nn::BitLinearGrads {
@@ -320,7 +325,7 @@ fn every_packing_refuses(error: &IsaError) {
         };
         let one = view(&[1.0], 1, 1);
         let refused = layer.backward(one, one, grads, &mut workspace(Options::new()));
-        assert_eq!(refused, Err(BitLinearError::Isa(error.clone())));
+        assert_eq!(refused, Err(LayerError::Isa(error.clone())));
     }
 
     let matrix = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(1.0));
@@ -328,7 +333,7 @@ fn every_packing_refuses(error: &IsaError) {
     let error = Some(MatrixError::Codec(CodecError::Isa(error.clone())));
     assert_eq!(Panels::pack(&matrix).err(), error);
     assert_eq!(tritgemm::Linear::new(&matrix).err(), error);
-    assert_eq!(Panels::from_packed(&[0], 1, 1).err(), error);
+    assert_eq!(Panels::from_packed(view(&[0], 1, 1), 1).err(), error);
 }
 
 #[test]

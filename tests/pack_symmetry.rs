@@ -2,9 +2,9 @@
 //! for bit, and round trips both ways.
 
 use proptest::prelude::*;
-use tritgemm::Backend;
 use tritgemm::codec::{self, CodecError, Mode, row_bytes};
-use tritgemm_testing::backends;
+use tritgemm::{Backend, MatMut, MatRef};
+use tritgemm_testing::{backends, view, view_mut};
 
 /// What surrounds every output; nothing may change it.
 const CANARY: u8 = 0xA5;
@@ -104,15 +104,33 @@ fn check(trits: &[i8], rows: usize, cols: usize, offset: usize) {
         let at = format!("{backend:?}, {rows} x {cols}, offset {offset}");
         for mode in [Mode::Strict, Mode::Lenient] {
             let packed = guarded::<u8>(expected.len(), (offset * 5 + 1) % 64, |out| {
-                codec::encode_with(backend, source.get(), rows, cols, out, mode).unwrap();
+                backend
+                    .encode(
+                        view(source.get(), rows, cols),
+                        view_mut(out, rows, row_bytes(cols)),
+                        mode,
+                    )
+                    .unwrap();
             });
             assert!(packed == expected, "encode: {at}");
             let decoded = guarded::<i8>(trits.len(), (offset * 3 + 2) % 64, |out| {
-                codec::decode_with(backend, bytes.get(), rows, cols, out, mode).unwrap();
+                backend
+                    .decode(
+                        view(bytes.get(), rows, row_bytes(cols)),
+                        view_mut(out, rows, cols),
+                        mode,
+                    )
+                    .unwrap();
             });
             assert!(decoded == trits, "decode: {at}");
             let weights = guarded::<f32>(trits.len(), offset / 4 * 4, |out| {
-                codec::decode_f32_with(backend, bytes.get(), rows, cols, &scales, out, mode)
+                backend
+                    .decode_f32(
+                        view(bytes.get(), rows, row_bytes(cols)),
+                        view_mut(out, rows, cols),
+                        &scales,
+                        mode,
+                    )
                     .unwrap();
             });
             for (i, (weight, &trit)) in weights.iter().zip(trits).enumerate() {
@@ -169,10 +187,16 @@ fn every_byte_value_at_every_place() {
                 packed[place] = byte;
                 let cols = 4 * BYTES;
                 let (mut trits, mut expected) = (vec![9; cols], vec![8; cols]);
-                let strict =
-                    codec::decode_with(backend, &packed, 1, cols, &mut trits, Mode::Strict);
-                let reference =
-                    codec::decode_with(scalar, &packed, 1, cols, &mut expected, Mode::Strict);
+                let strict = backend.decode(
+                    view(&packed, 1, row_bytes(cols)),
+                    view_mut(&mut trits, 1, cols),
+                    Mode::Strict,
+                );
+                let reference = scalar.decode(
+                    view(&packed, 1, row_bytes(cols)),
+                    view_mut(&mut expected, 1, cols),
+                    Mode::Strict,
+                );
                 assert_eq!(strict, reference);
                 assert_eq!(strict.is_ok(), legal(byte));
                 assert!(trits == expected, "{backend:?}: byte {byte} at {place}");
@@ -181,13 +205,10 @@ fn every_byte_value_at_every_place() {
                     assert_eq!(trits[4 * place + j], trit);
                 }
                 let mut weights = vec![7.0; cols];
-                let strict_f32 = codec::decode_f32_with(
-                    backend,
-                    &packed,
-                    1,
-                    cols,
+                let strict_f32 = backend.decode_f32(
+                    view(&packed, 1, row_bytes(cols)),
+                    view_mut(&mut weights, 1, cols),
                     &[2.0],
-                    &mut weights,
                     Mode::Strict,
                 );
                 assert_eq!(strict_f32, strict);
@@ -199,7 +220,13 @@ fn every_byte_value_at_every_place() {
                 );
                 if legal(byte) {
                     let mut again = vec![0; BYTES];
-                    codec::encode_with(backend, &trits, 1, cols, &mut again, Mode::Strict).unwrap();
+                    backend
+                        .encode(
+                            view(&trits, 1, cols),
+                            view_mut(&mut again, 1, row_bytes(cols)),
+                            Mode::Strict,
+                        )
+                        .unwrap();
                     assert_eq!(again, packed);
                 }
             }
@@ -221,8 +248,11 @@ fn illegal_trits_are_named_and_become_zero() {
                 // A later one must not be the one that is named.
                 trits[rows * cols - 1] = value;
                 let mut packed = vec![0xFF; rows * row_bytes(cols)];
-                let result =
-                    codec::encode_with(backend, &trits, rows, cols, &mut packed, Mode::Strict);
+                let result = backend.encode(
+                    view(&trits, rows, cols),
+                    view_mut(&mut packed, rows, row_bytes(cols)),
+                    Mode::Strict,
+                );
                 let (row, col) = (place / cols, place % cols);
                 assert_eq!(
                     result,
@@ -232,7 +262,12 @@ fn illegal_trits_are_named_and_become_zero() {
                 let written = (row + 1) * row_bytes(cols);
                 assert_eq!(packed[..written], reference(&trits, rows, cols)[..written]);
                 assert!(packed[written..].iter().all(|&b| b == 0xFF));
-                codec::encode_with(backend, &trits, rows, cols, &mut packed, Mode::Lenient)
+                backend
+                    .encode(
+                        view(&trits, rows, cols),
+                        view_mut(&mut packed, rows, row_bytes(cols)),
+                        Mode::Lenient,
+                    )
                     .unwrap();
                 assert_eq!(packed, reference(&trits, rows, cols), "{backend:?}");
             }
@@ -240,7 +275,13 @@ fn illegal_trits_are_named_and_become_zero() {
         // Nothing but illegal values.
         let trits = [i8::MIN, 2, -2, 127].repeat(200);
         let mut packed = vec![0xFF; 200];
-        codec::encode_with(backend, &trits, 1, 800, &mut packed, Mode::Lenient).unwrap();
+        backend
+            .encode(
+                view(&trits, 1, 800),
+                view_mut(&mut packed, 1, row_bytes(800)),
+                Mode::Lenient,
+            )
+            .unwrap();
         assert!(packed.iter().all(|&b| b == 0));
     }
 }
@@ -255,12 +296,21 @@ fn illegal_codes_and_padding_are_named() {
                 packed[bytes + col / 4] = 0b11 << (6 - 2 * (col % 4));
                 packed[3 * bytes - 1] |= 0xC0;
                 let mut trits = vec![5; 3 * cols];
-                let result =
-                    codec::decode_with(backend, &packed, 3, cols, &mut trits, Mode::Strict);
+                let result = backend.decode(
+                    view(&packed, 3, row_bytes(cols)),
+                    view_mut(&mut trits, 3, cols),
+                    Mode::Strict,
+                );
                 assert_eq!(result, Err(CodecError::Code { row: 1, col }), "{backend:?}");
                 assert!(trits[..2 * cols].iter().all(|&t| t == 0));
                 assert!(trits[2 * cols..].iter().all(|&t| t == 5));
-                codec::decode_with(backend, &packed, 3, cols, &mut trits, Mode::Lenient).unwrap();
+                backend
+                    .decode(
+                        view(&packed, 3, row_bytes(cols)),
+                        view_mut(&mut trits, 3, cols),
+                        Mode::Lenient,
+                    )
+                    .unwrap();
                 assert!(trits.iter().all(|&t| t == 0));
             }
             for pad in cols..4 * bytes {
@@ -268,10 +318,18 @@ fn illegal_codes_and_padding_are_named() {
                     let mut packed = vec![0; 2 * bytes];
                     packed[2 * bytes - 1] = code << (6 - 2 * (pad % 4));
                     let mut trits = vec![5; 2 * cols];
-                    let result =
-                        codec::decode_with(backend, &packed, 2, cols, &mut trits, Mode::Strict);
+                    let result = backend.decode(
+                        view(&packed, 2, row_bytes(cols)),
+                        view_mut(&mut trits, 2, cols),
+                        Mode::Strict,
+                    );
                     assert_eq!(result, Err(CodecError::Padding { row: 1 }), "{backend:?}");
-                    codec::decode_with(backend, &packed, 2, cols, &mut trits, Mode::Lenient)
+                    backend
+                        .decode(
+                            view(&packed, 2, row_bytes(cols)),
+                            view_mut(&mut trits, 2, cols),
+                            Mode::Lenient,
+                        )
                         .unwrap();
                     assert!(trits.iter().all(|&t| t == 0));
                 }
@@ -286,16 +344,14 @@ fn any_scale_is_copied() {
     for backend in backends() {
         for scale in [0.0, -0.0, 1e-45, f32::INFINITY, -2.5, f32::NAN] {
             let mut weights = [9.0; 160];
-            codec::decode_f32_with(
-                backend,
-                &packed,
-                1,
-                160,
-                &[scale],
-                &mut weights,
-                Mode::Lenient,
-            )
-            .unwrap();
+            backend
+                .decode_f32(
+                    view(&packed, 1, row_bytes(160)),
+                    view_mut(&mut weights, 1, 160),
+                    &[scale],
+                    Mode::Lenient,
+                )
+                .unwrap();
             for four in weights.chunks(4) {
                 let expected = [scale, -scale, 0.0, 0.0].map(f32::to_bits);
                 assert_eq!(
@@ -309,58 +365,94 @@ fn any_scale_is_copied() {
 }
 
 #[test]
-fn wrong_lengths_name_both() {
-    let wrong = |what, len, expected| {
-        Err(CodecError::Length {
-            what,
-            len,
-            expected,
+fn wrong_shapes_name_both() {
+    let wrong = |[rows, cols]: [usize; 2]| {
+        Err(CodecError::Shape {
+            argument: "packed",
+            rows,
+            cols,
+            expected_rows: 2,
+            expected_cols: 2,
         })
     };
-    let (s, l) = (Mode::Strict, Mode::Lenient);
-    assert_eq!(
-        codec::encode(&[0; 9], 2, 5, &mut [0; 4], s),
-        wrong("trits", 9, 10)
-    );
-    assert_eq!(
-        codec::encode(&[0; 10], 2, 5, &mut [0; 3], l),
-        wrong("packed", 3, 4)
-    );
-    assert_eq!(
-        codec::decode(&[0; 5], 2, 5, &mut [0; 10], s),
-        wrong("packed", 5, 4)
-    );
-    assert_eq!(
-        codec::decode(&[0; 4], 2, 5, &mut [0; 11], l),
-        wrong("trits", 11, 10)
-    );
-    assert_eq!(
-        codec::decode_f32(&[0; 3], 2, 5, &[1.0; 2], &mut [0.0; 10], l),
-        wrong("packed", 3, 4)
-    );
-    assert_eq!(
-        codec::decode_f32(&[0; 4], 2, 5, &[1.0], &mut [0.0; 10], s),
-        wrong("scales", 1, 2)
-    );
-    assert_eq!(
-        codec::decode_f32(&[0; 4], 2, 5, &[1.0; 2], &mut [0.0; 9], s),
-        wrong("weights", 9, 10)
-    );
-    assert_eq!(codec::encode(&[0], 3, 0, &mut [], s), wrong("trits", 1, 0));
+    let (mut trits, mut weights) = ([9; 10], [9.0; 10]);
+    for mode in [Mode::Strict, Mode::Lenient] {
+        for shape in [[2, 1], [2, 3], [1, 2], [3, 2], [0, 0], [2, 0]] {
+            let mut packed = [0x55; 6];
+            let to = view_mut(&mut packed, shape[0], shape[1]);
+            assert_eq!(codec::encode(view(&[0; 10], 2, 5), to, mode), wrong(shape));
+            assert_eq!(packed, [0x55; 6]);
+            let from = view(&packed, shape[0], shape[1]);
+            let to = view_mut(&mut trits, 2, 5);
+            assert_eq!(codec::decode(from, to, mode), wrong(shape));
+            let to = view_mut(&mut weights, 2, 5);
+            assert_eq!(codec::decode_f32(from, to, &[1.0; 2], mode), wrong(shape));
+        }
+        for len in [0, 1, 3] {
+            let (from, to) = (view(&[0; 4], 2, 2), view_mut(&mut weights, 2, 5));
+            let error = CodecError::Length {
+                argument: "scales",
+                len,
+                expected: 2,
+            };
+            assert_eq!(
+                error.to_string(),
+                format!("`scales` has length {len}, expected 2")
+            );
+            assert_eq!(
+                codec::decode_f32(from, to, &vec![1.0; len], mode),
+                Err(error)
+            );
+        }
+    }
+    assert_eq!((trits, weights), ([9; 10], [9.0; 10]));
+    let error = wrong([3, 2]).expect_err("of that shape");
+    assert_eq!(error.to_string(), "`packed` is 3 x 2, expected 2 x 2");
     let (rows, cols) = (usize::MAX / 2, 5);
     let too_large = CodecError::TooLarge { rows, cols };
-    assert_eq!(codec::packed_len(rows, cols), Err(too_large.clone()));
-    let refused = || Err(too_large.clone());
-    let results = [
-        codec::encode(&[], rows, cols, &mut [], s),
-        codec::decode(&[], rows, cols, &mut [], s),
-        codec::decode_f32(&[], rows, cols, &[], &mut [], s),
-    ];
-    assert_eq!(results, [refused(), refused(), refused()]);
+    assert_eq!(codec::packed_len(rows, cols), Err(too_large));
     for (rows, cols) in [(0, 0), (0, usize::MAX), (usize::MAX, 0)] {
         assert_eq!(codec::packed_len(rows, cols), Ok(0));
-        assert_eq!(codec::encode(&[], rows, cols, &mut [], s), Ok(()));
-        assert_eq!(codec::decode(&[], rows, cols, &mut [], s), Ok(()));
+        let (trits, packed) = (view(&[], rows, cols), view(&[], rows, row_bytes(cols)));
+        let to = view_mut(&mut [], rows, row_bytes(cols));
+        assert_eq!(codec::encode(trits, to, Mode::Strict), Ok(()));
+        let to = view_mut(&mut [], rows, cols);
+        assert_eq!(codec::decode(packed, to, Mode::Strict), Ok(()));
+    }
+}
+
+/// Rows may lie apart, in and out: what is between them is neither read nor
+/// written.
+#[test]
+fn gaps_between_rows_do_not_count() {
+    let (rows, cols) = (5, 517);
+    let bytes = row_bytes(cols);
+    let trits = Random(4).trits(rows * cols);
+    let packed = reference(&trits, rows, cols);
+    fn apart<T: Copy>(values: &[T], cols: usize, gap: T) -> Vec<T> {
+        let rows = values.chunks(cols);
+        rows.flat_map(|row| row.iter().copied().chain([gap; 3]))
+            .collect()
+    }
+    let (trits_apart, packed_apart) = (apart(&trits, cols, 9), apart(&packed, bytes, 0xff));
+    let from_trits = MatRef::with_stride(&trits_apart, rows, cols, cols + 3).unwrap();
+    let from_packed = MatRef::with_stride(&packed_apart, rows, bytes, bytes + 3).unwrap();
+    for backend in backends() {
+        let mut out = apart(&vec![0; packed.len()], bytes, 0xff);
+        let to = MatMut::with_stride(&mut out, rows, bytes, bytes + 3).unwrap();
+        backend.encode(from_trits, to, Mode::Strict).unwrap();
+        assert!(out == packed_apart, "{backend:?}");
+        let mut out = apart(&vec![0; trits.len()], cols, 9);
+        let to = MatMut::with_stride(&mut out, rows, cols, cols + 3).unwrap();
+        backend.decode(from_packed, to, Mode::Strict).unwrap();
+        assert!(out == trits_apart, "{backend:?}");
+        let mut out = apart(&vec![0.0; trits.len()], cols, 9.0);
+        let to = MatMut::with_stride(&mut out, rows, cols, cols + 3).unwrap();
+        backend
+            .decode_f32(from_packed, to, &vec![1.0; rows], Mode::Strict)
+            .unwrap();
+        let wanted: Vec<f32> = trits_apart.iter().map(|&t| f32::from(t)).collect();
+        assert!(out == wanted, "{backend:?}");
     }
 }
 
@@ -417,17 +509,17 @@ proptest! {
         let cols = (4 * bytes).saturating_sub(cut);
         let mut expected = vec![0; cols];
         let scalar = Backend::scalar();
-        codec::decode_with(scalar, &packed, 1, cols, &mut expected, Mode::Lenient).unwrap();
-        let error = codec::decode_with(scalar, &packed, 1, cols, &mut vec![0; cols], Mode::Strict);
+        scalar.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut expected, 1, cols), Mode::Lenient).unwrap();
+        let error = scalar.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut vec![0; cols], 1, cols), Mode::Strict);
         for backend in backends() {
             let mut trits = vec![0; cols];
-            codec::decode_with(backend, &packed, 1, cols, &mut trits, Mode::Lenient).unwrap();
+            backend.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut trits, 1, cols), Mode::Lenient).unwrap();
             prop_assert_eq!(&trits, &expected);
-            let strict = codec::decode_with(backend, &packed, 1, cols, &mut trits, Mode::Strict);
+            let strict = backend.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut trits, 1, cols), Mode::Strict);
             prop_assert_eq!(&strict, &error);
             if strict.is_ok() {
                 let mut again = vec![0; bytes];
-                codec::encode_with(backend, &trits, 1, cols, &mut again, Mode::Strict).unwrap();
+                backend.encode(view(&trits, 1, cols), view_mut(&mut again, 1, row_bytes(cols)), Mode::Strict).unwrap();
                 prop_assert_eq!(&again, &packed);
             }
         }

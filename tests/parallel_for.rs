@@ -267,7 +267,7 @@ fn preparation_run_again_is_done_once() {
     let (m, k, n) = (64, 2048, 256);
     let x: Vec<i8> = (0..n * k).map(|i| (i % 251) as i8).collect();
     let trits: Vec<i8> = (0..m * k).map(|i| (i % 7 % 3) as i8 - 1).collect();
-    let matrix = TernaryMatrix::from_trits(&trits, m, k, Scales::per_tensor(1.0));
+    let matrix = TernaryMatrix::from_trits(view(&trits, m, k), Scales::per_tensor(1.0));
     let panels = Panels::pack(&matrix.expect("a matrix")).expect("memory");
     let serial = &mut workspace(Options::new().threads(Threads::Serial));
     let mut product = |ws: &mut Workspace| {
@@ -290,9 +290,9 @@ fn preparation_run_again_is_done_once() {
 #[cfg(feature = "train")]
 #[test]
 fn a_gradient_left_out_is_an_error() {
-    use tritgemm::nn::{BitLinear, BitLinearError, BitLinearGrads};
+    use tritgemm::nn::{BitLinear, BitLinearGrads, LayerError};
     let (k, m, n) = (1024, 1024, 4);
-    let mut layer = BitLinear::kaiming_uniform(k, m, 1).expect("a layer");
+    let mut layer = BitLinear::kaiming_uniform(m, k, 1).expect("a layer");
     let (x, grad_y) = (vec![1.0; n * k], vec![1.0; n * m]);
     let mut gradient = |ws: &mut Workspace| {
         let mut grad_x = vec![0.0; n * k];
@@ -307,7 +307,7 @@ fn a_gradient_left_out_is_an_error() {
     let never = with(WORKERS, |_, _: Work<'_>| ());
     let mut ws = workspace(on(&Options::new(), never));
     match gradient(&mut ws) {
-        Err(BitLinearError::Gemm(GemmError::Incomplete(Incomplete { done: 0, items }))) => {
+        Err(LayerError::Gemm(GemmError::Incomplete(Incomplete { done: 0, items }))) => {
             assert!(items > 1, "{items}");
         }
         other => panic!("{other:?}"),
@@ -365,7 +365,7 @@ fn pools_may_be_nested() {
 fn tokens_without_number() {
     for (family, k, n) in [(Family::Many, 1, 140_000), (Family::Few, 16, 70_000)] {
         let trits: Vec<i8> = (0..k).map(|i| [1, -1, 0][i % 3]).collect();
-        let matrix = TernaryMatrix::from_trits(&trits, 1, k, Scales::per_tensor(1.0));
+        let matrix = TernaryMatrix::from_trits(view(&trits, 1, k), Scales::per_tensor(1.0));
         let panels = Panels::pack(&matrix.expect("trits")).expect("fits");
         let x: Vec<i8> = (0..n * k).map(|i| (i * 37 % 251) as u8 as i8).collect();
         let dot = |x: &[i8]| -> i32 {

@@ -3,11 +3,12 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use tritgemm::quant::{
-    MIN_ABSMAX, MIN_ALPHA, QuantError, absmean, absmean_into, quantize_activations,
-    quantize_activations_into, quantize_token, sparsify_2_4, sparsify_trits_2_4, ternarize,
-    ternarize_into,
+    QuantError, absmean, absmean_into, quantize_activations, quantize_activations_into,
+    quantize_token, sparsify_2_4, sparsify_trits_2_4, ternarize, ternarize_into,
 };
-use tritgemm::{Activation, Granularity, GroupSize};
+use tritgemm::{Granularity, GroupSize, MatMut, MatRef};
+use tritgemm_testing::floats::{Float, widened};
+use tritgemm_testing::{view, view_mut};
 
 /// Finite floats of every kind: of one size, of all sizes, subnormal, zero,
 /// equal magnitudes, the largest.
@@ -137,9 +138,8 @@ proptest! {
 
     #[test]
     fn half_tokens_quantise_as_their_f32_values(words in prop::collection::vec(any::<u16>(), 0..300)) {
-        fn check<T: Activation + std::fmt::Debug>(x: &[T]) {
-            let mut wide = vec![0.0; x.len()];
-            T::widen(x, &mut wide);
+        fn check<T: Float>(x: &[T]) {
+            let wide = widened(x);
             let (mut q, mut expected) = (vec![99; x.len()], vec![99; x.len()]);
             let scale = quantize_token(x, &mut q);
             // The errors hold a NaN, which does not equal itself.
@@ -155,15 +155,15 @@ proptest! {
 
     #[test]
     fn alphas_are_means_as_defined((rows, cols, w) in matrix(), granularity in granularity()) {
-        let alphas = absmean(&w, rows, cols, granularity).unwrap();
+        let alphas = absmean(view(&w, rows, cols), granularity).unwrap();
         prop_assert_eq!(bits(&alphas), bits(&absmean_scalar(&w, rows, cols, granularity)));
         prop_assert_eq!(Some(alphas.len()), granularity.scales(rows, cols));
     }
 
     #[test]
     fn trits_are_rounded_quotients((rows, cols, w) in matrix(), granularity in granularity()) {
-        let alphas = absmean(&w, rows, cols, granularity).unwrap();
-        let trits = ternarize(&w, rows, cols, granularity, &alphas).unwrap();
+        let alphas = absmean(view(&w, rows, cols), granularity).unwrap();
+        let trits = ternarize(view(&w, rows, cols), granularity, &alphas).unwrap();
         for (i, (&w, trit)) in w.iter().zip(trits).enumerate() {
             let alpha = alphas[alpha_index(i, cols, granularity)];
             prop_assert_eq!(trit, ternarize_scalar(w, alpha), "weight {} of alpha {}", w, alpha);
@@ -187,7 +187,7 @@ proptest! {
             .map(|b| f32::from_bits(b as u32))
             .flat_map(|w| [w, -w])
             .collect();
-        let trits = ternarize(&near, 1, near.len(), Granularity::PerTensor, &[alpha]).unwrap();
+        let trits = ternarize(view(&near, 1, near.len()), Granularity::PerTensor, &[alpha]).unwrap();
         for (&w, trit) in near.iter().zip(trits) {
             prop_assert_eq!(trit, ternarize_scalar(w, alpha), "weight {} of alpha {}", w, alpha);
         }
@@ -196,7 +196,7 @@ proptest! {
     #[test]
     fn two_in_four_stay((rows, cols, w) in matrix()) {
         let mut sparse = w.clone();
-        sparsify_2_4(&mut sparse, rows, cols).unwrap();
+        sparsify_2_4(view_mut(&mut sparse, rows, cols)).unwrap();
         let mut expected = w;
         expected.chunks_mut(cols.max(1)).for_each(|row| sparsify_scalar(row, f32::abs));
         prop_assert_eq!(bits(&sparse), bits(&expected));
@@ -207,7 +207,7 @@ proptest! {
         let rows = 3;
         let trits: Vec<i8> = words[..rows * cols].iter().map(|w| (w % 3) as i8 - 1).collect();
         let mut sparse = trits.clone();
-        sparsify_trits_2_4(&mut sparse, rows, cols).unwrap();
+        sparsify_trits_2_4(view_mut(&mut sparse, rows, cols));
         let mut expected = trits;
         expected.chunks_mut(cols.max(1)).for_each(|row| sparsify_scalar(row, |t| f32::from(t).abs()));
         prop_assert_eq!(sparse, expected);
@@ -231,11 +231,11 @@ proptest! {
             }
             other => panic!("expected the weight to be named, got {other:?}"),
         };
-        named(absmean(&w, rows, cols, granularity).map(|_| ()));
+        named(absmean(view(&w, rows, cols), granularity).map(|_| ()));
         let alphas = vec![1.0; granularity.scales(rows, cols).unwrap()];
-        named(ternarize(&w, rows, cols, granularity, &alphas).map(|_| ()));
+        named(ternarize(view(&w, rows, cols), granularity, &alphas).map(|_| ()));
         let before = bits(&w);
-        named(sparsify_2_4(&mut w, rows, cols));
+        named(sparsify_2_4(view_mut(&mut w, rows, cols)));
         prop_assert_eq!(bits(&w), before, "an error leaves the weights as they were");
     }
 
@@ -247,7 +247,7 @@ proptest! {
         let mut x = vec![1.0_f32; tokens * features];
         let at = at.index(x.len());
         x[at] = bad;
-        match quantize_activations(&x, tokens, features) {
+        match quantize_activations(view(&x, tokens, features)) {
             Err(QuantError::Activation { token, index, value }) => {
                 prop_assert_eq!((token, index), (at / features, at % features));
                 prop_assert_eq!(value.to_bits(), bad.to_bits());
@@ -265,9 +265,9 @@ proptest! {
 fn every_token_of_zeros_has_the_least_scale() {
     let mut q = [5; 33];
     let scale = quantize_token(&[0.0_f32; 33], &mut q).unwrap();
-    assert_eq!((q, scale), ([0; 33], MIN_ABSMAX / 127.0));
-    let (q, scales) = quantize_activations(&[0.0_f32; 0], 3, 0).unwrap();
-    assert_eq!((q, scales), (vec![], vec![MIN_ABSMAX / 127.0; 3]));
+    assert_eq!((q, scale), ([0; 33], 1e-5 / 127.0));
+    let (q, scales) = quantize_activations(view(&[0.0_f32; 0], 3, 0)).unwrap();
+    assert_eq!((q, scales), (vec![], vec![1e-5 / 127.0; 3]));
 }
 
 #[test]
@@ -304,13 +304,13 @@ fn threads_change_nothing() {
     let run = || {
         let mut all = Vec::new();
         for granularity in [Granularity::PerTensor, Granularity::PerRow] {
-            let alphas = absmean(&w, rows, cols, granularity).unwrap();
-            let trits = ternarize(&w, rows, cols, granularity, &alphas).unwrap();
+            let alphas = absmean(view(&w, rows, cols), granularity).unwrap();
+            let trits = ternarize(view(&w, rows, cols), granularity, &alphas).unwrap();
             all.push((bits(&alphas), trits));
         }
         let mut sparse = w.clone();
-        sparsify_2_4(&mut sparse, rows, cols).unwrap();
-        let (q, scales) = quantize_activations(&w, rows, cols).unwrap();
+        sparsify_2_4(view_mut(&mut sparse, rows, cols)).unwrap();
+        let (q, scales) = quantize_activations(view(&w, rows, cols)).unwrap();
         (all, bits(&sparse), q, bits(&scales))
     };
     let alone = run();
@@ -327,76 +327,135 @@ fn threads_change_nothing() {
 }
 
 #[test]
-fn wrong_lengths_are_named() {
-    let length = |result: Result<(), QuantError>, expected: QuantError| {
-        assert_eq!(result.unwrap_err(), expected);
-    };
-    let error = |argument, len, expected| QuantError::Length {
-        argument,
-        len,
-        expected,
-    };
+fn wrong_lengths_and_shapes_are_named() {
     let per_row = Granularity::PerRow;
-    length(
-        absmean(&[0.0; 5], 2, 3, per_row).map(|_| ()),
-        error("weights", 5, 6),
-    );
-    length(
-        ternarize(&[0.0; 6], 2, 3, per_row, &[1.0]).map(|_| ()),
-        error("alphas", 1, 2),
-    );
-    let short = ternarize_into(&[0.0; 6], 2, 3, per_row, &[1.0; 2], &mut [0; 4]);
-    length(short, error("trits", 4, 6));
-    for (weights, alphas, wrong) in [
-        (5, 2, error("weights", 5, 6)),
-        (6, 3, error("alphas", 3, 2)),
-    ] {
-        let (w, mut a) = (vec![0.0; weights], vec![1.0; alphas]);
-        length(absmean_into(&w, 2, 3, per_row, &mut a), wrong.clone());
+    let weights = || view(&[0.0; 6], 2, 3);
+    let length = |argument, len, expected| {
+        Err(QuantError::Length {
+            argument,
+            len,
+            expected,
+        })
+    };
+    let shape = |argument, [rows, cols]: [usize; 2]| {
+        Err(QuantError::Shape {
+            argument,
+            rows,
+            cols,
+            expected_rows: 2,
+            expected_cols: 3,
+        })
+    };
+    for alphas in [1, 3] {
+        let mut a = vec![1.0; alphas];
+        let wrong = length("alphas", alphas, 2);
+        assert_eq!(absmean_into(weights(), per_row, &mut a), wrong);
         assert_eq!(a, vec![1.0; alphas]);
         let mut trits = [7; 6];
-        let into = ternarize_into(&w, 2, 3, per_row, &a, &mut trits);
-        length(into, wrong.clone());
+        let into = ternarize_into(weights(), per_row, &a, view_mut(&mut trits, 2, 3));
+        assert_eq!(into, wrong);
         assert_eq!(trits, [7; 6]);
-        length(ternarize(&w, 2, 3, per_row, &a).map(|_| ()), wrong);
+        assert_eq!(ternarize(weights(), per_row, &a).map(|_| ()), wrong);
     }
-    for (x, q, scales, wrong) in [
-        (5, 6, 2, error("x", 5, 6)),
-        (6, 7, 2, error("q", 7, 6)),
-        (6, 6, 1, error("token_scales", 1, 2)),
-    ] {
-        let (mut q, mut scales) = (vec![7; q], vec![7.0; scales]);
-        let into = quantize_activations_into(&vec![1.0_f32; x], 2, 3, &mut q, &mut scales);
-        length(into, wrong);
-        assert!(q.iter().all(|&q| q == 7) && scales.iter().all(|&s| s == 7.0));
+    for [rows, cols] in [[2, 2], [3, 3], [3, 2], [0, 3], [2, 0]] {
+        let (mut out, mut scales) = ([7; 9], [7.0; 2]);
+        let trits = view_mut(&mut out, rows, cols);
+        let into = ternarize_into(weights(), per_row, &[1.0; 2], trits);
+        assert_eq!(into, shape("trits", [rows, cols]));
+        let q = view_mut(&mut out, rows, cols);
+        let into = quantize_activations_into(weights(), q, &mut scales);
+        assert_eq!(into, shape("q", [rows, cols]));
+        assert_eq!((out, scales), ([7; 9], [7.0; 2]));
     }
+    for len in [1, 3] {
+        let (mut q, mut scales) = ([7; 6], vec![7.0; len]);
+        let into = quantize_activations_into(weights(), view_mut(&mut q, 2, 3), &mut scales);
+        assert_eq!(into, length("token_scales", len, 2));
+        assert_eq!((q, scales), ([7; 6], vec![7.0; len]));
+    }
+    let token = quantize_token(&[0.0_f32; 3], &mut [0; 2]).map(|_| ());
+    assert_eq!(token, length("q", 2, 3));
     assert_eq!(
-        error("alphas", 3, 2).to_string(),
-        "`alphas` holds 3 values, expected 2"
+        length("alphas", 3, 2).unwrap_err().to_string(),
+        "`alphas` has length 3, expected 2"
     );
-    length(sparsify_2_4(&mut [0.0; 3], 1, 4), error("weights", 3, 4));
-    length(sparsify_trits_2_4(&mut [0; 3], 1, 4), error("trits", 3, 4));
-    length(
-        quantize_token(&[0.0_f32; 3], &mut [0; 2]).map(|_| ()),
-        error("q", 2, 3),
+    assert_eq!(
+        shape("q", [2, 2]).unwrap_err().to_string(),
+        "`q` is 2 x 2, expected 2 x 3"
     );
-    length(
-        quantize_activations(&[0.0_f32; 3], 2, 2).map(|_| ()),
-        error("x", 3, 4),
-    );
-    length(
-        absmean(&[], usize::MAX, 2, per_row).map(|_| ()),
-        QuantError::TooLarge {
-            rows: usize::MAX,
-            cols: 2,
-        },
-    );
+}
+
+/// Rows may lie apart, in and out: what is between them is neither read nor
+/// written, inside a pool or outside.
+#[test]
+fn gaps_between_rows_do_not_count() {
+    for (rows, cols) in [(3, 70), (300, 1000)] {
+        let w: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+        let stride = cols + 5;
+        let apart: Vec<f32> = w
+            .chunks(cols)
+            .flat_map(|row| row.iter().copied().chain([f32::NAN; 5]))
+            .collect();
+        let last = apart.len() - 5;
+        // With and without a gap after the last row, and with rows after it.
+        let inputs = [&apart[..], &apart[..last], &apart.repeat(2)];
+        let gapped = |values: &[i8]| -> Vec<i8> {
+            let rows = values.chunks(cols);
+            rows.flat_map(|row| row.iter().copied().chain([77; 5]))
+                .collect()
+        };
+        let run = || {
+            for input in inputs {
+                let x = MatRef::with_stride(input, rows, cols, stride).unwrap();
+                let mut out = vec![77; apart.len()];
+                for granularity in [
+                    Granularity::PerTensor,
+                    Granularity::PerRow,
+                    Granularity::PerGroup(GroupSize::G64),
+                ] {
+                    let alphas = absmean(view(&w, rows, cols), granularity).unwrap();
+                    assert_eq!(bits(&absmean(x, granularity).unwrap()), bits(&alphas));
+                    let trits = ternarize(view(&w, rows, cols), granularity, &alphas).unwrap();
+                    let to = MatMut::with_stride(&mut out, rows, cols, stride).unwrap();
+                    ternarize_into(x, granularity, &alphas, to).unwrap();
+                    assert_eq!(out, gapped(&trits));
+                    let to = MatMut::with_stride(&mut out, rows, cols, stride).unwrap();
+                    sparsify_trits_2_4(to);
+                    let mut sparse = trits;
+                    sparsify_trits_2_4(view_mut(&mut sparse, rows, cols));
+                    assert_eq!(out, gapped(&sparse));
+                }
+                let (q, scales) = quantize_activations(view(&w, rows, cols)).unwrap();
+                let mut token_scales = vec![0.0; rows];
+                let to = MatMut::with_stride(&mut out, rows, cols, stride).unwrap();
+                quantize_activations_into(x, to, &mut token_scales).unwrap();
+                assert_eq!((&out, token_scales), (&gapped(&q), scales));
+
+                let (mut dense, mut wide) = (w.clone(), input.to_vec());
+                sparsify_2_4(view_mut(&mut dense, rows, cols)).unwrap();
+                sparsify_2_4(MatMut::with_stride(&mut wide, rows, cols, stride).unwrap()).unwrap();
+                for (i, (&wide, &input)) in wide.iter().zip(input).enumerate() {
+                    let (row, col) = (i / stride, i % stride);
+                    let inside = row < rows && col < cols;
+                    let wanted = if inside {
+                        dense[row * cols + col]
+                    } else {
+                        input
+                    };
+                    assert_eq!(wide.to_bits(), wanted.to_bits(), "{row}, {col}");
+                }
+            }
+        };
+        run();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+        pool.unwrap().install(run);
+    }
 }
 
 #[test]
 fn an_alpha_must_be_a_divisor() {
     for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let error = ternarize(&[0.1; 4], 2, 2, Granularity::PerRow, &[1.0, bad]).unwrap_err();
+        let error = ternarize(view(&[0.1; 4], 2, 2), Granularity::PerRow, &[1.0, bad]).unwrap_err();
         match error {
             QuantError::Alpha { index: 1, value } => {
                 assert_eq!(value.to_bits(), bad.to_bits());
@@ -410,11 +469,11 @@ fn an_alpha_must_be_a_divisor() {
         }
     }
     assert_eq!(
-        absmean(&[0.0; 6], 2, 3, Granularity::PerRow).unwrap(),
-        [MIN_ALPHA; 2]
+        absmean(view(&[0.0; 6], 2, 3), Granularity::PerRow).unwrap(),
+        [1e-5; 2]
     );
     assert_eq!(
-        absmean(&[], 2, 0, Granularity::PerRow).unwrap(),
-        [MIN_ALPHA; 2]
+        absmean(view(&[], 2, 0), Granularity::PerRow).unwrap(),
+        [1e-5; 2]
     );
 }

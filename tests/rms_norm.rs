@@ -2,8 +2,10 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use tritgemm::Activation;
-use tritgemm::nn::{RmsNorm, RmsNormError};
+use tritgemm::nn::{LayerError, RmsNorm};
+use tritgemm::{MatMut, MatRef};
+use tritgemm_testing::floats::{Float, narrowed, widened};
+use tritgemm_testing::{view, view_mut};
 
 const U: f64 = f32::EPSILON as f64 / 2.0;
 /// Half the distance of f32's smallest values: what rounding near zero costs.
@@ -41,7 +43,7 @@ proptest! {
     ])) {
         let norm = RmsNorm::new(gain.clone()).unwrap();
         let mut y = vec![f32::NAN; x.len()];
-        norm.forward(&x, &mut y).unwrap();
+        norm.forward(view(&x, 1, x.len()), view_mut(&mut y, 1, x.len())).unwrap();
         let r = inverse_rms(&x, RmsNorm::EPS);
         for ((&x, &gain), &y) in x.iter().zip(&gain).zip(&y) {
             let exact = f64::from(x) * r * f64::from(gain);
@@ -49,33 +51,25 @@ proptest! {
             prop_assert!((f64::from(y) - exact).abs() <= bound, "{y} against {exact}");
         }
         let mut in_place = x.clone();
-        norm.forward_in_place(&mut in_place).unwrap();
+        norm.forward_in_place(view_mut(&mut in_place, 1, x.len())).unwrap();
         prop_assert_eq!(bits(&in_place), bits(&y));
     }
 
     /// 16-bit types: widened exactly, computed as f32, rounded once more.
     #[test]
     fn half_outputs_are_the_rounded_f32_outputs((x, gain) in values(-300.0_f32..300.0)) {
-        fn check<T: Activation>(x: &[f32], gain: &[f32], zero: T) {
+        fn check<T: Float>(x: &[f32], gain: &[f32], zero: T) {
             let norm = RmsNorm::new(gain.to_vec()).unwrap();
-            let mut narrow = vec![zero; x.len()];
-            T::narrow(x, &mut narrow);
-            let mut wide = vec![0.0; x.len()];
-            T::widen(&narrow, &mut wide);
-            let mut y = vec![zero; x.len()];
-            norm.forward(&narrow, &mut y).unwrap();
-            let mut expected_wide = wide.clone();
-            norm.forward(&wide, &mut expected_wide).unwrap();
-            let mut expected = vec![zero; x.len()];
-            T::narrow(&expected_wide, &mut expected);
-            let as_bits = |values: &[T]| {
-                let mut wide = vec![0.0; values.len()];
-                T::widen(values, &mut wide);
-                bits(&wide)
-            };
-            assert_eq!(as_bits(&y), as_bits(&expected));
-            norm.forward_in_place(&mut narrow).unwrap();
-            assert_eq!(as_bits(&narrow), as_bits(&expected));
+            let (features, mut narrow) = (x.len(), narrowed::<T>(x));
+            let wide = widened(&narrow);
+            let mut y = vec![zero; features];
+            norm.forward(view(&narrow, 1, features), view_mut(&mut y, 1, features)).unwrap();
+            let mut expected = vec![0.0; features];
+            norm.forward(view(&wide, 1, features), view_mut(&mut expected, 1, features)).unwrap();
+            let expected = bits(&widened(&narrowed::<T>(&expected)));
+            assert_eq!(bits(&widened(&y)), expected);
+            norm.forward_in_place(view_mut(&mut narrow, 1, features)).unwrap();
+            assert_eq!(bits(&widened(&narrow)), expected);
         }
         check(&x, &gain, f16::ZERO);
         check(&x, &gain, bf16::ZERO);
@@ -94,7 +88,9 @@ proptest! {
         let norm = RmsNorm::new(gain.clone()).unwrap();
         let mut grad_x = vec![f32::NAN; x.len()];
         let mut grad_gain = vec![0.5; features];
-        norm.backward(&x, &grad_y, &mut grad_x, &mut grad_gain).unwrap();
+        let (x_view, grad_view) = (view(&x, tokens, features), view(&grad_y, tokens, features));
+        let grad_x_view = view_mut(&mut grad_x, tokens, features);
+        norm.backward(x_view, grad_view, grad_x_view, &mut grad_gain).unwrap();
         let mut exact_gain = vec![0.5; features];
         let mut gain_size = vec![0.5; features];
         for t in 0..tokens {
@@ -138,7 +134,9 @@ fn the_gradient_is_a_finite_difference() {
             .sum()
     };
     let mut grad_x = vec![0.0; features];
-    norm.backward(&x, &c, &mut grad_x, &mut vec![0.0; features])
+    let (x_view, c_view) = (view(&x, 1, features), view(&c, 1, features));
+    let grad_view = view_mut(&mut grad_x, 1, features);
+    norm.backward(x_view, c_view, grad_view, &mut vec![0.0; features])
         .unwrap();
     let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
     let step = 1e-5;
@@ -163,7 +161,8 @@ fn the_gradient_is_a_finite_difference() {
 fn a_bad_value_spoils_its_own_token_only() {
     let norm = RmsNorm::new(vec![1.0; 2]).unwrap();
     let mut y = [0.0_f32; 6];
-    norm.forward(&[f32::NAN, 1.0, 3.0, 4.0, f32::INFINITY, 1.0], &mut y)
+    let x = [f32::NAN, 1.0, 3.0, 4.0, f32::INFINITY, 1.0];
+    norm.forward(view(&x, 3, 2), view_mut(&mut y, 3, 2))
         .unwrap();
     assert!(y[0].is_nan() && y[1].is_nan());
     assert!((y[2] - 0.848_528).abs() < 1e-6 && (y[3] - 1.131_371).abs() < 1e-6);
@@ -177,7 +176,7 @@ fn a_bad_value_spoils_its_own_token_only() {
 }
 
 #[test]
-fn threads_change_nothing() {
+fn threads_and_strides_change_nothing() {
     let (tokens, features) = (300, 1000);
     let x: Vec<f32> = (0..tokens * features)
         .map(|i| (i as f32 * 0.37).sin())
@@ -185,8 +184,36 @@ fn threads_change_nothing() {
     let norm = RmsNorm::new(vec![1.5; features]).unwrap();
     let run = || {
         let (mut y, mut grad_x, mut grad_gain) = (x.clone(), x.clone(), vec![0.0; features]);
-        norm.forward(&x, &mut y).unwrap();
-        norm.backward(&x, &y, &mut grad_x, &mut grad_gain).unwrap();
+        let x_dense = &x[..];
+        let x = view(x_dense, tokens, features);
+        norm.forward(x, view_mut(&mut y, tokens, features)).unwrap();
+        let grad_y = view(&y, tokens, features);
+        let grad_x_view = view_mut(&mut grad_x, tokens, features);
+        norm.backward(x, grad_y, grad_x_view, &mut grad_gain)
+            .unwrap();
+        // Rows apart, with values between them that must not show.
+        let stride = features + 3;
+        let apart = |values: &[f32]| -> Vec<f32> {
+            let rows = values.chunks(features);
+            rows.flat_map(|row| row.iter().copied().chain([f32::NAN; 3]))
+                .collect()
+        };
+        let (x_apart, y_apart) = (apart(x_dense), apart(&y));
+        let strided = |data| MatRef::with_stride(data, tokens, features, stride).unwrap();
+        let mut out = apart(&vec![0.0; tokens * features]);
+        let to = MatMut::with_stride(&mut out, tokens, features, stride).unwrap();
+        norm.forward(strided(&x_apart), to).unwrap();
+        assert!(bits(&out) == bits(&y_apart));
+        let mut in_place = x_apart.clone();
+        let to = MatMut::with_stride(&mut in_place, tokens, features, stride).unwrap();
+        norm.forward_in_place(to).unwrap();
+        assert!(bits(&in_place) == bits(&y_apart));
+        let mut gain_apart = vec![0.0; features];
+        let to = MatMut::with_stride(&mut out, tokens, features, stride).unwrap();
+        norm.backward(strided(&x_apart), strided(&y_apart), to, &mut gain_apart)
+            .unwrap();
+        assert!(bits(&out) == bits(&apart(&grad_x)));
+        assert_eq!(bits(&gain_apart), bits(&grad_gain));
         (bits(&y), bits(&grad_x), bits(&grad_gain))
     };
     let alone = run();
@@ -199,54 +226,54 @@ fn threads_change_nothing() {
 
 #[test]
 fn bad_arguments_are_named() {
-    assert_eq!(RmsNorm::new(vec![]).unwrap_err(), RmsNormError::NoFeatures);
+    assert_eq!(RmsNorm::new(vec![]).unwrap_err(), LayerError::NoFeatures);
     let norm = RmsNorm::new(vec![1.0; 3]).unwrap();
     for eps in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         assert!(
-            matches!(norm.clone().with_eps(eps), Err(RmsNormError::Eps { .. })),
+            matches!(norm.clone().with_eps(eps), Err(LayerError::Eps { .. })),
             "{eps}"
         );
-        let text = RmsNormError::Eps { eps }.to_string();
+        let text = LayerError::Eps { eps }.to_string();
         assert!(text.contains(&format!("`eps` is {eps},")), "{text}");
     }
-    let tokens = RmsNormError::Tokens {
-        argument: "x",
-        found: 4,
-        features: 3,
-    };
-    assert_eq!(
-        norm.forward(&[0.0_f32; 4], &mut [0.0; 4]),
-        Err(tokens.clone())
-    );
-    let in_place = norm.forward_in_place(&mut [0.0_f32; 4]);
-    assert_eq!(in_place, Err(tokens.clone()));
-    let backward = norm.backward(&[0.0_f32; 4], &[0.0; 4], &mut [0.0; 4], &mut [0.0; 3]);
-    assert_eq!(backward, Err(tokens.clone()));
-    let length = |argument, found, expected| RmsNormError::Length {
+    let shape = |argument, [rows, cols]: [usize; 2]| LayerError::Shape {
         argument,
-        found,
-        expected,
+        rows,
+        cols,
+        expected_rows: 2,
+        expected_cols: 3,
     };
-    assert_eq!(
-        norm.forward(&[0.0_f32; 6], &mut [0.0; 3]),
-        Err(length("y", 3, 6))
-    );
+    let (x, mut y) = ([0.0_f32; 8], [7.0; 8]);
+    let wide = norm.forward(view(&x, 2, 4), view_mut(&mut y, 2, 4));
+    assert_eq!(wide, Err(shape("x", [2, 4])));
+    let in_place = norm.forward_in_place(view_mut(&mut y, 2, 2));
+    assert_eq!(in_place, Err(shape("x", [2, 2])));
+    let short = norm.forward(view(&x, 2, 3), view_mut(&mut y, 1, 3));
+    assert_eq!(short, Err(shape("y", [1, 3])));
+    let mut backward = |x_cols: usize, grad_y: [usize; 2], grad_x: [usize; 2], gain: usize| {
+        let (x, grad_y) = (view(&x, 2, x_cols), view(&x, grad_y[0], grad_y[1]));
+        let grad_x = view_mut(&mut y, grad_x[0], grad_x[1]);
+        norm.backward(x, grad_y, grad_x, &mut vec![0.0; gain])
+    };
+    let fits = [2, 3];
+    assert_eq!(backward(4, fits, fits, 3), Err(shape("x", [2, 4])));
+    assert_eq!(backward(3, [1, 3], fits, 3), Err(shape("grad_y", [1, 3])));
+    assert_eq!(backward(3, fits, [2, 4], 3), Err(shape("grad_x", [2, 4])));
+    let length = LayerError::Length {
+        argument: "grad_gain",
+        len: 2,
+        expected: 3,
+    };
+    assert_eq!(backward(3, fits, fits, 2), Err(length.clone()));
+    assert_eq!(y, [7.0; 8]);
     for (error, text) in [
         (
-            RmsNormError::NoFeatures,
+            LayerError::NoFeatures,
             "`gain` is empty, expected one value a feature",
         ),
-        (tokens, "`x` holds 4 values, expected a multiple of 3"),
-        (length("y", 3, 6), "`y` holds 3 values, expected 6"),
+        (shape("x", [2, 4]), "`x` is 2 x 4, expected 2 x 3"),
+        (length, "`grad_gain` has length 2, expected 3"),
     ] {
         assert_eq!(error.to_string(), text);
     }
-    let x = [0.0_f32; 6];
-    let backward = |grad_y: usize, grad_x: usize, gain: usize| {
-        let (grad_y, mut grad_x) = (vec![0.0_f32; grad_y], vec![0.0; grad_x]);
-        norm.backward(&x, &grad_y, &mut grad_x, &mut vec![0.0; gain])
-    };
-    assert_eq!(backward(3, 6, 3), Err(length("grad_y", 3, 6)));
-    assert_eq!(backward(6, 3, 3), Err(length("grad_x", 3, 6)));
-    assert_eq!(backward(6, 6, 2), Err(length("grad_gain", 2, 3)));
 }

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use std::collections::BTreeSet;
-use tritgemm::{Granularity, TernaryMatrix, quant};
+use tritgemm::{Granularity, MatMut, MatRef, TernaryMatrix, quant};
 
 /// What the table says about one matrix.
 struct Report {
@@ -181,12 +181,12 @@ fn ternarise(tensor: &Tensor<'_>, args: &QuantizeArgs) -> Result<(TernaryMatrix,
     let granularity = args.granularity.granularity();
     let matrix = if args.sparsity_2_4 {
         let mut sparse = latent.clone();
-        quant::sparsify_2_4(&mut sparse, rows, cols)?;
-        TernaryMatrix::quantize(&sparse, rows, cols, granularity)?
+        quant::sparsify_2_4(MatMut::new(&mut sparse, rows, cols)?)?;
+        TernaryMatrix::quantize(MatRef::new(&sparse, rows, cols)?, granularity)?
     } else {
-        TernaryMatrix::quantize(&latent, rows, cols, granularity)?
+        TernaryMatrix::quantize(MatRef::new(&latent, rows, cols)?, granularity)?
     };
-    let report = report(tensor, [rows, cols], &latent, &matrix);
+    let report = report(tensor, [rows, cols], &latent, &matrix)?;
     Ok((matrix, report))
 }
 
@@ -213,14 +213,14 @@ fn report(
     shape: [usize; 2],
     latent: &[f32],
     matrix: &TernaryMatrix,
-) -> Report {
+) -> Result<Report> {
     let cols = shape[1].max(1);
     let scales = matrix.scales();
     let group = match scales.granularity() {
         Granularity::PerGroup(group) => group.len(),
         _ => cols,
     };
-    let trits = matrix.to_trits();
+    let trits = matrix.to_trits()?;
     // Row by row, then added in order: the same report on any number of threads.
     let rows: Vec<[f64; 3]> = latent
         .par_chunks(cols)
@@ -230,7 +230,7 @@ fn report(
             let mut sums = [0.0; 3];
             let groups = latent.chunks(group).zip(trits.chunks(group));
             for (g, (latent, trits)) in groups.enumerate() {
-                let scale = f64::from(scales.at(row, g * group, shape[1]));
+                let scale = f64::from(matrix.scale(row, g * group));
                 for (&w, &trit) in latent.iter().zip(trits) {
                     let w = f64::from(w);
                     let missed = w - f64::from(trit) * scale;
@@ -245,7 +245,7 @@ fn report(
     let sum = |i: usize| rows.iter().map(|sums| sums[i]).sum::<f64>();
     let (missed, norm, zeros) = (sum(0), sum(1), sum(2));
     let range = |r: [f32; 2], &s: &f32| [r[0].min(s), r[1].max(s)];
-    Report {
+    Ok(Report {
         name: tensor.name.clone(),
         dtype: tensor.dtype,
         shape,
@@ -255,7 +255,7 @@ fn report(
             .iter()
             .fold([f32::INFINITY, f32::NEG_INFINITY], range),
         error: (norm > 0.0).then(|| (missed / norm).sqrt()),
-    }
+    })
 }
 
 fn print(

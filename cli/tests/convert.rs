@@ -7,7 +7,7 @@ use common::{Dir, f32_tensor, floats, matrix, read, tritgemm, weights};
 use safetensors::Dtype;
 use std::fs;
 use std::path::Path;
-use tritgemm::{PanelFile, Scales, TernaryMatrix};
+use tritgemm::{MatRef, PanelFile, Scales, TernaryMatrix};
 use tritgemm_formats::ScaleRounding;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::{Gguf, Value};
@@ -132,7 +132,7 @@ fn what_weight_scale_means_is_asked_and_never_guessed() {
         let (tensors, metadata) = read(&output);
         assert_eq!(metadata["format"], "pt");
         let scales = Scales::per_tensor(1.0);
-        let want = TernaryMatrix::from_trits(&FOREIGN, 8, 2, scales).unwrap();
+        let want = TernaryMatrix::from_trits(MatRef::new(&FOREIGN, 8, 2).unwrap(), scales).unwrap();
         assert_eq!(
             tensors["q.weight"],
             (Dtype::U8, vec![8, 1], want.packed().to_vec())
@@ -202,7 +202,7 @@ fn gguf_to_gguf_keeps_metadata_shapes_and_other_types() {
     assert_eq!(matrix.scales(), &Scales::per_tensor(0.625));
     let mut want = vec![0.0; 4 * 512];
     want[0] = 0.625;
-    assert_eq!(matrix.to_f32(), want);
+    assert_eq!(matrix.to_f32().unwrap(), want);
     assert_eq!(file.tensor("k_quant").unwrap().data(), [3; 210]);
 
     // Safetensors has no such type.
@@ -240,7 +240,7 @@ fn scales_that_blocks_repeat_become_one_again() {
     let dir = Dir::new();
     let trits: Vec<i8> = (0..4 * 512).map(|i| (i % 3) as i8 - 1).collect();
     let scales = Scales::per_row(vec![0.5, 0.25, 2.0, 1.0]);
-    let matrix = TernaryMatrix::from_trits(&trits, 4, 512, scales).unwrap();
+    let matrix = TernaryMatrix::from_trits(MatRef::new(&trits, 4, 512).unwrap(), scales).unwrap();
     let bytes = TernaryType::Tq1_0
         .encode(&matrix, ScaleRounding::Exact, "w")
         .unwrap();
@@ -298,7 +298,9 @@ fn two_bit_weights_of_onnx_models() {
     assert!(text.contains("ONNX 2-bit"), "{text}");
     let tensors = read(&output).0;
     let trits = [-1, 0, 1, 0, 1, 1, 0, -1];
-    let want = TernaryMatrix::from_trits(&trits, 2, 4, Scales::per_tensor(1.0)).unwrap();
+    let want =
+        TernaryMatrix::from_trits(MatRef::new(&trits, 2, 4).unwrap(), Scales::per_tensor(1.0))
+            .unwrap();
     assert_eq!(tensors["w"].2, want.packed());
     assert_eq!(floats(&tensors["w.scales"]), [0.5, 2.0]);
 

@@ -7,7 +7,7 @@ use common::{Dir, matrix, read, tritgemm};
 use predicates::prelude::*;
 use safetensors::Dtype;
 use std::fs;
-use tritgemm::{Scales, TernaryMatrix};
+use tritgemm::{MatRef, Scales, TernaryMatrix};
 use tritgemm_formats::ScaleRounding;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::Gguf;
@@ -54,7 +54,8 @@ fn codes_that_are_no_weights_are_named() {
     );
 
     let scales = Scales::per_tensor(0.5);
-    let zeros = TernaryMatrix::from_trits(&[0; 3 * 512], 3, 512, scales).unwrap();
+    let zeros =
+        TernaryMatrix::from_trits(MatRef::new(&[0; 3 * 512], 3, 512).unwrap(), scales).unwrap();
     let mut bytes = TernaryType::Tq2_0
         .encode(&zeros, ScaleRounding::Exact, "w")
         .unwrap();

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use predicates::prelude::*;
 use safetensors::Dtype;
 use std::fs;
-use tritgemm::{Granularity, GroupSize, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, MatRef, TernaryMatrix};
 
 #[test]
 fn matrices_become_packed_and_the_rest_is_copied() {
@@ -31,7 +31,11 @@ fn matrices_become_packed_and_the_rest_is_copied() {
         .stderr("");
 
     let (tensors, metadata) = read(&output);
-    let want = TernaryMatrix::quantize(&weights(35), 5, 7, Granularity::PerRow).unwrap();
+    let want = TernaryMatrix::quantize(
+        MatRef::new(&weights(35), 5, 7).unwrap(),
+        Granularity::PerRow,
+    )
+    .unwrap();
     assert_eq!(
         tensors["a.weight"],
         (Dtype::U8, vec![5, 2], want.packed().to_vec())
@@ -73,7 +77,9 @@ fn every_granularity_has_the_scales_of_the_library() {
             .args(["--granularity", name])
             .assert()
             .success();
-        let want = TernaryMatrix::quantize(&weights(390), 3, 130, granularity).unwrap();
+        let want =
+            TernaryMatrix::quantize(MatRef::new(&weights(390), 3, 130).unwrap(), granularity)
+                .unwrap();
         let (tensors, _) = read(&output);
         assert_eq!(tensors["w"].2, want.packed(), "{name}");
         assert_eq!(tensors["w.scales"].1, shape, "{name}");
@@ -119,7 +125,9 @@ fn half_precision_inputs_widen_first() {
         .assert()
         .success();
     let (tensors, metadata) = read(&output);
-    let wide = |w: Vec<f32>| TernaryMatrix::quantize(&w, 3, 11, Granularity::PerRow).unwrap();
+    let wide = |w: Vec<f32>| {
+        TernaryMatrix::quantize(MatRef::new(&w, 3, 11).unwrap(), Granularity::PerRow).unwrap()
+    };
     let h = wide(halves.iter().map(|h| h.to_f32()).collect());
     let b = wide(brains.iter().map(|b| b.to_f32()).collect());
     assert_eq!(tensors["h"].2, h.packed());

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::project::{Project, Site};
 use rayon::prelude::*;
 use tritgemm::nn::RmsNorm;
+use tritgemm::{MatMut, MatRef};
 
 /// A decoder block as BitNet b1.58 2B-4T has it: a norm before each half and a
 /// second one in front of each half's last projection.
@@ -67,7 +68,9 @@ impl Block {
         b.gate.resize(tokens * config.ffn, 0.0);
         b.up.resize(tokens * config.ffn, 0.0);
 
-        self.input_norm.forward(x, &mut b.normed)?;
+        let normed = MatMut::new(&mut b.normed, tokens, config.hidden)?;
+        self.input_norm
+            .forward(MatRef::new(x, tokens, config.hidden)?, normed)?;
         let qkv = &mut [
             (Site::Query, &mut b.queries),
             (Site::Key, &mut b.keys),
@@ -79,12 +82,15 @@ impl Block {
         self.rope.apply(&mut b.keys, config.kv_width(), position);
         cache.push(&b.keys, &b.values);
         attend(config, &b.queries, cache, &mut b.attended);
-        self.attn_sub_norm.forward_in_place(&mut b.attended)?;
+        let attended = MatMut::new(&mut b.attended, tokens, config.query_width())?;
+        self.attn_sub_norm.forward_in_place(attended)?;
         let output = &mut [(Site::Output, &mut b.projected)];
         projections.project(&b.attended, tokens, output)?;
         add(x, &b.projected);
 
-        self.post_attention_norm.forward(x, &mut b.normed)?;
+        let normed = MatMut::new(&mut b.normed, tokens, config.hidden)?;
+        self.post_attention_norm
+            .forward(MatRef::new(x, tokens, config.hidden)?, normed)?;
         let gate_up = &mut [(Site::Gate, &mut b.gate), (Site::Up, &mut b.up)];
         projections.project(&b.normed, tokens, gate_up)?;
         let rows = b
@@ -97,7 +103,8 @@ impl Block {
                 *gate = relu * relu * up;
             }
         });
-        self.ffn_sub_norm.forward_in_place(&mut b.gate)?;
+        let gate = MatMut::new(&mut b.gate, tokens, config.ffn)?;
+        self.ffn_sub_norm.forward_in_place(gate)?;
         let down = &mut [(Site::Down, &mut b.projected)];
         projections.project(&b.gate, tokens, down)?;
         add(x, &b.projected);

@@ -70,7 +70,7 @@ pub fn difference(a: &[f32], b: &[f32]) -> f64 {
 pub fn check(config: Config, tokens: usize, seed: u64) -> Result<Agreement> {
     let weights = random_weights(&config, seed)?;
     let mut ternary = Ternary::new(&weights)?;
-    let mut dense = Dense::new(&weights, true);
+    let mut dense = Dense::new(&weights, true)?;
     let x = inputs(&config, tokens, seed + 100);
     let mut checked = Checked {
         ternary: &mut ternary,

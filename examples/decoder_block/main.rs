@@ -82,7 +82,7 @@ fn time(config: Config, phases: &[Phase], enough: Duration) -> Result<()> {
             .build()?;
         pool.install(|| -> std::result::Result<(), String> {
             let mut ternary = Ternary::new(&weights).map_err(|e| e.to_string())?;
-            let mut dense = Dense::new(&weights, false);
+            let mut dense = Dense::new(&weights, false).map_err(|e| e.to_string())?;
             for phase in phases {
                 let time = |projections: &mut dyn Project| {
                     seconds(config, phase, projections, enough).map_err(|e| e.to_string())

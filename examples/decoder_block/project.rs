@@ -41,9 +41,10 @@ pub fn random_weights(config: &Config, seed: u64) -> Result<Vec<TernaryMatrix>> 
         let mut rng = StdRng::seed_from_u64(seed + i as u64);
         let trits: Vec<i8> = (0..rows * cols).map(|_| rng.random_range(-1..=1)).collect();
         let scale = (1.5 / cols as f32).sqrt();
-        TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_tensor(scale))
+        let trits = MatRef::new(&trits, rows, cols)?;
+        Ok(TernaryMatrix::from_trits(trits, Scales::per_tensor(scale))?)
     });
-    let matrices: std::result::Result<Vec<_>, _> = matrices.collect();
+    let matrices: std::result::Result<Vec<_>, tritgemm::Error> = matrices.collect();
     Ok(matrices?)
 }
 
@@ -100,19 +101,20 @@ pub struct Dense {
 }
 
 impl Dense {
-    pub fn new(weights: &[TernaryMatrix], quantized_inputs: bool) -> Self {
-        Self {
-            weights: weights.iter().map(TernaryMatrix::to_f32).collect(),
+    pub fn new(weights: &[TernaryMatrix], quantized_inputs: bool) -> Result<Self> {
+        let dense: std::result::Result<_, _> = weights.iter().map(TernaryMatrix::to_f32).collect();
+        Ok(Self {
+            weights: dense?,
             rows: weights.iter().map(TernaryMatrix::rows).collect(),
             quantized_inputs,
-        }
+        })
     }
 }
 
 /// `x` as int8 activations restore it.
 fn restored(x: &[f32], tokens: usize) -> Result<Vec<f32>> {
     let features = x.len() / tokens;
-    let (q, scales) = quantize_activations(x, tokens, features)?;
+    let (q, scales) = quantize_activations(MatRef::new(x, tokens, features)?)?;
     let rows = q.chunks(features).zip(scales);
     Ok(rows
         .flat_map(|(q, scale)| q.iter().map(move |&q| f32::from(q) * scale))

@@ -27,11 +27,11 @@ fn one_wrong_projection_would_show() -> Result<()> {
     );
     let tokens = 20;
     let x = inputs(&Config::SMALL, tokens, 3);
-    let right = run(Config::SMALL, &x, tokens, &mut Dense::new(&weights, true))?;
+    let right = run(Config::SMALL, &x, tokens, &mut Dense::new(&weights, true)?)?;
     for site in 0..weights.len() {
         let mut wrong = weights.clone();
         wrong[site] = others[site].clone();
-        let wrong = run(Config::SMALL, &x, tokens, &mut Dense::new(&wrong, true))?;
+        let wrong = run(Config::SMALL, &x, tokens, &mut Dense::new(&wrong, true)?)?;
         let apart = difference(&wrong, &right);
         assert!(apart > 5.0 * MAX_DIFFERENCE, "projection {site}: {apart}");
     }

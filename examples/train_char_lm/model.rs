@@ -8,7 +8,7 @@
 //! ```
 //! Every matrix but the table of embeddings is ternary.
 
-use tritgemm::nn::{BitLinear, BitLinearError, BitLinearGrads, RmsNorm};
+use tritgemm::nn::{BitLinear, BitLinearGrads, LayerError, RmsNorm};
 use tritgemm::{Linear, MatMut, MatRef, Workspace};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -78,7 +78,7 @@ pub type LayerBackward = fn(
     MatRef<'_, f32>,
     BitLinearGrads<'_>,
     &mut Workspace,
-) -> std::result::Result<(), BitLinearError>;
+) -> std::result::Result<(), LayerError>;
 
 fn gains(features: usize) -> Result<RmsNorm> {
     Ok(RmsNorm::new(vec![1.0; features])?)
@@ -86,7 +86,9 @@ fn gains(features: usize) -> Result<RmsNorm> {
 
 fn normalised(norm: &RmsNorm, x: &[f32]) -> Result<Vec<f32>> {
     let mut y = vec![0.0; x.len()];
-    norm.forward(x, &mut y)?;
+    let (tokens, features) = (x.len() / norm.features(), norm.features());
+    let y_view = MatMut::new(&mut y, tokens, features)?;
+    norm.forward(MatRef::new(x, tokens, features)?, y_view)?;
     Ok(y)
 }
 
@@ -94,7 +96,7 @@ fn product(layer: &mut BitLinear, x: &[f32], batch: usize, ws: &mut Workspace) -
     let mut y = vec![0.0; batch * layer.out_features()];
     let x = MatRef::new(x, batch, layer.in_features())?;
     let y_view = MatMut::new(&mut y, batch, layer.out_features())?;
-    layer.forward_f32(x, y_view, ws)?;
+    layer.forward_training(x, y_view, ws)?;
     Ok(y)
 }
 
@@ -113,18 +115,18 @@ impl Model {
         let blocks = (0..blocks as u64).map(|i| {
             Ok(Block {
                 norm: gains(width)?,
-                up: BitLinear::kaiming_uniform(width, 2 * width, seed + 10 + 2 * i)?,
-                down: BitLinear::kaiming_uniform(2 * width, width, seed + 11 + 2 * i)?,
+                up: BitLinear::kaiming_uniform(2 * width, width, seed + 10 + 2 * i)?,
+                down: BitLinear::kaiming_uniform(width, 2 * width, seed + 11 + 2 * i)?,
             })
         });
         Ok(Self {
             config,
             embeddings: table.weight().to_vec(),
             first_norm: gains(context * embedding)?,
-            first: BitLinear::kaiming_uniform(context * embedding, width, seed + 1)?,
+            first: BitLinear::kaiming_uniform(width, context * embedding, seed + 1)?,
             blocks: blocks.collect::<Result<_>>()?,
             norm: gains(width)?,
-            head: BitLinear::kaiming_uniform(width, vocabulary, seed + 2)?
+            head: BitLinear::kaiming_uniform(vocabulary, width, seed + 2)?
                 .with_bias(vec![0.0; vocabulary])?,
             ws: Workspace::new(),
         })
@@ -215,7 +217,10 @@ impl Model {
         };
         let norm = |norm: &RmsNorm, x: &[f32], grad_y: &[f32]| -> Result<_> {
             let (mut grad_x, mut grad_gain) = (vec![0.0; x.len()], vec![0.0; norm.features()]);
-            norm.backward(x, grad_y, &mut grad_x, &mut grad_gain)?;
+            let (tokens, features) = (x.len() / norm.features(), norm.features());
+            let view = |data| MatRef::new(data, tokens, features);
+            let grad_x_view = MatMut::new(&mut grad_x, tokens, features)?;
+            norm.backward(view(x)?, view(grad_y)?, grad_x_view, &mut grad_gain)?;
             Ok((grad_x, grad_gain))
         };
 

@@ -9,7 +9,7 @@ use crate::optimizer::global_norm;
 use crate::text::Text;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tritgemm::nn::{BitLinear, BitLinearError, BitLinearGrads};
+use tritgemm::nn::{BitLinear, BitLinearGrads, LayerError};
 use tritgemm::{MatRef, Workspace};
 
 const STEPS: usize = 400;
@@ -27,7 +27,7 @@ fn ungated(
     grad_y: MatRef<'_, f32>,
     mut grads: BitLinearGrads<'_>,
     ws: &mut Workspace,
-) -> Result<(), BitLinearError> {
+) -> Result<(), LayerError> {
     let cols = layer.in_features();
     if let Some(weight) = grads.weight.take() {
         weight.fill(0.0);

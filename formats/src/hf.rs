@@ -110,10 +110,10 @@ pub struct Packed<'a> {
 /// let bytes = [0b01_10_01_00];
 /// let packed = Packed { tensor: "w", bytes: &bytes, packed_rows: 1, cols: 1, weight_scale: 4.0 };
 /// let matrix = hf::decode(&packed, LinearClass::BitLinear, None)?;
-/// assert_eq!(matrix.to_trits(), [-1, 0, 1, 0]);
+/// assert_eq!(matrix.to_trits()?, [-1, 0, 1, 0]);
 /// assert_eq!(matrix.scales(), &Scales::per_tensor(0.25));
 /// assert_eq!(hf::encode(&matrix), bytes);
-/// # Ok::<(), tritgemm_formats::FormatError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors

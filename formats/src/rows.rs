@@ -4,7 +4,7 @@ use crate::error::{FormatError, Result};
 #[cfg(feature = "rayon")]
 use rayon::prelude::*;
 use tritgemm::codec::{self, Mode};
-use tritgemm::{MatrixError, Scales, TernaryMatrix};
+use tritgemm::{MatMut, MatRef, MatrixError, Scales, TernaryMatrix};
 
 /// What a source of rows is called in messages.
 #[derive(Clone, Copy)]
@@ -66,7 +66,9 @@ impl Named<'_> {
         let pack = |trits: &mut Vec<i8>, (row, packed): (usize, &mut [u8])| {
             trits.resize(cols, 0);
             fill(row, trits).and_then(|()| {
-                let done = codec::encode(trits, 1, cols, packed, Mode::Strict);
+                let trits = MatRef::new(trits, 1, cols).expect("a row");
+                let packed = MatMut::new(packed, 1, codec::row_bytes(cols)).expect("its bytes");
+                let done = codec::encode(trits, packed, Mode::Strict);
                 done.map_err(|e| self.matrix(e))
             })
         };

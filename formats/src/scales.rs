@@ -21,12 +21,12 @@ pub enum ScaleRounding {
 /// then; nothing is rounded.
 ///
 /// ```
-/// use tritgemm::{Granularity, Scales, TernaryMatrix};
+/// use tritgemm::{Granularity, MatRef, Scales, TernaryMatrix};
 /// let rows = Scales::per_row(vec![0.5; 3]);
-/// let matrix = TernaryMatrix::from_trits(&[1, 0, -1], 3, 1, rows)?;
+/// let matrix = TernaryMatrix::from_trits(MatRef::new(&[1, 0, -1], 3, 1)?, rows)?;
 /// let matrix = tritgemm_formats::simplify(matrix);
 /// assert_eq!(matrix.scales().granularity(), Granularity::PerTensor);
-/// # Ok::<(), tritgemm::MatrixError>(())
+/// # Ok::<(), tritgemm::Error>(())
 /// ```
 pub fn simplify(matrix: TernaryMatrix) -> TernaryMatrix {
     let Some(scales) = fewer(matrix.scales(), matrix.cols()) else {

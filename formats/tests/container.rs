@@ -124,7 +124,7 @@ fn version_2_by_hand() {
     let gguf = Gguf::parse(&file).unwrap();
     assert_eq!(gguf.version(), 2);
     assert_eq!(gguf.value("answer").and_then(|v| v.as_u64()), Some(42));
-    let trits = gguf.ternary("w").unwrap().to_trits();
+    let trits = gguf.ternary("w").unwrap().to_trits().unwrap();
     let row = [[1; 32], [0; 32], [-1; 32], [0; 32]].concat();
     assert_eq!(trits, [&row[..], &row].concat());
     assert_eq!(gguf.ternary("w").unwrap().scales().values(), [0.25]);
@@ -139,8 +139,8 @@ fn experts_are_the_rows_of_the_stack() {
         let stack = gguf.ternary(name).unwrap();
         let experts = gguf.tensor(name).unwrap().experts().unwrap();
         assert_eq!((stack.rows(), experts.len()), (2, 2));
-        let rows: Vec<i8> = experts.iter().flat_map(|e| e.to_trits()).collect();
-        assert_eq!(rows, stack.to_trits());
+        let rows: Vec<i8> = experts.iter().flat_map(|e| e.to_trits().unwrap()).collect();
+        assert_eq!(rows, stack.to_trits().unwrap());
     }
 }
 

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
 use tritgemm_formats::hf::{self, LinearClass, Packed};
 use tritgemm_formats::{FloatType, FormatError, ScaleRounding};
 
@@ -46,7 +46,7 @@ fn one_byte_by_hand() {
         None,
     );
     let matrix = matrix.unwrap();
-    assert_eq!(matrix.to_trits(), [-1, 0, 1, 0]);
+    assert_eq!(matrix.to_trits().unwrap(), [-1, 0, 1, 0]);
     assert_eq!(matrix.scales(), &Scales::per_tensor(0.5));
     let divided = hf::decode(
         &packed(&[0b01_10_01_00], 1, 1),
@@ -63,12 +63,12 @@ fn rows_that_are_no_multiple_of_four() {
         let bytes = independent(&trits, rows, 3);
         let stored = packed(&bytes, rows.div_ceil(4), 3);
         let matrix = hf::decode(&stored, LinearClass::AutoBitLinear, Some(rows)).unwrap();
-        assert_eq!(matrix.to_trits(), trits);
+        assert_eq!(matrix.to_trits().unwrap(), trits);
         assert_eq!(hf::encode(&matrix), bytes);
         // Without M the padding reads as weights of -1, as the file says.
         let all = hf::decode(&stored, LinearClass::AutoBitLinear, None).unwrap();
         assert_eq!(all.rows(), 4 * rows.div_ceil(4));
-        assert!(all.to_trits()[rows * 3..].iter().all(|&t| t == -1));
+        assert!(all.to_trits().unwrap()[rows * 3..].iter().all(|&t| t == -1));
     }
 }
 
@@ -184,7 +184,7 @@ fn shapes_without_weights() {
 }
 
 fn one_weight(scale: f32) -> TernaryMatrix {
-    TernaryMatrix::from_trits(&[1], 1, 1, Scales::per_tensor(scale)).unwrap()
+    TernaryMatrix::from_trits(MatRef::new(&[1], 1, 1).unwrap(), Scales::per_tensor(scale)).unwrap()
 }
 
 /// Every bf16 and f16 there is, through both classes.
@@ -285,7 +285,8 @@ fn only_one_scale_a_tensor() {
         Scales::per_group(GroupSize::G64, vec![1.0; 2]),
     ];
     for scales in scales {
-        let matrix = TernaryMatrix::from_trits(&[1, 0], 2, 1, scales).unwrap();
+        let matrix =
+            TernaryMatrix::from_trits(MatRef::new(&[1, 0], 2, 1).unwrap(), scales).unwrap();
         let (class, stored) = (LinearClass::AutoBitLinear, FloatType::F32);
         let error = hf::encode_scale("w", &matrix, class, stored, ScaleRounding::Nearest);
         let error = error.unwrap_err();
@@ -330,7 +331,7 @@ fn files() {
     assert_eq!(hf::matrices(&file), ["a.weight"]);
     let matrix = hf::read(&file, "a.weight", LinearClass::AutoBitLinear, None).unwrap();
     assert_eq!(
-        (matrix.to_trits(), matrix.scales()),
+        (matrix.to_trits().unwrap(), matrix.scales()),
         (trits, &Scales::per_tensor(1.25))
     );
     let read = |name| hf::read(&file, name, LinearClass::BitLinear, None).unwrap_err();
@@ -359,7 +360,7 @@ proptest! {
         let bytes = independent(&trits, rows, cols);
         let stored = Packed { weight_scale: scale, ..packed(&bytes, rows.div_ceil(4), cols) };
         let matrix = hf::decode(&stored, class, Some(rows)).unwrap();
-        prop_assert_eq!(matrix.to_trits(), trits);
+        prop_assert_eq!(matrix.to_trits().unwrap(), trits);
         prop_assert_eq!(hf::encode(&matrix), bytes);
         let written = hf::encode_scale("w", &matrix, class, FloatType::Bf16, ScaleRounding::Exact);
         prop_assert_eq!(written.unwrap(), bf16::from_f32(scale).to_le_bytes());

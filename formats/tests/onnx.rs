@@ -57,14 +57,14 @@ fn one_byte_by_hand() {
     // -1, 0, +1, 0 from the lowest bits up, with the zero point 1.
     let b = [0b01_10_01_00, 0, 0, 0];
     let matrix = node(1, 4, 16, &b, &[0.5]).decode().unwrap();
-    assert_eq!(matrix.to_trits(), [-1, 0, 1, 0]);
+    assert_eq!(matrix.to_trits().unwrap(), [-1, 0, 1, 0]);
     // The default zero point is 2.
     let b = [0b10_11_10_01, 0, 0, 0];
     let node = MatMulNBits {
         zero_points: ZeroPoints::Omitted,
         ..node(1, 4, 16, &b, &[0.5])
     };
-    assert_eq!(node.decode().unwrap().to_trits(), [-1, 0, 1, 0]);
+    assert_eq!(node.decode().unwrap().to_trits().unwrap(), [-1, 0, 1, 0]);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_the_blocks_are_decides_what_a_scale_covers() {
         let b = independent(&trits, k, block, |_, _| 1);
         let matrix = node(n, k, block, &b, &scales).decode().unwrap();
         assert_eq!(
-            (matrix.scales(), matrix.to_trits()),
+            (matrix.scales(), matrix.to_trits().unwrap()),
             (&want, trits.clone()),
             "{block}"
         );
@@ -103,7 +103,7 @@ fn what_the_blocks_are_decides_what_a_scale_covers() {
     let b = independent(&trits, k, k, |_, _| 1);
     let matrix = node(n, k, n * k, &b, &[0.75]).decode().unwrap();
     assert_eq!(
-        (matrix.scales(), matrix.to_trits()),
+        (matrix.scales(), matrix.to_trits().unwrap()),
         (&Scales::per_tensor(0.75), trits)
     );
 }
@@ -118,7 +118,7 @@ fn blocks_longer_than_a_group_repeat_their_scale() {
         .unwrap();
     let want = vec![1.0, 1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0, 5.0, 6.0];
     assert_eq!(matrix.scales(), &Scales::per_group(GroupSize::G256, want));
-    assert_eq!(matrix.to_trits(), trits);
+    assert_eq!(matrix.to_trits().unwrap(), trits);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn short_blocks_need_equal_scales_in_a_group() {
         let matrix = node(n, k, block, &b, &scales).decode().unwrap();
         let want = vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0];
         assert_eq!(matrix.scales(), &Scales::per_group(GroupSize::G64, want));
-        assert_eq!(matrix.to_trits(), trits);
+        assert_eq!(matrix.to_trits().unwrap(), trits);
         // The second block of the second group of row 1.
         let at = per_row + 64 / block + 1;
         scales[at] = 7.0;
@@ -168,7 +168,7 @@ fn zero_points_in_every_form() {
             zero_points,
             ..node(n, k, block, &b, &scales)
         };
-        assert_eq!(node.decode().unwrap().to_trits(), trits);
+        assert_eq!(node.decode().unwrap().to_trits().unwrap(), trits);
     }
     let half = vec![1.5; n * blocks];
     for zero_points in [
@@ -233,7 +233,7 @@ fn what_stands_after_the_last_column_is_nobodys_business() {
     b[31] = 0xff;
     b[17] |= 0xf0;
     let matrix = node(2, 70, 64, &b, &[1.0; 4]).decode().unwrap();
-    assert_eq!(matrix.to_trits(), trits);
+    assert_eq!(matrix.to_trits().unwrap(), trits);
 }
 
 #[test]
@@ -305,7 +305,7 @@ proptest! {
         let zero_points = ZeroPoints::Same(zero as u8);
         let node = MatMulNBits { zero_points, ..node(n, k, block, &b, &scales) };
         let matrix = node.decode().unwrap();
-        prop_assert_eq!(matrix.to_trits(), trits);
+        prop_assert_eq!(matrix.to_trits().unwrap(), trits);
         prop_assert!(matrix.scales().values().iter().all(|&s| s == 0.25));
     }
 
@@ -409,7 +409,10 @@ fn models() {
     assert_eq!(model.shape("w").unwrap(), [3, 70]);
     let matrix = model.decode("w").unwrap();
     let want = Scales::per_group(GroupSize::G64, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    assert_eq!((matrix.to_trits(), matrix.scales()), (trits.clone(), &want));
+    assert_eq!(
+        (matrix.to_trits().unwrap(), matrix.scales()),
+        (trits.clone(), &want)
+    );
 
     // Values in the typed fields instead of `raw_data`.
     let packed = |values: &[i64]| -> Vec<u8> {

@@ -1,8 +1,6 @@
 //! The float types that activations come in, converted without branches so
 //! that the loops around them vectorise on every target.
 
-use multiversion::multiversion;
-
 /// A float that widens to f32 exactly and narrows from it by round half to
 /// even.
 pub trait Float: Copy + Send + Sync + 'static {
@@ -43,21 +41,5 @@ impl Float for f32 {
     #[inline(always)]
     fn of_wide(value: f32) -> f32 {
         value
-    }
-}
-
-/// `wide[k] = narrow[k]`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn widen<T: Float>(narrow: &[T], wide: &mut [f32]) {
-    for (wide, &narrow) in wide.iter_mut().zip(narrow) {
-        *wide = narrow.to_wide();
-    }
-}
-
-/// `narrow[k] = wide[k]`, rounded half to even.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn narrow<T: Float>(wide: &[f32], narrow: &mut [T]) {
-    for (narrow, &wide) in narrow.iter_mut().zip(wide) {
-        *narrow = T::of_wide(wide);
     }
 }

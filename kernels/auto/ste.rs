@@ -42,11 +42,3 @@ pub fn backward(weights: &[f32], grad_out: &[f32], grad_in: &mut [f32]) {
         *grad_in = gate(w, grad_out);
     }
 }
-
-/// [`backward`] in place.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn backward_in_place(weights: &[f32], grad: &mut [f32]) {
-    for (grad, &w) in grad.iter_mut().zip(weights) {
-        *grad = gate(w, *grad);
-    }
-}

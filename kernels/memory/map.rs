@@ -1,7 +1,8 @@
 //! Panel files mapped into memory. Unsafe for another reason than the kernels:
 //! no function here can keep other processes from changing the file.
 
-use crate::panel_file::{self, PanelFile, PanelFileError, Verify};
+use crate::panel_file::{PanelFile, PanelFileError, Verify};
+use crate::panels::PanelBytes;
 use std::fs::File;
 use std::path::Path;
 
@@ -18,10 +19,10 @@ impl PanelFile {
     /// If the file cannot be mapped, is no panel file, or is damaged.
     pub unsafe fn map(path: impl AsRef<Path>, verify: Verify) -> Result<Self, PanelFileError> {
         let path = path.as_ref();
-        let io = |e| panel_file::at(path, e);
+        let io = |e| PanelFileError::io(path, e);
         let file = File::open(path).map_err(io)?;
         // SAFETY: the caller's word that the file does not change.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Self::from_bytes(bytes, verify)
+        Self::from_bytes(PanelBytes::mapped(bytes), verify)
     }
 }

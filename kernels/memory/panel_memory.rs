@@ -106,7 +106,7 @@ fn advise_huge_pages(start: NonNull<u8>, len: usize) {
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
 
-/// Packs `rows` rows of `row_bytes` bytes into panels of `depth` strips, in
+/// Packs `rows` rows of `row_bytes` bytes, `stride` apart, into panels of `depth` strips, in
 /// items of `per_item` panels: `run(items, work)` is to call `work` once for
 /// each number below `items`, on any threads, or to fail; `work` says whether it did the
 /// item, which it does once. `None` if there is no memory.
@@ -118,29 +118,31 @@ fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
 /// If the sizes contradict each other, or `run` succeeds and leaves an item out.
 pub fn pack<E>(
     kernels: Runnable,
-    packed: &[u8],
+    (packed, stride): (&[u8], usize),
     [rows, row_bytes, depth]: [usize; 3],
     per_item: usize,
     run: impl FnOnce(usize, &(dyn Fn(usize) -> bool + Sync)) -> Result<(), E>,
 ) -> Result<Option<PanelMemory>, E> {
     let panels = rows.div_ceil(PANEL_ROWS);
-    let stride = depth.checked_mul(PANEL_ROWS);
-    let len = stride.and_then(|stride| panels.checked_mul(stride));
-    let (Some(stride), Some(mut memory)) = (stride, len.and_then(Unwritten::new)) else {
+    let panel_len = depth.checked_mul(PANEL_ROWS);
+    let len = panel_len.and_then(|len| panels.checked_mul(len));
+    let (Some(panel_len), Some(mut memory)) = (panel_len, len.and_then(Unwritten::new)) else {
         return Ok(None);
     };
     if memory.layout.size() > 0 {
         let done = AtomicUsize::new(0);
-        let grid = TileGrid::new(memory.bytes(), [panels, stride], stride, [per_item, stride]);
+        let (shape, tile) = ([panels, panel_len], [per_item, panel_len]);
+        let grid = TileGrid::new(memory.bytes(), shape, panel_len, tile);
+        let panel_stride = PANEL_ROWS.saturating_mul(stride);
         run(grid.len(), &|i| {
             let Some(mut tile) = grid.claim(i) else {
                 return false;
             };
             for panel in tile.rows() {
-                let first = panel * PANEL_ROWS * row_bytes;
-                let last = packed.len().min(first + PANEL_ROWS * row_bytes);
-                let to = tile.row_mut(panel, 0..stride);
-                call::pack_new_panel(kernels, &packed[first..last], row_bytes, to);
+                let first = panel * panel_stride;
+                let last = packed.len().min(first.saturating_add(panel_stride));
+                let to = tile.row_mut(panel, 0..panel_len);
+                call::pack_new_panel(kernels, (&packed[first..last], stride), row_bytes, to);
                 // Relaxed: `run` returns after its work, which orders the two.
                 done.fetch_add(1, Ordering::Relaxed);
             }
@@ -191,7 +193,13 @@ mod tests {
             run(items, work);
             Ok::<(), Infallible>(())
         };
-        let Ok(memory) = pack(scalar(), packed, [rows, row_bytes, depth], 1, run);
+        let Ok(memory) = pack(
+            scalar(),
+            (packed, row_bytes),
+            [rows, row_bytes, depth],
+            1,
+            run,
+        );
         memory
     }
 
@@ -241,7 +249,7 @@ mod tests {
     #[test]
     fn a_failed_run_gives_its_error() {
         let run = |_: usize, _: &(dyn Fn(usize) -> bool + Sync)| Err("left out");
-        let made = pack(scalar(), &[0; 3], [1, 3, 3], 1, run);
+        let made = pack(scalar(), (&[0; 3], 3), [1, 3, 3], 1, run);
         assert_eq!(made.err(), Some("left out"));
     }
 }

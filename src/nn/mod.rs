@@ -7,10 +7,12 @@
 //! | [`RmsNorm`] | root mean square normalisation, forward and backward |
 
 mod bit_linear;
+mod error;
 mod rms_norm;
 pub mod ste;
 
+pub use bit_linear::BitLinear;
 #[cfg(feature = "train")]
 pub use bit_linear::BitLinearGrads;
-pub use bit_linear::{BitLinear, BitLinearError};
-pub use rms_norm::{RmsNorm, RmsNormError};
+pub use error::LayerError;
+pub use rms_norm::RmsNorm;

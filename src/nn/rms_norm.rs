@@ -1,70 +1,12 @@
 //! Root mean square normalisation.
 
-use crate::Activation;
+use crate::activation::Activation;
 use crate::kernels::auto::norm::InverseRms;
-use crate::memory::{self, OutOfMemory};
-use crate::threads::all_rows;
-use std::fmt;
-
-/// Why [`RmsNorm`] cannot be made or run.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Debug)]
-pub enum RmsNormError {
-    /// The gain has no values.
-    NoFeatures,
-    /// Epsilon cannot keep the root away from zero.
-    Eps {
-        /// Its value.
-        eps: f32,
-    },
-    /// An input is not a whole number of tokens.
-    Tokens {
-        /// The argument.
-        argument: &'static str,
-        /// How many values it holds.
-        found: usize,
-        /// Values a token.
-        features: usize,
-    },
-    /// A slice has the wrong length.
-    Length {
-        /// The argument.
-        argument: &'static str,
-        /// How many values it holds.
-        found: usize,
-        /// How many it should hold.
-        expected: usize,
-    },
-    /// Memory ran out.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for RmsNormError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoFeatures => write!(f, "`gain` is empty, expected one value a feature"),
-            Self::Eps { eps } => write!(f, "`eps` is {eps}, expected a finite value above 0"),
-            Self::Tokens {
-                argument,
-                found,
-                features,
-            } => write!(
-                f,
-                "`{argument}` holds {found} values, expected a multiple of {features}"
-            ),
-            Self::Length {
-                argument,
-                found,
-                expected,
-            } => write!(f, "`{argument}` holds {found} values, expected {expected}"),
-            Self::Memory(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for RmsNormError {}
-
-from_variants!(RmsNormError: Memory(OutOfMemory));
+use crate::memory;
+use crate::mismatch::{check_length, check_shape};
+use crate::nn::error::LayerError;
+use crate::threads::{all_rows, each_row_mut};
+use crate::view::{MatMut, MatRef};
 
 /// RMSNorm with a gain: `y[k] = x[k] / sqrt(mean(x^2) + eps) * gain[k]` over
 /// the K features of a token.
@@ -77,12 +19,13 @@ from_variants!(RmsNormError: Memory(OutOfMemory));
 ///
 /// ```
 /// use tritgemm::nn::RmsNorm;
+/// use tritgemm::{MatMut, MatRef};
 /// let norm = RmsNorm::new(vec![1.0, 2.0])?;
-/// let mut y = [0.0_f32; 4];
-/// norm.forward(&[3.0, 3.0, /* next token */ 0.0, 0.0], &mut y)?;
+/// let (x, mut y) = ([3.0, 3.0, /* next token */ 0.0, 0.0], [0.0_f32; 4]);
+/// norm.forward(MatRef::new(&x, 2, 2)?, MatMut::new(&mut y, 2, 2)?)?;
 /// assert!((y[0] - 1.0).abs() < 1e-6 && (y[1] - 2.0).abs() < 1e-6);
 /// assert_eq!(y[2..], [0.0, 0.0]);
-/// # Ok::<(), tritgemm::nn::RmsNormError>(())
+/// # Ok::<(), tritgemm::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct RmsNorm {
@@ -98,9 +41,9 @@ impl RmsNorm {
     ///
     /// # Errors
     /// If the gain is empty.
-    pub fn new(gain: Vec<f32>) -> Result<Self, RmsNormError> {
+    pub fn new(gain: Vec<f32>) -> Result<Self, LayerError> {
         if gain.is_empty() {
-            return Err(RmsNormError::NoFeatures);
+            return Err(LayerError::NoFeatures);
         }
         let eps = Self::EPS;
         Ok(Self { gain, eps })
@@ -110,9 +53,9 @@ impl RmsNorm {
     ///
     /// # Errors
     /// If `eps` is not a finite value above 0.
-    pub fn with_eps(self, eps: f32) -> Result<Self, RmsNormError> {
+    pub fn with_eps(self, eps: f32) -> Result<Self, LayerError> {
         if !(eps.is_finite() && eps > 0.0) {
-            return Err(RmsNormError::Eps { eps });
+            return Err(LayerError::Eps { eps });
         }
         Ok(Self { eps, ..self })
     }
@@ -140,16 +83,21 @@ impl RmsNorm {
     /// Normalises `x` `[tokens, features]` into `y` of the same shape.
     ///
     /// # Errors
-    /// If `x` is not a whole number of tokens or `y` not as long.
-    pub fn forward<T: Activation>(&self, x: &[T], y: &mut [T]) -> Result<(), RmsNormError> {
-        let tokens = self.check_tokens("x", x.len())?;
-        check_length("y", y.len(), x.len())?;
-        let width = self.features();
+    /// If `x` does not have a column a feature, or `y` has another shape.
+    pub fn forward<T: Activation>(
+        &self,
+        x: MatRef<'_, T>,
+        mut y: MatMut<'_, T>,
+    ) -> Result<(), LayerError> {
+        let (tokens, features) = (x.rows(), self.features());
+        check_shape("x", [tokens, x.cols()], [tokens, features])?;
+        check_shape("y", [y.rows(), y.cols()], [tokens, features])?;
         all_rows(
-            (x, width),
-            (y, width),
+            x.strided(),
+            y.strided(),
             &mut vec![(); tokens],
             |_, x, y, ()| {
+                let (x, y) = (&x[..features], &mut y[..features]);
                 T::normalize(x, InverseRms::new(self.inverse_rms(x)), &self.gain, y);
                 true
             },
@@ -160,10 +108,13 @@ impl RmsNorm {
     /// [`forward`](Self::forward) in place.
     ///
     /// # Errors
-    /// If `x` is not a whole number of tokens.
-    pub fn forward_in_place<T: Activation>(&self, x: &mut [T]) -> Result<(), RmsNormError> {
-        self.check_tokens("x", x.len())?;
-        crate::threads::each_row_mut(x, self.features(), |_, x| {
+    /// If `x` does not have a column a feature.
+    pub fn forward_in_place<T: Activation>(&self, mut x: MatMut<'_, T>) -> Result<(), LayerError> {
+        let (tokens, features) = (x.rows(), self.features());
+        check_shape("x", [tokens, x.cols()], [tokens, features])?;
+        let (x, stride) = x.strided();
+        each_row_mut(x, stride, |_, x| {
+            let x = &mut x[..features];
             let inverse = InverseRms::new(self.inverse_rms(x));
             T::normalize_in_place(x, inverse, &self.gain);
         });
@@ -178,47 +129,51 @@ impl RmsNorm {
     /// `grad_gain += sum over tokens of grad_y * x r`, in order of tokens.
     ///
     /// # Errors
-    /// If `x` is not a whole number of tokens or another slice has the wrong
-    /// length.
+    /// If `x` does not have a column a feature, another matrix has another
+    /// shape, `grad_gain` the wrong length, or memory runs out.
     ///
     /// ```
     /// use tritgemm::nn::RmsNorm;
+    /// use tritgemm::{MatMut, MatRef};
     /// let norm = RmsNorm::new(vec![1.0; 2])?;
-    /// let (x, grad_y) = ([3.0_f32, 4.0], [3.0, 4.0]);
+    /// let (x, grad_y) = (MatRef::new(&[3.0_f32, 4.0], 1, 2)?, MatRef::new(&[3.0, 4.0], 1, 2)?);
     /// let (mut grad_x, mut grad_gain) = ([0.0; 2], [0.0; 2]);
-    /// norm.backward(&x, &grad_y, &mut grad_x, &mut grad_gain)?;
+    /// norm.backward(x, grad_y, MatMut::new(&mut grad_x, 1, 2)?, &mut grad_gain)?;
     /// // Scaling x changes nothing, so a gradient along x vanishes (but for eps).
     /// assert!(grad_x.iter().all(|g| g.abs() < 1e-6));
-    /// # Ok::<(), tritgemm::nn::RmsNormError>(())
+    /// # Ok::<(), tritgemm::Error>(())
     /// ```
     pub fn backward<T: Activation>(
         &self,
-        x: &[T],
-        grad_y: &[T],
-        grad_x: &mut [T],
+        x: MatRef<'_, T>,
+        grad_y: MatRef<'_, T>,
+        mut grad_x: MatMut<'_, T>,
         grad_gain: &mut [f32],
-    ) -> Result<(), RmsNormError> {
-        let tokens = self.check_tokens("x", x.len())?;
-        check_length("grad_y", grad_y.len(), x.len())?;
-        check_length("grad_x", grad_x.len(), x.len())?;
-        check_length("grad_gain", grad_gain.len(), self.features())?;
-        let width = self.features();
+    ) -> Result<(), LayerError> {
+        let (tokens, features) = (x.rows(), self.features());
+        let expected = [tokens, features];
+        check_shape("x", [tokens, x.cols()], expected)?;
+        check_shape("grad_y", [grad_y.rows(), grad_y.cols()], expected)?;
+        check_shape("grad_x", [grad_x.rows(), grad_x.cols()], expected)?;
+        check_length("grad_gain", grad_gain.len(), features)?;
         let mut inverses = memory::zeroed::<f64>(tokens)?;
         all_rows(
-            (x, width),
-            (grad_x, width),
+            x.strided(),
+            grad_x.strided(),
             &mut inverses,
             |token, x, grad_x, inverse| {
-                let grad_y = &grad_y[token * width..(token + 1) * width];
+                let (x, grad_x) = (&x[..features], &mut grad_x[..features]);
+                let grad_y = grad_y.row(token);
                 let r = self.inverse_rms(x);
-                let mean = T::gained_dot(grad_y, &self.gain, x) / width as f64;
+                let mean = T::gained_dot(grad_y, &self.gain, x) / features as f64;
                 T::input_gradient(grad_y, &self.gain, x, (r, r * r * r * mean), grad_x);
                 *inverse = r;
                 true
             },
         );
         // Tokens in order, whatever ran above in parallel.
-        for ((x, grad_y), inverse) in x.chunks(width).zip(grad_y.chunks(width)).zip(inverses) {
+        for (token, inverse) in inverses.into_iter().enumerate() {
+            let (grad_y, x) = (grad_y.row(token), x.row(token));
             T::add_gain_gradient(grad_y, x, InverseRms::new(inverse), grad_gain);
         }
         Ok(())
@@ -228,27 +183,4 @@ impl RmsNorm {
         let mean = T::sum_of_squares(x) / x.len() as f64;
         1.0 / (mean + f64::from(self.eps)).sqrt()
     }
-
-    fn check_tokens(&self, argument: &'static str, found: usize) -> Result<usize, RmsNormError> {
-        let features = self.features();
-        if found.is_multiple_of(features) {
-            return Ok(found / features);
-        }
-        Err(RmsNormError::Tokens {
-            argument,
-            found,
-            features,
-        })
-    }
-}
-
-fn check_length(argument: &'static str, found: usize, expected: usize) -> Result<(), RmsNormError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(RmsNormError::Length {
-        argument,
-        found,
-        expected,
-    })
 }

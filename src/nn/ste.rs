@@ -3,10 +3,10 @@
 //! Forward, weights become `round_half_even(clamp(w, -1, 1))`; backward, the
 //! rounding counts as the identity, so the gradient is the clamp's: it passes
 //! where `|w| < 1` and is zero outside. At ±1 itself, where a clamp has no
-//! derivative, it is zero, as in the reference implementation. Bengio, Léonard and Courville,
-//! "Estimating or Propagating Gradients Through Stochastic Neurons"
-//! (<https://arxiv.org/abs/1308.3432>, section 5). Without the gate, weights
-//! beyond the clamp keep growing under gradients that change nothing.
+//! derivative, it is zero, as in the reference implementation. Bengio, Léonard
+//! and Courville, "Estimating or Propagating Gradients Through Stochastic
+//! Neurons" (<https://arxiv.org/abs/1308.3432>, section 5). Without the gate,
+//! weights beyond the clamp keep growing under gradients that change nothing.
 //!
 //! ```
 //! use tritgemm::nn::ste;
@@ -14,53 +14,22 @@
 //! let mut ternary = [0.0; 4];
 //! ste::forward(&weights, &mut ternary)?;
 //! assert_eq!(ternary, [0.0, 1.0, -1.0, 0.0]);
-//! let mut grad = [0.1, 0.2, 0.3, 0.4];
-//! ste::backward_in_place(&weights, &mut grad)?;
+//! let mut grad = [0.0; 4];
+//! ste::backward(&weights, &[0.1, 0.2, 0.3, 0.4], &mut grad)?;
 //! assert_eq!(grad, [0.1, 0.2, 0.0, 0.4]);
-//! # Ok::<(), ste::SteError>(())
+//! # Ok::<(), tritgemm::Error>(())
 //! ```
 
 use crate::kernels::auto::ste as vector;
-use std::fmt;
-
-/// Why the estimator cannot run.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SteError {
-    /// A slice is not as long as `weights`.
-    Length {
-        /// The argument.
-        argument: &'static str,
-        /// How many values it holds.
-        found: usize,
-        /// How many `weights` holds.
-        expected: usize,
-    },
-}
-
-impl fmt::Display for SteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length {
-                argument,
-                found,
-                expected,
-            } => write!(
-                f,
-                "`{argument}` holds {found} values, expected {expected} as in `weights`"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for SteError {}
+use crate::mismatch::check_length;
+use crate::nn::error::LayerError;
 
 /// `out[i] = round_half_even(clamp(weights[i], -1, 1))`; a NaN stays one, and a
 /// zero keeps the sign of its weight.
 ///
 /// # Errors
 /// If the lengths differ.
-pub fn forward(weights: &[f32], out: &mut [f32]) -> Result<(), SteError> {
+pub fn forward(weights: &[f32], out: &mut [f32]) -> Result<(), LayerError> {
     check_length("out", out.len(), weights.len())?;
     vector::forward(weights, out);
     Ok(())
@@ -77,30 +46,9 @@ pub fn forward_in_place(weights: &mut [f32]) {
 ///
 /// # Errors
 /// If the lengths differ.
-pub fn backward(weights: &[f32], grad_out: &[f32], grad_in: &mut [f32]) -> Result<(), SteError> {
+pub fn backward(weights: &[f32], grad_out: &[f32], grad_in: &mut [f32]) -> Result<(), LayerError> {
     check_length("grad_out", grad_out.len(), weights.len())?;
     check_length("grad_in", grad_in.len(), weights.len())?;
     vector::backward(weights, grad_out, grad_in);
     Ok(())
-}
-
-/// [`backward`] in place: zeroes `grad[i]` where not `|weights[i]| < 1`.
-///
-/// # Errors
-/// If the lengths differ.
-pub fn backward_in_place(weights: &[f32], grad: &mut [f32]) -> Result<(), SteError> {
-    check_length("grad", grad.len(), weights.len())?;
-    vector::backward_in_place(weights, grad);
-    Ok(())
-}
-
-fn check_length(argument: &'static str, found: usize, expected: usize) -> Result<(), SteError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(SteError::Length {
-        argument,
-        found,
-        expected,
-    })
 }

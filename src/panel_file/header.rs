@@ -1,7 +1,7 @@
 //! The header: what it says, and whether it can be believed.
 
-use super::PanelFileError;
 use crate::matrix::check_cols;
+use crate::panel_file::error::PanelFileError;
 use crate::panels::{depth, panel_bytes};
 use crate::scales::{Granularity, GroupSize};
 use core::mem::size_of;

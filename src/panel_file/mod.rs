@@ -1,57 +1,30 @@
 //! Panel files: packed weights as the kernels read them, with their scales and
 //! bias, versioned and checksummed.
-//!
-//! A file is read or mapped on any CPU without repacking. All numbers are
-//! little-endian; the sections follow each other without gaps.
-//!
-//! | at | bytes | what |
-//! |---|---|---|
-//! | 0 | 8 | the letters `TRITPANL` |
-//! | 8 | 4 | version: 1 |
-//! | 12 | 4 | length of the header: 128 |
-//! | 16 | 8 | rows (M) |
-//! | 24 | 8 | columns (K), at most [`MAX_COLS`](crate::MAX_COLS) |
-//! | 32 | 8 | depth: strips of a panel, `ceil(K / 4)` rounded up to a multiple of 3 |
-//! | 40 | 4 | what a scale covers: 0 no scales, 1 the tensor, 2 a row, 64, 128 or 256 a group |
-//! | 44 | 4 | flags: bit 0, there is a bias |
-//! | 48 | 8 | offset of the panels: 128 |
-//! | 56 | 8 | offset of the scales |
-//! | 64 | 8 | number of scales |
-//! | 72 | 8 | offset of the bias |
-//! | 80 | 8 | number of bias values: rows or 0 |
-//! | 88 | 8 | length of the file |
-//! | 96 | 12 | CRC-32 of the panels, of the scales and of the bias |
-//! | 108 | 16 | zeros |
-//! | 124 | 4 | CRC-32 of the 124 bytes before |
-//! | 128 | | panels `[ceil(rows / 64)][depth][64]`: see [`Panels`] |
-//! | | | scales, f32: see [`Scales`] |
-//! | | | bias, f32 |
-//!
-//! The CRC is that of zip and Ethernet; it catches every change of a single
-//! byte. Whatever follows from the shape is stored all the same, computed
-//! again when read, and a difference is an error.
 
+mod error;
 mod floats;
 mod header;
 mod save;
 
-use crate::Linear;
-use crate::matrix::{MatrixError, Scales};
-use crate::memory::lines;
-use crate::memory::{self, OutOfMemory, resize_lines};
+use crate::linear::Linear;
+use crate::matrix::{MatrixError, check_scales};
+use crate::memory::{self, OutOfMemory, lines, resize_lines};
+use crate::mismatch::check_length;
 use crate::panels::{PanelBytes, Panels};
-use crate::scales::Granularity;
+use crate::scales::Scales;
 use header::{HEADER, Layout, check_magic};
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+pub use error::PanelFileError;
 
 /// Panels with their scales and bias, as a file holds them.
 ///
 /// ```
-/// use tritgemm::{Linear, PanelFile, Scales, TernaryMatrix, Verify};
-/// let w = TernaryMatrix::from_trits(&[1, 0, -1, 1], 2, 2, Scales::per_tensor(0.5))?;
+/// use tritgemm::{Linear, MatRef, PanelFile, Scales, TernaryMatrix, Verify};
+/// let trits = MatRef::new(&[1, 0, -1, 1], 2, 2)?;
+/// let w = TernaryMatrix::from_trits(trits, Scales::per_tensor(0.5))?;
 /// let file = PanelFile::from(&Linear::new(&w)?);
 /// let mut bytes = Vec::new();
 /// file.write_to(&mut bytes)?;
@@ -59,6 +32,37 @@ use std::path::{Path, PathBuf};
 /// assert_eq!(layer.panels().to_packed(), w.packed());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Format
+/// A file is read or mapped on any CPU without repacking. All numbers are
+/// little-endian; the sections follow each other without gaps.
+///
+/// | at | bytes | what |
+/// |---|---|---|
+/// | 0 | 8 | the letters `TRITPANL` |
+/// | 8 | 4 | version: 1 |
+/// | 12 | 4 | length of the header: 128 |
+/// | 16 | 8 | rows (M) |
+/// | 24 | 8 | columns (K), at most [`MAX_COLS`](crate::MAX_COLS) |
+/// | 32 | 8 | depth: strips of a panel, `ceil(K / 4)` rounded up to a multiple of 3 |
+/// | 40 | 4 | what a scale covers: 0 no scales, 1 the tensor, 2 a row, 64, 128 or 256 a group |
+/// | 44 | 4 | flags: bit 0, there is a bias |
+/// | 48 | 8 | offset of the panels: 128 |
+/// | 56 | 8 | offset of the scales |
+/// | 64 | 8 | number of scales |
+/// | 72 | 8 | offset of the bias |
+/// | 80 | 8 | number of bias values: rows or 0 |
+/// | 88 | 8 | length of the file |
+/// | 96 | 12 | CRC-32 of the panels, of the scales and of the bias |
+/// | 108 | 16 | zeros |
+/// | 124 | 4 | CRC-32 of the 124 bytes before |
+/// | 128 | | panels `[ceil(rows / 64)][depth][64]`: see [`Panels`] |
+/// | | | scales, f32: see [`Scales`] |
+/// | | | bias, f32 |
+///
+/// The CRC is that of zip and Ethernet; it catches every change of a single
+/// byte. Whatever follows from the shape is stored all the same, computed
+/// again when read, and a difference is an error.
 #[derive(Clone, Debug)]
 pub struct PanelFile {
     panels: Panels,
@@ -79,133 +83,6 @@ pub enum Verify {
     Header,
 }
 
-/// Why a panel file could not be read or written.
-#[non_exhaustive]
-#[derive(Debug)]
-pub enum PanelFileError {
-    /// The operating system's error.
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// It starts with other letters.
-    NotPanelFile,
-    /// It has a format this crate does not know.
-    Version {
-        /// The file's version.
-        found: u32,
-        /// The version that can be read.
-        supported: u32,
-    },
-    /// The header is damaged.
-    HeaderChecksum {
-        /// As the file says.
-        stored: u32,
-        /// As the bytes are.
-        computed: u32,
-    },
-    /// The file was cut, or has bytes after its end.
-    Length {
-        /// Bytes there are. Where the source has no length of its own and goes
-        /// on too long, one more than expected.
-        len: u64,
-        /// Bytes that its header asks for.
-        expected: u64,
-    },
-    /// A section is damaged.
-    Checksum {
-        /// `panels`, `scales` or `bias`.
-        section: &'static str,
-        /// As the header says.
-        stored: u32,
-        /// As the bytes are.
-        computed: u32,
-    },
-    /// A header field contradicts the shape.
-    Field {
-        /// The field.
-        name: &'static str,
-        /// Its value.
-        found: u64,
-        /// What it must be for this shape.
-        expected: u64,
-    },
-    /// No such granularity.
-    Granularity {
-        /// Its value.
-        found: u32,
-    },
-    /// The shape does not fit the address space.
-    TooLarge {
-        /// Rows as the header says.
-        rows: u64,
-        /// Columns as the header says.
-        cols: u64,
-    },
-    /// A layer needs scales and the file has none.
-    NoScales,
-    /// The scales or the bias cannot belong to the matrix.
-    Matrix(MatrixError),
-    /// Memory ran out.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for PanelFileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            Self::NotPanelFile => write!(f, "not a panel file: it does not start with `TRITPANL`"),
-            Self::Version { found, supported } => {
-                write!(f, "panel file of version {found}, supported is {supported}")
-            }
-            Self::HeaderChecksum { stored, computed } => write!(
-                f,
-                "header checksum {stored:08x} is stored, {computed:08x} computed"
-            ),
-            Self::Length { len, expected } => {
-                write!(f, "panel file of {len} bytes, expected {expected}")
-            }
-            Self::Checksum {
-                section,
-                stored,
-                computed,
-            } => write!(
-                f,
-                "checksum of the {section}: {stored:08x} is stored, {computed:08x} computed"
-            ),
-            Self::Field {
-                name,
-                found,
-                expected,
-            } => write!(f, "header field `{name}` is {found}, expected {expected}"),
-            Self::Granularity { found } => write!(
-                f,
-                "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
-            ),
-            Self::TooLarge { rows, cols } => write!(
-                f,
-                "panels of {rows} x {cols} weights do not fit the address space"
-            ),
-            Self::NoScales => write!(f, "the panel file holds no scales, which a layer needs"),
-            Self::Matrix(e) => e.fmt(f),
-            Self::Memory(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for PanelFileError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
-from_variants!(PanelFileError: Matrix(MatrixError), Memory(OutOfMemory));
-
 impl PanelFile {
     /// Panels, with scales and a bias if there are any.
     ///
@@ -219,10 +96,10 @@ impl PanelFile {
     ) -> Result<Self, MatrixError> {
         let (rows, cols) = (panels.rows(), panels.cols());
         if let Some(scales) = &scales {
-            scales.check(rows, cols)?;
+            check_scales(scales, rows, cols)?;
         }
-        if let Some(len) = bias.as_ref().map(Vec::len).filter(|&len| len != rows) {
-            return Err(MatrixError::BiasLength { rows, len });
+        if let Some(bias) = &bias {
+            check_length("bias", bias.len(), rows)?;
         }
         Ok(Self {
             panels,
@@ -285,7 +162,7 @@ impl PanelFile {
     /// nothing else is left behind.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
         let path = path.as_ref();
-        save::replace(path, |file| self.write_to(file)).map_err(|e| at(path, e))
+        save::replace(path, |file| self.write_to(file)).map_err(|e| PanelFileError::io(path, e))
     }
 
     /// Reads the file at `path` and checks all of it. The panels are read into
@@ -295,13 +172,14 @@ impl PanelFile {
     /// If the file cannot be read, is no panel file, or is damaged.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, PanelFileError> {
         let path = path.as_ref();
-        let mut file = File::open(path).map_err(|e| at(path, e))?;
-        let known = file.metadata().map_err(|e| at(path, e))?;
+        let mut file = File::open(path).map_err(|e| PanelFileError::io(path, e))?;
+        let known = file.metadata().map_err(|e| PanelFileError::io(path, e))?;
         let known = if known.is_file() { known.len() } else { 0 };
 
         let mut start = Vec::with_capacity(HEADER);
         let mut head = (&mut file).take(HEADER as u64);
-        head.read_to_end(&mut start).map_err(|e| at(path, e))?;
+        head.read_to_end(&mut start)
+            .map_err(|e| PanelFileError::io(path, e))?;
         let (layout, crcs) = parse(&start)?;
         let mut done = HEADER;
         let mut section = |len: usize| -> Result<_, PanelFileError> {
@@ -319,7 +197,7 @@ impl PanelFile {
                 while !part.is_empty() {
                     let read = match file.read(part) {
                         Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                        read => read.map_err(|e| at(path, e))?,
+                        read => read.map_err(|e| PanelFileError::io(path, e))?,
                     };
                     if read == 0 {
                         return Err(PanelFileError::Length {
@@ -338,7 +216,7 @@ impl PanelFile {
         let bias = section(layout.bias.len())?;
         let mut after = Vec::new();
         let more = file.take(1).read_to_end(&mut after);
-        if more.map_err(|e| at(path, e))? > 0 {
+        if more.map_err(|e| PanelFileError::io(path, e))? > 0 {
             let expected = layout.file_len() as u64;
             return Err(PanelFileError::Length {
                 len: known.max(expected + 1),
@@ -348,7 +226,7 @@ impl PanelFile {
         check("panels", crcs[0], &panels)?;
         check("scales", crcs[1], &scales)?;
         check("bias", crcs[2], &bias)?;
-        let panels = Panels::from_parts(panels.into(), 0, layout.rows, layout.cols);
+        let panels = Panels::from_parts(PanelBytes::lines(panels), 0, layout.rows, layout.cols);
         Self::assemble(&layout, panels, &scales, &bias)
     }
 
@@ -388,11 +266,7 @@ impl PanelFile {
         bias: &[u8],
     ) -> Result<Self, PanelFileError> {
         let values = floats::read(scales)?;
-        let scales = layout.granularity.map(|granularity| match granularity {
-            Granularity::PerTensor => Scales::per_tensor(values[0]),
-            Granularity::PerRow => Scales::per_row(values),
-            Granularity::PerGroup(size) => Scales::per_group(size, values),
-        });
+        let scales = layout.granularity.map(|g| Scales::with(g, values));
         let bias = layout.has_bias.then(|| floats::read(bias));
         Ok(Self::new(panels, scales, bias.transpose()?)?)
     }
@@ -418,11 +292,6 @@ fn check(section: &'static str, stored: u32, bytes: &[u8]) -> Result<(), PanelFi
         });
     }
     Ok(())
-}
-
-pub(crate) fn at(path: &Path, source: io::Error) -> PanelFileError {
-    let path = path.to_owned();
-    PanelFileError::Io { path, source }
 }
 
 impl From<&Linear> for PanelFile {

@@ -1,15 +1,15 @@
 //! Per-token int8 activations.
 
-use super::QuantError;
-use crate::Activation;
+use crate::activation::Activation;
+use crate::kernels::auto::activations::MIN_ABSMAX;
 use crate::kernels::memory::tiles::TileGrid;
 use crate::memory;
+use crate::mismatch::{check_length, check_shape};
 use crate::product::plan;
+use crate::quant::error::QuantError;
 use crate::threads::{MAX_EMPTY_ROWS, Stopped, Threads};
-use crate::view::MatRef;
+use crate::view::{MatMut, MatRef};
 use core::sync::atomic::{AtomicUsize, Ordering};
-
-pub use crate::kernels::auto::activations::MIN_ABSMAX;
 
 /// Quantises one token to int8 and returns the factor that restores it.
 ///
@@ -35,10 +35,10 @@ pub use crate::kernels::auto::activations::MIN_ABSMAX;
 /// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
 pub fn quantize_token<T: Activation>(x: &[T], q: &mut [i8]) -> Result<f32, QuantError> {
-    super::check_length("q", q.len(), x.len())?;
+    check_length("q", q.len(), x.len())?;
     match T::quantize(x, q) {
         Some(absmax) => Ok(token_scale(absmax)),
-        None => Err(first_non_finite(x)),
+        None => Err(first_non_finite(0, x)),
     }
 }
 
@@ -47,56 +47,53 @@ pub fn quantize_token<T: Activation>(x: &[T], q: &mut [i8]) -> Result<f32, Quant
 /// `[tokens, features]` and the token scales `[tokens]`.
 ///
 /// # Errors
-/// If `x` does not hold `tokens * features` values, or one is NaN or infinite
-/// (the error names the first).
+/// If a value is NaN or infinite (the error names the first), or memory runs
+/// out.
 ///
 /// ```
 /// use half::f16;
+/// use tritgemm::MatRef;
 /// use tritgemm::quant::quantize_activations;
 /// let x = [1.0, -2.0, /* next token */ 0.0, 0.0].map(f16::from_f32);
-/// let (q, token_scales) = quantize_activations(&x, 2, 2)?;
+/// let (q, token_scales) = quantize_activations(MatRef::new(&x, 2, 2)?)?;
 /// assert_eq!(q, [64, -127, 0, 0]);
 /// assert_eq!(token_scales, [2.0 / 127.0, 1e-5 / 127.0]);
-/// # Ok::<(), tritgemm::quant::QuantError>(())
+/// # Ok::<(), tritgemm::Error>(())
 /// ```
 pub fn quantize_activations<T: Activation>(
-    x: &[T],
-    tokens: usize,
-    features: usize,
+    x: MatRef<'_, T>,
 ) -> Result<(Vec<i8>, Vec<f32>), QuantError> {
-    super::check_matrix("x", x.len(), tokens, features)?;
-    if x.is_empty() && tokens > MAX_EMPTY_ROWS {
+    let (tokens, features) = (x.rows(), x.cols());
+    if features == 0 && tokens > MAX_EMPTY_ROWS {
         let (rows, cols) = (tokens, features);
         return Err(QuantError::TooLarge { rows, cols });
     }
-    let mut q = memory::zeroed(x.len())?;
+    let mut q = memory::zeroed(tokens * features)?;
     let mut token_scales = memory::zeroed(tokens)?;
-    quantize_activations_into(x, tokens, features, &mut q, &mut token_scales)?;
+    let view = MatMut::dense(&mut q, tokens, features);
+    quantize_activations_into(x, view, &mut token_scales)?;
     Ok((q, token_scales))
 }
 
-/// [`quantize_activations`] into slices: `q` `[tokens, features]` and
-/// `token_scales` `[tokens]`.
+/// [`quantize_activations`] into `q` `[tokens, features]` and `token_scales`
+/// `[tokens]`.
 ///
 /// # Errors
-/// As [`quantize_activations`], and if `q` or `token_scales` has the wrong
-/// length. After an error about a value, what `q` and `token_scales` hold is
-/// unspecified.
+/// If a value is NaN or infinite, `q` has another shape than `x`, or
+/// `token_scales` the wrong length. After an error about a value, what `q` and
+/// `token_scales` hold is unspecified.
 pub fn quantize_activations_into<T: Activation>(
-    x: &[T],
-    tokens: usize,
-    features: usize,
-    q: &mut [i8],
+    x: MatRef<'_, T>,
+    q: MatMut<'_, i8>,
     token_scales: &mut [f32],
 ) -> Result<(), QuantError> {
-    let values = super::check_matrix("x", x.len(), tokens, features)?;
-    super::check_length("q", q.len(), values)?;
-    super::check_length("token_scales", token_scales.len(), tokens)?;
+    let (tokens, features) = (x.rows(), x.cols());
+    check_shape("q", [q.rows(), q.cols()], [tokens, features])?;
+    check_length("token_scales", token_scales.len(), tokens)?;
     token_scales.fill(token_scale(0.0));
-    if x.is_empty() {
+    if tokens == 0 || features == 0 {
         return Ok(());
     }
-    let x = MatRef::new(x, tokens, features).expect("checked");
     match quantize_tokens(x, q, token_scales, &Threads::Rayon) {
         Ok(()) => Ok(()),
         Err(TokensError::Quant(e)) => Err(e),
@@ -112,18 +109,19 @@ pub(crate) enum TokensError {
 
 from_variants!(TokensError: Quant(QuantError), Stopped(Stopped));
 
-/// Quantises every token of `x`, which has some, into `q` (`[tokens][K]`, dense) and
+/// Quantises every token of `x`, which has some values, into `q` of the same shape and
 /// `token_scales`, by all workers.
 pub(crate) fn quantize_tokens<T: Activation>(
     x: MatRef<'_, T>,
-    q: &mut [i8],
+    mut q: MatMut<'_, i8>,
     token_scales: &mut [f32],
     threads: &Threads,
 ) -> Result<(), TokensError> {
     let (tokens, k) = (x.rows(), x.cols());
-    let workers = plan::layout_workers(threads, q.len());
+    let workers = plan::layout_workers(threads, tokens * k);
     let per_item = plan::per_item(tokens, workers);
-    let q = TileGrid::new(q, [tokens, k], k, [per_item, k]);
+    let (q, stride) = q.strided();
+    let q = TileGrid::new(q, [tokens, k], stride, [per_item, k]);
     let scales = TileGrid::new(token_scales, [tokens, 1], 1, [per_item, 1]);
     let not_finite = AtomicUsize::new(usize::MAX);
     threads.for_each(workers, q.len(), |i| {
@@ -143,7 +141,7 @@ pub(crate) fn quantize_tokens<T: Activation>(
     })?;
     match not_finite.into_inner() {
         usize::MAX => Ok(()),
-        token => Err(first_non_finite(x.row(token)).of_token(token).into()),
+        token => Err(first_non_finite(token, x.row(token)).into()),
     }
 }
 
@@ -151,14 +149,14 @@ fn token_scale(absmax: f32) -> f32 {
     absmax.max(MIN_ABSMAX) / 127.0
 }
 
-/// The error about the first value of a token that is not finite, as of token 0: only
-/// called when a vectorised pass has met one.
+/// The error about the first value of a token that is not finite: only called when a
+/// vectorised pass has met one.
 #[cold]
-fn first_non_finite<T: Activation>(x: &[T]) -> QuantError {
+fn first_non_finite<T: Activation>(token: usize, x: &[T]) -> QuantError {
     let mut wide = x.iter().map(|v| v.to_wide()).enumerate();
     let (index, value) = wide.find(|(_, v)| !v.is_finite()).unwrap_or((0, f32::NAN));
     QuantError::Activation {
-        token: 0,
+        token,
         index,
         value,
     }

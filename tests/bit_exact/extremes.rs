@@ -8,7 +8,8 @@ use tritgemm_testing::case::assert_same;
 use tritgemm_testing::{Rng, bits, quick, view, view_mut, ways, workspace};
 
 fn pack(trits: &[i8], m: usize, k: usize) -> Panels {
-    let matrix = TernaryMatrix::from_trits(trits, m, k, Scales::per_tensor(1.0)).expect("a matrix");
+    let matrix =
+        TernaryMatrix::from_trits(view(trits, m, k), Scales::per_tensor(1.0)).expect("a matrix");
     Panels::pack_on(&matrix, &workspace(Options::new().backend(Backend::best()))).expect("memory")
 }
 

@@ -15,9 +15,10 @@ fn weights_in_cache_give_the_same_bits() {
         let weights: Vec<f32> = (0..m * k).map(|i| ((i * 37) % 19) as f32 - 9.0).collect();
         let x: Vec<i8> = (0..2 * k).map(|i| (i * 89 % 256) as u8 as i8).collect();
         for granularity in [Granularity::PerRow, Granularity::PerGroup(GroupSize::G64)] {
-            let matrix = TernaryMatrix::quantize(&weights, m, k, granularity).unwrap();
+            let matrix =
+                TernaryMatrix::quantize(MatRef::new(&weights, m, k).unwrap(), granularity).unwrap();
             let layer = Linear::new(&matrix).unwrap();
-            let trits = matrix.to_trits();
+            let trits = matrix.to_trits().unwrap();
             for n in [1, 2] {
                 let tokens = MatRef::new(&x[..n * k], n, k).unwrap();
                 let sum = |t: usize, r: usize| -> i32 {

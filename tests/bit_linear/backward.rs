@@ -59,7 +59,7 @@ fn gradients_are_those_of_a_dense_f64_oracle() {
             let layer = BitLinear::new(weights.clone(), rows, cols).unwrap();
             let mut layer = layer.with_2_4_sparsity(sparse);
             let matrix = layer.ternary().unwrap().clone();
-            let (trits, alphas) = (matrix.to_trits(), matrix.scales().values());
+            let (trits, alphas) = (matrix.to_trits().unwrap(), matrix.scales().values());
             let grads = backward(&mut layer, &x, &grad_y, tokens);
             let what = format!("[{tokens}, {rows}, {cols}] sparse {sparse}");
             for (i, &ours) in grads.x.iter().enumerate() {
@@ -110,7 +110,7 @@ fn the_input_gradient_is_a_finite_difference_of_the_layer() {
     x.iter_mut()
         .for_each(|x| *x = (*x * 1024.0).round() / 1024.0);
     let c = uniform(tokens * rows, 2);
-    let mut layer = BitLinear::kaiming_uniform(cols, rows, 3).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(rows, cols, 3).unwrap();
     let grads = backward(&mut layer, &x, &c, tokens);
     let alphas = layer.ternary().unwrap().scales().values().to_vec();
     let mut ws = Workspace::new();
@@ -199,7 +199,7 @@ fn the_weight_gradient_is_a_finite_difference_of_the_smooth_part() {
 fn the_transposed_panels_follow_the_weights() {
     let (tokens, rows, cols) = (3, 66, 130);
     let (x, c) = (uniform(tokens * cols, 1), uniform(tokens * rows, 2));
-    let mut layer = BitLinear::kaiming_uniform(cols, rows, 3).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(rows, cols, 3).unwrap();
     let first = backward(&mut layer, &x, &c, tokens);
     layer.weight_mut().reverse();
     let second = backward(&mut layer, &x, &c, tokens);
@@ -213,7 +213,7 @@ fn the_transposed_panels_follow_the_weights() {
 fn strided_inputs_and_threads_change_no_input_gradient() {
     let (tokens, rows, cols, stride) = (19, 200, 300, 310);
     let (x, c) = (uniform(tokens * cols, 1), uniform(tokens * rows, 2));
-    let mut layer = BitLinear::kaiming_uniform(cols, rows, 3).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(rows, cols, 3).unwrap();
     let dense = backward(&mut layer, &x, &c, tokens);
     let spread = |values: &[f32], width: usize| -> Vec<f32> {
         let mut out = vec![f32::NAN; tokens * stride];
@@ -275,7 +275,7 @@ fn a_bad_weight_is_named_by_either_gradient() {
 
 #[test]
 fn wrong_shapes_are_named() {
-    let mut layer = BitLinear::kaiming_uniform(4, 3, 1).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(3, 4, 1).unwrap();
     let (x, c) = (vec![0.0; 8], vec![0.0; 6]);
     let mut try_with = |x: [usize; 2], c_shape: [usize; 2], weight: usize, bias: usize| {
         let (mut weight, mut bias) = (vec![0.0; weight], vec![0.0; bias]);
@@ -303,11 +303,11 @@ fn wrong_shapes_are_named() {
         ),
         (
             try_with([2, 4], [2, 3], 11, 3),
-            "`grads.weight` holds 11 values, expected 12",
+            "`grads.weight` has length 11, expected 12",
         ),
         (
             try_with([2, 4], [2, 3], 12, 2),
-            "`grads.bias` holds 2 values, expected 3",
+            "`grads.bias` has length 2, expected 3",
         ),
     ];
     for (result, message) in named {

@@ -1,7 +1,7 @@
 //! `BitLinear`: its cache, its seeds, its errors and, with the feature `train`,
 //! its gradients against a dense f64 oracle and finite differences.
 
-use tritgemm::nn::{BitLinear, BitLinearError};
+use tritgemm::nn::{BitLinear, LayerError};
 use tritgemm::quant::QuantError;
 use tritgemm::{Backend, MatMut, MatRef, MatrixError, Options, Workspace};
 
@@ -29,8 +29,12 @@ fn forward(layer: &mut BitLinear, x: &[f32], ws: &mut Workspace) -> Vec<f32> {
     let mut y = vec![f32::NAN; tokens * layer.out_features()];
     let x = MatRef::new(x, tokens, layer.in_features()).unwrap();
     let y_view = MatMut::new(&mut y, tokens, layer.out_features()).unwrap();
-    layer.forward_f32(x, y_view, ws).unwrap();
+    layer.forward_training(x, y_view, ws).unwrap();
     y
+}
+
+fn trits(layer: &mut BitLinear) -> Vec<i8> {
+    layer.ternary().unwrap().to_trits().unwrap()
 }
 
 /// Where the packed weights lie, to see whether they were made anew.
@@ -42,7 +46,7 @@ fn panels(layer: &BitLinear) -> Option<*const u8> {
 
 #[test]
 fn weights_are_packed_once_and_again_after_each_access() {
-    let mut layer = BitLinear::kaiming_uniform(130, 70, 3).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(70, 130, 3).unwrap();
     let (x, mut ws) = (uniform(130, 1), Workspace::new());
     assert!(
         layer.packed().is_none(),
@@ -53,7 +57,7 @@ fn weights_are_packed_once_and_again_after_each_access() {
     assert!(packed.is_some());
     forward(&mut layer, &x, &mut ws);
     layer.prepare_for_inference().unwrap();
-    layer.nonzero_mask().unwrap();
+    layer.ternary().unwrap();
     assert_eq!(panels(&layer), packed, "unchanged weights stay packed");
 
     let version = layer.version();
@@ -89,7 +93,7 @@ fn a_frozen_layer_outlives_the_training_of_its_origin() {
 
 #[test]
 fn a_changed_bias_counts_and_packs_nothing() {
-    let layer = BitLinear::kaiming_uniform(8, 3, 3).unwrap();
+    let layer = BitLinear::kaiming_uniform(3, 8, 3).unwrap();
     let mut layer = layer.with_bias(vec![9.0; 3]).unwrap();
     layer.bias_mut().unwrap().fill(0.0); // before there is anything packed
     let (x, mut ws) = (uniform(8, 1), Workspace::new());
@@ -108,7 +112,7 @@ fn a_changed_bias_counts_and_packs_nothing() {
 fn every_backend_and_number_of_tokens_gives_the_same_bits() {
     let (tokens, rows, cols) = (37, 130, 243);
     let x = uniform(tokens * cols, 5);
-    let mut layer = BitLinear::kaiming_uniform(cols, rows, 11).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(rows, cols, 11).unwrap();
     let all = forward(&mut layer, &x, &mut Workspace::new());
     for backend in Backend::available() {
         let mut ws = Workspace::with_options(Options::new().backend(backend));
@@ -136,7 +140,7 @@ fn the_int8_forward_pass_is_the_quantised_product() {
     let (tokens, rows, cols) = (5, 70, 333);
     let x = uniform(tokens * cols, 2);
     let bias = uniform(rows, 3);
-    let layer = BitLinear::kaiming_uniform(cols, rows, 4).unwrap();
+    let layer = BitLinear::kaiming_uniform(rows, cols, 4).unwrap();
     let mut layer = layer.with_bias(bias.clone()).unwrap();
     let mut y = vec![f32::NAN; tokens * rows];
     let (x_view, y_view) = (
@@ -144,11 +148,11 @@ fn the_int8_forward_pass_is_the_quantised_product() {
         MatMut::new(&mut y, tokens, rows).unwrap(),
     );
     layer
-        .forward(x_view, y_view, &mut Workspace::new())
+        .forward_int8(x_view, y_view, &mut Workspace::new())
         .unwrap();
-    let (q, token_scales) = tritgemm::quant::quantize_activations(&x, tokens, cols).unwrap();
+    let (q, token_scales) = tritgemm::quant::quantize_activations(x_view).unwrap();
     let matrix = layer.ternary().unwrap();
-    let (trits, alphas) = (matrix.to_trits(), matrix.scales().values());
+    let (trits, alphas) = (matrix.to_trits().unwrap(), matrix.scales().values());
     for (i, &y) in y.iter().enumerate() {
         let (token, row) = (i / rows, i % rows);
         let sum: i32 = (0..cols)
@@ -166,13 +170,13 @@ fn the_int8_forward_pass_is_the_quantised_product() {
 
 #[test]
 fn two_in_four_layers_have_at_most_two_in_four() {
-    let layer = BitLinear::kaiming_uniform(103, 9, 4).unwrap();
-    let dense = layer.clone().nonzero_mask().unwrap();
+    let layer = BitLinear::kaiming_uniform(9, 103, 4).unwrap();
+    let dense = trits(&mut layer.clone());
     let mut layer = layer.with_2_4_sparsity(true);
-    let sparse = layer.nonzero_mask().unwrap();
+    let sparse = trits(&mut layer);
     for (dense, sparse) in dense.chunks(103).zip(sparse.chunks(103)) {
         for (dense, sparse) in dense.chunks(4).zip(sparse.chunks(4)) {
-            let count = |mask: &[bool]| mask.iter().filter(|&&m| m).count();
+            let count = |trits: &[i8]| trits.iter().filter(|&&trit| trit != 0).count();
             assert_eq!(count(sparse), count(dense).min(2));
         }
     }
@@ -181,7 +185,7 @@ fn two_in_four_layers_have_at_most_two_in_four() {
 #[test]
 fn initial_weights_are_uniform_and_depend_on_the_seed_alone() {
     let (rows, cols) = (300, 500);
-    let alone = BitLinear::kaiming_uniform(cols, rows, 7).unwrap();
+    let alone = BitLinear::kaiming_uniform(rows, cols, 7).unwrap();
     let bound = 1.0 / f64::from(cols as u32).sqrt();
     let count = (rows * cols) as f64;
     let moment = |p: i32| {
@@ -206,9 +210,9 @@ fn initial_weights_are_uniform_and_depend_on_the_seed_alone() {
         .num_threads(3)
         .build()
         .unwrap();
-    let pooled = pool.install(|| BitLinear::kaiming_uniform(cols, rows, 7).unwrap());
+    let pooled = pool.install(|| BitLinear::kaiming_uniform(rows, cols, 7).unwrap());
     assert_eq!(bits(alone.weight()), bits(pooled.weight()));
-    let other = BitLinear::kaiming_uniform(cols, rows, 8).unwrap();
+    let other = BitLinear::kaiming_uniform(rows, cols, 8).unwrap();
     let equal = alone
         .weight()
         .iter()
@@ -223,7 +227,7 @@ fn initial_weights_are_uniform_and_depend_on_the_seed_alone() {
 #[test]
 fn perturbation_restores_the_weights() {
     let (rows, cols, eps) = (200, 700, 1e-3_f32);
-    let mut layer = BitLinear::kaiming_uniform(cols, rows, 1).unwrap();
+    let mut layer = BitLinear::kaiming_uniform(rows, cols, 1).unwrap();
     let before = layer.weight().to_vec();
     layer.prepare_for_inference().unwrap();
     let mut noise = BitLinear::new(vec![0.0; rows * cols], rows, cols).unwrap();
@@ -237,10 +241,10 @@ fn perturbation_restores_the_weights() {
     for ((&w, &before), &z) in layer.weight().iter().zip(&before).zip(noise.weight()) {
         assert_eq!(w, before + eps * z);
     }
-    let up = layer.nonzero_mask().unwrap();
+    let up = trits(&mut layer);
     layer.perturb(42, -2.0 * eps);
     assert!(layer.packed().is_none());
-    let down = layer.nonzero_mask().unwrap();
+    let down = trits(&mut layer);
     assert_ne!(up, down, "both directions are different layers");
     layer.perturb(42, eps);
     assert!(layer.packed().is_none());
@@ -254,7 +258,7 @@ fn perturbation_restores_the_weights() {
 #[test]
 fn perturbation_is_the_same_for_any_number_of_threads() {
     let perturbed = || {
-        let mut layer = BitLinear::kaiming_uniform(1001, 400, 1).unwrap();
+        let mut layer = BitLinear::kaiming_uniform(400, 1001, 1).unwrap();
         layer.perturb(3, 0.5);
         bits(layer.weight())
     };
@@ -278,41 +282,41 @@ fn bad_input_is_named() {
         col: 1,
         value,
     };
-    let expected = BitLinearError::from(expected);
+    let expected = LayerError::from(expected);
     assert_eq!(layer.prepare_for_inference().unwrap_err(), expected);
-    assert_eq!(layer.nonzero_mask().unwrap_err(), expected);
     assert_eq!(layer.ternary().unwrap_err(), expected);
     layer.weight_mut()[4] = 0.5;
     layer.prepare_for_inference().unwrap();
 
-    let expected = QuantError::Length {
-        argument: "weight",
-        len: 5,
-        expected: 6,
+    let length = |argument, len, expected| LayerError::Length {
+        argument,
+        len,
+        expected,
     };
     assert_eq!(
         BitLinear::new(vec![0.5; 5], 2, 3).unwrap_err(),
-        expected.into()
+        length("weight", 5, 6)
     );
-    let expected = MatrixError::BiasLength { rows: 2, len: 3 };
     assert_eq!(
         layer.clone().with_bias(vec![0.0; 3]).unwrap_err(),
-        expected.into()
+        length("bias", 3, 2)
     );
     let cols = tritgemm::MAX_COLS + 1;
-    let expected = BitLinearError::from(MatrixError::TooManyColumns { cols });
+    let expected = LayerError::from(MatrixError::TooManyColumns { cols });
     assert_eq!(BitLinear::new(vec![], 0, cols).unwrap_err(), expected);
     assert!(matches!(
-        BitLinear::kaiming_uniform(usize::MAX / 2, 3, 0).unwrap_err(),
-        BitLinearError::Quant(QuantError::TooLarge { .. })
+        BitLinear::kaiming_uniform(3, usize::MAX / 2, 0).unwrap_err(),
+        LayerError::Quant(QuantError::TooLarge { .. })
     ));
     let (x, mut y) = ([0.0; 4], [0.0; 2]);
     let (x, y) = (
         MatRef::new(&x, 1, 4).unwrap(),
         MatMut::new(&mut y, 1, 2).unwrap(),
     );
-    let error = layer.forward_f32(x, y, &mut Workspace::new()).unwrap_err();
-    assert!(matches!(error, BitLinearError::Gemm(_)), "{error}");
+    let error = layer
+        .forward_training(x, y, &mut Workspace::new())
+        .unwrap_err();
+    assert!(matches!(error, LayerError::Gemm(_)), "{error}");
 }
 
 #[cfg(feature = "train")]

@@ -4,7 +4,7 @@ use crate::{cases, results};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tritgemm::{Options, Panels, Scales, TernaryMatrix, Threads, Workspace};
-use tritgemm_testing::{backends, workspace};
+use tritgemm_testing::{backends, view, workspace};
 
 fn pool(threads: usize) -> ThreadPool {
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();
@@ -36,7 +36,7 @@ fn a_pool_of_one() {
 fn packing_in_a_pool() {
     let (rows, cols) = (4200, 1100);
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 7 % 3) as i8 - 1).collect();
-    let matrix = TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_tensor(1.0));
+    let matrix = TernaryMatrix::from_trits(view(&trits, rows, cols), Scales::per_tensor(1.0));
     let matrix = matrix.expect("a matrix");
     let alone = Panels::pack(&matrix).expect("memory");
     assert!(alone.as_bytes().len() >= 1 << 20, "too small to be shared");

@@ -12,7 +12,7 @@ use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Options,
-    Panels, PreparedActivations, Scales, SliceError, TernaryMatrix, ViewError, Workspace,
+    Panels, PreparedActivations, Scales, TernaryMatrix, ViewError, Workspace,
 };
 use tritgemm_testing::{view, view_mut, ways, workspace};
 
@@ -28,7 +28,7 @@ fn assert_names(error: &dyn Error, parts: &[&dyn std::fmt::Display]) {
 }
 
 fn matrix(m: usize, k: usize, scales: Scales) -> TernaryMatrix {
-    TernaryMatrix::from_trits(&vec![1; m * k], m, k, scales).expect("a matrix")
+    TernaryMatrix::from_trits(view(&vec![1; m * k], m, k), scales).expect("a matrix")
 }
 
 fn layer(m: usize, k: usize) -> Linear {
@@ -305,8 +305,12 @@ fn prepared_for_something_else() {
     for len in [0, 1, 3] {
         let x = [1i8; 40];
         let result = PreparedActivations::from_int8(view(&x, 2, 20), vec![1.0; len], None, ws);
-        let error = GemmError::TokenScales { tokens: 2, len };
-        assert_names(&error, &[&2, &len]);
+        let error = GemmError::Length {
+            argument: "token_scales",
+            len,
+            expected: 2,
+        };
+        assert_names(&error, &[&"token_scales", &2, &len]);
         assert_eq!(result.err(), Some(error));
     }
 }
@@ -318,10 +322,10 @@ fn matrices() {
     assert_names(&error, &[&too_wide, &MAX_COLS]);
     let one = || Scales::per_tensor(1.0);
     let results = [
-        TernaryMatrix::from_trits(&[], 0, too_wide, one()).map(|_| ()),
+        TernaryMatrix::from_trits(view(&[], 0, too_wide), one()).map(|_| ()),
         TernaryMatrix::from_packed(vec![], 0, too_wide, one()).map(|_| ()),
-        TernaryMatrix::quantize(&[], 0, too_wide, Granularity::PerTensor).map(|_| ()),
-        Panels::from_packed(&[], 0, too_wide).map(|_| ()),
+        TernaryMatrix::quantize(view(&[], 0, too_wide), Granularity::PerTensor).map(|_| ()),
+        Panels::from_packed(view(&[], 0, too_wide.div_ceil(4)), too_wide).map(|_| ()),
     ];
     for result in results {
         assert_eq!(result, Err(error.clone()));
@@ -334,19 +338,14 @@ fn matrices() {
         (group(5), 6),
         (group(3), 6),
     ] {
-        let error = MatrixError::ScaleCount {
-            rows: 3,
-            cols: 100,
-            granularity: scales.granularity(),
-            len: scales.values().len(),
+        let len = scales.values().len();
+        let error = MatrixError::Length {
+            argument: "scales",
+            len,
             expected,
         };
-        let given = scales.values().len();
-        assert_names(
-            &error,
-            &[&3, &100, &scales.granularity(), &given, &expected],
-        );
-        let made = TernaryMatrix::from_trits(&[0; 300], 3, 100, scales.clone());
+        assert_names(&error, &[&"scales", &len, &expected]);
+        let made = TernaryMatrix::from_trits(view(&[0; 300], 3, 100), scales.clone());
         assert_eq!(made.err(), Some(error.clone()));
         let panels = layer(3, 100).panels().clone();
         assert_eq!(Linear::from_parts(panels, scales, None).err(), Some(error));
@@ -356,20 +355,24 @@ fn matrices() {
         let scales = Scales::per_row(vec![1.0, value, 1.0]);
         let error = MatrixError::Scale { index: 1, value };
         assert_names(&error, &[&1, &value]);
-        let made = TernaryMatrix::from_trits(&[0; 6], 3, 2, scales);
+        let made = TernaryMatrix::from_trits(view(&[0; 6], 3, 2), scales);
         assert_eq!(made.err(), Some(error));
     }
     let made = TernaryMatrix::from_packed(vec![0], 1, 1, Scales::per_tensor(f32::NAN));
     assert!(matches!(made, Err(MatrixError::Scale { index: 0, value }) if value.is_nan()));
 
-    let error = MatrixError::BiasLength { rows: 3, len: 2 };
-    assert_names(&error, &[&3, &2]);
+    let error = MatrixError::Length {
+        argument: "bias",
+        len: 2,
+        expected: 3,
+    };
+    assert_names(&error, &[&"bias", &3, &2]);
     let made = layer(3, 4).with_bias(vec![0.0; 2]);
     assert_eq!(made.err(), Some(error.clone()));
     let made = Linear::from_parts(layer(3, 4).panels().clone(), one(), Some(vec![0.0; 2]));
     assert_eq!(made.err(), Some(error));
 
-    let made = TernaryMatrix::quantize(&[1.0, f32::NAN], 2, 1, Granularity::PerRow);
+    let made = TernaryMatrix::quantize(view(&[1.0, f32::NAN], 2, 1), Granularity::PerRow);
     match made {
         Err(MatrixError::Quant(error @ QuantError::Weight { row: 1, col: 0, .. })) => {
             assert_names(&error, &[&1, &0, &"NaN"]);
@@ -390,7 +393,7 @@ fn encodings() {
         value: 2,
     };
     assert_names(&error, &[&4, &6, &2]);
-    let made = TernaryMatrix::from_trits(&trits, 5, 7, one());
+    let made = TernaryMatrix::from_trits(view(&trits, 5, 7), one());
     assert_eq!(made.err(), Some(MatrixError::Codec(error)));
 
     let good = vec![0u8; 10];
@@ -402,50 +405,37 @@ fn encodings() {
     let cases = [
         (with(3, 0b00_11_00_00), CodecError::Code { row: 1, col: 5 }),
         (with(9, 0b00_00_00_01), CodecError::Padding { row: 4 }),
-        (
-            good[1..].to_vec(),
-            CodecError::Length {
-                what: "packed",
-                len: 9,
-                expected: 10,
-            },
-        ),
-        (
-            vec![0; 11],
-            CodecError::Length {
-                what: "packed",
-                len: 11,
-                expected: 10,
-            },
-        ),
     ];
     for (packed, error) in cases {
         match &error {
             CodecError::Code { row, col } => assert_names(&error, &[row, col]),
-            CodecError::Length {
-                what,
-                len,
-                expected,
-            } => {
-                assert_names(&error, &[what, len, expected]);
-            }
             _ => assert_names(&error, &[&4]),
         }
         let error = Some(MatrixError::Codec(error));
-        assert_eq!(Panels::from_packed(&packed, 5, 7).err(), error);
+        assert_eq!(Panels::from_packed(view(&packed, 5, 2), 7).err(), error);
         assert_eq!(TernaryMatrix::from_packed(packed, 5, 7, one()).err(), error);
     }
-    for len in [0, 34, 36] {
-        let error = CodecError::Length {
-            what: "trits",
+    for len in [0, 9, 11] {
+        let error = MatrixError::Length {
+            argument: "packed",
             len,
-            expected: 35,
+            expected: 10,
         };
-        assert_names(&error, &[&"trits", &len, &35]);
-        let made = TernaryMatrix::from_trits(&vec![0; len], 5, 7, one());
+        assert_names(&error, &[&"packed", &len, &10]);
+        let made = TernaryMatrix::from_packed(vec![0; len], 5, 7, one());
+        assert_eq!(made.err(), Some(error));
+    }
+    for cols in [0, 1, 3] {
+        let error = CodecError::Shape {
+            argument: "packed",
+            rows: 5,
+            cols,
+            expected_rows: 5,
+            expected_cols: 2,
+        };
+        assert_names(&error, &[&"packed", &5, &cols, &2]);
+        let made = Panels::from_packed(view(&[0; 15], 5, cols), 7);
         assert_eq!(made.err(), Some(MatrixError::Codec(error)));
-        let made = TernaryMatrix::quantize(&vec![0.0; len], 5, 7, Granularity::PerRow);
-        assert_names(&made.expect_err("wrong length"), &[&"weights", &len, &35]);
     }
 }
 
@@ -460,7 +450,7 @@ fn slices() {
         (149..149, 149),
     ];
     for (range, row) in unaligned {
-        let error = SliceError::Unaligned { row };
+        let error = MatrixError::Unaligned { row };
         assert_names(&error, &[&row, &64]);
         assert_eq!(layer.slice_rows(range.clone()).err(), Some(error.clone()));
         assert_eq!(layer.panels().slice_rows(range).err(), Some(error));
@@ -469,7 +459,7 @@ fn slices() {
     let outside = [0..151, 128..64, 192..192, HUGE..HUGE, 0..HUGE, HUGE..0];
     for range in outside {
         let rows = 150;
-        let error = SliceError::OutOfRange {
+        let error = MatrixError::OutOfRange {
             range: range.clone(),
             rows,
         };

@@ -3,6 +3,7 @@
 
 use crate::{HUGE, assert_names, layer};
 use tritgemm::codec::{self, CodecError, Mode};
+use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::quant::{self, QuantError};
 use tritgemm::{
     GemmError, Granularity, GroupSize, Linear, MAX_COLS, MatMut, MatRef, MatrixError, Panels,
@@ -16,14 +17,14 @@ fn lengths_of_panels() {
     let expected = Panels::byte_len(65, 13).expect("fits");
     assert_eq!(expected, 2 * 6 * 64);
     for len in [0, expected - 1, expected + 1] {
-        let error = CodecError::Length {
-            what: "panels",
+        let error = MatrixError::Length {
+            argument: "panels",
             len,
             expected,
         };
         assert_names(&error, &[&"panels", &len, &expected]);
         let made = Panels::from_bytes(vec![0; len], 65, 13);
-        assert_eq!(made.err(), Some(MatrixError::Codec(error)));
+        assert_eq!(made.err(), Some(error));
     }
     let (rows, cols) = (HUGE, MAX_COLS + 1);
     for (rows, cols, error) in [
@@ -38,7 +39,7 @@ fn lengths_of_panels() {
         assert_eq!(Panels::from_bytes(vec![], rows, cols).err(), Some(error));
     }
     let scales = Scales::per_group(GroupSize::G64, vec![]);
-    let made = TernaryMatrix::from_trits(&[], rows, 65, scales);
+    let made = TernaryMatrix::from_packed(vec![], rows, 65, scales);
     let error = CodecError::TooLarge { rows, cols: 65 };
     assert_eq!(made.err(), Some(MatrixError::Codec(error)));
 }
@@ -48,7 +49,7 @@ fn lengths_of_panels() {
 #[test]
 fn too_many_rows_to_transpose() {
     let cols = MAX_COLS + 1;
-    let matrix = TernaryMatrix::from_trits(&[], cols, 0, Scales::per_tensor(1.0));
+    let matrix = TernaryMatrix::from_trits(view(&[], cols, 0), Scales::per_tensor(1.0));
     let made = Panels::pack_transposed(&matrix.expect("nothing"));
     assert_eq!(made.err(), Some(MatrixError::TooManyColumns { cols }));
 }
@@ -58,17 +59,19 @@ fn too_many_rows_to_transpose() {
 #[test]
 fn nothing_may_be_as_many_rows_as_it_likes() {
     let one = || Scales::per_tensor(1.0);
-    let matrix = TernaryMatrix::from_trits(&[], HUGE, 0, one()).expect("nothing");
+    let matrix = TernaryMatrix::from_trits(view(&[], HUGE, 0), one()).expect("nothing");
     assert_eq!(
         TernaryMatrix::from_packed(vec![], HUGE, 0, one()).as_ref(),
         Ok(&matrix)
     );
-    assert!(matrix.to_trits().is_empty() && matrix.to_f32().is_empty());
-    assert!(matrix.nonzero_mask().is_empty());
+    assert_eq!(matrix.to_trits(), Ok(vec![]));
+    assert_eq!(matrix.to_f32(), Ok(vec![]));
     let tall = Linear::new(&matrix).expect("nothing");
     assert!(tall.panels().as_bytes().is_empty() && tall.panels().to_packed().is_empty());
     assert_eq!(
-        Panels::from_packed(&[], HUGE, 0).expect("nothing").rows(),
+        Panels::from_packed(view(&[], HUGE, 0), 0)
+            .expect("nothing")
+            .rows(),
         HUGE
     );
     let half = HUGE / 2 + 1;
@@ -79,7 +82,7 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
         half - 1
     );
     let grouped = Scales::per_group(GroupSize::G64, vec![]);
-    let grouped = TernaryMatrix::from_trits(&[], HUGE, 0, grouped).expect("nothing");
+    let grouped = TernaryMatrix::from_trits(view(&[], HUGE, 0), grouped).expect("nothing");
     let grouped = Linear::new(&grouped).expect("nothing");
 
     for way in &ways() {
@@ -112,9 +115,10 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
         let x = none.prepare_int8(tokens(), ws).expect("fits");
         none.forward_int8(&x, y(), ws).expect("fits");
         let x = PreparedActivations::from_int8(view(&[], HUGE, 0), vec![], None, ws);
-        let error = GemmError::TokenScales {
-            tokens: HUGE,
+        let error = GemmError::Length {
+            argument: "token_scales",
             len: 0,
+            expected: HUGE,
         };
         assert_eq!(x.err(), Some(error));
     }
@@ -124,8 +128,14 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
 #[test]
 fn nothing_encodes_to_nothing() {
     for mode in [Mode::Strict, Mode::Lenient] {
-        assert_eq!(codec::encode(&[], HUGE, 0, &mut [], mode), Ok(()));
-        assert_eq!(codec::decode(&[], HUGE, 0, &mut [], mode), Ok(()));
+        assert_eq!(
+            codec::encode(view(&[], HUGE, 0), view_mut(&mut [], HUGE, 0), mode),
+            Ok(())
+        );
+        assert_eq!(
+            codec::decode(view(&[], HUGE, 0), view_mut(&mut [], HUGE, 0), mode),
+            Ok(())
+        );
     }
 }
 
@@ -183,27 +193,23 @@ fn shapes_beyond_memory_are_errors() {
         (HUGE / 4, 5),
         (HUGE >> 4, 1 << 20),
     ] {
-        let results = [
-            TernaryMatrix::from_trits(&[], rows, cols, one()).map(|_| ()),
-            TernaryMatrix::from_packed(vec![], rows, cols, one()).map(|_| ()),
-            TernaryMatrix::quantize(&[], rows, cols, Granularity::PerRow).map(|_| ()),
-            Panels::from_packed(&[], rows, cols).map(|_| ()),
-        ];
-        for result in results {
-            let error = result.expect_err("beyond memory");
-            assert_names(&error, &[&rows]);
-        }
+        let made = TernaryMatrix::from_packed(vec![], rows, cols, one());
+        assert_names(&made.expect_err("beyond memory"), &[&rows]);
+        let made = MatRef::<f32>::new(&[], rows, cols);
+        assert_names(&made.expect_err("beyond memory"), &[&rows]);
+        let made = BitLinear::new(vec![], rows, cols);
+        assert!(made.is_err());
     }
     // The scales of rows of nothing would need memory that nothing vouches for.
     for rows in [HUGE, HUGE >> 4, 1 << 28] {
         let too_large = QuantError::TooLarge { rows, cols: 0 };
-        let made = quant::absmean(&[], rows, 0, Granularity::PerRow);
+        let made = quant::absmean(view(&[], rows, 0), Granularity::PerRow);
         assert_eq!(made, Err(too_large.clone()));
-        let made = TernaryMatrix::quantize(&[], rows, 0, Granularity::PerRow);
+        let made = TernaryMatrix::quantize(view(&[], rows, 0), Granularity::PerRow);
         assert_eq!(made.err(), Some(MatrixError::Quant(too_large.clone())));
-        let made = TernaryMatrix::quantize(&[], rows, 0, Granularity::PerTensor);
+        let made = TernaryMatrix::quantize(view(&[], rows, 0), Granularity::PerTensor);
         assert_eq!(made.expect("one scale").rows(), rows);
-        let made = quant::quantize_activations::<f32>(&[], rows, 0);
+        let made = quant::quantize_activations(view::<f32>(&[], rows, 0));
         assert_eq!(made, Err(too_large));
     }
 }
@@ -229,5 +235,26 @@ fn one_row_of_any_stride() {
         let y_view = MatMut::with_stride(&mut y, 1, 65, HUGE).expect("one row");
         layer.forward_int8(wide(&x), y_view, ws).expect("fits");
         assert!(y.iter().all(|v| (v - 20.0).abs() < 1e-4), "{way:?}: {y:?}");
+    }
+    // Whatever else takes a view.
+    let wide = || MatRef::with_stride(&[1.0f32; 20], 1, 20, HUGE).expect("one row");
+    let scales = || Scales::per_tensor(1.0);
+    let matrix = TernaryMatrix::quantize(wide(), Granularity::PerRow).expect("finite");
+    let trits = MatRef::with_stride(&[1i8; 20], 1, 20, HUGE).expect("one row");
+    let same = TernaryMatrix::from_trits(trits, scales()).expect("legal");
+    assert_eq!(matrix.packed(), same.packed());
+    let packed = MatRef::with_stride(matrix.packed(), 1, 5, HUGE).expect("one row");
+    let panels = Panels::from_packed(packed, 20).expect("legal");
+    assert_eq!(panels.to_packed(), matrix.packed());
+    quant::quantize_activations(wide()).expect("finite");
+    let mut y = [0.0; 20];
+    let norm = RmsNorm::new(vec![1.0; 20]).expect("a norm");
+    let y_view = MatMut::with_stride(&mut y, 1, 20, HUGE).expect("one row");
+    norm.forward(wide(), y_view).expect("fits");
+    for backend in tritgemm_testing::backends() {
+        let mut trits = [0; 20];
+        let view = MatMut::with_stride(&mut trits, 1, 20, HUGE).expect("one row");
+        backend.decode(packed, view, Mode::Strict).expect("legal");
+        assert_eq!(trits, [1; 20]);
     }
 }

@@ -2,17 +2,16 @@
 //! call on this machine gives.
 
 use crate::assert_names;
-use std::error::Error;
 use tritgemm::codec::CodecError;
-use tritgemm::nn::{BitLinearError, RmsNormError};
+use tritgemm::nn::LayerError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
-    GemmError, Granularity, GroupSize, Incomplete, Isa, IsaError, MatrixError, OutOfMemory,
-    PanelFileError, SliceError,
+    Error, GemmError, Granularity, GroupSize, Incomplete, Isa, IsaError, MatrixError, OutOfMemory,
+    PanelFileError, ViewError,
 };
 
 #[track_caller]
-fn says(wrapped: &[&dyn Error], inner: &dyn Error) {
+fn says(wrapped: &[&dyn std::error::Error], inner: &dyn std::error::Error) {
     for error in wrapped {
         assert_eq!(error.to_string(), inner.to_string(), "{error:?}");
     }
@@ -25,9 +24,11 @@ fn an_error_that_wraps_another_says_what_it_says() {
         &[
             &CodecError::Isa(isa()),
             &GemmError::Isa(isa()),
-            &BitLinearError::Isa(isa()),
-            &BitLinearError::Gemm(GemmError::Isa(isa())),
-            &BitLinearError::Matrix(MatrixError::Codec(CodecError::Isa(isa()))),
+            &LayerError::Isa(isa()),
+            &LayerError::Gemm(GemmError::Isa(isa())),
+            &LayerError::Matrix(MatrixError::Codec(CodecError::Isa(isa()))),
+            &Error::from(isa()),
+            &Error::from(CodecError::Isa(isa())),
         ],
         &isa(),
     );
@@ -38,33 +39,120 @@ fn an_error_that_wraps_another_says_what_it_says() {
             &QuantError::Memory(memory),
             &MatrixError::Memory(memory),
             &GemmError::Memory(memory),
-            &SliceError::Memory(memory),
             &PanelFileError::Memory(memory),
-            &RmsNormError::Memory(memory),
-            &BitLinearError::Memory(memory),
+            &LayerError::Memory(memory),
+            &Error::from(memory),
+            &Error::from(LayerError::Memory(memory)),
         ],
         &memory,
     );
     let incomplete = Incomplete { done: 3, items: 5 };
-    says(&[&GemmError::Incomplete(incomplete)], &incomplete);
+    let gemm = || GemmError::Incomplete(incomplete);
+    let matrix = MatrixError::Incomplete(incomplete);
+    says(&[&gemm(), &matrix, &Error::from(gemm())], &incomplete);
     let quant = || QuantError::TooLarge { rows: 3, cols: 5 };
     assert_names(&quant(), &[&3, &5]);
     says(
         &[
             &MatrixError::Quant(quant()),
             &GemmError::Quant(quant()),
-            &BitLinearError::Quant(quant()),
+            &LayerError::Quant(quant()),
+            &Error::from(quant()),
         ],
         &quant(),
     );
-    let matrix = || MatrixError::BiasLength { rows: 3, len: 2 };
+    let matrix = || MatrixError::Length {
+        argument: "bias",
+        len: 2,
+        expected: 3,
+    };
     says(
         &[
             &PanelFileError::Matrix(matrix()),
-            &BitLinearError::Matrix(matrix()),
+            &LayerError::Matrix(matrix()),
+            &Error::from(matrix()),
+            &Error::from(PanelFileError::Matrix(matrix())),
         ],
         &matrix(),
     );
+    let view = ViewError::Stride { cols: 3, stride: 2 };
+    says(&[&Error::from(view)], &view);
+}
+
+/// A wrong length and a wrong shape read the same, whatever was asked for.
+#[test]
+fn wrong_lengths_and_shapes_read_alike() {
+    let (argument, len, expected) = ("scales", 2, 3);
+    let lengths: [&dyn std::error::Error; 5] = [
+        &CodecError::Length {
+            argument,
+            len,
+            expected,
+        },
+        &QuantError::Length {
+            argument,
+            len,
+            expected,
+        },
+        &MatrixError::Length {
+            argument,
+            len,
+            expected,
+        },
+        &GemmError::Length {
+            argument,
+            len,
+            expected,
+        },
+        &LayerError::Length {
+            argument,
+            len,
+            expected,
+        },
+    ];
+    for error in lengths {
+        assert_eq!(error.to_string(), "`scales` has length 2, expected 3");
+    }
+    let (argument, rows, cols, expected_rows, expected_cols) = ("y", 1, 2, 3, 4);
+    let shapes: [&dyn std::error::Error; 3] = [
+        &CodecError::Shape {
+            argument,
+            rows,
+            cols,
+            expected_rows,
+            expected_cols,
+        },
+        &QuantError::Shape {
+            argument,
+            rows,
+            cols,
+            expected_rows,
+            expected_cols,
+        },
+        &LayerError::Shape {
+            argument,
+            rows,
+            cols,
+            expected_rows,
+            expected_cols,
+        },
+    ];
+    for error in shapes {
+        assert_eq!(error.to_string(), "`y` is 1 x 2, expected 3 x 4");
+    }
+}
+
+/// The umbrella hides no cause: a file's error still gives the system's.
+#[test]
+fn the_source_is_that_of_the_error_inside() {
+    let inner = || PanelFileError::Io {
+        path: "nowhere".into(),
+        source: std::io::ErrorKind::NotFound.into(),
+    };
+    let source = |error: &dyn std::error::Error| error.source().map(ToString::to_string);
+    assert!(source(&inner()).is_some());
+    assert_eq!(source(&Error::from(inner())), source(&inner()));
+    assert_eq!(source(&Error::from(OutOfMemory { bytes: 1 })), None);
 }
 
 /// A size that does not fit a `usize` is none to print.

@@ -3,7 +3,7 @@
 use tritgemm::codec::{self, Mode, row_bytes};
 use tritgemm::{Backend, Panels, Scales, TernaryMatrix};
 use tritgemm_testing::guarded::{Guarded, Place};
-use tritgemm_testing::{Rng, backends, bits, quick};
+use tritgemm_testing::{Rng, backends, bits, quick, view, view_mut};
 
 /// One matrix with every slice at `place`, by every backend.
 fn check(rows: usize, cols: usize, place: Place) {
@@ -12,7 +12,13 @@ fn check(rows: usize, cols: usize, place: Place) {
     let scales = rng.vec(rows, Rng::unit);
     let mut packed = vec![0; rows * row_bytes(cols)];
     let scalar = Backend::scalar();
-    codec::encode_with(scalar, &trits, rows, cols, &mut packed, Mode::Strict).expect("legal");
+    scalar
+        .encode(
+            view(&trits, rows, cols),
+            view_mut(&mut packed, rows, row_bytes(cols)),
+            Mode::Strict,
+        )
+        .expect("legal");
     let weights: Vec<f32> = (0..rows * cols)
         .map(|i| match trits[i] {
             0 => 0.0,
@@ -29,16 +35,34 @@ fn check(rows: usize, cols: usize, place: Place) {
         for mode in [Mode::Strict, Mode::Lenient] {
             let what = format!("{backend:?} {mode:?}, {rows} x {cols} at {place:?}");
             let mut out = Guarded::filled(packed.len(), place.of_operand(1));
-            codec::encode_with(backend, trits_in, rows, cols, out.get_mut(), mode).expect("legal");
+            backend
+                .encode(
+                    view(trits_in, rows, cols),
+                    view_mut(out.get_mut(), rows, row_bytes(cols)),
+                    mode,
+                )
+                .expect("legal");
             assert!(out.take(&what) == packed, "encode: {what}");
 
             let mut out = Guarded::filled(trits.len(), place.of_operand(1));
-            codec::decode_with(backend, packed_in, rows, cols, out.get_mut(), mode).expect("legal");
+            backend
+                .decode(
+                    view(packed_in, rows, row_bytes(cols)),
+                    view_mut(out.get_mut(), rows, cols),
+                    mode,
+                )
+                .expect("legal");
             assert!(out.take(&what) == trits, "decode: {what}");
 
             let mut out = Guarded::filled(trits.len(), place.of_operand(1));
             let (scales, out_slice) = (from_scales.get(), out.get_mut());
-            codec::decode_f32_with(backend, packed_in, rows, cols, scales, out_slice, mode)
+            backend
+                .decode_f32(
+                    view(packed_in, rows, row_bytes(cols)),
+                    view_mut(out_slice, rows, cols),
+                    scales,
+                    mode,
+                )
                 .expect("legal");
             assert!(bits(&out.take(&what)) == bits(&weights), "floats: {what}");
         }
@@ -82,17 +106,28 @@ fn illegal_input() {
             for backend in backends() {
                 let what = format!("{backend:?} {cols} at {place:?}");
                 let mut out = Guarded::filled(row_bytes(cols), place);
-                codec::encode_with(backend, trits.get(), 1, cols, out.get_mut(), Mode::Strict)
+                backend
+                    .encode(
+                        view(trits.get(), 1, cols),
+                        view_mut(out.get_mut(), 1, row_bytes(cols)),
+                        Mode::Strict,
+                    )
                     .expect_err("7 is no trit");
                 out.take(&what);
                 let mut out = Guarded::filled(cols, place);
-                codec::decode_with(backend, codes.get(), 1, cols, out.get_mut(), Mode::Strict)
+                backend
+                    .decode(
+                        view(codes.get(), 1, row_bytes(cols)),
+                        view_mut(out.get_mut(), 1, cols),
+                        Mode::Strict,
+                    )
                     .expect_err("11 is no code");
                 out.take(&what);
             }
-            TernaryMatrix::from_trits(trits.get(), 1, cols, Scales::per_tensor(1.0))
+            TernaryMatrix::from_trits(view(trits.get(), 1, cols), Scales::per_tensor(1.0))
                 .expect_err("7 is no trit");
-            Panels::from_packed(codes.get(), 1, cols).expect_err("11 is no code");
+            Panels::from_packed(view(codes.get(), 1, row_bytes(cols)), cols)
+                .expect_err("11 is no code");
         }
     }
 }
@@ -137,13 +172,15 @@ fn matrices_and_panels() {
     let (rows, cols) = (67, 131);
     let trits = Rng::new(3).vec(rows * cols, Rng::trit);
     let scales = || Scales::per_tensor(1.0);
-    let wanted = TernaryMatrix::from_trits(&trits, rows, cols, scales()).expect("legal");
+    let wanted = TernaryMatrix::from_trits(view(&trits, rows, cols), scales()).expect("legal");
     for place in Place::all() {
         let trits = Guarded::new(&trits, place);
-        let matrix = TernaryMatrix::from_trits(trits.get(), rows, cols, scales()).expect("legal");
+        let matrix =
+            TernaryMatrix::from_trits(view(trits.get(), rows, cols), scales()).expect("legal");
         assert!(matrix == wanted, "{place:?}");
         let packed = Guarded::new(wanted.packed(), place);
-        let panels = Panels::from_packed(packed.get(), rows, cols).expect("legal");
+        let panels =
+            Panels::from_packed(view(packed.get(), rows, row_bytes(cols)), cols).expect("legal");
         assert!(panels.to_packed() == wanted.packed(), "{place:?}");
     }
 }

@@ -2,8 +2,9 @@
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use tritgemm::{Activation, Linear, MatMut, MatRef, Options, Panels, PreparedActivations};
+use tritgemm::{Linear, MatMut, MatRef, Options, Panels, PreparedActivations};
 use tritgemm_testing::case::{Case, Expected, GRANULARITIES, Shape, assert_same};
+use tritgemm_testing::floats::{Float, narrowed, widened};
 use tritgemm_testing::guarded::{Guarded, Place};
 use tritgemm_testing::{backends, bits, quick, ways, workspace};
 
@@ -132,14 +133,12 @@ impl<'a> Beside<'a> {
     }
 
     /// f16 or bf16 activations give what their values in f32 give.
-    fn check_half<T: Activation + Pod>(&self, options: &Options) {
+    fn check_half<T: Float + Pod>(&self, options: &Options) {
         let ws = &mut workspace(options);
         let what = format!("{:?} {options:?} at {:?}", self.shape(), self.place);
         let x = &self.case.x_f32;
-        let mut narrow = vec![T::zeroed(); x.len()];
-        T::narrow(x, &mut narrow);
-        let mut wide = vec![0.0; x.len()];
-        T::widen(&narrow, &mut wide);
+        let narrow = narrowed::<T>(x);
+        let wide = widened(&narrow);
         let (narrow, wide) = (self.x(&narrow), self.x(&wide));
         let got = self.y(&what, |y| {
             self.layer.forward_int8(narrow.view(), y, ws).expect("fits")

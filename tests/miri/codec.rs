@@ -2,8 +2,8 @@
 
 use crate::backends::runs;
 use tritgemm::Backend;
-use tritgemm::codec::{self, Mode, row_bytes};
-use tritgemm_testing::{Rng, backends, bits};
+use tritgemm::codec::{Mode, row_bytes};
+use tritgemm_testing::{Rng, backends, bits, view, view_mut};
 
 /// Nothing, less than a vector, whole vectors and every kind of tail.
 fn widths() -> impl Iterator<Item = usize> {
@@ -17,15 +17,31 @@ fn every_backend_encodes_and_decodes_alike() {
         let trits = rng.vec(rows * cols, Rng::trit);
         let mut packed = vec![0; rows * row_bytes(cols)];
         let scalar = Backend::scalar();
-        codec::encode_with(scalar, &trits, rows, cols, &mut packed, Mode::Strict).expect("legal");
+        scalar
+            .encode(
+                view(&trits, rows, cols),
+                view_mut(&mut packed, rows, row_bytes(cols)),
+                Mode::Strict,
+            )
+            .expect("legal");
         for backend in backends() {
             let what = format!("{backend:?}, {cols} columns");
             let mut again = vec![0xff; packed.len()];
-            codec::encode_with(backend, &trits, rows, cols, &mut again, Mode::Strict)
+            backend
+                .encode(
+                    view(&trits, rows, cols),
+                    view_mut(&mut again, rows, row_bytes(cols)),
+                    Mode::Strict,
+                )
                 .expect("legal");
             assert_eq!(again, packed, "{what}");
             let mut back = vec![9; trits.len()];
-            codec::decode_with(backend, &packed, rows, cols, &mut back, Mode::Strict)
+            backend
+                .decode(
+                    view(&packed, rows, row_bytes(cols)),
+                    view_mut(&mut back, rows, cols),
+                    Mode::Strict,
+                )
                 .expect("legal");
             assert_eq!(back, trits, "{what}");
             if !runs(backend, "codec: decode_f32") {
@@ -33,16 +49,14 @@ fn every_backend_encodes_and_decodes_alike() {
             }
             let mut floats = vec![9.0; trits.len()];
             let scales = [0.5, 2.0];
-            codec::decode_f32_with(
-                backend,
-                &packed,
-                rows,
-                cols,
-                &scales,
-                &mut floats,
-                Mode::Strict,
-            )
-            .expect("legal");
+            backend
+                .decode_f32(
+                    view(&packed, rows, row_bytes(cols)),
+                    view_mut(&mut floats, rows, cols),
+                    &scales,
+                    Mode::Strict,
+                )
+                .expect("legal");
             let expected = trits.iter().enumerate().map(|(i, &t)| match t {
                 0 => 0.0,
                 t => f32::from(t) * scales[i / cols],
@@ -60,11 +74,21 @@ fn illegal_input_is_found() {
             let mut trits = vec![0; cols];
             trits[cols - 1] = 3;
             let packed = &mut vec![0; row_bytes(cols)];
-            codec::encode_with(backend, &trits, 1, cols, packed, Mode::Strict)
+            backend
+                .encode(
+                    view(&trits, 1, cols),
+                    view_mut(packed, 1, row_bytes(cols)),
+                    Mode::Strict,
+                )
                 .expect_err("not a trit");
             let last = packed.len() - 1;
             packed[last / 2] = 0xff;
-            codec::decode_with(backend, packed, 1, cols, &mut trits, Mode::Strict)
+            backend
+                .decode(
+                    view(packed, 1, row_bytes(cols)),
+                    view_mut(&mut trits, 1, cols),
+                    Mode::Strict,
+                )
                 .expect_err("not a code");
         }
     }
@@ -82,7 +106,7 @@ fn every_backend_packs_alike() {
         let data = Rng::new(bytes as u64).vec(rows * bytes, |r| r.bits() as u8);
         for backend in backends() {
             let mut panel = vec![0xff; depth * 64];
-            codec::pack_panel_with(backend, &data, bytes, &mut panel);
+            tritgemm::codec::pack_panel_with(backend, &data, bytes, &mut panel);
             for (k, strip) in panel.chunks(64).enumerate() {
                 for (r, &byte) in strip.iter().enumerate() {
                     let inside = r < rows && k < bytes;

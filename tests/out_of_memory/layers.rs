@@ -1,12 +1,13 @@
 //! Matrices, panels, files, quantisers, layers.
 
 use crate::{SHAPE, every_allocation};
+use tritgemm::codec::row_bytes;
 use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::{
     Granularity, GroupSize, Linear, MatMut, MatRef, PanelFile, Panels, Scales, TernaryMatrix,
     Verify, Workspace, quant,
 };
-use tritgemm_testing::Rng;
+use tritgemm_testing::{Rng, view, view_mut};
 
 const GRANULARITIES: [Granularity; 3] = [
     Granularity::PerTensor,
@@ -21,7 +22,7 @@ fn weights() -> Vec<f32> {
 
 fn matrix(granularity: Granularity) -> TernaryMatrix {
     let [m, k, _] = SHAPE;
-    TernaryMatrix::quantize(&weights(), m, k, granularity).expect("finite")
+    TernaryMatrix::quantize(view(&weights(), m, k), granularity).expect("finite")
 }
 
 fn layer(granularity: Granularity) -> Linear {
@@ -44,16 +45,28 @@ fn matrices_and_panels() {
         every_allocation(
             "TernaryMatrix::quantize",
             || (),
-            |()| TernaryMatrix::quantize(&weights, m, k, granularity),
+            |()| TernaryMatrix::quantize(view(&weights, m, k), granularity),
             |(), matrix| (matrix.packed().to_vec(), matrix.scales().clone()),
         );
         let matrix = matrix(granularity);
-        let (trits, scales) = (matrix.to_trits(), matrix.scales());
+        let (trits, scales) = (matrix.to_trits().expect("memory"), matrix.scales());
         every_allocation(
             "TernaryMatrix::from_trits",
             || vec![scales.clone(); 2],
-            |scales| TernaryMatrix::from_trits(&trits, m, k, scales.pop().expect("two")),
+            |scales| TernaryMatrix::from_trits(view(&trits, m, k), scales.pop().expect("two")),
             |_, matrix| (matrix.packed().to_vec(), matrix.scales().clone()),
+        );
+        every_allocation(
+            "TernaryMatrix::to_trits",
+            || (),
+            |()| matrix.to_trits(),
+            |(), trits| trits,
+        );
+        every_allocation(
+            "TernaryMatrix::to_f32",
+            || (),
+            |()| matrix.to_f32(),
+            |(), weights| weights,
         );
         every_allocation(
             "Panels::pack",
@@ -64,7 +77,7 @@ fn matrices_and_panels() {
         every_allocation(
             "Panels::from_packed",
             || (),
-            |()| Panels::from_packed(matrix.packed(), m, k),
+            |()| Panels::from_packed(view(matrix.packed(), m, row_bytes(k)), k),
             |(), panels| panels.as_bytes().to_vec(),
         );
     }
@@ -135,20 +148,20 @@ fn quantisers() {
     let [m, k, _] = SHAPE;
     let weights = weights();
     for granularity in GRANULARITIES {
-        let absmean = || quant::absmean(&weights, m, k, granularity);
+        let absmean = || quant::absmean(view(&weights, m, k), granularity);
         every_allocation("absmean", || (), |()| absmean(), |(), alphas| alphas);
         let alphas = absmean().expect("finite");
         every_allocation(
             "ternarize",
             || (),
-            |()| quant::ternarize(&weights, m, k, granularity, &alphas),
+            |()| quant::ternarize(view(&weights, m, k), granularity, &alphas),
             |(), trits| trits,
         );
     }
     every_allocation(
         "quantize_activations",
         || (),
-        |()| quant::quantize_activations(&weights, m, k),
+        |()| quant::quantize_activations(view(&weights, m, k)),
         |(), quantised| quantised,
     );
     let norm = RmsNorm::new(vec![1.0; k]).expect("a norm");
@@ -157,7 +170,8 @@ fn quantisers() {
         || (vec![0.0; m * k], vec![0.0; k]),
         |(x, gain)| {
             gain.fill(0.0);
-            norm.backward(&weights, &weights, x, gain)
+            let weights = view(&weights, m, k);
+            norm.backward(weights, weights, view_mut(x, m, k), gain)
         },
         |(x, gain), ()| (x.clone(), gain.clone()),
     );
@@ -169,7 +183,7 @@ fn bit_linear() {
     every_allocation(
         "BitLinear::kaiming_uniform",
         || (),
-        |()| BitLinear::kaiming_uniform(k, m, 1),
+        |()| BitLinear::kaiming_uniform(m, k, 1),
         |(), layer| layer.weight().to_vec(),
     );
     let (x, grad_y) = (
@@ -188,26 +202,26 @@ fn bit_linear() {
     };
     let floats = |(_, y, _): &(BitLinear, Vec<f32>, Workspace), ()| y.clone();
     every_allocation(
-        "BitLinear::forward_f32",
+        "BitLinear::forward_training",
         start,
-        |(layer, y, ws)| layer.forward_f32(x, MatMut::new(y, n, m).expect("a view"), ws),
+        |(layer, y, ws)| layer.forward_training(x, MatMut::new(y, n, m).expect("a view"), ws),
         floats,
     );
     every_allocation(
-        "BitLinear::forward",
+        "BitLinear::forward_int8",
         start,
-        |(layer, y, ws)| layer.forward(x, MatMut::new(y, n, m).expect("a view"), ws),
+        |(layer, y, ws)| layer.forward_int8(x, MatMut::new(y, n, m).expect("a view"), ws),
         floats,
     );
     every_allocation(
-        "BitLinear::forward_f32, with another bias",
+        "BitLinear::forward_training, with another bias",
         || {
             let mut state = start();
             state.0.prepare_for_inference().expect("memory");
             state.0.bias_mut().expect("a bias").fill(0.25);
             state
         },
-        |(layer, y, ws)| layer.forward_f32(x, MatMut::new(y, n, m).expect("a view"), ws),
+        |(layer, y, ws)| layer.forward_training(x, MatMut::new(y, n, m).expect("a view"), ws),
         floats,
     );
     every_allocation(

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tritgemm::{
     Backend, MatMut, MatRef, Options, ParallelFor, PreparedActivations, Threads, Workspace,
 };
-use tritgemm_testing::{FAMILIES, bits};
 #[cfg(feature = "rayon")]
 use tritgemm_testing::allocator::Plan;
 use tritgemm_testing::case::{Case, Shape};
+use tritgemm_testing::{FAMILIES, bits};
 
 fn case(granularity: usize) -> Case {
     let [m, k, n] = SHAPE;

@@ -3,7 +3,7 @@
 use crate::{Dir, crc32, parse, small};
 use std::error::Error;
 use std::fs;
-use tritgemm::{Granularity, MatrixError, PanelFile, PanelFileError, Scales, Verify};
+use tritgemm::{MatrixError, PanelFile, PanelFileError, Scales, Verify};
 
 #[test]
 fn every_change_of_a_byte_is_found() {
@@ -344,19 +344,14 @@ fn scales_in_a_file_are_checked_like_any() {
 
     let panels = parse(&small()).expect("read").panels().clone();
     let result = PanelFile::new(panels.clone(), Some(Scales::per_row(vec![1.0; 3])), None);
-    let wanted = MatrixError::ScaleCount {
-        rows: 2,
-        cols: 9,
-        granularity: Granularity::PerRow,
-        len: 3,
+    let wanted = |argument, len| MatrixError::Length {
+        argument,
+        len,
         expected: 2,
     };
-    assert_eq!(result.err(), Some(wanted));
+    assert_eq!(result.err(), Some(wanted("scales", 3)));
     let result = PanelFile::new(panels, None, Some(vec![0.0; 5]));
-    assert_eq!(
-        result.err(),
-        Some(MatrixError::BiasLength { rows: 2, len: 5 })
-    );
+    assert_eq!(result.err(), Some(wanted("bias", 5)));
 }
 
 /// A source without a length of its own, which does not end where it should.

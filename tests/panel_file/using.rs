@@ -4,7 +4,7 @@ use crate::{Dir, assert_round_trip, bytes, case, crc32, mapped, small};
 use std::sync::Arc;
 use tritgemm::{Linear, Options, PanelFile, PanelFileError, Panels, Scales, TernaryMatrix, Verify};
 use tritgemm_testing::case::{Case, GRANULARITIES, Shape};
-use tritgemm_testing::workspace;
+use tritgemm_testing::{view, workspace};
 
 #[test]
 fn round_trips() {
@@ -32,7 +32,8 @@ fn round_trips() {
 
 #[test]
 fn the_format_is_as_documented() {
-    let matrix = TernaryMatrix::from_trits(&[1, 0, -1, 1, 0, -1], 2, 3, Scales::per_tensor(0.5));
+    let matrix =
+        TernaryMatrix::from_trits(view(&[1, 0, -1, 1, 0, -1], 2, 3), Scales::per_tensor(0.5));
     let layer = Linear::new(&matrix.expect("a matrix")).expect("a layer");
     let bytes = bytes(&PanelFile::from(
         &layer.with_bias(vec![1.0, 2.0]).expect("a bias"),

@@ -3,18 +3,30 @@
 use crate::config;
 use proptest::prelude::*;
 use tritgemm::Backend;
-use tritgemm::codec::{self, Mode, row_bytes};
-use tritgemm_testing::{Rng, backends};
+use tritgemm::codec::{Mode, row_bytes};
+use tritgemm_testing::{Rng, backends, view, view_mut};
 
 fn encode(backend: Backend, trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
     let mut packed = vec![0xff; rows * row_bytes(cols)];
-    codec::encode_with(backend, trits, rows, cols, &mut packed, Mode::Strict).expect("trits");
+    backend
+        .encode(
+            view(trits, rows, cols),
+            view_mut(&mut packed, rows, row_bytes(cols)),
+            Mode::Strict,
+        )
+        .expect("trits");
     packed
 }
 
 fn decode(backend: Backend, packed: &[u8], rows: usize, cols: usize) -> Vec<i8> {
     let mut trits = vec![9; rows * cols];
-    codec::decode_with(backend, packed, rows, cols, &mut trits, Mode::Strict).expect("legal");
+    backend
+        .decode(
+            view(packed, rows, row_bytes(cols)),
+            view_mut(&mut trits, rows, cols),
+            Mode::Strict,
+        )
+        .expect("legal");
     trits
 }
 
@@ -71,7 +83,12 @@ fn every_legal_byte_comes_back() {
         }
         for byte in (0..=255).filter(|byte| !is_legal(byte)) {
             let mut trits = [0; 4];
-            codec::decode_with(backend, &[byte], 1, 4, &mut trits, Mode::Strict)
+            backend
+                .decode(
+                    view(&[byte], 1, 1),
+                    view_mut(&mut trits, 1, 4),
+                    Mode::Strict,
+                )
                 .expect_err("no weight has the code 11");
         }
     }

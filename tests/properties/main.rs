@@ -51,7 +51,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
 }
 
 fn layer(trits: &[i8], m: usize, k: usize, scales: Scales) -> Linear {
-    let matrix = TernaryMatrix::from_trits(trits, m, k, scales).expect("a matrix");
+    let matrix = TernaryMatrix::from_trits(view(trits, m, k), scales).expect("a matrix");
     Linear::new(&matrix).expect("a layer")
 }
 

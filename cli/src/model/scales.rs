@@ -35,7 +35,7 @@ pub fn regroup(matrix: &TernaryMatrix, granularity: Granularity) -> Option<Terna
     let mut found: Vec<[Option<f32>; 2]> = vec![[None; 2]; count];
     for row in 0..if cols == 0 { 0 } else { rows } {
         for col in (0..cols).step_by(step) {
-            let scale = old.at(row, col, cols);
+            let scale = matrix.scale(row, col);
             let [weighty, any] = &mut found[index(row, col)];
             any.get_or_insert(scale);
             if weighty.is_some_and(|w| w.to_bits() == scale.to_bits()) {
@@ -75,13 +75,14 @@ fn trit_is_zero(matrix: &TernaryMatrix, row: usize, col: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tritgemm::GroupSize;
+    use tritgemm::{GroupSize, MatRef};
 
     const G64: Granularity = Granularity::PerGroup(GroupSize::G64);
     const G256: Granularity = Granularity::PerGroup(GroupSize::G256);
 
     fn matrix(trits: &[i8], cols: usize, scales: Scales) -> TernaryMatrix {
-        TernaryMatrix::from_trits(trits, trits.len() / cols, cols, scales).unwrap()
+        let trits = MatRef::new(trits, trits.len() / cols, cols).unwrap();
+        TernaryMatrix::from_trits(trits, scales).unwrap()
     }
 
     #[test]
@@ -121,8 +122,8 @@ mod tests {
     #[test]
     fn shapes_without_weights() {
         for (rows, cols) in [(0, 5), (5, 0), (0, 0)] {
-            let empty =
-                TernaryMatrix::from_trits(&[], rows, cols, Scales::per_row(vec![1.0; rows]));
+            let trits = MatRef::new(&[], rows, cols).unwrap();
+            let empty = TernaryMatrix::from_trits(trits, Scales::per_row(vec![1.0; rows]));
             let one = regroup(&empty.unwrap(), Granularity::PerTensor).unwrap();
             assert_eq!(one.scales(), &Scales::per_tensor(1.0));
             assert_eq!(

@@ -5,7 +5,7 @@ use crate::handle::null;
 use crate::status::{Error, Status};
 use core::ops::Range;
 use std::borrow::Cow;
-use tritgemm::OutOfMemory;
+use tritgemm::{MatMut, MatRef, OutOfMemory};
 
 /// Numbers without padding for which every pattern of bits is a value.
 pub(crate) trait Number: Copy + Default {}
@@ -87,6 +87,40 @@ fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     let bytes = len.saturating_mul(size_of::<T>());
     let reserved = values.try_reserve_exact(len);
     reserved.map_err(|_| OutOfMemory { bytes })
+}
+
+/// A dense matrix, `[rows][cols]`, of an input that must be as long.
+pub(crate) fn matrix<'a, T>(
+    what: &str,
+    values: &'a [T],
+    rows: usize,
+    cols: usize,
+) -> Result<MatRef<'a, T>, Error> {
+    check_len(what, values.len(), rows, cols)?;
+    Ok(MatRef::new(values, rows, cols)?)
+}
+
+/// As [`matrix`], of an output.
+pub(crate) fn matrix_mut<'a, T>(
+    what: &str,
+    values: &'a mut [T],
+    rows: usize,
+    cols: usize,
+) -> Result<MatMut<'a, T>, Error> {
+    check_len(what, values.len(), rows, cols)?;
+    Ok(MatMut::new(values, rows, cols)?)
+}
+
+fn check_len(what: &str, len: usize, rows: usize, cols: usize) -> Result<(), Error> {
+    match rows.checked_mul(cols) {
+        Some(expected) if len == expected => Ok(()),
+        Some(expected) => Err(size(format!(
+            "`{what}` has length {len}, expected {expected}"
+        ))),
+        None => Err(size(format!(
+            "`{what}` of {rows} x {cols} elements does not fit the address space"
+        ))),
+    }
 }
 
 /// An input to keep: its own copy.

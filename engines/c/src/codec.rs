@@ -1,6 +1,6 @@
 //! The 2-bit encoding.
 
-use crate::buffer::{input, output, reads};
+use crate::buffer::{input, matrix, matrix_mut, output, reads};
 use crate::handle::put;
 use crate::status::{Error, Status, guard};
 use tritgemm::codec;
@@ -55,7 +55,9 @@ pub unsafe extern "C" fn tritgemm_pack(
         unsafe {
             let trits = input("trits", trits, trits_len)?;
             output("packed", packed, packed_len, &inputs, |packed| {
-                Ok(codec::encode(&trits, rows, cols, packed, mode)?)
+                let trits = matrix("trits", &trits, rows, cols)?;
+                let packed = matrix_mut("packed", packed, rows, codec::row_bytes(cols))?;
+                Ok(codec::encode(trits, packed, mode)?)
             })
         }
     })
@@ -80,7 +82,9 @@ pub unsafe extern "C" fn tritgemm_unpack(
         unsafe {
             let packed = input("packed", packed, packed_len)?;
             output("trits", trits, trits_len, &inputs, |trits| {
-                Ok(codec::decode(&packed, rows, cols, trits, mode)?)
+                let packed = matrix("packed", &packed, rows, codec::row_bytes(cols))?;
+                let trits = matrix_mut("trits", trits, rows, cols)?;
+                Ok(codec::decode(packed, trits, mode)?)
             })
         }
     })
@@ -111,9 +115,9 @@ pub unsafe extern "C" fn tritgemm_unpack_f32(
             let packed = input("packed", packed, packed_len)?;
             let scales = input("scales", scales, scales_len)?;
             output("weights", weights, weights_len, &inputs, |weights| {
-                Ok(codec::decode_f32(
-                    &packed, rows, cols, &scales, weights, mode,
-                )?)
+                let packed = matrix("packed", &packed, rows, codec::row_bytes(cols))?;
+                let weights = matrix_mut("weights", weights, rows, cols)?;
+                Ok(codec::decode_f32(packed, weights, &scales, mode)?)
             })
         }
     })

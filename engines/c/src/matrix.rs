@@ -1,6 +1,6 @@
 //! `tritgemm_matrix`.
 
-use crate::buffer::{input, owned};
+use crate::buffer::{input, matrix, owned};
 use crate::handle::{borrow, destroy, give, put};
 use crate::quant::{granularity, number};
 use crate::status::{Error, Status, guard, guard_value};
@@ -57,9 +57,8 @@ pub unsafe extern "C" fn tritgemm_matrix_from_trits(
         give(out, || {
             let trits = input("trits", trits, trits_len)?;
             let scales = self::scales(granularity, scales, scales_len)?;
-            Ok(Matrix(TernaryMatrix::from_trits(
-                &trits, rows, cols, scales,
-            )?))
+            let trits = matrix("trits", &trits, rows, cols)?;
+            Ok(Matrix(TernaryMatrix::from_trits(trits, scales)?))
         })
     })
 }
@@ -105,12 +104,8 @@ pub unsafe extern "C" fn tritgemm_matrix_quantize(
         give(out, || {
             let weights = input("weights", weights, weights_len)?;
             let granularity = self::granularity(granularity)?;
-            Ok(Matrix(TernaryMatrix::quantize(
-                &weights,
-                rows,
-                cols,
-                granularity,
-            )?))
+            let weights = matrix("weights", &weights, rows, cols)?;
+            Ok(Matrix(TernaryMatrix::quantize(weights, granularity)?))
         })
     })
 }

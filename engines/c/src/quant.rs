@@ -1,6 +1,6 @@
 //! Quantisers.
 
-use crate::buffer::{input, output, reads};
+use crate::buffer::{input, matrix, matrix_mut, output, reads};
 use crate::handle::put;
 use crate::status::{Error, Status, guard};
 use tritgemm::{GroupSize, quant};
@@ -85,13 +85,8 @@ pub unsafe extern "C" fn tritgemm_absmean(
         unsafe {
             let weights = input("weights", weights, weights_len)?;
             output("scales", scales, scales_len, &inputs, |scales| {
-                Ok(quant::absmean_into(
-                    &weights,
-                    rows,
-                    cols,
-                    granularity,
-                    scales,
-                )?)
+                let weights = matrix("weights", &weights, rows, cols)?;
+                Ok(quant::absmean_into(weights, granularity, scales)?)
             })
         }
     })
@@ -122,15 +117,9 @@ pub unsafe extern "C" fn tritgemm_ternarize(
             let weights = input("weights", weights, weights_len)?;
             let scales = input("scales", scales, scales_len)?;
             output("trits", trits, trits_len, &inputs, |trits| {
-                let scales = &scales[..];
-                Ok(quant::ternarize_into(
-                    &weights,
-                    rows,
-                    cols,
-                    granularity,
-                    scales,
-                    trits,
-                )?)
+                let weights = matrix("weights", &weights, rows, cols)?;
+                let trits = matrix_mut("trits", trits, rows, cols)?;
+                Ok(quant::ternarize_into(weights, granularity, &scales, trits)?)
             })
         }
     })
@@ -163,9 +152,9 @@ pub unsafe extern "C" fn tritgemm_quantize_activations(
                     token_scales_len,
                     &inputs,
                     |scales| {
-                        Ok(quant::quantize_activations_into(
-                            &x, tokens, features, values, scales,
-                        )?)
+                        let x = matrix("x", &x, tokens, features)?;
+                        let values = matrix_mut("values", values, tokens, features)?;
+                        Ok(quant::quantize_activations_into(x, values, scales)?)
                     },
                 )
             })

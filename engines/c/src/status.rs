@@ -8,8 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
-    GemmError, Incomplete, IsaError, MatrixError, OutOfMemory, PanelFileError, PrepareError,
-    SliceError, ViewError,
+    GemmError, Incomplete, IsaError, MatrixError, OutOfMemory, PanelFileError, ViewError,
 };
 
 /// What a function returns.
@@ -75,37 +74,32 @@ macro_rules! from_errors {
 from_errors! {
     OutOfMemory: |_| Status::TritgemmOutOfMemory;
     IsaError: |_| Status::TritgemmUnsupportedIsa;
-    SliceError: slice;
     ViewError: |_| Status::TritgemmInvalidSize;
     Incomplete: |_| Status::TritgemmIncomplete;
     CodecError: codec;
     QuantError: quant;
     MatrixError: matrix;
-    PrepareError: prepare;
     GemmError: gemm;
     PanelFileError: panel_file;
 }
 
-fn slice(error: &SliceError) -> Status {
-    match error {
-        SliceError::Memory(_) => Status::TritgemmOutOfMemory,
-        _ => Status::TritgemmInvalidSize,
-    }
-}
-
 fn codec(error: &CodecError) -> Status {
     match error {
-        CodecError::Length { .. } | CodecError::TooLarge { .. } => Status::TritgemmInvalidSize,
         CodecError::Isa(_) => Status::TritgemmUnsupportedIsa,
-        _ => Status::TritgemmInvalidValue,
+        CodecError::Trit { .. } | CodecError::Code { .. } | CodecError::Padding { .. } => {
+            Status::TritgemmInvalidValue
+        }
+        _ => Status::TritgemmInvalidSize,
     }
 }
 
 fn quant(error: &QuantError) -> Status {
     match error {
-        QuantError::Length { .. } | QuantError::TooLarge { .. } => Status::TritgemmInvalidSize,
         QuantError::Memory(_) => Status::TritgemmOutOfMemory,
-        _ => Status::TritgemmInvalidValue,
+        QuantError::Weight { .. } | QuantError::Activation { .. } | QuantError::Alpha { .. } => {
+            Status::TritgemmInvalidValue
+        }
+        _ => Status::TritgemmInvalidSize,
     }
 }
 
@@ -115,16 +109,6 @@ fn matrix(error: &MatrixError) -> Status {
         MatrixError::Codec(e) => codec(e),
         MatrixError::Quant(e) => quant(e),
         MatrixError::Memory(_) => Status::TritgemmOutOfMemory,
-        _ => Status::TritgemmInvalidSize,
-    }
-}
-
-fn prepare(error: &PrepareError) -> Status {
-    match error {
-        PrepareError::Quant(e) => quant(e),
-        PrepareError::Memory(_) => Status::TritgemmOutOfMemory,
-        PrepareError::Isa(_) => Status::TritgemmUnsupportedIsa,
-        PrepareError::Incomplete(_) => Status::TritgemmIncomplete,
         _ => Status::TritgemmInvalidSize,
     }
 }

@@ -246,7 +246,7 @@ fn sizes() {
         let mut prepared = null_mut();
         let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepare_i8);
         let status = prepare(N, K, i8s, len, K, s, 1, 0, ws, &mut prepared);
-        fails(status, SIZE, "1 token scales");
+        fails(status, SIZE, "`token_scales` has length 1, expected");
         let prepared = make(|out| prepare(1, K - 1, i8s, K - 1, K - 1, s, 1, 0, ws, out));
         let forward = tritgemm_linear_forward_prepared;
         fails(

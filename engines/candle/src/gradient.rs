@@ -19,13 +19,14 @@ pub(crate) struct Transposed {
 impl Transposed {
     fn new(layer: &Linear) -> Result<Self> {
         let (rows, cols) = (layer.out_features(), layer.in_features());
-        let scales = layer.scales();
         let packed = layer.panels().to_packed();
-        let matrix = TernaryMatrix::from_packed(packed, rows, cols, Scales::per_tensor(1.0));
-        let trits = transpose(&matrix.map_err(Error::wrap)?.to_trits(), rows, cols);
-        let matrix = TernaryMatrix::from_trits(&trits, cols, rows, Scales::per_tensor(1.0));
-        let whole = Linear::new(&matrix.map_err(Error::wrap)?).map_err(Error::wrap)?;
-        let width = match scales.granularity() {
+        let matrix = TernaryMatrix::from_packed(packed, rows, cols, layer.scales().clone());
+        let matrix = matrix.map_err(Error::wrap)?;
+        let trits = transpose(&matrix.to_trits().map_err(Error::wrap)?, rows, cols);
+        let trits = MatRef::new(&trits, cols, rows).map_err(Error::wrap)?;
+        let whole = TernaryMatrix::from_trits(trits, Scales::per_tensor(1.0));
+        let whole = Linear::new(&whole.map_err(Error::wrap)?).map_err(Error::wrap)?;
+        let width = match matrix.scales().granularity() {
             // A multiple of 64, where panels can be cut.
             Granularity::PerGroup(size) => size.len(),
             _ => cols.max(1),
@@ -38,7 +39,7 @@ impl Transposed {
         Ok(Self {
             parts: starts.clone().map(part).collect::<Result<_>>()?,
             scales: starts
-                .map(|start| (0..rows).map(|row| scales.at(row, start, cols)).collect())
+                .map(|start| (0..rows).map(|row| matrix.scale(row, start)).collect())
                 .collect(),
         })
     }

@@ -4,7 +4,7 @@ use crate::load::{Result, floats, on_cpu};
 use crate::{BitLinear, LoadError};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
-use tritgemm::{Scales, TernaryMatrix};
+use tritgemm::{MatRef, Scales, TernaryMatrix};
 
 /// What `weight_scale` of a Hugging Face BitNet checkpoint means: the
 /// `linear_class` of its `quantization_config`.
@@ -75,7 +75,8 @@ impl BitLinear {
         let bytes = packed.flatten_all()?.to_vec1::<u8>()?;
         let trits = trits(&bytes, out_features, cols)?;
         let scales = Scales::per_tensor(scale);
-        let matrix = TernaryMatrix::from_trits(&trits, out_features, cols, scales)?;
+        let trits = MatRef::new(&trits, out_features, cols).expect("a trit a weight");
+        let matrix = TernaryMatrix::from_trits(trits, scales)?;
         Self::new(&matrix, crate::load::bias(bias)?)
     }
 }

@@ -4,7 +4,7 @@ use crate::BitLinear;
 use candle_core::{DType, Device, DeviceLocation, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 use tritgemm::TernaryMatrix;
-use tritgemm::{Granularity, GroupSize, IsaError, MatrixError, PanelFileError, Scales};
+use tritgemm::{Granularity, GroupSize, IsaError, MatRef, MatrixError, PanelFileError, Scales};
 
 /// Why a layer could not be made or saved.
 #[non_exhaustive]
@@ -117,7 +117,8 @@ pub(crate) fn quantized(weight: &Tensor, granularity: Granularity) -> Result<Ter
         });
     };
     let weights = floats("weight", weight)?;
-    Ok(TernaryMatrix::quantize(&weights, rows, cols, granularity)?)
+    let weights = MatRef::new(&weights, rows, cols).expect("a value a weight");
+    Ok(TernaryMatrix::quantize(weights, granularity)?)
 }
 
 /// A bias as a layer takes it; its length is checked there.

@@ -5,6 +5,7 @@ use crate::rows::Rows;
 use crate::{ActivationMode, BitLinear, PreparedInput};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Error, Layout, MetalStorage};
 use candle_core::{Result, Shape, Tensor};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tritgemm::{Activation, GemmError, MatMut, MatRef, Workspace};
 
@@ -46,15 +47,16 @@ macro_rules! half_float {
                 let (tokens, features) = (x.rows(), x.cols());
                 buffer.resize(tokens * features, 0.0);
                 for token in 0..tokens {
-                    Self::widen(x.row(token), &mut buffer[token * features..]);
+                    let buffer = &mut buffer[token * features..][..features];
+                    x.row(token).convert_to_f32_slice(buffer);
                 }
                 MatRef::new(buffer, tokens, features).map_err(Error::wrap)
             }
 
             fn storage(y: Vec<f32>) -> CpuStorage {
-                let mut narrow = vec![Self::default(); y.len()];
-                Self::narrow(&y, &mut narrow);
-                CpuStorage::$storage(narrow)
+                let mut rounded = vec![Self::default(); y.len()];
+                rounded.convert_from_f32_slice(&y);
+                CpuStorage::$storage(rounded)
             }
         }
     };

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
-use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
 use tritgemm_candle::{ActivationMode, BitLinear, HfLinearClass, LoadError};
 use tritgemm_candle::{bit_linear, bit_linear_b, bit_linear_hf, bit_linear_no_bias};
 
@@ -92,7 +92,7 @@ fn packed_weights_come_as_they_are() -> Result {
         (Granularity::PerGroup(GroupSize::G128), vec![ROWS, 2]),
     ];
     for (granularity, shape) in cases {
-        let matrix = TernaryMatrix::quantize(&latent, ROWS, COLS, granularity)?;
+        let matrix = TernaryMatrix::quantize(MatRef::new(&latent, ROWS, COLS)?, granularity)?;
         let [bytes, scales] = packed(&matrix, &shape)?;
         let vb = builder(&[
             ("weight", &bytes),
@@ -193,7 +193,8 @@ fn hf_packed(trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
 #[test]
 fn hugging_face_weights_are_unpacked() -> Result {
     let latent = random(&[ROWS, COLS])?.flatten_all()?.to_vec1::<f32>()?;
-    let trits = TernaryMatrix::quantize(&latent, ROWS, COLS, Granularity::PerTensor)?.to_trits();
+    let latent = MatRef::new(&latent, ROWS, COLS)?;
+    let trits = TernaryMatrix::quantize(latent, Granularity::PerTensor)?.to_trits()?;
     let bias = random(&[ROWS])?;
     let mut bytes = hf_packed(&trits, ROWS, COLS);
     let tensor = |bytes: &[u8]| Tensor::from_slice(bytes, (18, COLS), &Device::Cpu);
@@ -203,7 +204,7 @@ fn hugging_face_weights_are_unpacked() -> Result {
         (HfLinearClass::AutoBitLinear, 4.0),
     ] {
         let scales = Scales::per_tensor(scale);
-        let matrix = TernaryMatrix::from_trits(&trits, ROWS, COLS, scales)?;
+        let matrix = TernaryMatrix::from_trits(MatRef::new(&trits, ROWS, COLS)?, scales)?;
         let packed = tensor(&bytes)?;
         let vb = builder(&[
             ("weight", &packed),
@@ -258,7 +259,7 @@ fn gguf_tensors_are_read() -> Result {
         let columns = layer.forward(&unit)?.t()?.flatten_all()?.to_vec1::<f32>()?;
         assert_eq!(
             columns,
-            tensor.ternary()?.to_f32(),
+            tensor.ternary()?.to_f32()?,
             "{} {rows} x {cols}",
             tensor.name()
         );

@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use common::{bound, dense, layer, random};
 use half::bf16;
-use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
 use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, PreparedInput, forward_many};
 
 const GRANULARITIES: [Granularity; 3] = [
@@ -44,7 +44,10 @@ fn f32_products_are_candles_dense_ones_within_rounding() -> Result<()> {
 fn int8_sums_are_exact() -> Result<()> {
     let (rows, cols) = (70, 333);
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i * 7919 % 3) as i8 - 1).collect();
-    let matrix = TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_tensor(1.0));
+    let matrix = TernaryMatrix::from_trits(
+        MatRef::new(&trits, rows, cols).unwrap(),
+        Scales::per_tensor(1.0),
+    );
     let layer = BitLinear::new(&matrix.unwrap(), None)?;
     for tokens in [1, 5, 64] {
         // The largest value is 127, so quantising changes nothing.
@@ -251,7 +254,9 @@ fn no_tokens_and_no_features_are_products_too() -> Result<()> {
     let y = layer.forward(&Tensor::zeros((0, 16), DType::BF16, &Device::Cpu)?)?;
     assert_eq!((y.dims(), y.dtype()), (&[0, 8][..], DType::BF16));
     assert!(y.flatten_all()?.to_vec1::<bf16>()?.is_empty());
-    let matrix = TernaryMatrix::from_trits(&[], 2, 0, Scales::per_tensor(1.0)).unwrap();
+    let matrix =
+        TernaryMatrix::from_trits(MatRef::new(&[], 2, 0).unwrap(), Scales::per_tensor(1.0))
+            .unwrap();
     let layer = BitLinear::new(&matrix, Some(vec![1.0, 2.0]))?;
     let y = layer.forward(&Tensor::zeros((3, 0), DType::F32, &Device::Cpu)?)?;
     assert_eq!(y.to_vec2::<f32>()?, [[1.0, 2.0]; 3]);

@@ -5,6 +5,7 @@ use crate::errors::Error;
 use crate::pool::run;
 use pyo3::prelude::*;
 use tritgemm::codec::{self, Mode};
+use tritgemm::{MatMut, MatRef};
 
 fn mode(strict: bool) -> Mode {
     if strict { Mode::Strict } else { Mode::Lenient }
@@ -27,10 +28,9 @@ pub fn pack<'py>(
     let (rows, cols) = (trits.rows(), trits.cols());
     let mut packed = Output::<u8>::dense(py, out, [rows, codec::row_bytes(cols)])?;
     packed.check_apart("trits", &trits)?;
-    let (from, to) = (trits.slice()?, packed.slice_mut()?);
-    run(py, from.len(), |_| {
-        codec::encode(from, rows, cols, to, mode(strict))
-    })??;
+    let from = MatRef::new(trits.slice()?, rows, cols)?;
+    let to = MatMut::new(packed.slice_mut()?, rows, codec::row_bytes(cols))?;
+    run(py, rows * cols, |_| codec::encode(from, to, mode(strict)))??;
     Ok(packed.into_object())
 }
 
@@ -52,10 +52,9 @@ pub fn unpack<'py>(
     let rows = packed.rows();
     let mut trits = Output::<i8>::dense(py, out, [rows, k])?;
     trits.check_apart("packed", &packed)?;
-    let (from, to) = (packed.slice()?, trits.slice_mut()?);
-    run(py, to.len(), |_| {
-        codec::decode(from, rows, k, to, mode(strict))
-    })??;
+    let from = MatRef::new(packed.slice()?, rows, packed.cols())?;
+    let to = MatMut::new(trits.slice_mut()?, rows, k)?;
+    run(py, rows * k, |_| codec::decode(from, to, mode(strict)))??;
     Ok(trits.into_object())
 }
 

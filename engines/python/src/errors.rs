@@ -7,11 +7,9 @@ use pyo3::PyErr;
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use std::fmt::Display;
 use tritgemm::codec::CodecError;
-use tritgemm::nn::BitLinearError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
-    GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError,
-    PrepareError, SliceError, ViewError,
+    GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError, ViewError,
 };
 
 /// `pyo3::create_exception!` with a docstring and a name in `tritgemm`.
@@ -77,12 +75,6 @@ impl From<ViewError> for Error {
     }
 }
 
-impl From<SliceError> for Error {
-    fn from(error: SliceError) -> Self {
-        Self::shape(error.to_string())
-    }
-}
-
 impl From<CoreIsaError> for Error {
     fn from(error: CoreIsaError) -> Self {
         Self(IsaError::new_err(error.to_string()))
@@ -93,10 +85,10 @@ impl From<CodecError> for Error {
     fn from(error: CodecError) -> Self {
         match error {
             CodecError::Isa(error) => error.into(),
-            CodecError::Length { .. } | CodecError::TooLarge { .. } => {
-                Self::shape(error.to_string())
+            CodecError::Trit { .. } | CodecError::Code { .. } | CodecError::Padding { .. } => {
+                Self(EncodingError::new_err(error.to_string()))
             }
-            _ => Self(EncodingError::new_err(error.to_string())),
+            _ => Self::shape(error.to_string()),
         }
     }
 }
@@ -104,7 +96,7 @@ impl From<CodecError> for Error {
 impl From<QuantError> for Error {
     fn from(error: QuantError) -> Self {
         match error {
-            QuantError::Length { .. } | QuantError::TooLarge { .. } => {
+            QuantError::Length { .. } | QuantError::Shape { .. } | QuantError::TooLarge { .. } => {
                 Self::shape(error.to_string())
             }
             _ => Self(QuantizationError::new_err(error.to_string())),
@@ -128,33 +120,10 @@ impl From<GemmError> for Error {
         match error {
             GemmError::Quant(error) => error.into(),
             GemmError::Isa(error) => error.into(),
-            GemmError::InputWidth { .. } | GemmError::OutputShape { .. } => {
-                Self::shape(error.to_string())
-            }
+            GemmError::InputWidth { .. }
+            | GemmError::OutputShape { .. }
+            | GemmError::Length { .. } => Self::shape(error.to_string()),
             _ => Self::other(error),
-        }
-    }
-}
-
-impl From<PrepareError> for Error {
-    fn from(error: PrepareError) -> Self {
-        match error {
-            PrepareError::Quant(error) => error.into(),
-            PrepareError::Isa(error) => error.into(),
-            PrepareError::TokenScales { .. } => Self::shape(error.to_string()),
-            _ => Self::other(error),
-        }
-    }
-}
-
-impl From<BitLinearError> for Error {
-    fn from(error: BitLinearError) -> Self {
-        match error {
-            BitLinearError::Quant(error) => error.into(),
-            BitLinearError::Matrix(error) => error.into(),
-            BitLinearError::Gemm(error) => error.into(),
-            BitLinearError::Isa(error) => error.into(),
-            _ => Self::shape(error.to_string()),
         }
     }
 }

@@ -6,13 +6,14 @@ use crate::errors::Error;
 use crate::options::{granularity, group_size, is_2_4};
 use crate::pool::run;
 use crate::product;
-use crate::quant::{scales_shape, ternarize_slice};
+use crate::quant::{scales_shape, ternarize_matrix};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 use std::path::PathBuf;
 use tritgemm::{
-    Granularity, Linear as Core, MatrixError, PanelFile, Panels, Scales, TernaryMatrix, Verify,
+    Granularity, Linear as Core, MatRef, MatrixError, PanelFile, Panels, Scales, TernaryMatrix,
+    Verify,
 };
 
 /// Ternary weights [M, K] with their scales, laid out once for the kernels:
@@ -148,9 +149,9 @@ impl Packed {
         check_width(&packed, k)?;
         let rows = packed.rows();
         let scales = self::scales(scales, group, rows)?;
-        let bytes = packed.slice()?;
-        run(py, bytes.len(), |_| {
-            let panels = Panels::from_packed(bytes, rows, k)?;
+        let bytes = MatRef::new(packed.slice()?, rows, packed.cols())?;
+        run(py, rows * packed.cols(), |_| {
+            let panels = Panels::from_packed(bytes, k)?;
             let core = Core::from_parts(panels, scales, None)?;
             Ok(Self { core })
         })?
@@ -168,9 +169,9 @@ impl Packed {
         let trits = Input::<i8>::dense("trits", "[M, K]", trits)?;
         let (rows, cols) = (trits.rows(), trits.cols());
         let scales = self::scales(scales, group, rows)?;
-        let values = trits.slice()?;
-        run(py, values.len(), |_| {
-            Self::pack(&TernaryMatrix::from_trits(values, rows, cols, scales)?)
+        let values = MatRef::new(trits.slice()?, rows, cols)?;
+        run(py, rows * cols, |_| {
+            Self::pack(&TernaryMatrix::from_trits(values, scales)?)
         })?
     }
 
@@ -188,25 +189,19 @@ impl Packed {
         let sparse = is_2_4(sparsity)?;
         let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
         let (rows, cols) = (weights.rows(), weights.cols());
-        let values = weights.slice()?;
-        run(py, values.len().saturating_mul(4), |_| {
+        let values = MatRef::new(weights.slice()?, rows, cols)?;
+        run(py, (rows * cols).saturating_mul(4), |_| {
             // Both are as long as the weights vouch for.
-            let mut trits = vec![0; values.len()];
+            let mut trits = vec![0; rows * cols];
             let mut scales = vec![0.0; scales_shape(granularity, [rows, cols]).iter().product()];
-            ternarize_slice(
-                values,
-                [rows, cols],
-                granularity,
-                sparse,
-                &mut trits,
-                &mut scales,
-            )?;
+            ternarize_matrix(values, granularity, sparse, &mut trits, &mut scales)?;
             let scales = match granularity {
                 Granularity::PerTensor => Scales::per_tensor(scales[0]),
                 Granularity::PerRow => Scales::per_row(scales),
                 Granularity::PerGroup(size) => Scales::per_group(size, scales),
             };
-            Self::pack(&TernaryMatrix::from_trits(&trits, rows, cols, scales)?)
+            let trits = MatRef::new(&trits, rows, cols)?;
+            Self::pack(&TernaryMatrix::from_trits(trits, scales)?)
         })?
     }
 
@@ -282,7 +277,7 @@ impl Packed {
         let mut array = Output::<i8>::dense(py, None, shape)?;
         let out = array.slice_mut()?;
         run(py, self.size(), |_| {
-            out.copy_from_slice(&self.matrix()?.to_trits());
+            out.copy_from_slice(&self.matrix()?.to_trits()?);
             Ok::<_, MatrixError>(())
         })??;
         Ok(array.into_object())
@@ -294,7 +289,7 @@ impl Packed {
         let mut array = Output::<f32>::dense(py, None, shape)?;
         let out = array.slice_mut()?;
         run(py, self.size(), |_| {
-            out.copy_from_slice(&self.matrix()?.to_f32());
+            out.copy_from_slice(&self.matrix()?.to_f32()?);
             Ok::<_, MatrixError>(())
         })??;
         Ok(array.into_object())

@@ -160,8 +160,9 @@ pub fn gemm_i8_function<'py>(
     };
     let packed = Input::<u8>::dense("weights", "[M, ceil(K/4)] (or Packed or Linear)", weights)?;
     crate::codec::check_width(&packed, k)?;
-    let (bytes, rows) = (packed.slice()?, packed.rows());
-    let panels = run(py, bytes.len(), |_| Panels::from_packed(bytes, rows, k))??;
+    let bytes = MatRef::new(packed.slice()?, packed.rows(), packed.cols())?;
+    let size = packed.rows() * packed.cols();
+    let panels = run(py, size, |_| Panels::from_packed(bytes, k))??;
     drop(packed);
     gemm_i8(py, &panels, x, out)
 }

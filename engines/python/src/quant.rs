@@ -9,24 +9,29 @@ use pyo3::prelude::*;
 use tritgemm::quant::{
     absmean_into, quantize_activations_into, sparsify_trits_2_4, ternarize_into,
 };
-use tritgemm::{Activation, Granularity};
+use tritgemm::{Activation, Granularity, MatMut, MatRef};
 
 /// Quantising a value costs about as much as this many weights of a product.
 const COST: usize = 16;
 
 /// What latent weights become: `(trits, scales)`, without the GIL.
-pub fn ternarize_slice(
-    weights: &[f32],
-    [rows, cols]: [usize; 2],
+pub fn ternarize_matrix(
+    weights: MatRef<'_, f32>,
     granularity: Granularity,
     sparse: bool,
     trits: &mut [i8],
     scales: &mut [f32],
-) -> Result<(), tritgemm::quant::QuantError> {
-    absmean_into(weights, rows, cols, granularity, scales)?;
-    ternarize_into(weights, rows, cols, granularity, scales, trits)?;
+) -> Result<(), Error> {
+    let (rows, cols) = (weights.rows(), weights.cols());
+    absmean_into(weights, granularity, scales)?;
+    ternarize_into(
+        weights,
+        granularity,
+        scales,
+        MatMut::new(trits, rows, cols)?,
+    )?;
     if sparse {
-        sparsify_trits_2_4(trits, rows, cols)?;
+        sparsify_trits_2_4(MatMut::new(trits, rows, cols)?);
     }
     Ok(())
 }
@@ -63,9 +68,10 @@ pub fn ternarize<'py>(
     let shape = [weights.rows(), weights.cols()];
     let mut trits = Output::<i8>::dense(py, None, shape)?;
     let mut scales = Output::<f32>::fresh(py, &scales_shape(granularity, shape))?;
-    let (from, to, scales_to) = (weights.slice()?, trits.slice_mut()?, scales.slice_mut()?);
-    run(py, from.len().saturating_mul(COST), |_| {
-        ternarize_slice(from, shape, granularity, sparse, to, scales_to)
+    let from = MatRef::new(weights.slice()?, shape[0], shape[1])?;
+    let (to, scales_to) = (trits.slice_mut()?, scales.slice_mut()?);
+    run(py, to.len().saturating_mul(COST), |_| {
+        ternarize_matrix(from, granularity, sparse, to, scales_to)
     })??;
     Ok((trits.into_object(), scales.into_object()))
 }
@@ -88,9 +94,11 @@ pub fn quantize_activations<'py>(
             let (tokens, k) = (x.rows(), x.cols());
             let mut values = Output::<i8>::dense(py, None, [tokens, k])?;
             let mut scales = Output::<f32>::fresh(py, &[tokens])?;
-            let (from, to, scales_to) = (x.slice()?, values.slice_mut()?, scales.slice_mut()?);
-            run(py, from.len().saturating_mul(COST), |_| {
-                quantize_activations_into(from, tokens, k, to, scales_to)
+            let from = MatRef::new(x.slice()?, tokens, k)?;
+            let to = MatMut::new(values.slice_mut()?, tokens, k)?;
+            let scales_to = scales.slice_mut()?;
+            run(py, (tokens * k).saturating_mul(COST), |_| {
+                quantize_activations_into(from, to, scales_to)
             })??;
             Ok((values.into_object(), scales.into_object()))
         }

@@ -173,7 +173,7 @@ def test_wrong_widths_and_types(rng):
         packed.gemm_i8(prepared)
     with pytest.raises(tritgemm.TritgemmError, match="has its own"):
         tritgemm.linear(prepared, tritgemm.Linear(packed), np.zeros(6, np.float32))
-    with pytest.raises(tritgemm.ShapeError, match="a bias of 5 values for 6 rows"):
+    with pytest.raises(tritgemm.ShapeError, match="`bias` has length 5, expected 6"):
         tritgemm.linear(prepared, packed, np.zeros(5, np.float32))
     with pytest.raises(tritgemm.QuantizationError, match="activation 3 of token 1 is inf"):
         x = np.zeros((2, 8), np.float32)

@@ -21,11 +21,12 @@
 //! and encoding again need not give that byte.
 //!
 //! ```
-//! use tritgemm::{Scales, TernaryMatrix};
+//! use tritgemm::{MatRef, Scales, TernaryMatrix};
 //! use tritgemm_formats::{ScaleRounding, ggml::TernaryType};
 //!
 //! let trits: Vec<i8> = (0..512).map(|i| (i % 3) as i8 - 1).collect();
-//! let matrix = TernaryMatrix::from_trits(&trits, 2, 256, Scales::per_row(vec![0.5, 2.0]))?;
+//! let trits = MatRef::new(&trits, 2, 256)?;
+//! let matrix = TernaryMatrix::from_trits(trits, Scales::per_row(vec![0.5, 2.0]))?;
 //! let bytes = TernaryType::Tq2_0.encode(&matrix, ScaleRounding::Exact, "w")?;
 //! assert_eq!(bytes.len(), 2 * 66);
 //! let back = TernaryType::Tq2_0.decode(&bytes, 2, 256, "w")?;

@@ -22,8 +22,8 @@
 //!     scales: &[0.5],
 //!     zero_points: ZeroPoints::Same(1),
 //! };
-//! assert_eq!(node.decode()?.to_f32(), [-0.5, 0.0, 0.5, 0.0]);
-//! # Ok::<(), tritgemm_formats::FormatError>(())
+//! assert_eq!(node.decode()?.to_f32()?, [-0.5, 0.0, 0.5, 0.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! [`MatMulNBits`] takes the tensors of a node, wherever they came from;

@@ -4,7 +4,7 @@
 use half::f16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tritgemm::{Scales, TernaryMatrix};
+use tritgemm::{MatRef, Scales, TernaryMatrix};
 
 pub fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
@@ -28,7 +28,7 @@ pub fn f32s(halves: &[f16]) -> Vec<f32> {
 }
 
 pub fn matrix(trits: &[i8], rows: usize, cols: usize, scales: Scales) -> TernaryMatrix {
-    TernaryMatrix::from_trits(trits, rows, cols, scales).unwrap()
+    TernaryMatrix::from_trits(MatRef::new(trits, rows, cols).unwrap(), scales).unwrap()
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {
@@ -41,6 +41,6 @@ pub fn assert_same(a: &TernaryMatrix, b: &TernaryMatrix) {
     assert_eq!((a.rows(), a.cols()), (b.rows(), b.cols()));
     assert_eq!(a.scales().granularity(), b.scales().granularity());
     assert_eq!(bits(a.scales().values()), bits(b.scales().values()));
-    assert_eq!(a.to_trits(), b.to_trits());
+    assert_eq!(a.to_trits().unwrap(), b.to_trits().unwrap());
     assert_eq!(a.packed(), b.packed());
 }

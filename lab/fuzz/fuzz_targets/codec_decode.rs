@@ -5,18 +5,18 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use tritgemm::Backend;
-use tritgemm::codec::{self, CodecError, Mode};
+use tritgemm::codec::{CodecError, Mode, row_bytes};
+use tritgemm::{Backend, MatMut, MatRef};
 use tritgemm_fuzz::codec::{CANARY, Guarded, ModeChoice, Size, decode, scaled};
-use tritgemm_fuzz::common::{backends, bits};
+use tritgemm_fuzz::common::{backends, bits, view, view_mut};
 use tritgemm_fuzz::fill::{Fill, Style};
 
 #[derive(Arbitrary, Debug)]
 enum Input {
     /// Bytes of the right length.
     Fitting(Size, Fill, ModeChoice, (Fill, Style)),
-    /// Bytes of any length with any shape.
-    Any([usize; 2], Vec<u8>, u8, u8, ModeChoice),
+    /// Bytes of any length with any shape, and trits of any other.
+    Any([usize; 2], Vec<u8>, [u8; 2], u8, ModeChoice),
 }
 
 fuzz_target!(|input: Input| match input {
@@ -25,14 +25,9 @@ fuzz_target!(|input: Input| match input {
         fitting(size, &packed, mode.into(), &scales.floats(size.rows, style));
     }
     Input::Any(shape, packed, trits, scales, mode) => {
-        let trits = vec![CANARY as i8; trits.into()];
-        any(
-            shape,
-            &packed,
-            trits,
-            &vec![1.0; scales.into()],
-            mode.into(),
-        );
+        let [rows, cols] = trits.map(usize::from);
+        let (trits, scales) = (vec![CANARY as i8; rows * cols], vec![1.0; scales.into()]);
+        any(shape, &packed, trits, [rows, cols], &scales, mode.into());
     }
 });
 
@@ -43,52 +38,72 @@ fn fitting(size: Size, packed: &[u8], mode: Mode, scales: &[f32]) {
     for backend in backends() {
         let what = format!("{rows} x {cols}, {mode:?}, {backend:?}");
         let mut trits = Guarded::new(want.len(), CANARY as i8);
-        let got = codec::decode_with(backend, packed, rows, cols, trits.inside(), mode);
+        let from = view(packed, rows, row_bytes(cols));
+        let got = backend.decode(from, view_mut(trits.inside(), rows, cols), mode);
         let trits = trits.take(&what);
         assert_eq!(got, result, "{what}");
         assert_eq!(trits, want, "{what}");
 
         let mut floats = Guarded::new(want.len(), canary);
-        let out = floats.inside();
-        let got = codec::decode_f32_with(backend, packed, rows, cols, scales, out, mode);
+        let to = view_mut(floats.inside(), rows, cols);
+        let got = backend.decode_f32(from, to, scales, mode);
         assert_eq!(got, result, "{what}");
         let floats = bits(&floats.take(&what));
         assert_eq!(floats, scaled(&want, size, scales), "{what}");
 
         if mode == Mode::Strict && result.is_ok() {
             let mut again = vec![CANARY; packed.len()];
-            codec::encode_with(backend, &trits, rows, cols, &mut again, mode).expect("trits");
+            let to = view_mut(&mut again, rows, row_bytes(cols));
+            backend
+                .encode(view(&trits, rows, cols), to, mode)
+                .expect("trits");
             assert_eq!(again, packed, "{what}");
         }
     }
 }
 
-/// Every combination of lengths but the right one is an error that says so, and
-/// nothing is written then.
-fn any([rows, cols]: [usize; 2], packed: &[u8], mut trits: Vec<i8>, scales: &[f32], mode: Mode) {
-    let weights = (rows as u128) * (cols as u128);
-    let bytes = (rows as u128) * (cols.div_ceil(4) as u128);
-    let lengths = packed.len() as u128 == bytes && trits.len() as u128 == weights;
-    let too_large = weights.max(bytes) > usize::MAX as u128;
-    for backend in backends() {
-        let got = codec::decode_with(backend, packed, rows, cols, &mut trits, mode);
-        check(&got, lengths, too_large);
-        let mut floats = vec![0.5; trits.len()];
-        let got = codec::decode_f32_with(backend, packed, rows, cols, scales, &mut floats, mode);
-        check(&got, lengths && scales.len() == rows, too_large);
+/// Lengths that no view has are an error of the view. Of views, every combination of
+/// shapes but the right one is an error that says so, and nothing is written then.
+fn any(
+    shape: [usize; 2],
+    packed: &[u8],
+    mut trits: Vec<i8>,
+    [rows, cols]: [usize; 2],
+    scales: &[f32],
+    mode: Mode,
+) {
+    let Ok(from) = MatRef::new(packed, shape[0], shape[1]) else {
+        let needed = (shape[0] as u128) * (shape[1] as u128);
+        assert!(needed > packed.len() as u128);
+        return;
+    };
+    if MatMut::new(&mut trits, rows, cols).is_err() {
+        let needed = (rows as u128) * (cols as u128);
+        assert!(needed > trits.len() as u128);
+        return;
     }
-    if !lengths {
+    let shapes = shape == [rows, row_bytes(cols)];
+    for backend in backends() {
+        let got = backend.decode(from, view_mut(&mut trits, rows, cols), mode);
+        check(&got, shapes, true);
+        let mut floats = vec![0.5; trits.len()];
+        let to = view_mut(&mut floats, rows, cols);
+        let got = backend.decode_f32(from, to, scales, mode);
+        check(&got, shapes, scales.len() == rows);
+    }
+    if !shapes {
         assert!(trits.iter().all(|&t| t == CANARY as i8));
         let packed = &mut packed.to_vec();
-        let got = codec::encode_with(Backend::scalar(), &trits, rows, cols, packed, mode);
-        check(&got, false, too_large);
+        let to = view_mut(packed, shape[0], shape[1]);
+        let got = Backend::scalar().encode(view(&trits, rows, cols), to, mode);
+        check(&got, false, true);
     }
 }
 
-fn check(got: &Result<(), CodecError>, lengths: bool, too_large: bool) {
+fn check(got: &Result<(), CodecError>, shapes: bool, scales: bool) {
     match got {
-        Err(CodecError::TooLarge { .. }) => assert!(too_large, "{got:?}"),
-        Err(CodecError::Length { .. }) => assert!(!lengths && !too_large, "{got:?}"),
-        _ => assert!(lengths && !too_large, "{got:?}"),
+        Err(CodecError::Shape { .. }) => assert!(!shapes, "{got:?}"),
+        Err(CodecError::Length { .. }) => assert!(!scales, "{got:?}"),
+        _ => assert!(shapes && scales, "{got:?}"),
     }
 }

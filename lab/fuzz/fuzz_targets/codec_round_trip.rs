@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tritgemm::codec::{self, Mode};
+use tritgemm::codec::{Mode, row_bytes};
 use tritgemm_fuzz::codec::{CANARY, Guarded, ModeChoice, Size, Trits, encode, scaled};
-use tritgemm_fuzz::common::{backends, bits};
+use tritgemm_fuzz::common::{backends, bits, view, view_mut};
 use tritgemm_fuzz::fill::{Fill, Style};
 
 fuzz_target!(|input: (Size, Trits, ModeChoice, (Fill, Style))| {
@@ -17,7 +17,9 @@ fuzz_target!(|input: (Size, Trits, ModeChoice, (Fill, Style))| {
     for backend in backends() {
         let what = format!("{rows} x {cols}, {mode:?}, {backend:?}");
         let mut packed = Guarded::new(want.len(), CANARY);
-        let got = codec::encode_with(backend, &trits, rows, cols, packed.inside(), mode);
+        let bytes = row_bytes(cols);
+        let to = view_mut(packed.inside(), rows, bytes);
+        let got = backend.encode(view(&trits, rows, cols), to, mode);
         let packed = packed.take(&what);
         assert_eq!(got, result, "{what}");
         assert_eq!(packed, want, "{what}");
@@ -29,12 +31,14 @@ fuzz_target!(|input: (Size, Trits, ModeChoice, (Fill, Style))| {
         let legal = |&t: &i8| if (-1..=1).contains(&t) { t } else { 0 };
         let legal: Vec<i8> = trits.iter().map(legal).collect();
         let mut back = Guarded::new(trits.len(), CANARY as i8);
-        codec::decode_with(backend, &packed, rows, cols, back.inside(), Mode::Strict)
-            .expect("legal");
+        let from = view(&packed, rows, bytes);
+        let to = view_mut(back.inside(), rows, cols);
+        backend.decode(from, to, Mode::Strict).expect("legal");
         assert_eq!(back.take(&what), legal, "{what}");
         let mut floats = Guarded::new(trits.len(), 0.5f32);
-        let out = floats.inside();
-        codec::decode_f32_with(backend, &packed, rows, cols, &scales, out, Mode::Strict)
+        let to = view_mut(floats.inside(), rows, cols);
+        backend
+            .decode_f32(from, to, &scales, Mode::Strict)
             .expect("legal");
         let floats = bits(&floats.take(&what));
         assert_eq!(floats, scaled(&legal, size, &scales), "{what}");

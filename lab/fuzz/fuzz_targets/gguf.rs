@@ -100,8 +100,11 @@ fn ternary(tensor: &Tensor<'_>) {
         (Ok(stack), Ok(experts)) => {
             assert_eq!((stack.rows(), stack.cols()), (tensor.rows(), tensor.cols()));
             assert!(stack.scales().values().iter().all(|s| s.is_finite()));
-            let trits: Vec<i8> = experts.iter().flat_map(|e| e.to_trits()).collect();
-            assert_eq!(trits, stack.to_trits());
+            let trits: Vec<i8> = experts
+                .iter()
+                .flat_map(|e| e.to_trits().expect("memory"))
+                .collect();
+            assert_eq!(trits, stack.to_trits().expect("memory"));
             let rows: usize = experts.iter().map(|e| e.rows()).sum();
             assert_eq!(rows, stack.rows());
             let count: u64 = tensor.shape().iter().skip(2).product();

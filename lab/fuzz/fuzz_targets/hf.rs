@@ -86,7 +86,10 @@ fn matrix(fields: &Fields) {
             assert_eq!([matrix.rows(), matrix.cols()], [m, cols]);
             if cols > 0 {
                 let want = (0..m * cols).map(|at| code(at / cols, at % cols) as i8 - 1);
-                assert!(matrix.to_trits().into_iter().eq(want), "{fields:?}");
+                assert!(
+                    matrix.to_trits().expect("memory").into_iter().eq(want),
+                    "{fields:?}"
+                );
                 assert_eq!(hf::encode(&matrix), bytes);
             }
             let scale = match class {

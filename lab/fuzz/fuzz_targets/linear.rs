@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use half::{bf16, f16};
 use libfuzzer_sys::fuzz_target;
 use tritgemm::quant::QuantError;
-use tritgemm::{Activation, GemmError, GroupSize, PrepareError, PreparedActivations, Workspace};
+use tritgemm::{Activation, GemmError, GroupSize, PreparedActivations, Workspace};
 use tritgemm_fuzz::common::case::{Case, assert_same};
 use tritgemm_fuzz::common::{bits, oracle, view, view_mut};
 use tritgemm_fuzz::draw::Draw;
@@ -79,7 +79,7 @@ fn check<T: Activation>(case: &Case, x: &[T], cut: u8, way: Way) {
                 assert_eq!(*at, (token, index), "{what}");
                 let untouched = vec![(-12345.678f32).to_bits(); m * n];
                 assert_same("untouched", &what, &y, &untouched);
-                assert!(matches!(prepared, Err(PrepareError::Quant(_))), "{what}");
+                assert!(matches!(prepared, Err(GemmError::Quant(_))), "{what}");
             }
             (want, done) => panic!("{done:?}, expected {want:?}: {what}"),
         }
@@ -90,7 +90,7 @@ fn prepare<T: Activation>(
     case: &Case,
     x: &[T],
     ws: &mut Workspace,
-) -> Result<PreparedActivations, PrepareError> {
+) -> Result<PreparedActivations, GemmError> {
     let group = case.group().and_then(GroupSize::from_len);
     PreparedActivations::quantize(view(x, case.shape.n, case.shape.k), group, ws)
 }

@@ -4,10 +4,10 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use tritgemm::codec::CodecError;
-use tritgemm::{MAX_COLS, MatrixError, Panels, Scales, SliceError, TernaryMatrix, Threads};
+use tritgemm::codec::row_bytes;
+use tritgemm::{MAX_COLS, MatRef, MatrixError, Panels, Scales, TernaryMatrix, Threads};
 use tritgemm_fuzz::codec::{Size, decode};
-use tritgemm_fuzz::common::backends;
+use tritgemm_fuzz::common::{backends, view};
 use tritgemm_fuzz::fill::Fill;
 
 #[derive(Arbitrary, Debug)]
@@ -24,20 +24,23 @@ fuzz_target!(|input: Input| match input {
     Input::Legal(size, fill, cut) => {
         let trits = fill.trits(size.rows * size.cols);
         let scales = Scales::per_tensor(1.0);
-        let matrix = TernaryMatrix::from_trits(&trits, size.rows, size.cols, scales);
+        let trits = view(&trits, size.rows, size.cols);
+        let matrix = TernaryMatrix::from_trits(trits, scales);
         let matrix = matrix.expect("trits");
         for backend in backends() {
             let panels = Panels::pack_with(backend, Threads::Rayon, &matrix).expect("memory");
             check(&panels, size, matrix.packed());
             slice(&panels, matrix.packed(), cut);
         }
-        let panels = Panels::from_packed(matrix.packed(), size.rows, size.cols);
+        let packed = view(matrix.packed(), size.rows, row_bytes(size.cols));
+        let panels = Panels::from_packed(packed, size.cols);
         check(&panels.expect("legal"), size, matrix.packed());
     }
     Input::Fitting(size, fill, cut) => {
         let packed = fill.bytes(size.rows * size.cols.div_ceil(4));
         let (_, legal) = decode(&packed, size, tritgemm::codec::Mode::Strict);
-        match (Panels::from_packed(&packed, size.rows, size.cols), legal) {
+        let rows = view(&packed, size.rows, row_bytes(size.cols));
+        match (Panels::from_packed(rows, size.cols), legal) {
             (Ok(panels), Ok(())) => {
                 check(&panels, size, &packed);
                 slice(&panels, &packed, cut);
@@ -86,10 +89,10 @@ fn slice(panels: &Panels, packed: &[u8], cut: [u16; 2]) {
             let again = part.slice_rows(0..part.rows()).expect("all of it");
             assert_eq!(again.as_bytes(), part.as_bytes());
         }
-        Err(SliceError::Unaligned { row }) => {
+        Err(MatrixError::Unaligned { row }) => {
             assert!(start <= end && end <= rows && !edge(row));
         }
-        Err(SliceError::OutOfRange { .. }) => assert!(start > end || end > rows),
+        Err(MatrixError::OutOfRange { .. }) => assert!(start > end || end > rows),
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -97,21 +100,22 @@ fn slice(panels: &Panels, packed: &[u8], cut: [u16; 2]) {
 /// Sizes that the bytes do not vouch for are an error, and take no memory.
 fn any(rows: usize, cols: usize, packed: Vec<u8>) {
     let bytes = (rows as u128) * (cols.div_ceil(4) as u128);
-    let got = Panels::from_packed(&packed, rows, cols);
+    let got = MatRef::new(&packed, rows, cols.div_ceil(4))
+        .map(|packed| Panels::from_packed(packed, cols));
     match &got {
-        Ok(panels) => assert_eq!(panels.to_packed(), packed),
-        Err(MatrixError::TooManyColumns { .. }) => assert!(cols > MAX_COLS),
-        Err(MatrixError::Codec(CodecError::Length { .. } | CodecError::TooLarge { .. })) => {
-            let weights = (rows as u128) * (cols as u128);
-            assert!(packed.len() as u128 != bytes || weights > usize::MAX as u128);
-        }
-        Err(_) => assert_eq!(packed.len() as u128, bytes),
+        Ok(Ok(panels)) => assert_eq!(panels.to_packed(), packed[..bytes as usize]),
+        Ok(Err(MatrixError::TooManyColumns { .. })) => assert!(cols > MAX_COLS),
+        Ok(Err(_)) => {}
+        Err(_) => assert!(bytes > packed.len() as u128),
     }
+    let fits = packed.len() as u128 == bytes;
     let scales = Scales::per_tensor(1.0);
     let matrix = TernaryMatrix::from_packed(packed, rows, cols, scales);
     match (got, matrix) {
-        (Ok(_), Ok(_)) => {}
-        (Err(got), Err(want)) => assert_eq!(got, want),
+        (Ok(Ok(_)), Ok(_)) => assert!(fits),
+        (Ok(Ok(_)), Err(error)) => assert!(!fits, "{error:?}"),
+        (Ok(Err(got)), Err(want)) => assert!(got == want || !fits, "{got:?} and {want:?}"),
+        (Err(_), Err(_)) => {}
         (got, want) => panic!("{got:?} and {want:?}"),
     }
 }

@@ -1,6 +1,7 @@
 //! A product as the input describes it.
 
 use crate::common::case::{Case, GRANULARITIES, Shape, Values};
+use crate::common::view;
 use crate::fill::{Fill, Style};
 use arbitrary::{Arbitrary, Result, Unstructured};
 use tritgemm::{GroupSize, Linear, Scales, TernaryMatrix};
@@ -72,7 +73,8 @@ impl Draw {
             .as_ref()
             .map(|(fill, style)| fill.floats(m, *style));
         let trits = self.weights.trits(m * k);
-        let matrix = TernaryMatrix::from_trits(&trits, m, k, scales.clone()).expect("a matrix");
+        let matrix =
+            TernaryMatrix::from_trits(view(&trits, m, k), scales.clone()).expect("a matrix");
         let mut layer = Linear::new(&matrix).expect("a layer");
         if let Some(bias) = &bias {
             layer = layer.with_bias(bias.clone()).expect("a bias");

@@ -45,8 +45,8 @@ pub fn options(backend: Backend, from: WeightsFrom) -> Options {
 
 pub fn matrix(weights: &Weights) -> anyhow::Result<TernaryMatrix> {
     let Shape { rows, cols } = weights.shape;
-    let scales = Scales::per_tensor(weights.scale);
-    TernaryMatrix::from_trits(&weights.trits, rows, cols, scales)
+    let trits = MatRef::new(&weights.trits, rows, cols)?;
+    TernaryMatrix::from_trits(trits, Scales::per_tensor(weights.scale))
         .with_context(|| format!("tritgemm refused a {} matrix", weights.shape))
 }
 

@@ -1,7 +1,7 @@
 //! One product: a shape, operands, scales, strides, and every way to compute it.
 
 use crate::oracle::{self, Affine, Operands};
-use crate::{Output, Rng, bits, view_mut, workspace};
+use crate::{Output, Rng, bits, view, view_mut, workspace};
 use std::fmt::{self, Debug};
 use tritgemm::quant::QuantError;
 use tritgemm::{
@@ -193,7 +193,8 @@ impl Case {
             Values::Huge => rng.vec(m, |r| activation(r, Values::Special)),
             _ => rng.vec(m, scale),
         });
-        let matrix = TernaryMatrix::from_trits(&trits, m, k, scales.clone()).expect("a matrix");
+        let matrix =
+            TernaryMatrix::from_trits(view(&trits, m, k), scales.clone()).expect("a matrix");
         let mut layer = Linear::new(&matrix).expect("a layer");
         if let Some(bias) = &bias {
             layer = layer.with_bias(bias.clone()).expect("a bias");

@@ -14,6 +14,7 @@
 pub mod allocator;
 pub mod case;
 pub mod child;
+pub mod floats;
 pub mod golden;
 pub mod guarded;
 pub mod oracle;

@@ -1,15 +1,18 @@
 //! The gradients of a layer.
 
-use super::{BitLinear, BitLinearError};
+use super::BitLinear;
 use crate::isa::Backend;
 use crate::kernels::auto::training;
 use crate::kernels::call::decode_row_i8;
 use crate::kernels::memory::dense;
 use crate::linear::Linear;
-use crate::matrix::{Scales, TernaryMatrix};
+use crate::matrix::TernaryMatrix;
 use crate::memory;
+use crate::mismatch::{check_length, check_shape};
+use crate::nn::error::LayerError;
 use crate::panels::Panels;
 use crate::quant::QuantError;
+use crate::scales::Scales;
 use crate::threads::{Threads, all_rows, each_row_mut};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
@@ -72,7 +75,7 @@ impl BitLinear {
         grad_y: MatRef<'_, f32>,
         grads: BitLinearGrads<'_>,
         ws: &mut Workspace,
-    ) -> Result<(), BitLinearError> {
+    ) -> Result<(), LayerError> {
         let (tokens, rows, cols) = (grad_y.rows(), self.rows, self.cols);
         check_shape("grad_y", [grad_y.rows(), grad_y.cols()], [tokens, rows])?;
         check_shape("x", [x.rows(), x.cols()], [tokens, cols])?;
@@ -102,7 +105,7 @@ impl BitLinear {
         grad_y: MatRef<'_, f32>,
         grad_x: MatMut<'_, f32>,
         ws: &mut Workspace,
-    ) -> Result<(), BitLinearError> {
+    ) -> Result<(), LayerError> {
         let (tokens, rows) = (grad_y.rows(), self.rows);
         let len = tokens.checked_mul(rows).ok_or(QuantError::TooLarge {
             rows: tokens,
@@ -132,7 +135,7 @@ impl BitLinear {
         grad_y: MatRef<'_, f32>,
         grad_weight: &mut [f32],
         ws: &Workspace,
-    ) -> Result<(), BitLinearError> {
+    ) -> Result<(), LayerError> {
         let (rows, cols, sparse) = (self.rows, self.cols, self.sparse);
         // The dense product knows no other pool.
         let workers = match &ws.options().threads {
@@ -181,7 +184,7 @@ impl BitLinear {
 
 /// The transposed matrix as a layer, its scales all 1: alpha has gone into the
 /// gradient.
-fn transposed(matrix: &TernaryMatrix) -> Result<Linear, BitLinearError> {
+fn transposed(matrix: &TernaryMatrix) -> Result<Linear, LayerError> {
     let panels = Panels::pack_transposed(matrix)?;
     Ok(Linear::from_parts(panels, Scales::per_tensor(1.0), None)?)
 }
@@ -198,32 +201,4 @@ fn bias_gradient(grad_y: MatRef<'_, f32>, grad_bias: &mut [f32]) {
             *grad_bias = sum as f32;
         }
     }
-}
-
-fn check_shape(
-    argument: &'static str,
-    [rows, cols]: [usize; 2],
-    [expected_rows, expected_cols]: [usize; 2],
-) -> Result<(), BitLinearError> {
-    if [rows, cols] == [expected_rows, expected_cols] {
-        return Ok(());
-    }
-    Err(BitLinearError::Shape {
-        argument,
-        rows,
-        cols,
-        expected_rows,
-        expected_cols,
-    })
-}
-
-fn check_length(argument: &'static str, len: usize, expected: usize) -> Result<(), BitLinearError> {
-    if len == expected {
-        return Ok(());
-    }
-    Err(BitLinearError::Length {
-        argument,
-        len,
-        expected,
-    })
 }

@@ -1,8 +1,9 @@
 //! Weights from a seed: initialisation and perturbation.
 
-use super::{BitLinear, BitLinearError};
+use super::BitLinear;
 use crate::kernels::auto::noise;
 use crate::memory;
+use crate::nn::error::LayerError;
 use crate::quant::QuantError;
 use crate::threads::each_row_mut;
 
@@ -10,7 +11,7 @@ use crate::threads::each_row_mut;
 const CHUNK: usize = 64 * noise::BLOCK;
 
 impl BitLinear {
-    /// A layer of `in_features` (K) inputs and `out_features` (M) outputs with
+    /// A layer of `out_features` (M) outputs and `in_features` (K) inputs with
     /// Kaiming-uniform weights, `a = sqrt(5)` as PyTorch's `Linear` has them:
     /// uniform in `[-b, b)` with
     /// `b = sqrt(2 / (1 + a^2)) * sqrt(3 / K) = 1 / sqrt(K)`.
@@ -23,10 +24,10 @@ impl BitLinear {
     /// If the shape is more than memory can hold, or `in_features` is larger
     /// than [`MAX_COLS`](crate::MAX_COLS).
     pub fn kaiming_uniform(
-        in_features: usize,
         out_features: usize,
+        in_features: usize,
         seed: u64,
-    ) -> Result<Self, BitLinearError> {
+    ) -> Result<Self, LayerError> {
         let (rows, cols) = (out_features, in_features);
         let len = rows
             .checked_mul(cols)
@@ -55,14 +56,14 @@ impl BitLinear {
     /// use tritgemm::nn::BitLinear;
     /// # let loss = |layer: &BitLinear| layer.weight()[0];
     /// let (seed, eps, rate) = (42, 1e-3, 1e-2);
-    /// let mut layer = BitLinear::kaiming_uniform(16, 4, 1)?;
+    /// let mut layer = BitLinear::kaiming_uniform(4, 16, 1)?;
     /// layer.perturb(seed, eps);
     /// let up = loss(&layer);
     /// layer.perturb(seed, -2.0 * eps);
     /// let down = loss(&layer);
     /// layer.perturb(seed, eps);
     /// layer.perturb(seed, -rate * (up - down) / (2.0 * eps));
-    /// # Ok::<(), tritgemm::nn::BitLinearError>(())
+    /// # Ok::<(), tritgemm::nn::LayerError>(())
     /// ```
     pub fn perturb(&mut self, seed: u64, scale: f32) {
         each_row_mut(self.weight_mut(), CHUNK, |chunk, values| {

@@ -15,15 +15,14 @@ mod pack;
 pub use backward::BitLinearGrads;
 
 use crate::activation::Activation;
-use crate::isa::IsaError;
-use crate::linear::{GemmError, Linear};
-use crate::matrix::{MatrixError, TernaryMatrix};
-use crate::memory::OutOfMemory;
+use crate::linear::Linear;
+use crate::matrix::{TernaryMatrix, check_cols};
+use crate::mismatch::check_length;
+use crate::nn::error::LayerError;
 use crate::quant::QuantError;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 use pack::Packed;
-use std::fmt;
 
 /// A linear layer that trains latent f32 weights and computes with ternary
 /// ones: `y[n][m] = alpha[m] * sum_k q[m][k] * x[n][k] + bias[m]`.
@@ -46,11 +45,11 @@ use std::fmt;
 ///
 /// let mut layer = BitLinear::new(vec![0.9, -0.1, -1.1, 0.3], 2, 2)?.with_bias(vec![0.0, 5.0])?;
 /// let (mut y, mut ws) = ([0.0; 2], Workspace::new());
-/// layer.forward_f32(MatRef::new(&[1.0, 2.0], 1, 2)?, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
+/// layer.forward_training(MatRef::new(&[1.0, 2.0], 1, 2)?, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
 /// assert_eq!(y, [0.5, 5.0 - 0.7]); // alphas 0.5 and 0.7, trits 1 0 and -1 0
 ///
 /// layer.weight_mut()[1] = -0.9; // alpha 0.9, trits 1 -1: packed anew
-/// layer.forward_f32(MatRef::new(&[1.0, 2.0], 1, 2)?, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
+/// layer.forward_training(MatRef::new(&[1.0, 2.0], 1, 2)?, MatMut::new(&mut y, 1, 2)?, &mut ws)?;
 /// assert_eq!(y, [-0.9, 5.0 - 0.7]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -68,76 +67,6 @@ pub struct BitLinear {
     scaled: Vec<f32>,
 }
 
-/// Why a [`BitLinear`] cannot be made or run.
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Debug)]
-pub enum BitLinearError {
-    /// The latent weights cannot be quantised: a wrong length, or one is NaN or
-    /// infinite.
-    Quant(QuantError),
-    /// The shape is not one of a ternary matrix.
-    Matrix(MatrixError),
-    /// A product could not be computed.
-    Gemm(GemmError),
-    /// The instruction set asked for is not available.
-    Isa(IsaError),
-    /// An argument of a backward pass has another shape than the layer needs.
-    Shape {
-        /// The argument.
-        argument: &'static str,
-        /// Its rows.
-        rows: usize,
-        /// Its columns.
-        cols: usize,
-        /// Rows expected.
-        expected_rows: usize,
-        /// Columns expected.
-        expected_cols: usize,
-    },
-    /// A gradient slice has another length than what it is the gradient of.
-    Length {
-        /// The argument.
-        argument: &'static str,
-        /// How many values it holds.
-        len: usize,
-        /// How many it should hold.
-        expected: usize,
-    },
-    /// Memory ran out.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for BitLinearError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Quant(e) => e.fmt(f),
-            Self::Matrix(e) => e.fmt(f),
-            Self::Gemm(e) => e.fmt(f),
-            Self::Isa(e) => e.fmt(f),
-            Self::Shape {
-                argument,
-                rows,
-                cols,
-                expected_rows,
-                expected_cols,
-            } => write!(
-                f,
-                "`{argument}` is {rows} x {cols}, expected {expected_rows} x {expected_cols}"
-            ),
-            Self::Length {
-                argument,
-                len,
-                expected,
-            } => write!(f, "`{argument}` holds {len} values, expected {expected}"),
-            Self::Memory(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for BitLinearError {}
-
-from_variants!(BitLinearError: Quant(QuantError), Matrix(MatrixError), Gemm(GemmError), Isa(IsaError), Memory(OutOfMemory));
-
 impl BitLinear {
     /// A layer with latent weights `[rows][cols]` (M x K), without bias.
     ///
@@ -147,9 +76,14 @@ impl BitLinear {
     /// # Errors
     /// If `weight` does not hold `rows * cols` values, or `cols` is larger than
     /// [`MAX_COLS`](crate::MAX_COLS).
-    pub fn new(weight: Vec<f32>, rows: usize, cols: usize) -> Result<Self, BitLinearError> {
-        crate::matrix::check_cols(cols)?;
-        crate::quant::check_matrix("weight", weight.len(), rows, cols)?;
+    pub fn new(weight: Vec<f32>, rows: usize, cols: usize) -> Result<Self, LayerError> {
+        check_cols(cols)?;
+        let too_large = QuantError::TooLarge { rows, cols };
+        check_length(
+            "weight",
+            weight.len(),
+            rows.checked_mul(cols).ok_or(too_large)?,
+        )?;
         Ok(Self {
             weight,
             rows,
@@ -167,11 +101,8 @@ impl BitLinear {
     ///
     /// # Errors
     /// If it does not hold one value a row.
-    pub fn with_bias(mut self, bias: Vec<f32>) -> Result<Self, BitLinearError> {
-        let (rows, len) = (self.rows, bias.len());
-        if len != rows {
-            return Err(MatrixError::BiasLength { rows, len }.into());
-        }
+    pub fn with_bias(mut self, bias: Vec<f32>) -> Result<Self, LayerError> {
+        check_length("bias", bias.len(), self.rows)?;
         self.bias = Some(bias);
         self.invalidate();
         Ok(self)
@@ -244,16 +175,16 @@ impl BitLinear {
     ///
     /// ```
     /// use tritgemm::nn::BitLinear;
-    /// let mut layer = BitLinear::kaiming_uniform(4, 8, 1)?;
+    /// let mut layer = BitLinear::kaiming_uniform(8, 4, 1)?;
     /// let frozen = layer.prepare_for_inference()?.clone();
     /// assert_eq!((frozen.in_features(), frozen.out_features()), (4, 8));
-    /// # Ok::<(), tritgemm::nn::BitLinearError>(())
+    /// # Ok::<(), tritgemm::nn::LayerError>(())
     /// ```
     ///
     /// # Errors
     /// If a weight is NaN or infinite, or `TRITGEMM_ISA` names an unavailable
     /// instruction set.
-    pub fn prepare_for_inference(&mut self) -> Result<&Linear, BitLinearError> {
+    pub fn prepare_for_inference(&mut self) -> Result<&Linear, LayerError> {
         Ok(&self.packed_now()?.linear)
     }
 
@@ -272,46 +203,39 @@ impl BitLinear {
     ///
     /// # Errors
     /// As [`prepare_for_inference`](Self::prepare_for_inference).
-    pub fn ternary(&mut self) -> Result<&TernaryMatrix, BitLinearError> {
+    pub fn ternary(&mut self) -> Result<&TernaryMatrix, LayerError> {
         Ok(&self.packed_now()?.matrix)
     }
 
-    /// Whether each ternary weight is nonzero, row-major `[M][K]`.
-    ///
-    /// # Errors
-    /// As [`prepare_for_inference`](Self::prepare_for_inference).
-    pub fn nonzero_mask(&mut self) -> Result<Vec<bool>, BitLinearError> {
-        Ok(self.packed_now()?.matrix.nonzero_mask())
-    }
-
-    /// The forward pass by the f32 path, for training and inference: `x`
-    /// `[N][K]` to `y` `[N][M]`. See [`Linear::forward_f32`].
+    /// The forward pass of training, by the f32 path: `x` `[N][K]` to `y`
+    /// `[N][M]`. See [`Linear::forward_f32`], which gives the same bits on the
+    /// layer of [`prepare_for_inference`](Self::prepare_for_inference).
     ///
     /// # Errors
     /// As [`prepare_for_inference`](Self::prepare_for_inference), and if the
     /// shapes do not fit.
-    pub fn forward_f32(
+    pub fn forward_training(
         &mut self,
         x: MatRef<'_, f32>,
         y: MatMut<'_, f32>,
         ws: &mut Workspace,
-    ) -> Result<(), BitLinearError> {
+    ) -> Result<(), LayerError> {
         Ok(self.packed_now()?.linear.forward_f32(x, y, ws)?)
     }
 
     /// The forward pass by the W1.58A8 path, for inference: `x` `[N][K]`, f32,
     /// f16 or bf16, is quantised to int8, token by token. See
-    /// [`Linear::forward`].
+    /// [`Linear::forward_int8`].
     ///
     /// # Errors
     /// As [`prepare_for_inference`](Self::prepare_for_inference), and if the
     /// shapes do not fit or an activation is NaN or infinite.
-    pub fn forward<T: Activation>(
+    pub fn forward_int8<T: Activation>(
         &mut self,
         x: MatRef<'_, T>,
         y: MatMut<'_, f32>,
         ws: &mut Workspace,
-    ) -> Result<(), BitLinearError> {
+    ) -> Result<(), LayerError> {
         Ok(self.packed_now()?.linear.forward_int8(x, y, ws)?)
     }
 }

@@ -1,17 +1,18 @@
 //! Latent weights to packed ones, and when.
 
-use super::{BitLinear, BitLinearError};
+use super::BitLinear;
 use crate::isa::Backend;
 use crate::kernels::auto::weights::{sparsify_2_4, ternarize, threshold};
 use crate::kernels::call::encode_row;
 use crate::linear::Linear;
-use crate::matrix::MatrixError;
-use crate::matrix::{Scales, TernaryMatrix};
+use crate::matrix::{MatrixError, TernaryMatrix};
 use crate::memory;
+use crate::nn::error::LayerError;
 use crate::panels::Panels;
 use crate::quant::{self, QuantError};
-use crate::threads::Threads;
-use crate::threads::all_rows;
+use crate::scales::Scales;
+use crate::threads::{Threads, all_rows};
+use crate::view::MatRef;
 
 /// The weights as they were at one version.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ pub(super) struct Packed {
 
 impl BitLinear {
     /// The packed weights, made anew if they are out of date.
-    pub(super) fn packed_now(&mut self) -> Result<&mut Packed, BitLinearError> {
+    pub(super) fn packed_now(&mut self) -> Result<&mut Packed, LayerError> {
         let packed = match self.packed.take() {
             Some(packed) if packed.version == self.version => match &self.bias {
                 Some(bias) if !packed.bias_is_current => Packed {
@@ -42,7 +43,7 @@ impl BitLinear {
         Ok(self.packed.insert(packed))
     }
 
-    fn pack(&self) -> Result<Packed, BitLinearError> {
+    fn pack(&self) -> Result<Packed, LayerError> {
         let backend = Backend::active()?;
         let (rows, cols) = (self.rows, self.cols);
         let (bytes, alphas) = pack_rows(&self.weight, rows, cols, self.sparse, backend)?;
@@ -95,6 +96,6 @@ fn pack_rows(
     if all_rows((weights, cols), (&mut packed, row_bytes), &mut alphas, row) {
         Ok((packed, alphas))
     } else {
-        Err(quant::first_non_finite(weights, cols))
+        Err(quant::first_non_finite(MatRef::dense(weights, rows, cols)))
     }
 }
