@@ -10,7 +10,7 @@ if [[ ${CARGO_TARGET_DIR:-} = /* ]]; then lib=$CARGO_TARGET_DIR/release; fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-strict=(-Wall -Wextra -Wpedantic -Wshadow -Werror -O1 -g -Icapi/include)
+strict=(-Wall -Wextra -Wpedantic -Wshadow -Werror -O1 -g -Iengines/c/include)
 static=("$lib/libtritgemm_capi.a" -lpthread -ldl -lm)
 shared=(-L"$lib" -ltritgemm_capi -Wl,-rpath,"$lib" -lpthread -lm)
 

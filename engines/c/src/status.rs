@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
-    GemmError, Incomplete, IsaError, MatrixError, OutOfMemory, PanelFileError, PrepareError,
-    SliceError, ViewError,
+    GemmError, Incomplete, IsaError, MatrixError, OutOfMemory, PanelFileError, SliceError,
+    ViewError,
 };
 
 /// What a function returns.
@@ -28,7 +28,7 @@ pub enum Status {
     TritgemmInvalidValue = 4,
     /// Input and output overlap.
     TritgemmOverlap = 5,
-    /// The CPU or the build lacks the instruction set.
+    /// The CPU or the build lacks the instruction set, or TRITGEMM_ISA names none.
     TritgemmUnsupportedIsa = 6,
     /// The operating system could not read or write a file.
     TritgemmIo = 7,
@@ -74,16 +74,22 @@ macro_rules! from_errors {
 
 from_errors! {
     OutOfMemory: |_| Status::TritgemmOutOfMemory;
-    IsaError: |_| Status::TritgemmUnsupportedIsa;
+    IsaError: isa;
     SliceError: slice;
     ViewError: |_| Status::TritgemmInvalidSize;
     Incomplete: |_| Status::TritgemmIncomplete;
     CodecError: codec;
     QuantError: quant;
     MatrixError: matrix;
-    PrepareError: prepare;
     GemmError: gemm;
     PanelFileError: panel_file;
+}
+
+fn isa(error: &IsaError) -> Status {
+    match error {
+        IsaError::Unknown { .. } => Status::TritgemmInvalidArgument,
+        _ => Status::TritgemmUnsupportedIsa,
+    }
 }
 
 fn slice(error: &SliceError) -> Status {
@@ -115,16 +121,6 @@ fn matrix(error: &MatrixError) -> Status {
         MatrixError::Codec(e) => codec(e),
         MatrixError::Quant(e) => quant(e),
         MatrixError::Memory(_) => Status::TritgemmOutOfMemory,
-        _ => Status::TritgemmInvalidSize,
-    }
-}
-
-fn prepare(error: &PrepareError) -> Status {
-    match error {
-        PrepareError::Quant(e) => quant(e),
-        PrepareError::Memory(_) => Status::TritgemmOutOfMemory,
-        PrepareError::Isa(_) => Status::TritgemmUnsupportedIsa,
-        PrepareError::Incomplete(_) => Status::TritgemmIncomplete,
         _ => Status::TritgemmInvalidSize,
     }
 }
