@@ -10,8 +10,8 @@ use tritgemm::codec::CodecError;
 use tritgemm::nn::BitLinearError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
-    GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError,
-    PrepareError, SliceError, ViewError,
+    GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError, SliceError,
+    ViewError,
 };
 
 /// `pyo3::create_exception!` with a docstring and a name in `tritgemm`.
@@ -128,20 +128,9 @@ impl From<GemmError> for Error {
         match error {
             GemmError::Quant(error) => error.into(),
             GemmError::Isa(error) => error.into(),
-            GemmError::InputWidth { .. } | GemmError::OutputShape { .. } => {
-                Self::shape(error.to_string())
-            }
-            _ => Self::other(error),
-        }
-    }
-}
-
-impl From<PrepareError> for Error {
-    fn from(error: PrepareError) -> Self {
-        match error {
-            PrepareError::Quant(error) => error.into(),
-            PrepareError::Isa(error) => error.into(),
-            PrepareError::TokenScales { .. } => Self::shape(error.to_string()),
+            GemmError::InputWidth { .. }
+            | GemmError::OutputShape { .. }
+            | GemmError::TokenScales { .. } => Self::shape(error.to_string()),
             _ => Self::other(error),
         }
     }
