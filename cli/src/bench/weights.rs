@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::cell::Cell;
-use tritgemm::{Linear, Panels, Scales, TernaryMatrix};
+use tritgemm::{Linear, MatRef, Panels, Scales, TernaryMatrix};
 
 /// Bytes that are touched before a copy is used again, at least.
 const BETWEEN_USES: usize = 512 << 20;
@@ -43,7 +43,7 @@ impl Weights {
         let mut random = SmallRng::seed_from_u64(1);
         let trits: Vec<i8> = (0..m * k).map(|_| random.random_range(-1..=1)).collect();
         let scales = Scales::per_row((0..m).map(|_| random.random_range(0.5..1.5)).collect());
-        let matrix = TernaryMatrix::from_trits(&trits, m, k, scales)?;
+        let matrix = TernaryMatrix::from_trits(MatRef::new(&trits, m, k)?, scales)?;
         let copies = (0..copies).map(|_| Linear::new(&matrix));
         Ok(Self {
             copies: copies.collect::<Result<_, _>>()?,

@@ -162,7 +162,7 @@ int main(void) {
         fprintf(stderr, "the library and the header do not fit\n");
         return EXIT_FAILURE;
     }
-    printf("tritgemm %s, kernels: %s; this CPU can run:", tritgemm_version(),
+    printf("tritgemm %s, backend: %s; this CPU can run:", tritgemm_version(),
            tritgemm_active_backend());
     for (size_t i = 0; i < tritgemm_backend_count(); i++) {
         printf(" %s", tritgemm_backend_name(i));
@@ -220,28 +220,30 @@ int main(void) {
     failed |= !(error < 1e-6);
 
     /* W1.58A8: activations rounded to int8, so a part in 254 of the largest. */
-    check(tritgemm_linear_forward(layer, TOKENS, x, TOKENS * K, K, y, TOKENS * M, M, workspace),
-          "forward");
+    check(tritgemm_linear_forward_int8(layer, TOKENS, x, TOKENS * K, K, y, TOKENS * M, M,
+                                       workspace), "forward_int8");
     error = worst_error(trits, scales, bias, x, y);
     printf("int8: largest relative difference from plain loops %.1e\n", error);
     failed |= !(error < 1.0 / 127.0);
 
-    /* The same bits on one thread, and from activations that were prepared. */
+    /* The same bits on one thread, on the scalar kernels, and from activations that were
+     * prepared. */
     unsigned long ran = pool.ran;
     check(tritgemm_workspace_set_parallel_for(workspace, 1, NULL, NULL), "no threads");
     tritgemm_prepared *prepared = NULL;
-    check(tritgemm_prepare(TOKENS, K, x, TOKENS * K, K, tritgemm_linear_group(layer), workspace,
-                           &prepared), "prepare");
+    check(tritgemm_workspace_pin(workspace, "scalar"), "pin");
+    check(tritgemm_linear_prepare_int8(layer, TOKENS, x, TOKENS * K, K, workspace, &prepared),
+          "prepare_int8");
     check(tritgemm_linear_forward_prepared(layer, prepared, again, TOKENS * M, M, workspace),
           "forward_prepared");
     int same = memcmp(y, again, TOKENS * M * sizeof *y) == 0;
-    printf("%lu work items on %d threads, and one thread: %s\n", ran, THREADS,
+    printf("%lu work items on %d threads, and one thread with scalar kernels: %s\n", ran, THREADS,
            same ? "the same bits" : "DIFFERENT");
     failed |= !same || ran == 0;
 
     /* Errors say what was wrong. */
-    if (tritgemm_linear_forward(layer, TOKENS, x, TOKENS * K, K - 1, y, TOKENS * M, M,
-                                workspace) == TRITGEMM_OK) {
+    if (tritgemm_linear_forward_int8(layer, TOKENS, x, TOKENS * K, K - 1, y, TOKENS * M, M,
+                                     workspace) == TRITGEMM_OK) {
         failed = 1;
     }
     printf("as it should be, an error: %s\n", tritgemm_last_error());

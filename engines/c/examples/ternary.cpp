@@ -2,7 +2,7 @@
 // std::thread, go through a panel file, and are split into shards.
 //
 //     cargo build --release -p tritgemm-capi
-//     c++ -std=c++17 engines/c/examples/ternary.cpp -Icapi/include
+//     c++ -std=c++17 engines/c/examples/ternary.cpp -Iengines/c/include
 //         target/release/libtritgemm_capi.a -lpthread -ldl -lm -o ternary && ./ternary
 
 #include <algorithm>
@@ -85,13 +85,18 @@ void run(const std::string &path) {
     const auto panels = Panels::pack(matrix);
     panels.gemm_i8(tokens, {x_i8, K}, {sums, M}, workspace);
     require(sums == plain_product(matrix.trits(), x_i8), "the int8 product is exact");
+    std::vector<std::int32_t> again(tokens * M);
+    const std::vector<float> ones(tokens, 1.0f);
+    const auto exact = Prepared::from_int8(tokens, K, {x_i8, K}, ones, 0, workspace);
+    panels.gemm_i8(exact, {again, M}, workspace);
+    require(again == sums, "and so it is of prepared activations");
 
     // Both layers from the same prepared activations.
-    const auto prepared = Prepared::quantize(tokens, K, {x, K}, gate.group(), workspace);
+    const auto prepared = gate.prepare_int8(tokens, {x, K}, workspace);
     std::vector<float> y(tokens * M), z(tokens * M), wanted(tokens * M);
-    gate.forward(prepared, {y, M}, workspace);
-    up.forward(prepared, {z, M}, workspace);
-    gate.forward(tokens, {x, K}, {wanted, M}, workspace);
+    gate.forward_prepared(prepared, {y, M}, workspace);
+    up.forward_prepared(prepared, {z, M}, workspace);
+    gate.forward_int8(tokens, {x, K}, {wanted, M}, workspace);
     require(y == wanted, "prepared activations give the same");
     bool biased = true;
     for (std::size_t i = 0; i < y.size(); i++) {
@@ -99,31 +104,43 @@ void run(const std::string &path) {
     }
     require(biased, "gate and up differ by the bias");
 
+    // The same bits on the f32 path, and whatever is said about speed.
+    const auto floats = gate.prepare_f32(tokens, {x, K}, workspace);
+    gate.forward_f32(tokens, {x, K}, {y, M}, workspace);
+    workspace.set_weights_in_cache(true);
+    for (const auto &name : backends()) {
+        workspace.pin(name.c_str());
+        gate.forward_prepared(floats, {z, M}, workspace);
+        require(y == z, name.c_str());
+    }
+    workspace.set_weights_in_cache(false);
+    workspace.pin(nullptr);
+
     // Two shards write the columns of one output.
     std::vector<float> joined(tokens * M);
     for (std::size_t begin = 0; begin < M; begin += M / 2) {
         const auto shard = gate.slice_rows(begin, begin + M / 2);
-        shard.forward(prepared, {Span<float>(joined.data() + begin, joined.size() - begin), M},
-                      workspace);
+        const Span<float> columns(joined.data() + begin, joined.size() - begin);
+        shard.forward_prepared(prepared, {columns, M}, workspace);
     }
     require(joined == wanted, "shards give the same");
 
     // Through a file that is mapped, without the layer it came from.
     gate.save(path);
     const auto mapped = PanelFile::map(path).linear();
-    mapped.forward(prepared, {z, M}, workspace);
+    mapped.forward_prepared(prepared, {z, M}, workspace);
     require(z == wanted, "a mapped panel file gives the same");
 
     // Panels in memory of our own, here a vector, used where they are.
     const std::vector<std::uint8_t> bytes(panels.bytes().begin(), panels.bytes().end());
     const Linear borrowed(Panels::from_memory(bytes, M, K), TRITGEMM_PER_GROUP128, matrix.scales(),
                           bias);
-    borrowed.forward(prepared, {z, M}, workspace);
+    borrowed.forward_prepared(prepared, {z, M}, workspace);
     require(z == wanted, "panels in borrowed memory give the same");
 
     // Errors and exceptions.
     try {
-        gate.forward(tokens, {x, K - 1}, {y, M}, workspace);
+        gate.forward_int8(tokens, {x, K - 1}, {y, M}, workspace);
         require(false, "a stride that is too small is an error");
     } catch (const Error &error) {
         require(error.status() == TRITGEMM_INVALID_SIZE, error.what());
@@ -136,7 +153,7 @@ void run(const std::string &path) {
         require(thrown == 42, "what the threads throw comes out");
     }
     workspace.clear_parallel_for();
-    gate.forward(tokens, {x, K}, {y, M}, workspace);
+    gate.forward_int8(tokens, {x, K}, {y, M}, workspace);
     require(y == wanted, "one thread gives the same");
 }
 

@@ -48,7 +48,7 @@ typedef enum {
     TRITGEMM_INVALID_VALUE = 4,
     // Input and output overlap.
     TRITGEMM_OVERLAP = 5,
-    // The CPU or the build lacks the instruction set.
+    // The CPU or the build lacks the instruction set, or TRITGEMM_ISA names none.
     TRITGEMM_UNSUPPORTED_ISA = 6,
     // The operating system could not read or write a file.
     TRITGEMM_IO = 7,
@@ -64,20 +64,6 @@ typedef enum {
     // Memory ran out; the handles stay usable.
     TRITGEMM_OUT_OF_MEMORY = 12,
 } tritgemm_status;
-
-// An instruction set to pin.
-typedef enum {
-    // What the environment variable TRITGEMM_ISA names, else the best of this CPU.
-    TRITGEMM_ISA_AUTO = 0,
-    // The portable reference.
-    TRITGEMM_ISA_SCALAR = 1,
-    // x86-64 with AVX2.
-    TRITGEMM_ISA_AVX2 = 2,
-    // x86-64 with AVX-512 F, BW, CD, DQ and VL; VBMI is used where present.
-    TRITGEMM_ISA_AVX512 = 3,
-    // AArch64 with NEON.
-    TRITGEMM_ISA_NEON = 4,
-} tritgemm_isa;
 
 // What a scale covers.
 typedef enum {
@@ -130,8 +116,9 @@ typedef struct tritgemm_panels tritgemm_panels;
 // of Q, K and V or of gate and up.
 typedef struct tritgemm_prepared tritgemm_prepared;
 
-// Scratch memory that products reuse, the instruction set and the threads that they run
-// with. After the first product of a shape, further ones allocate nothing.
+// Scratch memory that products reuse, and how they run: their backend, their threads and
+// where their weights are. After the first product of a shape, further ones allocate
+// nothing.
 typedef struct tritgemm_workspace tritgemm_workspace;
 
 // Runs one work item.
@@ -171,17 +158,17 @@ const char *tritgemm_version(void);
 // programs built with an older header; additions leave it alone.
 uint32_t tritgemm_abi_version(void);
 
-// Number of kernel sets that can run on this CPU, at least one.
+// Number of backends that can run on this CPU, at least one.
 size_t tritgemm_backend_count(void);
 
-// The name of a kernel set that can run on this CPU, best first: "avx512-vbmi",
-// "avx512", "avx2", "neon" or "scalar"; "avx512-zen5" comes before them on the CPUs it
-// was made for, right before "scalar" elsewhere. NULL if there are not that many.
+// The name of a backend that can run on this CPU, best first: a level with the CPU that
+// its choice of kernels was measured on, such as "avx512-vbmi/zen5" or "avx2/intel", or
+// the level alone, "neon" and "scalar". Each can be pinned by this name. NULL if there
+// are not that many.
 const char *tritgemm_backend_name(size_t index);
 
-// The name of the kernel set that products run with when their workspace pins none.
-// NULL if TRITGEMM_ISA names an instruction set that cannot run, of which
-// tritgemm_last_error() says more.
+// The name of the backend that products run with when their workspace pins none. NULL
+// if TRITGEMM_ISA names one that cannot run, of which tritgemm_last_error() says more.
 const char *tritgemm_active_backend(void);
 
 // Number of CPU features that the kernels know of.
@@ -191,13 +178,13 @@ size_t tritgemm_cpu_feature_count(void);
 // whether this CPU has it. NULL if there are not that many.
 const char *tritgemm_cpu_feature(size_t index, bool *present);
 
-// TRITGEMM_OK if an instruction set (a tritgemm_isa) can run on this CPU; if not,
-// tritgemm_last_error() names what is missing.
-tritgemm_status tritgemm_isa_check(int32_t isa);
-
-// Pins the instruction set (a tritgemm_isa) of the whole process. Only speed depends on
-// it. Fails and changes nothing if this CPU lacks it.
-tritgemm_status tritgemm_pin(int32_t isa);
+// Pins the backend of the whole process by its name: that of a backend as
+// tritgemm_backend_name() gives it, or a level ("scalar", "avx2", "avx512",
+// "avx512-vbmi", "neon"), whose best backend it takes. NULL returns to what the
+// environment variable TRITGEMM_ISA names, else the best of this CPU. Only speed depends
+// on it. Fails and changes nothing if this CPU lacks it; tritgemm_last_error() names
+// what is missing.
+tritgemm_status tritgemm_pin(const char *name);
 
 // Bytes that a packed matrix takes: rows * ceil(cols / 4).
 tritgemm_status tritgemm_packed_size(size_t rows, size_t cols, size_t *out);
@@ -275,13 +262,20 @@ tritgemm_status tritgemm_quantize_activations(const float *x,
                                               float *token_scales,
                                               size_t token_scales_len);
 
-// A workspace. Products run on the calling thread.
+// A workspace. Products run on the calling thread, with the backend of the process and
+// weights from memory.
 tritgemm_status tritgemm_workspace_create(tritgemm_workspace **out);
 
-// Pins the instruction set (a tritgemm_isa) of this workspace's products;
-// TRITGEMM_ISA_AUTO returns to that of the process. Fails and changes nothing if this
-// CPU lacks it.
-tritgemm_status tritgemm_workspace_pin(tritgemm_workspace *workspace, int32_t isa);
+// Pins the backend of this workspace's products by its name, as tritgemm_pin() does;
+// NULL returns to that of the process. Fails and changes nothing if this CPU lacks it.
+tritgemm_status tritgemm_workspace_pin(tritgemm_workspace *workspace, const char *name);
+
+// Says whether the weights are in the CPU's cache when a product starts, as those of a
+// small model are, or of one matrix that is multiplied again and again. False unless
+// said: the weights of a large model come from memory. Only the speed of a single int8
+// token depends on it, and only on some CPUs.
+tritgemm_status tritgemm_workspace_set_weights_in_cache(tritgemm_workspace *workspace,
+                                                        bool weights_in_cache);
 
 // Runs this workspace's products on the caller's threads: `parallel_for` is called with
 // `ctx` for every loop that is worth it, and `workers` is the number of threads that
@@ -384,24 +378,24 @@ tritgemm_status tritgemm_panels_slice_rows(const tritgemm_panels *panels,
 
 // The exact integer product y[n][m] = sum over k of w[m][k] * x[n][k], for `tokens` rows
 // of `x` (K values, `x_stride` apart) and of `y` (M values, `y_stride` apart).
-tritgemm_status tritgemm_gemm_i8(const tritgemm_panels *panels,
-                                 size_t tokens,
-                                 const int8_t *x,
-                                 size_t x_len,
-                                 size_t x_stride,
-                                 int32_t *y,
-                                 size_t y_len,
-                                 size_t y_stride,
-                                 tritgemm_workspace *workspace);
+tritgemm_status tritgemm_panels_gemm_i8(const tritgemm_panels *panels,
+                                        size_t tokens,
+                                        const int8_t *x,
+                                        size_t x_len,
+                                        size_t x_stride,
+                                        int32_t *y,
+                                        size_t y_len,
+                                        size_t y_stride,
+                                        tritgemm_workspace *workspace);
 
-// As tritgemm_gemm_i8(), with activations that were prepared as int8 and without
+// As tritgemm_panels_gemm_i8(), with activations that were prepared as int8 and without
 // groups; their scales are not applied.
-tritgemm_status tritgemm_gemm_i8_prepared(const tritgemm_panels *panels,
-                                          const tritgemm_prepared *x,
-                                          int32_t *y,
-                                          size_t y_len,
-                                          size_t y_stride,
-                                          tritgemm_workspace *workspace);
+tritgemm_status tritgemm_panels_gemm_i8_prepared(const tritgemm_panels *panels,
+                                                 const tritgemm_prepared *x,
+                                                 int32_t *y,
+                                                 size_t y_len,
+                                                 size_t y_stride,
+                                                 tritgemm_workspace *workspace);
 
 // Frees panels, or nothing for NULL.
 void tritgemm_panels_destroy(tritgemm_panels *panels);
@@ -447,31 +441,9 @@ tritgemm_status tritgemm_linear_slice_rows(const tritgemm_linear *linear,
 // apart) to int8 by its absolute maximum, multiplies exactly, scales and adds the bias
 // into `y` (rows of M values, `y_stride` apart). As in BitNet b1.58. A NaN or an
 // infinity in `x` is an error.
-tritgemm_status tritgemm_linear_forward(const tritgemm_linear *linear,
-                                        size_t tokens,
-                                        const float *x,
-                                        size_t x_len,
-                                        size_t x_stride,
-                                        float *y,
-                                        size_t y_len,
-                                        size_t y_stride,
-                                        tritgemm_workspace *workspace);
-
-// As tritgemm_linear_forward(), `x` in the bits of IEEE half precision (f16).
-tritgemm_status tritgemm_linear_forward_f16(const tritgemm_linear *linear,
-                                            size_t tokens,
-                                            const uint16_t *x,
-                                            size_t x_len,
-                                            size_t x_stride,
-                                            float *y,
-                                            size_t y_len,
-                                            size_t y_stride,
-                                            tritgemm_workspace *workspace);
-
-// As tritgemm_linear_forward(), `x` in the bits of bfloat16.
-tritgemm_status tritgemm_linear_forward_bf16(const tritgemm_linear *linear,
+tritgemm_status tritgemm_linear_forward_int8(const tritgemm_linear *linear,
                                              size_t tokens,
-                                             const uint16_t *x,
+                                             const float *x,
                                              size_t x_len,
                                              size_t x_stride,
                                              float *y,
@@ -479,9 +451,31 @@ tritgemm_status tritgemm_linear_forward_bf16(const tritgemm_linear *linear,
                                              size_t y_stride,
                                              tritgemm_workspace *workspace);
 
+// As tritgemm_linear_forward_int8(), `x` in the bits of IEEE half precision (f16).
+tritgemm_status tritgemm_linear_forward_int8_f16(const tritgemm_linear *linear,
+                                                 size_t tokens,
+                                                 const uint16_t *x,
+                                                 size_t x_len,
+                                                 size_t x_stride,
+                                                 float *y,
+                                                 size_t y_len,
+                                                 size_t y_stride,
+                                                 tritgemm_workspace *workspace);
+
+// As tritgemm_linear_forward_int8(), `x` in the bits of bfloat16.
+tritgemm_status tritgemm_linear_forward_int8_bf16(const tritgemm_linear *linear,
+                                                  size_t tokens,
+                                                  const uint16_t *x,
+                                                  size_t x_len,
+                                                  size_t x_stride,
+                                                  float *y,
+                                                  size_t y_len,
+                                                  size_t y_stride,
+                                                  tritgemm_workspace *workspace);
+
 // The f32 forward pass in the canonical order of summation: the same bits on every
 // instruction set. A weight of 0 never touches its activation. Shapes as in
-// tritgemm_linear_forward().
+// tritgemm_linear_forward_int8().
 tritgemm_status tritgemm_linear_forward_f32(const tritgemm_linear *linear,
                                             size_t tokens,
                                             const float *x,
@@ -492,8 +486,9 @@ tritgemm_status tritgemm_linear_forward_f32(const tritgemm_linear *linear,
                                             size_t y_stride,
                                             tritgemm_workspace *workspace);
 
-// The forward pass on prepared activations, by the path that they were prepared for.
-// `y` has a row for each of their tokens.
+// The forward pass on prepared activations, by int8 or by f32 as they were prepared: the
+// bits of tritgemm_linear_forward_int8() or tritgemm_linear_forward_f32(). `y` has a row
+// for each of their tokens.
 tritgemm_status tritgemm_linear_forward_prepared(const tritgemm_linear *linear,
                                                  const tritgemm_prepared *x,
                                                  float *y,
@@ -504,61 +499,58 @@ tritgemm_status tritgemm_linear_forward_prepared(const tritgemm_linear *linear,
 // Frees a layer, or nothing for NULL.
 void tritgemm_linear_destroy(tritgemm_linear *linear);
 
-// For the W1.58A8 path: quantises each of `tokens` rows of `x` (`features` = K values,
-// `x_stride` apart) to int8 by its absolute maximum. `group` is that of the layers
-// (tritgemm_linear_group()), 0 if their scales are not per group.
-tritgemm_status tritgemm_prepare(size_t tokens,
-                                 size_t features,
-                                 const float *x,
-                                 size_t x_len,
-                                 size_t x_stride,
-                                 size_t group,
-                                 tritgemm_workspace *workspace,
-                                 tritgemm_prepared **out);
+// Prepares for the int8 forward pass of a layer, and of any other with the same K and
+// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values, `x_stride`
+// apart) to int8 by its absolute maximum. A NaN or an infinity in `x` is an error.
+tritgemm_status tritgemm_linear_prepare_int8(const tritgemm_linear *linear,
+                                             size_t tokens,
+                                             const float *x,
+                                             size_t x_len,
+                                             size_t x_stride,
+                                             tritgemm_workspace *workspace,
+                                             tritgemm_prepared **out);
 
-// As tritgemm_prepare(), `x` in the bits of IEEE half precision (f16).
-tritgemm_status tritgemm_prepare_f16(size_t tokens,
-                                     size_t features,
-                                     const uint16_t *x,
-                                     size_t x_len,
-                                     size_t x_stride,
-                                     size_t group,
-                                     tritgemm_workspace *workspace,
-                                     tritgemm_prepared **out);
+// As tritgemm_linear_prepare_int8(), `x` in the bits of IEEE half precision (f16).
+tritgemm_status tritgemm_linear_prepare_int8_f16(const tritgemm_linear *linear,
+                                                 size_t tokens,
+                                                 const uint16_t *x,
+                                                 size_t x_len,
+                                                 size_t x_stride,
+                                                 tritgemm_workspace *workspace,
+                                                 tritgemm_prepared **out);
 
-// As tritgemm_prepare(), `x` in the bits of bfloat16.
-tritgemm_status tritgemm_prepare_bf16(size_t tokens,
-                                      size_t features,
-                                      const uint16_t *x,
-                                      size_t x_len,
-                                      size_t x_stride,
-                                      size_t group,
-                                      tritgemm_workspace *workspace,
-                                      tritgemm_prepared **out);
+// As tritgemm_linear_prepare_int8(), `x` in the bits of bfloat16.
+tritgemm_status tritgemm_linear_prepare_int8_bf16(const tritgemm_linear *linear,
+                                                  size_t tokens,
+                                                  const uint16_t *x,
+                                                  size_t x_len,
+                                                  size_t x_stride,
+                                                  tritgemm_workspace *workspace,
+                                                  tritgemm_prepared **out);
 
-// For the W1.58A8 path with activations that are int8 already; `token_scales`, one a
-// token, turn them back into floats. Otherwise as tritgemm_prepare().
-tritgemm_status tritgemm_prepare_i8(size_t tokens,
-                                    size_t features,
-                                    const int8_t *x,
-                                    size_t x_len,
-                                    size_t x_stride,
-                                    const float *token_scales,
-                                    size_t token_scales_len,
-                                    size_t group,
-                                    tritgemm_workspace *workspace,
-                                    tritgemm_prepared **out);
+// Prepares for the f32 forward pass. A NaN or an infinity stays what it is. Otherwise as
+// tritgemm_linear_prepare_int8().
+tritgemm_status tritgemm_linear_prepare_f32(const tritgemm_linear *linear,
+                                            size_t tokens,
+                                            const float *x,
+                                            size_t x_len,
+                                            size_t x_stride,
+                                            tritgemm_workspace *workspace,
+                                            tritgemm_prepared **out);
 
-// For the f32 path. A NaN or an infinity stays what it is. Otherwise as
-// tritgemm_prepare().
-tritgemm_status tritgemm_prepare_f32(size_t tokens,
-                                     size_t features,
-                                     const float *x,
-                                     size_t x_len,
-                                     size_t x_stride,
-                                     size_t group,
-                                     tritgemm_workspace *workspace,
-                                     tritgemm_prepared **out);
+// Prepares activations that are int8 already, `tokens` rows of `cols` = K values,
+// `x_stride` apart; `token_scales`, one a token, turn them back into floats. `group` is
+// the tritgemm_linear_group() of the layers that they are for.
+tritgemm_status tritgemm_prepared_from_int8(size_t tokens,
+                                            size_t cols,
+                                            const int8_t *x,
+                                            size_t x_len,
+                                            size_t x_stride,
+                                            const float *token_scales,
+                                            size_t token_scales_len,
+                                            size_t group,
+                                            tritgemm_workspace *workspace,
+                                            tritgemm_prepared **out);
 
 // Tokens, or 0 for NULL.
 size_t tritgemm_prepared_tokens(const tritgemm_prepared *prepared);

@@ -87,7 +87,8 @@ T *make(tritgemm_status (*function)(Parameters...), Arguments... arguments) {
     return handle;
 }
 
-inline void pin(tritgemm_isa isa) { check(tritgemm_pin(isa)); }
+/// Pins the backend of the process by its name; nullptr returns to the automatic choice.
+inline void pin(const char *name) { check(tritgemm_pin(name)); }
 
 inline std::vector<std::string> backends() {
     std::vector<std::string> names;
@@ -152,8 +153,8 @@ public:
     }
 };
 
-/// Memory that products reuse, and the threads they run on. Its address may be
-/// known to the threads, so it does not move.
+/// Memory that products reuse, and how they run. Its address may be known to the
+/// threads, so it does not move.
 class Workspace {
 public:
     /// Runs body(item) for every item below `items`, on any threads, and
@@ -165,7 +166,13 @@ public:
     Workspace(const Workspace &) = delete;
     Workspace &operator=(const Workspace &) = delete;
 
-    void pin(tritgemm_isa isa) { check(tritgemm_workspace_pin(get(), isa)); }
+    /// Pins the backend by its name; nullptr returns to that of the process.
+    void pin(const char *name) { check(tritgemm_workspace_pin(get(), name)); }
+
+    /// Says whether weights are in the cache when a product starts.
+    void set_weights_in_cache(bool weights_in_cache) {
+        check(tritgemm_workspace_set_weights_in_cache(get(), weights_in_cache));
+    }
 
     /// Runs products on the caller's threads. What `run` throws is thrown again
     /// by the product.
@@ -205,34 +212,25 @@ private:
     std::exception_ptr thrown_;
 };
 
-/// Activations made ready once for several matrices.
+/// Activations made ready once for several matrices, by Linear::prepare_int8(),
+/// Linear::prepare_f32() or of int8 values.
 class Prepared : public Handle<tritgemm_prepared, tritgemm_prepared_destroy> {
 public:
     using Handle::Handle;
 
-    /// int8 by each token's absolute maximum; `group` is that of the layers.
-    static Prepared quantize(std::size_t tokens, std::size_t features, Rows<const float> x,
-                             std::size_t group, Workspace &workspace) {
-        return prepare(tritgemm_prepare, tokens, features, x, group, workspace);
-    }
-
-    /// f32 throughout.
-    static Prepared f32(std::size_t tokens, std::size_t features, Rows<const float> x,
-                        std::size_t group, Workspace &workspace) {
-        return prepare(tritgemm_prepare_f32, tokens, features, x, group, workspace);
+    /// Of activations that are int8 already; `group` is that of the layers.
+    static Prepared from_int8(std::size_t tokens, std::size_t cols, Rows<const std::int8_t> x,
+                              Span<const float> token_scales, std::size_t group,
+                              Workspace &workspace) {
+        tritgemm_prepared *handle = nullptr;
+        workspace.check_product(tritgemm_prepared_from_int8(
+            tokens, cols, x.memory.data(), x.memory.size(), x.stride, token_scales.data(),
+            token_scales.size(), group, workspace.get(), &handle));
+        return Prepared(handle);
     }
 
     std::size_t tokens() const { return tritgemm_prepared_tokens(get()); }
-
-private:
-    template <typename Function>
-    static Prepared prepare(Function function, std::size_t tokens, std::size_t features,
-                            Rows<const float> x, std::size_t group, Workspace &workspace) {
-        tritgemm_prepared *handle = nullptr;
-        workspace.check_product(function(tokens, features, x.memory.data(), x.memory.size(),
-                                         x.stride, group, workspace.get(), &handle));
-        return Prepared(handle);
-    }
+    std::size_t cols() const { return tritgemm_prepared_cols(get()); }
 };
 
 /// A ternary matrix as the kernels read it.
@@ -267,9 +265,14 @@ public:
 
     void gemm_i8(std::size_t tokens, Rows<const std::int8_t> x, Rows<std::int32_t> y,
                  Workspace &workspace) const {
-        workspace.check_product(tritgemm_gemm_i8(get(), tokens, x.memory.data(), x.memory.size(),
-                                                 x.stride, y.memory.data(), y.memory.size(),
-                                                 y.stride, workspace.get()));
+        workspace.check_product(tritgemm_panels_gemm_i8(
+            get(), tokens, x.memory.data(), x.memory.size(), x.stride, y.memory.data(),
+            y.memory.size(), y.stride, workspace.get()));
+    }
+
+    void gemm_i8(const Prepared &x, Rows<std::int32_t> y, Workspace &workspace) const {
+        workspace.check_product(tritgemm_panels_gemm_i8_prepared(
+            get(), x.get(), y.memory.data(), y.memory.size(), y.stride, workspace.get()));
     }
 };
 
@@ -299,29 +302,49 @@ public:
     void save(const std::string &path) const { check(tritgemm_linear_save(get(), path.c_str())); }
 
     /// W1.58A8: int8 inside.
-    void forward(std::size_t tokens, Rows<const float> x, Rows<float> y,
-                 Workspace &workspace) const {
-        run(tritgemm_linear_forward, tokens, x, y, workspace);
+    void forward_int8(std::size_t tokens, Rows<const float> x, Rows<float> y,
+                      Workspace &workspace) const {
+        forward(tritgemm_linear_forward_int8, tokens, x, y, workspace);
     }
 
     /// f32 throughout.
     void forward_f32(std::size_t tokens, Rows<const float> x, Rows<float> y,
                      Workspace &workspace) const {
-        run(tritgemm_linear_forward_f32, tokens, x, y, workspace);
+        forward(tritgemm_linear_forward_f32, tokens, x, y, workspace);
     }
 
-    void forward(const Prepared &x, Rows<float> y, Workspace &workspace) const {
+    /// int8 or f32, as `x` was prepared.
+    void forward_prepared(const Prepared &x, Rows<float> y, Workspace &workspace) const {
         workspace.check_product(tritgemm_linear_forward_prepared(
             get(), x.get(), y.memory.data(), y.memory.size(), y.stride, workspace.get()));
     }
 
+    /// For the int8 pass of this layer and of others with the same K and group.
+    Prepared prepare_int8(std::size_t tokens, Rows<const float> x, Workspace &workspace) const {
+        return prepare(tritgemm_linear_prepare_int8, tokens, x, workspace);
+    }
+
+    /// As prepare_int8(), for the f32 pass.
+    Prepared prepare_f32(std::size_t tokens, Rows<const float> x, Workspace &workspace) const {
+        return prepare(tritgemm_linear_prepare_f32, tokens, x, workspace);
+    }
+
 private:
     template <typename Function>
-    void run(Function function, std::size_t tokens, Rows<const float> x, Rows<float> y,
-             Workspace &workspace) const {
+    void forward(Function function, std::size_t tokens, Rows<const float> x, Rows<float> y,
+                 Workspace &workspace) const {
         workspace.check_product(function(get(), tokens, x.memory.data(), x.memory.size(), x.stride,
                                          y.memory.data(), y.memory.size(), y.stride,
                                          workspace.get()));
+    }
+
+    template <typename Function>
+    Prepared prepare(Function function, std::size_t tokens, Rows<const float> x,
+                     Workspace &workspace) const {
+        tritgemm_prepared *handle = nullptr;
+        workspace.check_product(function(get(), tokens, x.memory.data(), x.memory.size(), x.stride,
+                                         workspace.get(), &handle));
+        return Prepared(handle);
     }
 };
 

@@ -1,4 +1,4 @@
-//! Versions, instruction sets, CPU features.
+//! Versions, backends, CPU features.
 
 use crate::handle::put;
 use crate::status::{Error, Status, guard, guard_value};
@@ -6,42 +6,19 @@ use core::ffi::{CStr, c_char};
 use core::ptr::null;
 use std::ffi::CString;
 use std::sync::OnceLock;
-use tritgemm::Backend;
+use tritgemm::{Backend, diagnostics};
 
-/// An instruction set to pin.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Isa {
-    /// What the environment variable TRITGEMM_ISA names, else the best of this CPU.
-    TritgemmIsaAuto = 0,
-    /// The portable reference.
-    TritgemmIsaScalar = 1,
-    /// x86-64 with AVX2.
-    TritgemmIsaAvx2 = 2,
-    /// x86-64 with AVX-512 F, BW, CD, DQ and VL; VBMI is used where present.
-    TritgemmIsaAvx512 = 3,
-    /// AArch64 with NEON.
-    TritgemmIsaNeon = 4,
-}
-
-/// The instruction set of a number; `None` for the automatic choice.
-pub(crate) fn isa(number: i32) -> Result<Option<tritgemm::Isa>, Error> {
-    const AUTO: i32 = Isa::TritgemmIsaAuto as i32;
-    const SCALAR: i32 = Isa::TritgemmIsaScalar as i32;
-    const AVX2: i32 = Isa::TritgemmIsaAvx2 as i32;
-    const AVX512: i32 = Isa::TritgemmIsaAvx512 as i32;
-    const NEON: i32 = Isa::TritgemmIsaNeon as i32;
-    match number {
-        AUTO => Ok(None),
-        SCALAR => Ok(Some(tritgemm::Isa::Scalar)),
-        AVX2 => Ok(Some(tritgemm::Isa::Avx2)),
-        AVX512 => Ok(Some(tritgemm::Isa::Avx512)),
-        NEON => Ok(Some(tritgemm::Isa::Neon)),
-        _ => Err(Error::new(
-            Status::TritgemmInvalidArgument,
-            format!("instruction set {number}, expected a tritgemm_isa"),
-        )),
+/// The backend of a name; `None` for NULL.
+///
+/// # Safety
+/// Precondition 4 of the crate's documentation.
+pub(crate) unsafe fn backend(name: *const c_char) -> Result<Option<Backend>, Error> {
+    if name.is_null() {
+        return Ok(None);
     }
+    // SAFETY: by precondition 4. No backend has a name that is not UTF-8.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    Ok(Some(Backend::by_name(&name)?))
 }
 
 /// Names with a zero at their end, made once.
@@ -55,7 +32,7 @@ fn names() -> &'static Names {
     let c = |name: &str| CString::new(name).unwrap_or_default();
     NAMES.get_or_init(|| Names {
         backends: Backend::available().map(|b| c(b.name())).collect(),
-        features: tritgemm::cpu_features()
+        features: diagnostics::cpu_features()
             .into_iter()
             .map(|(name, present)| (c(name), present))
             .collect(),
@@ -80,24 +57,24 @@ pub extern "C" fn tritgemm_abi_version() -> u32 {
     1
 }
 
-/// Number of kernel sets that can run on this CPU, at least one.
+/// Number of backends that can run on this CPU, at least one.
 #[unsafe(no_mangle)]
 pub extern "C" fn tritgemm_backend_count() -> usize {
     guard_value(0, || names().backends.len())
 }
 
-/// The name of a kernel set that can run on this CPU, best first: "avx512-vbmi",
-/// "avx512", "avx2", "neon" or "scalar"; "avx512-zen5" comes before them on the CPUs it
-/// was made for, right before "scalar" elsewhere. NULL if there are not that many.
+/// The name of a backend that can run on this CPU, best first: a level with the CPU that
+/// its choice of kernels was measured on, such as "avx512-vbmi/zen5" or "avx2/intel", or
+/// the level alone, "neon" and "scalar". Each can be pinned by this name. NULL if there
+/// are not that many.
 #[unsafe(no_mangle)]
 pub extern "C" fn tritgemm_backend_name(index: usize) -> *const c_char {
     let name = || names().backends.get(index).map_or(null(), |n| n.as_ptr());
     guard_value(null(), name)
 }
 
-/// The name of the kernel set that products run with when their workspace pins none.
-/// NULL if TRITGEMM_ISA names an instruction set that cannot run, of which
-/// tritgemm_last_error() says more.
+/// The name of the backend that products run with when their workspace pins none. NULL
+/// if TRITGEMM_ISA names one that cannot run, of which tritgemm_last_error() says more.
 #[unsafe(no_mangle)]
 pub extern "C" fn tritgemm_active_backend() -> *const c_char {
     let mut name = null();
@@ -131,21 +108,17 @@ pub unsafe extern "C" fn tritgemm_cpu_feature(index: usize, present: *mut bool) 
     })
 }
 
-/// TRITGEMM_OK if an instruction set (a tritgemm_isa) can run on this CPU; if not,
-/// tritgemm_last_error() names what is missing.
+/// Pins the backend of the whole process by its name: that of a backend as
+/// tritgemm_backend_name() gives it, or a level ("scalar", "avx2", "avx512",
+/// "avx512-vbmi", "neon"), whose best backend it takes. NULL returns to what the
+/// environment variable TRITGEMM_ISA names, else the best of this CPU. Only speed depends
+/// on it. Fails and changes nothing if this CPU lacks it; tritgemm_last_error() names
+/// what is missing.
 #[unsafe(no_mangle)]
-pub extern "C" fn tritgemm_isa_check(isa: i32) -> Status {
+pub unsafe extern "C" fn tritgemm_pin(name: *const c_char) -> Status {
     guard(|| {
-        if let Some(isa) = self::isa(isa)? {
-            Backend::for_isa(isa)?;
-        }
-        Ok(())
+        // SAFETY: precondition 4.
+        let backend = unsafe { backend(name) }?;
+        Ok(tritgemm::pin(backend.map(Backend::name))?)
     })
-}
-
-/// Pins the instruction set (a tritgemm_isa) of the whole process. Only speed depends on
-/// it. Fails and changes nothing if this CPU lacks it.
-#[unsafe(no_mangle)]
-pub extern "C" fn tritgemm_pin(isa: i32) -> Status {
-    guard(|| Ok(tritgemm::pin(self::isa(isa)?)?))
 }

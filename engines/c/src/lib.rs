@@ -8,6 +8,7 @@
 //! | `buffer` | pointers of the caller to slices: length, alignment, overlap |
 //! | `handle` | opaque handles to and from pointers |
 //! | `isa`, `codec`, `quant` | functions without handles |
+//! | `product` | what products do with the caller's rows |
 //! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `workspace` | one handle each |
 //! | `parallel_for` | the caller's threads behind a callback |
 //!
@@ -49,6 +50,7 @@ mod panel_file;
 mod panels;
 mod parallel_for;
 mod prepared;
+mod product;
 mod quant;
 mod status;
 mod workspace;

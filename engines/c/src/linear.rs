@@ -1,14 +1,15 @@
 //! `tritgemm_linear`.
 
-use crate::buffer::{Number, Rows, input, owned, reads_slice};
+use crate::buffer::{input, owned};
 use crate::handle::{borrow, destroy, give};
 use crate::matrix::{Matrix, scales};
 use crate::panels::Panels;
-use crate::prepared::Prepared;
+use crate::prepared::{Path, Prepared};
+use crate::product::{self, Input, Raw};
 use crate::status::{Error, Status, guard, guard_value};
-use crate::workspace::{Stage, Workspace};
+use crate::workspace::Workspace;
 use half::{bf16, f16};
-use tritgemm::{GemmError, MatMut, MatRef};
+use tritgemm::Activation;
 
 /// A linear layer: y[n][m] = scale[m] * sum over k of w[m][k] * x[n][k] + bias[m], with
 /// scales for the tensor, for rows or for groups along K.
@@ -133,45 +134,24 @@ pub unsafe extern "C" fn tritgemm_linear_slice_rows(
     })
 }
 
-/// `tokens` rows of the caller's activations.
-type X<T> = (*const T, usize, usize);
-
-/// One forward pass.
+/// The forward pass by int8, of activations in any float type.
 ///
 /// # Safety
 /// Preconditions 1 and 2 of the crate's documentation.
-unsafe fn forward<T: Number>(
+unsafe fn forward_int8<T: Input + Activation>(
     linear: *const Linear,
     tokens: usize,
-    x: X<T>,
-    (y, y_len, y_stride): (*mut f32, usize, usize),
+    x: Raw<*const T>,
+    y: Raw<*mut f32>,
     workspace: *mut Workspace,
-    stage_x: fn(&mut Stage) -> &mut Vec<T>,
-    run: impl FnOnce(
-        &tritgemm::Linear,
-        MatRef<'_, T>,
-        MatMut<'_, f32>,
-        &mut tritgemm::Workspace,
-    ) -> Result<(), GemmError>,
-) -> Result<(), Error> {
+) -> Status {
     // SAFETY: the caller's preconditions.
-    unsafe {
+    guard(|| unsafe {
         let linear = &borrow("linear", linear)?.0;
-        let (m, k) = (linear.out_features(), linear.in_features());
-        let x = Rows::new("x", x, [tokens, k])?;
-        let y = Rows::new("y", (y.cast_const(), y_len, y_stride), [tokens, m])?;
-        let weights = [reads_slice("panels", linear.panels().as_bytes())];
-        Workspace::with(workspace, |inner| {
-            let products = &mut inner.products;
-            let mut stage_y = core::mem::take(&mut inner.stage.y_f32);
-            let result = y.write(&mut stage_y, Some(&x), &weights, |y| {
-                let x = MatRef::new(x.read(stage_x(&mut inner.stage))?, tokens, k)?;
-                Ok(run(linear, x, MatMut::new(y, tokens, m)?, products)?)
-            });
-            inner.stage.y_f32 = stage_y;
-            result
+        product::of_rows(linear.panels(), tokens, x, y, workspace, |x, y, ws| {
+            linear.forward_int8(x, y, ws)
         })
-    }
+    })
 }
 
 /// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values, `x_stride`
@@ -179,7 +159,7 @@ unsafe fn forward<T: Number>(
 /// into `y` (rows of M values, `y_stride` apart). As in BitNet b1.58. A NaN or an
 /// infinity in `x` is an error.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_forward(
+pub unsafe extern "C" fn tritgemm_linear_forward_int8(
     linear: *const Linear,
     tokens: usize,
     x: *const f32,
@@ -191,18 +171,13 @@ pub unsafe extern "C" fn tritgemm_linear_forward(
     workspace: *mut Workspace,
 ) -> Status {
     let (x, y) = ((x, x_len, x_stride), (y, y_len, y_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<f32> = |stage| &mut stage.x_f32;
     // SAFETY: preconditions 1 and 2.
-    guard(|| unsafe {
-        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
-            l.forward(x, y, ws)
-        })
-    })
+    unsafe { forward_int8(linear, tokens, x, y, workspace) }
 }
 
-/// As tritgemm_linear_forward(), `x` in the bits of IEEE half precision (f16).
+/// As tritgemm_linear_forward_int8(), `x` in the bits of IEEE half precision (f16).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_forward_f16(
+pub unsafe extern "C" fn tritgemm_linear_forward_int8_f16(
     linear: *const Linear,
     tokens: usize,
     x: *const u16,
@@ -214,18 +189,13 @@ pub unsafe extern "C" fn tritgemm_linear_forward_f16(
     workspace: *mut Workspace,
 ) -> Status {
     let (x, y) = ((x.cast::<f16>(), x_len, x_stride), (y, y_len, y_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<f16> = |stage| &mut stage.x_f16;
     // SAFETY: preconditions 1 and 2.
-    guard(|| unsafe {
-        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
-            l.forward(x, y, ws)
-        })
-    })
+    unsafe { forward_int8(linear, tokens, x, y, workspace) }
 }
 
-/// As tritgemm_linear_forward(), `x` in the bits of bfloat16.
+/// As tritgemm_linear_forward_int8(), `x` in the bits of bfloat16.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_forward_bf16(
+pub unsafe extern "C" fn tritgemm_linear_forward_int8_bf16(
     linear: *const Linear,
     tokens: usize,
     x: *const u16,
@@ -237,18 +207,13 @@ pub unsafe extern "C" fn tritgemm_linear_forward_bf16(
     workspace: *mut Workspace,
 ) -> Status {
     let (x, y) = ((x.cast::<bf16>(), x_len, x_stride), (y, y_len, y_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<bf16> = |stage| &mut stage.x_bf16;
     // SAFETY: preconditions 1 and 2.
-    guard(|| unsafe {
-        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
-            l.forward(x, y, ws)
-        })
-    })
+    unsafe { forward_int8(linear, tokens, x, y, workspace) }
 }
 
 /// The f32 forward pass in the canonical order of summation: the same bits on every
 /// instruction set. A weight of 0 never touches its activation. Shapes as in
-/// tritgemm_linear_forward().
+/// tritgemm_linear_forward_int8().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_forward_f32(
     linear: *const Linear,
@@ -262,17 +227,18 @@ pub unsafe extern "C" fn tritgemm_linear_forward_f32(
     workspace: *mut Workspace,
 ) -> Status {
     let (x, y) = ((x, x_len, x_stride), (y, y_len, y_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<f32> = |stage| &mut stage.x_f32;
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
-        forward(linear, tokens, x, y, workspace, stage, |l, x, y, ws| {
-            l.forward_f32(x, y, ws)
+        let linear = &borrow("linear", linear)?.0;
+        product::of_rows(linear.panels(), tokens, x, y, workspace, |x, y, ws| {
+            linear.forward_f32(x, y, ws)
         })
     })
 }
 
-/// The forward pass on prepared activations, by the path that they were prepared for.
-/// `y` has a row for each of their tokens.
+/// The forward pass on prepared activations, by int8 or by f32 as they were prepared: the
+/// bits of tritgemm_linear_forward_int8() or tritgemm_linear_forward_f32(), which take
+/// plain activations alone, as C has no overloading. `y` has a row for each of the tokens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_forward_prepared(
     linear: *const Linear,
@@ -285,16 +251,18 @@ pub unsafe extern "C" fn tritgemm_linear_forward_prepared(
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
         let linear = &borrow("linear", linear)?.0;
-        let x = &borrow("x", x)?.0;
-        let (tokens, m) = (x.tokens(), linear.out_features());
-        let y = Rows::new("y", (y.cast_const(), y_len, y_stride), [tokens, m])?;
-        let weights = [reads_slice("panels", linear.panels().as_bytes())];
-        Workspace::with(workspace, |inner| {
-            let products = &mut inner.products;
-            y.write::<f32>(&mut inner.stage.y_f32, None, &weights, |y| {
-                Ok(linear.forward_prepared(x, MatMut::new(y, tokens, m)?, products)?)
-            })
-        })
+        let Prepared { x, path } = borrow("x", x)?;
+        let y = (y, y_len, y_stride);
+        product::of_prepared(
+            linear.panels(),
+            x.tokens(),
+            y,
+            workspace,
+            |y, ws| match path {
+                Path::Int8 => linear.forward_int8(x, y, ws),
+                Path::F32 => linear.forward_f32(x, y, ws),
+            },
+        )
     })
 }
 

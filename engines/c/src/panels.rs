@@ -1,12 +1,11 @@
 //! `tritgemm_panels`.
 
-use crate::buffer::{Rows, reads_slice};
 use crate::handle::{borrow, destroy, give, null, put};
 use crate::matrix::Matrix;
 use crate::prepared::Prepared;
+use crate::product;
 use crate::status::{Error, Status, guard, guard_value};
 use crate::workspace::Workspace;
-use tritgemm::{MatMut, MatRef};
 
 /// A ternary matrix [M][K] as the kernels read it, without scales:
 /// panel[p][strip][r] is packed byte `strip` of row 64 p + r, rows padded with zeros to
@@ -127,7 +126,7 @@ pub unsafe extern "C" fn tritgemm_panels_slice_rows(
 /// The exact integer product y[n][m] = sum over k of w[m][k] * x[n][k], for `tokens` rows
 /// of `x` (K values, `x_stride` apart) and of `y` (M values, `y_stride` apart).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_gemm_i8(
+pub unsafe extern "C" fn tritgemm_panels_gemm_i8(
     panels: *const Panels,
     tokens: usize,
     x: *const i8,
@@ -138,28 +137,20 @@ pub unsafe extern "C" fn tritgemm_gemm_i8(
     y_stride: usize,
     workspace: *mut Workspace,
 ) -> Status {
+    let (x, y) = ((x, x_len, x_stride), (y, y_len, y_stride));
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
         let panels = &borrow("panels", panels)?.0;
-        let (m, k) = (panels.rows(), panels.cols());
-        let x = Rows::new("x", (x, x_len, x_stride), [tokens, k])?;
-        let y = Rows::new("y", (y.cast_const(), y_len, y_stride), [tokens, m])?;
-        let weights = [reads_slice("panels", panels.as_bytes())];
-        Workspace::with(workspace, |inner| {
-            let stage = &mut inner.stage;
-            let products = &mut inner.products;
-            y.write(&mut stage.y_i32, Some(&x), &weights, |y| {
-                let x = MatRef::new(x.read(&mut stage.x_i8)?, tokens, k)?;
-                Ok(panels.gemm_i8(x, MatMut::new(y, tokens, m)?, products)?)
-            })
+        product::of_rows(panels, tokens, x, y, workspace, |x, y, ws| {
+            panels.gemm_i8(x, y, ws)
         })
     })
 }
 
-/// As tritgemm_gemm_i8(), with activations that were prepared as int8 and without
+/// As tritgemm_panels_gemm_i8(), with activations that were prepared as int8 and without
 /// groups; their scales are not applied.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_gemm_i8_prepared(
+pub unsafe extern "C" fn tritgemm_panels_gemm_i8_prepared(
     panels: *const Panels,
     x: *const Prepared,
     y: *mut i32,
@@ -170,15 +161,10 @@ pub unsafe extern "C" fn tritgemm_gemm_i8_prepared(
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
         let panels = &borrow("panels", panels)?.0;
-        let x = &borrow("x", x)?.0;
-        let (tokens, m) = (x.tokens(), panels.rows());
-        let y = Rows::new("y", (y.cast_const(), y_len, y_stride), [tokens, m])?;
-        let weights = [reads_slice("panels", panels.as_bytes())];
-        Workspace::with(workspace, |inner| {
-            let products = &mut inner.products;
-            y.write::<i8>(&mut inner.stage.y_i32, None, &weights, |y| {
-                Ok(panels.gemm_i8_prepared(x, MatMut::new(y, tokens, m)?, products)?)
-            })
+        let x = &borrow("x", x)?.x;
+        let y = (y, y_len, y_stride);
+        product::of_prepared(panels, x.tokens(), y, workspace, |y, ws| {
+            panels.gemm_i8(x, y, ws)
         })
     })
 }

@@ -1,15 +1,26 @@
 //! `tritgemm_prepared`.
 
-use crate::buffer::{Number, Rows, input, owned};
+use crate::buffer::{Rows, input, owned};
 use crate::handle::{borrow, destroy, give};
+use crate::linear::Linear;
+use crate::product::{Input, Raw};
 use crate::status::{Error, Status, guard, guard_value};
-use crate::workspace::{Stage, Workspace};
+use crate::workspace::Workspace;
 use half::{bf16, f16};
-use tritgemm::{GroupSize, MatRef, PreparedActivations};
+use tritgemm::{Activation, GemmError, GroupSize, MatRef, PreparedActivations};
 
 /// Activations made ready once for any number of matrices with the same K, such as those
 /// of Q, K and V or of gate and up.
-pub struct Prepared(pub(crate) PreparedActivations);
+pub struct Prepared {
+    pub(crate) x: PreparedActivations,
+    pub(crate) path: Path,
+}
+
+/// Which forward pass takes them.
+pub(crate) enum Path {
+    Int8,
+    F32,
+}
 
 fn group(len: usize) -> Result<Option<GroupSize>, Error> {
     let unknown = || {
@@ -22,115 +33,132 @@ fn group(len: usize) -> Result<Option<GroupSize>, Error> {
     }
 }
 
-/// Prepares `tokens` rows of `features` values.
+/// Prepares `tokens` rows of `cols` values.
 ///
 /// # Safety
-/// Preconditions 1, 2 and 3 of the crate's documentation.
-unsafe fn prepare<T: Number>(
-    [tokens, features, group]: [usize; 3],
-    x: (*const T, usize, usize),
+/// Preconditions 1 and 2 of the crate's documentation.
+unsafe fn prepare<T: Input>(
+    [tokens, cols]: [usize; 2],
+    x: Raw<*const T>,
+    path: Path,
     workspace: *mut Workspace,
-    out: *mut *mut Prepared,
-    stage: fn(&mut Stage) -> &mut Vec<T>,
-    run: impl FnOnce(
-        MatRef<'_, T>,
-        Option<GroupSize>,
-        &mut tritgemm::Workspace,
-    ) -> Result<PreparedActivations, Error>,
-) -> Result<(), Error> {
+    run: impl FnOnce(MatRef<'_, T>, &mut tritgemm::Workspace) -> Result<PreparedActivations, GemmError>,
+) -> Result<Prepared, Error> {
+    let x = Rows::new("x", x, [tokens, cols])?;
     // SAFETY: the caller's preconditions.
     unsafe {
-        give(out, || {
-            let group = self::group(group)?;
-            let x = Rows::new("x", x, [tokens, features])?;
-            Workspace::with(workspace, |inner| {
-                let x = MatRef::new(x.read(stage(&mut inner.stage))?, tokens, features)?;
-                Ok(Prepared(run(x, group, &mut inner.products)?))
-            })
+        Workspace::with(workspace, |inner| {
+            let x = MatRef::new(x.read(T::copies(&mut inner.stage))?, tokens, cols)?;
+            let x = run(x, &mut inner.products)?;
+            Ok(Prepared { x, path })
         })
     }
 }
 
-/// For the W1.58A8 path: quantises each of `tokens` rows of `x` (`features` = K values,
-/// `x_stride` apart) to int8 by its absolute maximum. `group` is that of the layers
-/// (tritgemm_linear_group()), 0 if their scales are not per group.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_prepare(
+/// Quantises and prepares activations in any float type.
+///
+/// # Safety
+/// Preconditions 1, 2 and 3 of the crate's documentation.
+unsafe fn prepare_int8<T: Input + Activation>(
+    linear: *const Linear,
     tokens: usize,
-    features: usize,
+    x: Raw<*const T>,
+    workspace: *mut Workspace,
+    out: *mut *mut Prepared,
+) -> Status {
+    // SAFETY: the caller's preconditions.
+    guard(|| unsafe {
+        give(out, || {
+            let linear = &borrow("linear", linear)?.0;
+            let shape = [tokens, linear.in_features()];
+            prepare(shape, x, Path::Int8, workspace, |x, ws| {
+                linear.prepare_int8(x, ws)
+            })
+        })
+    })
+}
+
+/// Prepares for the int8 forward pass of a layer, and of any other with the same K and
+/// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values, `x_stride`
+/// apart) to int8 by its absolute maximum. A NaN or an infinity in `x` is an error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
+    linear: *const Linear,
+    tokens: usize,
     x: *const f32,
     x_len: usize,
     x_stride: usize,
-    group: usize,
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
-    let (shape, x) = ([tokens, features, group], (x, x_len, x_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<f32> = |stage| &mut stage.x_f32;
+    let x = (x, x_len, x_stride);
     // SAFETY: preconditions 1, 2 and 3.
-    guard(|| unsafe {
-        prepare(shape, x, workspace, out, stage, |x, group, ws| {
-            Ok(PreparedActivations::quantize(x, group, ws)?)
-        })
-    })
+    unsafe { prepare_int8(linear, tokens, x, workspace, out) }
 }
 
-/// As tritgemm_prepare(), `x` in the bits of IEEE half precision (f16).
+/// As tritgemm_linear_prepare_int8(), `x` in the bits of IEEE half precision (f16).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_prepare_f16(
+pub unsafe extern "C" fn tritgemm_linear_prepare_int8_f16(
+    linear: *const Linear,
     tokens: usize,
-    features: usize,
     x: *const u16,
     x_len: usize,
     x_stride: usize,
-    group: usize,
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
-    let (shape, x) = (
-        [tokens, features, group],
-        (x.cast::<f16>(), x_len, x_stride),
-    );
-    let stage: fn(&mut Stage) -> &mut Vec<f16> = |stage| &mut stage.x_f16;
+    let x = (x.cast::<f16>(), x_len, x_stride);
     // SAFETY: preconditions 1, 2 and 3.
-    guard(|| unsafe {
-        prepare(shape, x, workspace, out, stage, |x, group, ws| {
-            Ok(PreparedActivations::quantize(x, group, ws)?)
-        })
-    })
+    unsafe { prepare_int8(linear, tokens, x, workspace, out) }
 }
 
-/// As tritgemm_prepare(), `x` in the bits of bfloat16.
+/// As tritgemm_linear_prepare_int8(), `x` in the bits of bfloat16.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_prepare_bf16(
+pub unsafe extern "C" fn tritgemm_linear_prepare_int8_bf16(
+    linear: *const Linear,
     tokens: usize,
-    features: usize,
     x: *const u16,
     x_len: usize,
     x_stride: usize,
-    group: usize,
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
-    let (shape, x) = (
-        [tokens, features, group],
-        (x.cast::<bf16>(), x_len, x_stride),
-    );
-    let stage: fn(&mut Stage) -> &mut Vec<bf16> = |stage| &mut stage.x_bf16;
+    let x = (x.cast::<bf16>(), x_len, x_stride);
+    // SAFETY: preconditions 1, 2 and 3.
+    unsafe { prepare_int8(linear, tokens, x, workspace, out) }
+}
+
+/// Prepares for the f32 forward pass. A NaN or an infinity stays what it is. Otherwise as
+/// tritgemm_linear_prepare_int8().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_prepare_f32(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    workspace: *mut Workspace,
+    out: *mut *mut Prepared,
+) -> Status {
     // SAFETY: preconditions 1, 2 and 3.
     guard(|| unsafe {
-        prepare(shape, x, workspace, out, stage, |x, group, ws| {
-            Ok(PreparedActivations::quantize(x, group, ws)?)
+        give(out, || {
+            let linear = &borrow("linear", linear)?.0;
+            let (shape, x) = ([tokens, linear.in_features()], (x, x_len, x_stride));
+            prepare(shape, x, Path::F32, workspace, |x, ws| {
+                linear.prepare_f32(x, ws)
+            })
         })
     })
 }
 
-/// For the W1.58A8 path with activations that are int8 already; `token_scales`, one a
-/// token, turn them back into floats. Otherwise as tritgemm_prepare().
+/// Prepares activations that are int8 already, `tokens` rows of `cols` = K values,
+/// `x_stride` apart; `token_scales`, one a token, turn them back into floats. `group` is
+/// the tritgemm_linear_group() of the layers that they are for.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_prepare_i8(
+pub unsafe extern "C" fn tritgemm_prepared_from_int8(
     tokens: usize,
-    features: usize,
+    cols: usize,
     x: *const i8,
     x_len: usize,
     x_stride: usize,
@@ -140,37 +168,16 @@ pub unsafe extern "C" fn tritgemm_prepare_i8(
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
-    let (shape, x) = ([tokens, features, group], (x, x_len, x_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<i8> = |stage| &mut stage.x_i8;
+    let (shape, x) = ([tokens, cols], (x, x_len, x_stride));
     // SAFETY: preconditions 1, 2 and 3.
     guard(|| unsafe {
-        prepare(shape, x, workspace, out, stage, |x, group, ws| {
+        give(out, || {
+            let group = self::group(group)?;
             let token_scales = input("token_scales", token_scales, token_scales_len);
             let token_scales = owned(token_scales?)?;
-            Ok(PreparedActivations::int8(x, token_scales, group, ws)?)
-        })
-    })
-}
-
-/// For the f32 path. A NaN or an infinity stays what it is. Otherwise as
-/// tritgemm_prepare().
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_prepare_f32(
-    tokens: usize,
-    features: usize,
-    x: *const f32,
-    x_len: usize,
-    x_stride: usize,
-    group: usize,
-    workspace: *mut Workspace,
-    out: *mut *mut Prepared,
-) -> Status {
-    let (shape, x) = ([tokens, features, group], (x, x_len, x_stride));
-    let stage: fn(&mut Stage) -> &mut Vec<f32> = |stage| &mut stage.x_f32;
-    // SAFETY: preconditions 1, 2 and 3.
-    guard(|| unsafe {
-        prepare(shape, x, workspace, out, stage, |x, group, ws| {
-            Ok(PreparedActivations::float(x, group, ws)?)
+            prepare(shape, x, Path::Int8, workspace, |x, ws| {
+                PreparedActivations::from_int8(x, token_scales, group, ws)
+            })
         })
     })
 }
@@ -180,7 +187,7 @@ pub unsafe extern "C" fn tritgemm_prepare_f32(
 pub unsafe extern "C" fn tritgemm_prepared_tokens(prepared: *const Prepared) -> usize {
     guard_value(0, || {
         // SAFETY: precondition 2.
-        unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.0.tokens())
+        unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.x.tokens())
     })
 }
 
@@ -189,7 +196,7 @@ pub unsafe extern "C" fn tritgemm_prepared_tokens(prepared: *const Prepared) -> 
 pub unsafe extern "C" fn tritgemm_prepared_cols(prepared: *const Prepared) -> usize {
     guard_value(0, || {
         // SAFETY: precondition 2.
-        unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.0.cols())
+        unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.x.cols())
     })
 }
 

@@ -27,7 +27,7 @@ pub enum Status {
     TritgemmInvalidValue = 4,
     /// Input and output overlap.
     TritgemmOverlap = 5,
-    /// The CPU or the build lacks the instruction set.
+    /// The CPU or the build lacks the instruction set, or TRITGEMM_ISA names none.
     TritgemmUnsupportedIsa = 6,
     /// The operating system could not read or write a file.
     TritgemmIo = 7,
@@ -73,7 +73,7 @@ macro_rules! from_errors {
 
 from_errors! {
     OutOfMemory: |_| Status::TritgemmOutOfMemory;
-    IsaError: |_| Status::TritgemmUnsupportedIsa;
+    IsaError: isa;
     ViewError: |_| Status::TritgemmInvalidSize;
     Incomplete: |_| Status::TritgemmIncomplete;
     CodecError: codec;
@@ -81,6 +81,13 @@ from_errors! {
     MatrixError: matrix;
     GemmError: gemm;
     PanelFileError: panel_file;
+}
+
+fn isa(error: &IsaError) -> Status {
+    match error {
+        IsaError::Unknown { .. } => Status::TritgemmInvalidArgument,
+        _ => Status::TritgemmUnsupportedIsa,
+    }
 }
 
 fn codec(error: &CodecError) -> Status {

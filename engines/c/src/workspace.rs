@@ -1,23 +1,49 @@
 //! `tritgemm_workspace`.
 
 use crate::handle::{borrow, destroy, give};
-use crate::isa::isa;
+use crate::isa::backend;
 use crate::parallel_for::{Callback, Gate, ParallelFor};
 use crate::status::{Error, Status, guard};
-use core::ffi::c_void;
+use core::ffi::{c_char, c_void};
 use half::{bf16, f16};
 use std::sync::{Arc, Mutex, TryLockError};
-use tritgemm::{Backend, Options};
+use tritgemm::{Backend, Options, Threads};
 
-/// Scratch memory that products reuse, the instruction set and the threads that they run
-/// with. After the first product of a shape, further ones allocate nothing.
+/// Scratch memory that products reuse, and how they run: their backend, their threads and
+/// where their weights are. After the first product of a shape, further ones allocate
+/// nothing.
 pub struct Workspace(Mutex<Inner>);
 
 #[derive(Default)]
 pub(crate) struct Inner {
     pub(crate) products: tritgemm::Workspace,
     pub(crate) stage: Stage,
+    settings: Settings,
     gate: Arc<Gate>,
+}
+
+/// What the setters set, each without a change to the others.
+#[derive(Default)]
+struct Settings {
+    backend: Option<Backend>,
+    pool: Option<Arc<Callback>>,
+    weights_in_cache: bool,
+}
+
+impl Settings {
+    fn options(&self) -> Options {
+        let threads = match &self.pool {
+            Some(pool) => Threads::Pool(pool.clone()),
+            None => Threads::Serial,
+        };
+        let options = Options::new()
+            .threads(threads)
+            .weights_in_cache(self.weights_in_cache);
+        match self.backend {
+            Some(backend) => options.backend(backend),
+            None => options,
+        }
+    }
 }
 
 /// Copies of rows that cannot be used in place.
@@ -54,24 +80,57 @@ impl Workspace {
     }
 }
 
-/// A workspace. Products run on the calling thread.
+impl Inner {
+    fn set(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.products.set_options(self.settings.options());
+    }
+}
+
+/// A workspace. Products run on the calling thread, with the backend of the process and
+/// weights from memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_workspace_create(out: *mut *mut Workspace) -> Status {
     // SAFETY: precondition 3.
-    guard(|| unsafe { give(out, || Ok(Workspace(Mutex::default()))) })
+    guard(|| unsafe {
+        give(out, || {
+            let mut inner = Inner::default();
+            inner.set(|_| ());
+            Ok(Workspace(Mutex::new(inner)))
+        })
+    })
 }
 
-/// Pins the instruction set (a tritgemm_isa) of this workspace's products;
-/// TRITGEMM_ISA_AUTO returns to that of the process. Fails and changes nothing if this
-/// CPU lacks it.
+/// Pins the backend of this workspace's products by its name, as tritgemm_pin() does;
+/// NULL returns to that of the process. Fails and changes nothing if this CPU lacks it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_workspace_pin(workspace: *mut Workspace, isa: i32) -> Status {
+pub unsafe extern "C" fn tritgemm_workspace_pin(
+    workspace: *mut Workspace,
+    name: *const c_char,
+) -> Status {
+    // SAFETY: preconditions 2 and 4.
+    guard(|| unsafe {
+        let backend = backend(name)?;
+        Workspace::with(workspace, |inner| {
+            inner.set(|settings| settings.backend = backend);
+            Ok(())
+        })
+    })
+}
+
+/// Says whether the weights are in the CPU's cache when a product starts, as those of a
+/// small model are, or of one matrix that is multiplied again and again. False unless
+/// said: the weights of a large model come from memory. Only the speed of a single int8
+/// token depends on it, and only on some CPUs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_workspace_set_weights_in_cache(
+    workspace: *mut Workspace,
+    weights_in_cache: bool,
+) -> Status {
     // SAFETY: precondition 2.
     guard(|| unsafe {
         Workspace::with(workspace, |inner| {
-            let backend = self::isa(isa)?.map(Backend::for_isa).transpose()?;
-            let options = backend.map_or(Options::new(), |b| Options::new().backend(b));
-            inner.products.set_options(options);
+            inner.set(|settings| settings.weights_in_cache = weights_in_cache);
             Ok(())
         })
     })
@@ -90,17 +149,16 @@ pub unsafe extern "C" fn tritgemm_workspace_set_parallel_for(
     // SAFETY: precondition 2; precondition 7 covers the callback.
     guard(|| unsafe {
         Workspace::with(workspace, |inner| {
-            let gate = inner.gate.clone();
+            let gate = &inner.gate;
             let pool = parallel_for.map(|run| {
-                let callback = Callback {
+                Arc::new(Callback {
                     workers,
                     run,
                     ctx,
-                    gate,
-                };
-                Arc::new(callback) as Arc<dyn tritgemm::ParallelFor>
+                    gate: gate.clone(),
+                })
             });
-            inner.products.set_parallel_for(pool);
+            inner.set(|settings| settings.pool = pool);
             Ok(())
         })
     })
@@ -112,4 +170,49 @@ pub unsafe extern "C" fn tritgemm_workspace_set_parallel_for(
 pub unsafe extern "C" fn tritgemm_workspace_destroy(workspace: *mut Workspace) {
     // SAFETY: precondition 2.
     unsafe { destroy(workspace) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel_for::Work;
+    use core::ptr::{null, null_mut};
+
+    unsafe extern "C" fn idle(_: *mut c_void, _: usize, _: Work, _: *mut c_void) {}
+
+    #[test]
+    fn setters_keep_each_others_settings() {
+        let mut made = null_mut();
+        let ok = |status| assert_eq!(status, Status::TritgemmOk);
+        // SAFETY: a workspace that lives until the end, and a string.
+        unsafe {
+            ok(tritgemm_workspace_create(&mut made));
+            let ws = made;
+            let options = |backend: &str, threads: &str, in_cache: bool| {
+                let inner = (*ws).0.lock().expect("not poisoned");
+                let wanted = format!(
+                    "Options {{ backend: {backend}, threads: {threads}, family: Auto, weights_in_cache: {in_cache} }}"
+                );
+                assert_eq!(format!("{:?}", inner.products.options()), wanted);
+            };
+            options("None", "Serial", false);
+            ok(tritgemm_workspace_set_parallel_for(
+                ws,
+                4,
+                Some(idle),
+                null_mut(),
+            ));
+            ok(tritgemm_workspace_set_weights_in_cache(ws, true));
+            ok(tritgemm_workspace_pin(ws, c"scalar".as_ptr()));
+            let scalar = "Some(Backend(\"scalar\"))";
+            options(scalar, "Pool(4)", true);
+            ok(tritgemm_workspace_set_parallel_for(ws, 4, None, null_mut()));
+            options(scalar, "Serial", true);
+            ok(tritgemm_workspace_set_weights_in_cache(ws, false));
+            options(scalar, "Serial", false);
+            ok(tritgemm_workspace_pin(ws, null()));
+            options("None", "Serial", false);
+            tritgemm_workspace_destroy(ws);
+        }
+    }
 }

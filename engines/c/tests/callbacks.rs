@@ -4,7 +4,7 @@ mod common;
 
 use common::{Case, fails, make, ok};
 use std::ffi::c_void;
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -126,7 +126,11 @@ fn work_left_out_is_an_error() {
         set(case.workspace, 4, &schedule);
         let incomplete = Status::TritgemmIncomplete;
         fails(case.gemm_i8(case.workspace).0, incomplete, "work items");
-        fails(case.forward(case.workspace).0, incomplete, "work items");
+        fails(
+            case.forward_int8(case.workspace).0,
+            incomplete,
+            "work items",
+        );
         fails(case.forward_f32(case.workspace).0, incomplete, "work items");
         // SAFETY: the workspace lives.
         ok(unsafe { tritgemm_workspace_set_parallel_for(case.workspace, 4, None, null_mut()) });
@@ -164,9 +168,9 @@ fn returning_too_early_is_an_error_and_harmless() {
             status => fails(status, Status::TritgemmIncomplete, "work items"),
         }
     }
-    let late = schedule.kept.lock().expect("not poisoned").expect("kept");
-    late.run(0);
-    late.run(usize::MAX);
+    let kept = schedule.kept.lock().expect("not poisoned").expect("kept");
+    kept.run(0);
+    kept.run(usize::MAX);
     for thread in schedule.threads.lock().expect("not poisoned").drain(..) {
         thread.join().expect("no panic");
     }
@@ -187,7 +191,7 @@ fn a_workspace_serves_one_call_at_a_time() {
             .expect("the workspace");
         let workspace = kept.ctx.cast::<Workspace>();
         // SAFETY: the workspace lives.
-        let status = unsafe { tritgemm_workspace_pin(workspace, 0) };
+        let status = unsafe { tritgemm_workspace_pin(workspace, null()) };
         fails(status, Status::TritgemmBusy, "in use");
         (0..items).for_each(|item| work.run(item));
     });

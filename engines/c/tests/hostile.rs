@@ -35,7 +35,7 @@ fn null_handles_and_outs() {
     let (linear, ws) = (case.linear, case.workspace);
     // SAFETY: buffers with their lengths, handles that live or are null.
     unsafe {
-        let forward = tritgemm_linear_forward;
+        let forward = tritgemm_linear_forward_int8;
         fails(
             forward(null(), N, x, len, K, yp, N * M, M, ws),
             NULL,
@@ -66,7 +66,13 @@ fn null_handles_and_outs() {
         );
 
         fails(tritgemm_workspace_create(null_mut()), NULL, "`out`");
-        fails(tritgemm_workspace_pin(null_mut(), 0), NULL, "`workspace`");
+        fails(
+            tritgemm_workspace_pin(null_mut(), null()),
+            NULL,
+            "`workspace`",
+        );
+        let set = tritgemm_workspace_set_weights_in_cache;
+        fails(set(null_mut(), true), NULL, "`workspace`");
         let set = tritgemm_workspace_set_parallel_for;
         fails(set(null_mut(), 2, None, null_mut()), NULL, "`workspace`");
         fails(tritgemm_panels_pack(case.matrix, null_mut()), NULL, "`out`");
@@ -85,18 +91,24 @@ fn null_handles_and_outs() {
             "`bias`",
         );
         let mut prepared = null_mut();
-        let prepare = tritgemm_prepare;
+        let prepare = tritgemm_linear_prepare_int8;
+        let layer = case.linear;
         fails(
-            prepare(N, K, null(), len, K, 0, ws, &mut prepared),
+            prepare(null(), N, x, len, K, ws, &mut prepared),
+            NULL,
+            "`linear`",
+        );
+        fails(
+            prepare(layer, N, null(), len, K, ws, &mut prepared),
             NULL,
             "`x`",
         );
         fails(
-            prepare(N, K, x, len, K, 0, null_mut(), &mut prepared),
+            prepare(layer, N, x, len, K, none, &mut prepared),
             NULL,
             "`workspace`",
         );
-        fails(prepare(N, K, x, len, K, 0, ws, null_mut()), NULL, "`out`");
+        fails(prepare(layer, N, x, len, K, ws, null_mut()), NULL, "`out`");
         let mut file = null_mut();
         fails(
             tritgemm_panel_file_map(null(), 0, &mut file),
@@ -165,7 +177,7 @@ fn sizes() {
     for ([n, x_len, x_stride, y_len, y_stride], part) in cases {
         // SAFETY: the lengths that are too long do not fit the address space.
         let status = unsafe {
-            let forward = tritgemm_linear_forward;
+            let forward = tritgemm_linear_forward_int8;
             forward(case.linear, n, x, x_len, x_stride, yp, y_len, y_stride, ws)
         };
         fails(status, SIZE, part);
@@ -244,7 +256,7 @@ fn sizes() {
         );
         fails(from_memory(null(), 192, 1, 1, &mut panels), NULL, "`bytes`");
         let mut prepared = null_mut();
-        let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepare_i8);
+        let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
         let status = prepare(N, K, i8s, len, K, s, 1, 0, ws, &mut prepared);
         fails(status, SIZE, "`token_scales` has length 1, expected");
         let prepared = make(|out| prepare(1, K - 1, i8s, K - 1, K - 1, s, 1, 0, ws, out));
@@ -264,27 +276,27 @@ fn choices_and_values() {
     let case = Case::new();
     // SAFETY: buffers with their lengths, out pointers, handles that live.
     unsafe {
-        for isa in [-1, 5, i32::MAX, i32::MIN] {
-            fails(tritgemm_pin(isa), CHOICE, "tritgemm_isa");
-            fails(tritgemm_isa_check(isa), CHOICE, "tritgemm_isa");
-            fails(
-                tritgemm_workspace_pin(case.workspace, isa),
-                CHOICE,
-                "tritgemm_isa",
-            );
-        }
-        let foreign = if cfg!(target_arch = "aarch64") { 2 } else { 4 };
         let unsupported = Status::TritgemmUnsupportedIsa;
-        fails(
-            tritgemm_isa_check(foreign),
-            unsupported,
-            "not part of this build",
-        );
-        fails(
-            tritgemm_workspace_pin(case.workspace, foreign),
-            unsupported,
-            "build",
-        );
+        let foreign = match cfg!(target_arch = "aarch64") {
+            true => c"avx2",
+            false => c"neon",
+        };
+        let cases = [
+            (c"", CHOICE, "unknown instruction set ``"),
+            (c"sse9", CHOICE, "unknown instruction set `sse9`"),
+            (
+                c"scalar/zen4",
+                CHOICE,
+                "unknown instruction set `scalar/zen4`",
+            ),
+            (c"\xff", CHOICE, "unknown instruction set"),
+            (foreign, unsupported, "not part of this build"),
+        ];
+        for (name, status, part) in cases {
+            fails(tritgemm_pin(name.as_ptr()), status, part);
+            let status_here = tritgemm_workspace_pin(case.workspace, name.as_ptr());
+            fails(status_here, status, part);
+        }
         let mut count = 0;
         for granularity in [0, 3, -1, 65, i32::MIN] {
             let status = tritgemm_scale_count(1, 1, granularity, &mut count);
@@ -309,17 +321,15 @@ fn choices_and_values() {
             "NaN",
         );
         let (mut prepared, ws) = (null_mut(), case.workspace);
-        let prepare = tritgemm_prepare;
+        let (x, prepare) = ([f32::NAN; K], tritgemm_linear_prepare_int8);
         fails(
-            prepare(1, 1, nan.as_ptr(), 1, 1, 0, ws, &mut prepared),
+            prepare(case.linear, 1, x.as_ptr(), K, K, ws, &mut prepared),
             VALUE,
             "NaN",
         );
-        fails(
-            prepare(1, 1, nan.as_ptr(), 1, 1, 7, ws, &mut prepared),
-            CHOICE,
-            "group",
-        );
+        let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
+        let status = prepare(1, 1, i8s, 1, 1, nan.as_ptr(), 1, 7, ws, &mut prepared);
+        fails(status, CHOICE, "group");
         assert!(matrix.is_null() && prepared.is_null());
 
         let bytes = [0u8; 128];
@@ -375,7 +385,7 @@ fn misaligned_and_strided_buffers() {
         // SAFETY: as long as said, whatever the alignment.
         ok(unsafe {
             let (len, out) = (N * K, N * (M + 2));
-            tritgemm_linear_forward(case.linear, N, xp, len, K, yp, out, M + 2, case.workspace)
+            tritgemm_linear_forward_int8(case.linear, N, xp, len, K, yp, out, M + 2, case.workspace)
         });
     }
     for (i, bytes) in y[at_y..].chunks_exact(4).take(N * (M + 2)).enumerate() {
@@ -461,7 +471,7 @@ fn overlap() {
             &mut panels,
         ));
         let x = [1i8];
-        let status = tritgemm_gemm_i8(panels, 1, x.as_ptr(), 1, 1, m.cast(), 1, 1, ws);
+        let status = tritgemm_panels_gemm_i8(panels, 1, x.as_ptr(), 1, 1, m.cast(), 1, 1, ws);
         fails(status, shared, "`panels`");
         tritgemm_panels_destroy(panels);
     }
@@ -473,7 +483,7 @@ fn nothing_to_do() {
     // SAFETY: empty buffers may be null.
     unsafe {
         let ws = case.workspace;
-        ok(tritgemm_linear_forward(
+        ok(tritgemm_linear_forward_int8(
             case.linear,
             0,
             null(),
@@ -484,7 +494,7 @@ fn nothing_to_do() {
             M,
             ws,
         ));
-        ok(tritgemm_gemm_i8(
+        ok(tritgemm_panels_gemm_i8(
             case.panels,
             0,
             null(),
@@ -499,7 +509,7 @@ fn nothing_to_do() {
         let empty = make(|out| tritgemm_matrix_from_trits(null(), 0, 0, 5, 2, null(), 0, out));
         let layer = make(|out| tritgemm_linear_create(empty, null(), 0, out));
         let x = [1.0f32; 5];
-        ok(tritgemm_linear_forward(
+        ok(tritgemm_linear_forward_int8(
             layer,
             1,
             x.as_ptr(),
@@ -515,7 +525,7 @@ fn nothing_to_do() {
         let flat_layer = make(|out| tritgemm_linear_create(flat, null(), 0, out));
         let mut y = [7.0f32; 6];
         let tokens = usize::MAX / 2;
-        let forward = tritgemm_linear_forward;
+        let forward = tritgemm_linear_forward_int8;
         let status = forward(flat_layer, tokens, null(), 0, 0, y.as_mut_ptr(), 6, 2, ws);
         fails(status, SIZE, "`y`");
         ok(forward(

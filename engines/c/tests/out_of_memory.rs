@@ -191,44 +191,45 @@ fn products() {
         let (xp, yp) = (x.ptr::<f32>(), y.ptr::<f32>());
         let (nk, nm) = (N * K, N * M);
         let forwards: [(_, &dyn Fn(*mut Workspace) -> Status); 4] = [
-            ("forward", &|ws| {
-                tritgemm_linear_forward(layer, N, xp, nk, K, yp, nm, M, ws)
+            ("forward_int8", &|ws| {
+                tritgemm_linear_forward_int8(layer, N, xp, nk, K, yp, nm, M, ws)
             }),
             ("forward_f32", &|ws| {
                 tritgemm_linear_forward_f32(layer, N, xp, nk, K, yp, nm, M, ws)
             }),
-            ("forward_f16", &|ws| {
-                tritgemm_linear_forward_f16(layer, N, xp.cast(), nk, K, yp, nm, M, ws)
+            ("forward_int8_f16", &|ws| {
+                tritgemm_linear_forward_int8_f16(layer, N, xp.cast(), nk, K, yp, nm, M, ws)
             }),
-            ("forward_bf16", &|ws| {
-                tritgemm_linear_forward_bf16(layer, N, xp.cast(), nk, K, yp, nm, M, ws)
+            ("forward_int8_bf16", &|ws| {
+                tritgemm_linear_forward_int8_bf16(layer, N, xp.cast(), nk, K, yp, nm, M, ws)
             }),
         ];
         for (name, forward) in forwards {
             assert!(every_allocation(name, || new(forward)) >= 4, "{name}");
         }
         let xi = i8s.as_mut_ptr();
-        let gemm = |ws| tritgemm_gemm_i8(panels, N, xi, N * (K + 1), K + 1, yp.cast(), nm, M, ws);
+        let gemm =
+            |ws| tritgemm_panels_gemm_i8(panels, N, xi, N * (K + 1), K + 1, yp.cast(), nm, M, ws);
         assert!(every_allocation("gemm_i8", || new(&gemm)) >= 3);
 
         // One scale a token: as many tokens as can be refused.
         let n = SMALLEST;
         let ts = token_scales.ptr::<f32>();
         let prepared = tritgemm_prepared_destroy;
-        let prepare_i8 = |ws| {
-            let make = |out| tritgemm_prepare_i8(n, 1, xi, n, 1, ts, n, 0, ws, out);
+        let from_int8 = |ws| {
+            let make = |out| tritgemm_prepared_from_int8(n, 1, xi, n, 1, ts, n, 0, ws, out);
             made(make, prepared)
         };
-        assert!(every_allocation("prepare_i8", || new(&prepare_i8)) >= 2);
+        assert!(every_allocation("from_int8", || new(&from_int8)) >= 2);
         let prepare = |ws| {
             made(
-                |out| tritgemm_prepare(N, K, xp, nk, K, 0, ws, out),
+                |out| tritgemm_linear_prepare_int8(layer, N, xp, nk, K, ws, out),
                 prepared,
             )
         };
-        assert!(every_allocation("prepare", || new(&prepare)) >= 3);
+        assert!(every_allocation("prepare_int8", || new(&prepare)) >= 3);
         let ws = handle(|out| tritgemm_workspace_create(out));
-        let activations = handle(|out| tritgemm_prepare(N, K, xp, nk, K, 0, ws, out));
+        let activations = handle(|out| tritgemm_linear_prepare_int8(layer, N, xp, nk, K, ws, out));
         tritgemm_workspace_destroy(ws);
         let forward = |ws| tritgemm_linear_forward_prepared(layer, activations, yp, nm, M, ws);
         assert!(every_allocation("forward_prepared", || new(&forward)) >= 2);

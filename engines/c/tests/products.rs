@@ -4,57 +4,119 @@ mod common;
 
 use common::{Case, K, M, N, make, ok};
 use half::{bf16, f16};
-use std::ffi::{CStr, CString};
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::null;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tritgemm::{Backend, diagnostics};
 use tritgemm_capi::*;
 
-#[test]
-fn versions_and_instruction_sets() {
-    // SAFETY: static strings; an out pointer.
-    unsafe {
-        let version = CStr::from_ptr(tritgemm_version()).to_str();
-        assert_eq!(version, Ok(env!("CARGO_PKG_VERSION")));
-        assert_eq!(tritgemm_abi_version(), 1);
-        let name = |i| {
-            CStr::from_ptr(tritgemm_backend_name(i))
-                .to_str()
-                .expect("UTF-8")
-        };
-        let names: Vec<_> = (0..tritgemm_backend_count()).map(name).collect();
-        let wanted: Vec<_> = tritgemm::Backend::available().map(|b| b.name()).collect();
-        assert_eq!(names, wanted);
-        assert!(
-            names.contains(
-                &CStr::from_ptr(tritgemm_active_backend())
-                    .to_str()
-                    .expect("UTF-8")
-            )
-        );
-        for (i, (name, has)) in tritgemm::cpu_features().into_iter().enumerate() {
-            let mut present = !has;
-            let found = CStr::from_ptr(tritgemm_cpu_feature(i, &mut present));
-            assert_eq!((found.to_str(), present), (Ok(name), has));
-        }
-        let status = CStr::from_ptr(tritgemm_status_name(Status::TritgemmBusy as i32));
-        assert_eq!(status, c"TRITGEMM_BUSY");
-    }
+/// A string of the library's.
+fn text(ptr: *const c_char) -> &'static str {
+    // SAFETY: the names are static.
+    unsafe { CStr::from_ptr(ptr) }.to_str().expect("UTF-8")
+}
+
+fn backends() -> Vec<&'static str> {
+    let name = |i| text(tritgemm_backend_name(i));
+    (0..tritgemm_backend_count()).map(name).collect()
+}
+
+/// Pins a backend of the whole process.
+fn pin(name: Option<&str>) -> Status {
+    let name = name.map(|name| CString::new(name).expect("no zero"));
+    // SAFETY: a string that ends with a zero, or null.
+    unsafe { tritgemm_pin(name.as_ref().map_or(null(), |name| name.as_ptr())) }
 }
 
 #[test]
-fn every_instruction_set_gives_the_same_bits() {
+fn versions_and_features() {
+    assert_eq!(text(tritgemm_version()), env!("CARGO_PKG_VERSION"));
+    assert_eq!(tritgemm_abi_version(), 1);
+    for (i, (name, has)) in diagnostics::cpu_features().into_iter().enumerate() {
+        let mut present = !has;
+        // SAFETY: an out pointer.
+        let found = unsafe { tritgemm_cpu_feature(i, &mut present) };
+        assert_eq!((text(found), present), (name, has));
+    }
+    let busy = tritgemm_status_name(Status::TritgemmBusy as i32);
+    assert_eq!(text(busy), "TRITGEMM_BUSY");
+}
+
+/// Each backend is listed once and is pinned by the name in the list; each gives the
+/// same bits, and so does each level.
+#[test]
+fn every_backend_gives_the_same_bits() {
+    let names = backends();
+    let wanted: Vec<_> = Backend::available().map(|b| b.name()).collect();
+    assert_eq!(names, wanted);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     let case = Case::new();
-    for isa in 0..5 {
-        if tritgemm_isa_check(isa) == Status::TritgemmOk {
-            // SAFETY: the workspace lives.
-            ok(unsafe { tritgemm_workspace_pin(case.workspace, isa) });
-            case.check(case.workspace);
+    for name in &names {
+        ok(pin(Some(name)));
+        assert_eq!(text(tritgemm_active_backend()), *name);
+        let level = name.split('/').next();
+        ok(pin(level));
+        assert!(text(tritgemm_active_backend()).starts_with(level.expect("a level")));
+        let c_name = CString::new(*name).expect("no zero");
+        // SAFETY: the workspace lives, and the name ends with a zero.
+        ok(unsafe { tritgemm_workspace_pin(case.workspace, c_name.as_ptr()) });
+        case.check(case.workspace);
+    }
+    // SAFETY: the workspace lives.
+    ok(unsafe { tritgemm_workspace_pin(case.workspace, null()) });
+    ok(pin(Some("scalar")));
+    case.check(case.workspace);
+    ok(pin(None));
+    assert!(names.contains(&text(tritgemm_active_backend())));
+}
+
+/// Weights in the cache or not: the same bits of one token and of many, on every backend,
+/// on the threads that were set before.
+#[test]
+fn weights_in_cache_change_no_bit() {
+    unsafe extern "C" fn count(ctx: *mut c_void, items: usize, work: Work, work_ctx: *mut c_void) {
+        // SAFETY: the counter outlives the workspace's use; work takes any item.
+        unsafe {
+            (*ctx.cast_const().cast::<AtomicUsize>()).fetch_add(1, Ordering::Relaxed);
+            (0..items).for_each(|item| work.expect("never null")(work_ctx, item));
         }
     }
-    // SAFETY: as above.
-    ok(unsafe { tritgemm_workspace_pin(case.workspace, 0) });
-    ok(tritgemm_pin(Isa::TritgemmIsaScalar as i32));
-    case.check(case.workspace);
-    ok(tritgemm_pin(Isa::TritgemmIsaAuto as i32));
+    let case = Case::new();
+    let (l, ws) = (case.linear, case.workspace);
+    let loops = AtomicUsize::new(0);
+    let ctx = (&raw const loops).cast_mut().cast::<c_void>();
+    let one_token = || {
+        let mut y = vec![0.0f32; M];
+        // SAFETY: buffers with their lengths, handles that live.
+        unsafe {
+            let (x, y) = (case.x.as_ptr(), y.as_mut_ptr());
+            ok(tritgemm_linear_forward_int8(l, 1, x, K, K, y, M, M, ws));
+            let prepared = make(|out| tritgemm_linear_prepare_int8(l, 1, x, K, K, ws, out));
+            ok(tritgemm_linear_forward_prepared(l, prepared, y, M, M, ws));
+            tritgemm_prepared_destroy(prepared);
+        }
+        y
+    };
+    // SAFETY: as above; the counter outlives the workspace's use.
+    unsafe {
+        ok(tritgemm_workspace_set_parallel_for(ws, 4, Some(count), ctx));
+        for name in backends() {
+            let name = CString::new(name).expect("no zero");
+            ok(tritgemm_workspace_pin(ws, name.as_ptr()));
+            for weights_in_cache in [true, false] {
+                ok(tritgemm_workspace_set_weights_in_cache(
+                    ws,
+                    weights_in_cache,
+                ));
+                let before = loops.load(Ordering::Relaxed);
+                case.check(ws);
+                let after = loops.load(Ordering::Relaxed);
+                assert!(after > before, "the callback is still there");
+                assert_eq!(one_token(), case.quantized[..M]);
+            }
+        }
+    }
 }
 
 #[test]
@@ -68,7 +130,7 @@ fn sixteen_bit_activations() {
     // SAFETY: buffers with their lengths, handles that live.
     unsafe {
         let wide: Vec<f32> = half.iter().map(|v| v.to_f32()).collect();
-        ok(tritgemm_linear_forward(
+        ok(tritgemm_linear_forward_int8(
             l,
             N,
             wide.as_ptr(),
@@ -80,9 +142,11 @@ fn sixteen_bit_activations() {
             ws,
         ));
         let x = half.as_ptr().cast();
-        ok(tritgemm_linear_forward_f16(l, N, x, len, K, yp, out, M, ws));
+        ok(tritgemm_linear_forward_int8_f16(
+            l, N, x, len, K, yp, out, M, ws,
+        ));
         assert!(y == wanted && y != case.quantized);
-        let prepared = make(|out| tritgemm_prepare_f16(N, K, x, len, K, 0, ws, out));
+        let prepared = make(|out| tritgemm_linear_prepare_int8_f16(l, N, x, len, K, ws, out));
         y.fill(0.0);
         ok(tritgemm_linear_forward_prepared(
             l,
@@ -96,7 +160,7 @@ fn sixteen_bit_activations() {
         tritgemm_prepared_destroy(prepared);
 
         let wide: Vec<f32> = brain.iter().map(|v| v.to_f32()).collect();
-        ok(tritgemm_linear_forward(
+        ok(tritgemm_linear_forward_int8(
             l,
             N,
             wide.as_ptr(),
@@ -108,7 +172,7 @@ fn sixteen_bit_activations() {
             ws,
         ));
         let x = brain.as_ptr().cast();
-        ok(tritgemm_linear_forward_bf16(
+        ok(tritgemm_linear_forward_int8_bf16(
             l,
             N,
             x,
@@ -120,7 +184,7 @@ fn sixteen_bit_activations() {
             ws,
         ));
         assert!(y == wanted);
-        let prepared = make(|out| tritgemm_prepare_bf16(N, K, x, len, K, 0, ws, out));
+        let prepared = make(|out| tritgemm_linear_prepare_int8_bf16(l, N, x, len, K, ws, out));
         y.fill(0.0);
         ok(tritgemm_linear_forward_prepared(
             l,
@@ -146,9 +210,11 @@ fn prepared_activations() {
     unsafe {
         let (x, x_i8) = (case.x.as_ptr(), case.x_i8.as_ptr());
         let prepared = [
-            make(|out| tritgemm_prepare(N, K, x, len, K, 0, ws, out)),
-            make(|out| tritgemm_prepare_f32(N, K, x, len, K, 0, ws, out)),
-            make(|out| tritgemm_prepare_i8(N, K, x_i8, len, K, ones.as_ptr(), N, 0, ws, out)),
+            make(|out| tritgemm_linear_prepare_int8(l, N, x, len, K, ws, out)),
+            make(|out| tritgemm_linear_prepare_f32(l, N, x, len, K, ws, out)),
+            make(|out| {
+                tritgemm_prepared_from_int8(N, K, x_i8, len, K, ones.as_ptr(), N, 0, ws, out)
+            }),
         ];
         for (prepared, wanted) in prepared.iter().zip([&case.quantized, &case.floats]) {
             assert_eq!(tritgemm_prepared_tokens(*prepared), N);
@@ -163,7 +229,7 @@ fn prepared_activations() {
             ));
             assert!(&y == wanted);
         }
-        let gemm = tritgemm_gemm_i8_prepared;
+        let gemm = tritgemm_panels_gemm_i8_prepared;
         ok(gemm(
             case.panels,
             prepared[2],
@@ -223,7 +289,7 @@ fn panels_without_copies() {
             let again = make(|out| tritgemm_panels_from_memory(at, len, M, K, out));
             let mut sums = vec![0i32; N * M];
             let (x, y) = (case.x_i8.as_ptr(), sums.as_mut_ptr());
-            ok(tritgemm_gemm_i8(
+            ok(tritgemm_panels_gemm_i8(
                 again,
                 N,
                 x,
@@ -239,7 +305,7 @@ fn panels_without_copies() {
             tritgemm_panels_destroy(panels);
             let mut floats = vec![0.0f32; N * M];
             let (x, y) = (case.x.as_ptr(), floats.as_mut_ptr());
-            ok(tritgemm_linear_forward(
+            ok(tritgemm_linear_forward_int8(
                 linear,
                 N,
                 x,
@@ -277,7 +343,7 @@ fn shards_write_columns_of_one_output() {
                         make(|out| tritgemm_linear_slice_rows(case.linear, begin, end, out));
                     assert_eq!(tritgemm_linear_rows(shard), end - begin);
                     let (x, out) = (case.x.as_ptr(), N * M - begin);
-                    ok(tritgemm_linear_forward(
+                    ok(tritgemm_linear_forward_int8(
                         shard,
                         N,
                         x,

@@ -147,6 +147,7 @@ def median_ms(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 rng = np.random.default_rng(SEED)
 weights = rng.standard_normal(LATENT, dtype=np.float32)
 packed = tritgemm.Packed.quantize(weights)
+layer = tritgemm.Linear(packed)
 dense_name = "nn.Linear, f32" if torch is not None else "numpy, f32"
 latency: dict[str, list[float]] = {}
 for n in TOKENS:
@@ -158,8 +159,8 @@ for n in TOKENS:
         calls: dict[str, Callable[[], object]] = {dense_name: lambda: dense(tensor)}
     else:
         calls = {dense_name: lambda: np.matmul(x, weights.T, out=out)}
-    calls["ternary, f32"] = lambda: tritgemm.linear(x, packed, out=out)
-    calls["ternary, int8"] = lambda: tritgemm.linear(x, packed, None, "int8", out=out)
+    calls["ternary, f32"] = lambda: layer.forward_f32(x, out=out)
+    calls["ternary, int8"] = lambda: layer.forward_int8(x, out=out)
     for name, ms in median_ms(calls, 9).items():
         latency.setdefault(name, []).append(ms)
 
@@ -167,7 +168,7 @@ for n in TOKENS:
 # ## Results
 
 # %%
-print(f"digits, {len(test_y)} test images, instruction set {tritgemm.isa()}")
+print(f"digits, {len(test_y)} test images, backend {tritgemm.backend()}")
 for name, percent in accuracies.items():
     print(f"  {name:<28}{percent:6.1f} %")
 print(f"one layer of {LATENT[0]} x {LATENT[1]}, {tritgemm.get_num_threads()} threads, ms")

@@ -4,16 +4,16 @@ use crate::arrays::{Input, Named, describe};
 use crate::errors::Error;
 use crate::options::{Path, group_size};
 use crate::pool::run;
+use crate::product::check_width;
 use crate::quant::{ForFloat, for_float};
 use pyo3::prelude::*;
-use tritgemm::{Activation, GroupSize, PreparedActivations as Core};
+use tritgemm::{Activation, GemmError, Linear, MatRef, PreparedActivations as Core, Workspace};
 
 /// Activations made ready once for any number of weights with the same K, as Q,
 /// K and V, or gate and up, have.
 ///
-/// `x` is float32 [N, K] or [K]; for activations="int8" also float16 or
-/// bfloat16, quantised to int8 token by token. `group` is the group size of the
-/// weights' scales, if they have one. The arrays can be changed afterwards.
+/// Made by Linear.prepare_int8, Linear.prepare_f32 or from_int8. The arrays can be
+/// changed afterwards.
 #[pyclass(frozen, module = "tritgemm")]
 pub struct PreparedActivations {
     pub core: Core,
@@ -26,59 +26,56 @@ impl PreparedActivations {
     pub fn rows(&self) -> (usize, bool) {
         (self.core.tokens(), self.vector)
     }
+
+    /// Of an array, as `work` prepares it without the GIL.
+    fn prepare<T: Named + Sync>(
+        py: Python<'_>,
+        path: Path,
+        x: &Input<'_, T>,
+        work: impl FnOnce(MatRef<'_, T>, &mut Workspace) -> Result<Core, GemmError> + Send,
+    ) -> Result<Self, Error> {
+        let view = x.view()?;
+        let size = x.rows().saturating_mul(x.cols());
+        Ok(Self {
+            core: run(py, size, |ws| work(view, ws))??,
+            path,
+            vector: x.is_vector(),
+        })
+    }
+
+    /// Quantised for a layer.
+    pub fn int8(py: Python<'_>, layer: &Linear, x: &Bound<'_, PyAny>) -> Result<Self, Error> {
+        for_float(py, "x", "[N, K] or [K]", x, Quantize { layer, x })
+    }
+
+    /// For the f32 path of a layer.
+    pub fn f32(py: Python<'_>, layer: &Linear, x: &Bound<'_, PyAny>) -> Result<Self, Error> {
+        let x = Input::<f32>::new("x", "[N, K] or [K]", x)?;
+        check_width(x.cols(), layer.panels())?;
+        Self::prepare(py, Path::F32, &x, |x, ws| layer.prepare_f32(x, ws))
+    }
 }
 
 struct Quantize<'a, 'py> {
+    layer: &'a Linear,
     x: &'a Bound<'py, PyAny>,
-    group: Option<GroupSize>,
 }
 
 impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
     type Output = PreparedActivations;
 
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
-        let (x, group) = (Input::<T>::new("x", "[N, K] or [K]", self.x)?, self.group);
-        let view = x.view()?;
-        let core = run(py, x.rows().saturating_mul(x.cols()), |ws| {
-            Core::quantize(view, group, ws)
-        })??;
-        Ok(PreparedActivations {
-            core,
-            path: Path::Int8,
-            vector: x.is_vector(),
-        })
+        let (layer, x) = (self.layer, Input::<T>::new("x", "[N, K] or [K]", self.x)?);
+        check_width(x.cols(), layer.panels())?;
+        PreparedActivations::prepare(py, Path::Int8, &x, |x, ws| layer.prepare_int8(x, ws))
     }
 }
 
 #[pymethods]
 impl PreparedActivations {
-    #[new]
-    #[pyo3(signature = (x, activations = "f32", *, group = None))]
-    fn new<'py>(
-        py: Python<'py>,
-        x: &Bound<'py, PyAny>,
-        activations: &str,
-        group: Option<usize>,
-    ) -> Result<Self, Error> {
-        let group = group.map(group_size).transpose()?;
-        match Path::parse(activations)? {
-            Path::Int8 => for_float(py, "x", "[N, K] or [K]", x, Quantize { x, group }),
-            Path::F32 => {
-                let x = Input::<f32>::new("x", "[N, K] or [K]", x)?;
-                let view = x.view()?;
-                let size = x.rows().saturating_mul(x.cols());
-                let core = run(py, size, |ws| Core::float(view, group, ws))??;
-                Ok(Self {
-                    core,
-                    path: Path::F32,
-                    vector: x.is_vector(),
-                })
-            }
-        }
-    }
-
     /// From activations that are int8 already ([N, K]) and the scale of each
-    /// token (float32 [N]; 1 if not given).
+    /// token (float32 [N]; 1 if not given). `group` is the group size of the
+    /// weights' scales, if they have one.
     #[staticmethod]
     #[pyo3(signature = (x, token_scales = None, *, group = None))]
     fn from_int8(
@@ -104,13 +101,8 @@ impl PreparedActivations {
                 }
             }
         };
-        let view = x.view()?;
-        let size = x.rows().saturating_mul(x.cols());
-        let core = run(py, size, |ws| Core::int8(view, scales, group, ws))??;
-        Ok(Self {
-            core,
-            path: Path::Int8,
-            vector: x.is_vector(),
+        Self::prepare(py, Path::Int8, &x, |x, ws| {
+            Core::from_int8(x, scales, group, ws)
         })
     }
 

@@ -10,14 +10,14 @@
 //! | [`codec`], [`quant`] | functions on trits and floats |
 //! | [`packed`], [`linear`], [`activations`] | classes |
 //! | [`product`] | the products behind them |
-//! | [`isa`] | instruction sets |
+//! | [`backend`] | which kernels run |
 #![deny(unsafe_code)]
 
 mod activations;
 mod arrays;
+mod backend;
 mod codec;
 mod errors;
-mod isa;
 mod linear;
 mod options;
 #[allow(unsafe_code)] // One call: a panel file mapped into memory.
@@ -32,6 +32,8 @@ mod _tritgemm {
     #[pymodule_export]
     use crate::activations::PreparedActivations;
     #[pymodule_export]
+    use crate::backend::{available, backend, cpu_features, kernels, pin};
+    #[pymodule_export]
     use crate::codec::{pack, unpack};
     #[pymodule_export]
     use crate::errors::{
@@ -39,15 +41,13 @@ mod _tritgemm {
         TritgemmError,
     };
     #[pymodule_export]
-    use crate::isa::{available, cpu_features, isa, kernels, pin};
-    #[pymodule_export]
     use crate::linear::Linear;
     #[pymodule_export]
     use crate::packed::Packed;
     #[pymodule_export]
     use crate::pool::{get_num_threads, set_num_threads};
     #[pymodule_export]
-    use crate::product::{gemm_i8_function, linear};
+    use crate::product::{gemm_i8, linear};
     #[pymodule_export]
     use crate::quant::{quantize_activations, ternarize};
 

@@ -1,8 +1,9 @@
 //! `Linear`: packed weights with a bias.
 
+use crate::activations::PreparedActivations;
 use crate::errors::Error;
 use crate::packed::{self, Packed};
-use crate::product;
+use crate::product::Call;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
@@ -28,16 +29,63 @@ impl Linear {
         Ok(Self { core })
     }
 
-    /// The forward pass: see linear.
-    #[pyo3(signature = (x, activations = None, *, out = None))]
-    fn __call__<'py>(
+    /// The W1.58A8 pass of BitNet b1.58, float32 [N, M]: each token of x (float32,
+    /// float16 or bfloat16 [N, K] or [K], or PreparedActivations of prepare_int8)
+    /// is quantised to int8, and the sums are exact. `out` and `weights_in_cache`
+    /// as in gemm_i8.
+    #[pyo3(signature = (x, *, out = None, weights_in_cache = false))]
+    fn forward_int8<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
-        activations: Option<&str>,
         out: Option<&Bound<'py, PyAny>>,
+        weights_in_cache: bool,
     ) -> Result<Bound<'py, PyAny>, Error> {
-        product::forward(py, &self.core, x, activations, out)
+        let call = Call {
+            py,
+            out,
+            weights_in_cache,
+        };
+        call.forward_int8(&self.core, x)
+    }
+
+    /// The f32 pass, float32 [N, M], of x (float32 [N, K] or [K], or
+    /// PreparedActivations of prepare_f32): sums have one order, the same bits on
+    /// every instruction set and number of threads. `out` and `weights_in_cache`
+    /// as in gemm_i8.
+    #[pyo3(signature = (x, *, out = None, weights_in_cache = false))]
+    fn forward_f32<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        out: Option<&Bound<'py, PyAny>>,
+        weights_in_cache: bool,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        let call = Call {
+            py,
+            out,
+            weights_in_cache,
+        };
+        call.forward_f32(&self.core, x)
+    }
+
+    /// Quantises x (float32, float16 or bfloat16 [N, K] or [K]) once for
+    /// forward_int8 of this layer and of others with the same K and group size.
+    fn prepare_int8(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+    ) -> Result<PreparedActivations, Error> {
+        PreparedActivations::int8(py, &self.core, x)
+    }
+
+    /// As prepare_int8, of float32 x for forward_f32.
+    fn prepare_f32(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+    ) -> Result<PreparedActivations, Error> {
+        PreparedActivations::f32(py, &self.core, x)
     }
 
     /// Reads a panel file, which must have scales. `mmap` and `verify` as in

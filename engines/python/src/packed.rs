@@ -5,7 +5,7 @@ use crate::codec::check_width;
 use crate::errors::Error;
 use crate::options::{granularity, group_size, is_2_4};
 use crate::pool::run;
-use crate::product;
+use crate::product::Call;
 use crate::quant::{scales_shape, ternarize_matrix};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -314,14 +314,20 @@ impl Packed {
 
     /// The exact integer product of x (int8 [N, K] or [K]) with the transposed
     /// weights, int32 [N, M] or [M]; scales are not applied. See gemm_i8.
-    #[pyo3(signature = (x, out = None))]
+    #[pyo3(signature = (x, out = None, *, weights_in_cache = false))]
     fn gemm_i8<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
+        weights_in_cache: bool,
     ) -> Result<Bound<'py, PyAny>, Error> {
-        product::gemm_i8(py, self.core.panels(), x, out)
+        let call = Call {
+            py,
+            out,
+            weights_in_cache,
+        };
+        call.gemm_i8(self.core.panels(), x)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -1,15 +1,18 @@
-//! The products: what `gemm_i8`, `linear` and the classes' methods run.
+//! The products: `gemm_i8`, `linear`, and what the classes' methods run.
 
 use crate::activations::PreparedActivations;
 use crate::arrays::{Input, Named, Output};
 use crate::errors::Error;
-use crate::linear::Linear;
+use crate::linear::Linear as Layer;
 use crate::options::Path;
 use crate::packed::{self, Packed};
 use crate::pool::run;
 use crate::quant::{ForFloat, for_float};
 use pyo3::prelude::*;
-use tritgemm::{Activation, GemmError, Linear as Core, MatMut, MatRef, Panels, Workspace};
+use tritgemm::{
+    Activation, GemmError, Linear, MatMut, MatRef, Options, Panels, PreparedActivations as Core,
+    Workspace,
+};
 
 /// Multiplications that a product saves: for the choice of threads.
 fn size(panels: &Panels, tokens: usize) -> usize {
@@ -17,40 +20,8 @@ fn size(panels: &Panels, tokens: usize) -> usize {
     weights.saturating_mul(tokens)
 }
 
-/// One product: into `out` or a new array `[N, M]`, without the GIL.
-fn into_array<'py, T: Named + Send + Sync>(
-    py: Python<'py>,
-    out: Option<&Bound<'py, PyAny>>,
-    panels: &Panels,
-    (tokens, vector): (usize, bool),
-    check: impl FnOnce(&Output<'py, T>) -> Result<(), Error>,
-    work: impl FnOnce(MatMut<'_, T>, &mut Workspace) -> Result<(), GemmError> + Send,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let mut y = Output::<T>::new(py, out, [tokens, panels.rows()], vector)?;
-    check(&y)?;
-    let view = y.view()?;
-    run(py, size(panels, tokens), |ws| work(view, ws))??;
-    Ok(y.into_object())
-}
-
-/// As [`into_array`], of an array `x`, whose width is checked first: an output
-/// is only made for a product that can be.
-fn of_array<'py, X: Named + Send + Sync, T: Named + Send + Sync>(
-    py: Python<'py>,
-    x: &Bound<'py, PyAny>,
-    out: Option<&Bound<'py, PyAny>>,
-    panels: &Panels,
-    work: impl FnOnce(MatRef<'_, X>, MatMut<'_, T>, &mut Workspace) -> Result<(), GemmError> + Send,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let x = Input::<X>::new("x", "[N, K] or [K]", x)?;
-    check_width(x.cols(), panels)?;
-    let rows = (x.rows(), x.is_vector());
-    let apart = |y: &Output<'py, T>| y.check_apart("x", &x);
-    let view = x.view()?;
-    into_array(py, out, panels, rows, apart, |y, ws| work(view, y, ws))
-}
-
-fn check_width(cols: usize, panels: &Panels) -> Result<(), Error> {
+/// Checks that activations are as wide as weights.
+pub fn check_width(cols: usize, panels: &Panels) -> Result<(), Error> {
     let expected = panels.cols();
     if cols == expected {
         return Ok(());
@@ -58,78 +29,134 @@ fn check_width(cols: usize, panels: &Panels) -> Result<(), Error> {
     Err(GemmError::InputWidth { cols, expected }.into())
 }
 
-/// int8 activations, prepared or not, to int32.
-pub fn gemm_i8<'py>(
-    py: Python<'py>,
-    panels: &Panels,
-    x: &Bound<'py, PyAny>,
-    out: Option<&Bound<'py, PyAny>>,
-) -> Result<Bound<'py, PyAny>, Error> {
-    if let Ok(x) = x.cast::<PreparedActivations>() {
-        let x = x.get();
-        check_width(x.core.cols(), panels)?;
-        return into_array(
-            py,
-            out,
-            panels,
-            x.rows(),
-            |_| Ok(()),
-            |y, ws| panels.gemm_i8_prepared(&x.core, y, ws),
-        );
-    }
-    of_array::<i8, i32>(py, x, out, panels, |x, y, ws| panels.gemm_i8(x, y, ws))
+/// What a call of a product says besides its operands.
+#[derive(Clone, Copy)]
+pub struct Call<'a, 'py> {
+    pub py: Python<'py>,
+    /// Where the result goes; a new array if not given.
+    pub out: Option<&'a Bound<'py, PyAny>>,
+    pub weights_in_cache: bool,
 }
 
-/// A layer's forward pass. `path` may be left out: f32, or what `x` was
-/// prepared for.
-pub fn forward<'py>(
-    py: Python<'py>,
-    core: &Core,
-    x: &Bound<'py, PyAny>,
-    path: Option<&str>,
-    out: Option<&Bound<'py, PyAny>>,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let path = path.map(Path::parse).transpose()?;
-    let panels = core.panels();
-    if let Ok(x) = x.cast::<PreparedActivations>() {
-        let x = x.get();
-        if let Some(path) = path.filter(|&path| path != x.path) {
-            return Err(Error::other(format!(
-                "activations: '{}' asked for, x was prepared for '{}'",
-                path.name(),
-                x.path.name()
-            )));
-        }
-        check_width(x.core.cols(), panels)?;
-        return into_array(
-            py,
-            out,
-            panels,
-            x.rows(),
-            |_| Ok(()),
-            |y, ws| core.forward_prepared(&x.core, y, ws),
-        );
+impl<'py> Call<'_, 'py> {
+    /// Of an array `x`, whose width is checked first: an output is only made for
+    /// a product that can be.
+    fn of_array<X: Named + Sync, Y: Named + Send + Sync>(
+        self,
+        panels: &Panels,
+        x: &Bound<'py, PyAny>,
+        work: impl FnOnce(MatRef<'_, X>, MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        let x = Input::<X>::new("x", "[N, K] or [K]", x)?;
+        check_width(x.cols(), panels)?;
+        let (rows, view) = ((x.rows(), x.is_vector()), x.view()?);
+        let apart = |y: &Output<'py, Y>| y.check_apart("x", &x);
+        self.into_array(panels, rows, apart, |y, ws| work(view, y, ws))
     }
-    match path {
-        None | Some(Path::F32) => {
-            of_array::<f32, f32>(py, x, out, panels, |x, y, ws| core.forward_f32(x, y, ws))
+
+    /// As [`of_array`](Self::of_array), of prepared activations.
+    fn of_prepared<Y: Named + Send + Sync>(
+        self,
+        panels: &Panels,
+        x: &PreparedActivations,
+        work: impl FnOnce(&Core, MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        check_width(x.core.cols(), panels)?;
+        self.into_array(panels, x.rows(), |_| Ok(()), |y, ws| work(&x.core, y, ws))
+    }
+
+    /// One product: into `out` or a new array `[N, M]`, without the GIL.
+    fn into_array<Y: Named + Send + Sync>(
+        self,
+        panels: &Panels,
+        (tokens, vector): (usize, bool),
+        check: impl FnOnce(&Output<'py, Y>) -> Result<(), Error>,
+        work: impl FnOnce(MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        let mut y = Output::<Y>::new(self.py, self.out, [tokens, panels.rows()], vector)?;
+        check(&y)?;
+        let view = y.view()?;
+        let options = Options::new().weights_in_cache(self.weights_in_cache);
+        run(self.py, size(panels, tokens), |ws| {
+            ws.set_options(options);
+            work(view, ws)
+        })??;
+        Ok(y.into_object())
+    }
+
+    /// int8 activations, prepared or not, to int32.
+    pub fn gemm_i8(
+        self,
+        panels: &Panels,
+        x: &Bound<'py, PyAny>,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        match x.cast::<PreparedActivations>() {
+            Ok(x) => self.of_prepared(panels, x.get(), |x, y, ws| panels.gemm_i8(x, y, ws)),
+            _ => self.of_array::<i8, i32>(panels, x, |x, y, ws| panels.gemm_i8(x, y, ws)),
         }
-        Some(Path::Int8) => for_float(py, "x", "[N, K] or [K]", x, Forward { core, x, out }),
+    }
+
+    /// A layer's int8 pass.
+    pub fn forward_int8(
+        self,
+        layer: &Linear,
+        x: &Bound<'py, PyAny>,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        match x.cast::<PreparedActivations>() {
+            Ok(x) => self.of_prepared(layer.panels(), x.get(), |x, y, ws| {
+                layer.forward_int8(x, y, ws)
+            }),
+            _ => {
+                let (call, shape) = (self, "[N, K] or [K]");
+                for_float(self.py, "x", shape, x, ForwardInt8 { call, layer, x })
+            }
+        }
+    }
+
+    /// A layer's f32 pass.
+    pub fn forward_f32(
+        self,
+        layer: &Linear,
+        x: &Bound<'py, PyAny>,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        let panels = layer.panels();
+        match x.cast::<PreparedActivations>() {
+            Ok(x) => self.of_prepared(panels, x.get(), |x, y, ws| layer.forward_f32(x, y, ws)),
+            _ => self.of_array::<f32, f32>(panels, x, |x, y, ws| layer.forward_f32(x, y, ws)),
+        }
+    }
+
+    /// A layer's pass. `path` may be left out: f32, or what `x` was prepared for.
+    fn forward(
+        self,
+        layer: &Linear,
+        x: &Bound<'py, PyAny>,
+        path: Option<&str>,
+    ) -> Result<Bound<'py, PyAny>, Error> {
+        let path = match (path, x.cast::<PreparedActivations>()) {
+            (Some(path), _) => Path::parse(path)?,
+            (None, Ok(x)) => x.get().path,
+            (None, Err(_)) => Path::F32,
+        };
+        match path {
+            Path::F32 => self.forward_f32(layer, x),
+            Path::Int8 => self.forward_int8(layer, x),
+        }
     }
 }
 
-struct Forward<'a, 'py> {
-    core: &'a Core,
+struct ForwardInt8<'a, 'py> {
+    call: Call<'a, 'py>,
+    layer: &'a Linear,
     x: &'a Bound<'py, PyAny>,
-    out: Option<&'a Bound<'py, PyAny>>,
 }
 
-impl<'py> ForFloat<'py> for Forward<'_, 'py> {
+impl<'py> ForFloat<'py> for ForwardInt8<'_, 'py> {
     type Output = Bound<'py, PyAny>;
 
-    fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
-        let Self { core, x, out } = self;
-        of_array::<T, f32>(py, x, out, core.panels(), |x, y, ws| core.forward(x, y, ws))
+    fn call<T: Activation + Named>(self, _: Python<'py>) -> Result<Self::Output, Error> {
+        let Self { call, layer, x } = self;
+        call.of_array::<T, f32>(layer.panels(), x, |x, y, ws| layer.forward_int8(x, y, ws))
     }
 }
 
@@ -139,20 +166,28 @@ impl<'py> ForFloat<'py> for Forward<'_, 'py> {
 /// `weights` is a Packed or a Linear, or packed bytes (uint8 [M, ceil(K/4)]),
 /// which are laid out anew by every call. `x` is int8 [N, K] or [K] (then the
 /// result is [M]), or PreparedActivations for "int8". Scales are not applied.
-/// `out` is written to and returned; it must not overlap an input.
-#[pyfunction(name = "gemm_i8")]
-#[pyo3(signature = (weights, x, out = None))]
-pub fn gemm_i8_function<'py>(
+/// `out` is written to and returned; it must not overlap an input. Say
+/// `weights_in_cache` if the weights are in the CPU's cache already, as those of
+/// a small model are: a vector may take less time then.
+#[pyfunction]
+#[pyo3(signature = (weights, x, out = None, *, weights_in_cache = false))]
+pub fn gemm_i8<'py>(
     py: Python<'py>,
     weights: &Bound<'py, PyAny>,
     x: &Bound<'py, PyAny>,
     out: Option<&Bound<'py, PyAny>>,
+    weights_in_cache: bool,
 ) -> Result<Bound<'py, PyAny>, Error> {
+    let call = Call {
+        py,
+        out,
+        weights_in_cache,
+    };
     if let Ok(weights) = weights.cast::<Packed>() {
-        return gemm_i8(py, weights.get().core.panels(), x, out);
+        return call.gemm_i8(weights.get().core.panels(), x);
     }
-    if let Ok(weights) = weights.cast::<Linear>() {
-        return gemm_i8(py, weights.get().core.panels(), x, out);
+    if let Ok(weights) = weights.cast::<Layer>() {
+        return call.gemm_i8(weights.get().core.panels(), x);
     }
     let k = match x.cast::<PreparedActivations>() {
         Ok(x) => x.get().core.cols(),
@@ -164,19 +199,17 @@ pub fn gemm_i8_function<'py>(
     let size = packed.rows() * packed.cols();
     let panels = run(py, size, |_| Panels::from_packed(bytes, k))??;
     drop(packed);
-    gemm_i8(py, &panels, x, out)
+    call.gemm_i8(&panels, x)
 }
 
 /// y = x weights^T, times the scales, plus the bias: float32 [N, M].
 ///
 /// `weights` is a Packed, or a Linear (which has its own bias). `x` is [N, K] or
-/// [K], or PreparedActivations. With activations="f32" x is float32 and the sum
-/// has one order: the same bits on every instruction set and number of threads.
-/// With "int8" x is float32, float16 or bfloat16, is quantised to int8 token by
-/// token, and the sum is exact (BitNet's W1.58A8). By default it is "f32", or
-/// what x was prepared for. `out` is written to and returned.
+/// [K], or PreparedActivations. activations="f32" is Linear.forward_f32, "int8" is
+/// Linear.forward_int8. By default it is "f32", or what x was prepared for. `out`
+/// and `weights_in_cache` as in gemm_i8.
 #[pyfunction]
-#[pyo3(signature = (x, weights, bias = None, activations = None, *, out = None))]
+#[pyo3(signature = (x, weights, bias = None, activations = None, *, out = None, weights_in_cache = false))]
 pub fn linear<'py>(
     py: Python<'py>,
     x: &Bound<'py, PyAny>,
@@ -184,10 +217,16 @@ pub fn linear<'py>(
     bias: Option<&Bound<'py, PyAny>>,
     activations: Option<&str>,
     out: Option<&Bound<'py, PyAny>>,
+    weights_in_cache: bool,
 ) -> Result<Bound<'py, PyAny>, Error> {
-    if let Ok(layer) = weights.cast::<Linear>() {
+    let call = Call {
+        py,
+        out,
+        weights_in_cache,
+    };
+    if let Ok(layer) = weights.cast::<Layer>() {
         return match bias {
-            None => forward(py, &layer.get().core, x, activations, out),
+            None => call.forward(&layer.get().core, x, activations),
             Some(_) => Err(Error::other(
                 "bias: the Linear given as `weights` has its own",
             )),
@@ -199,12 +238,12 @@ pub fn linear<'py>(
             "weights: expected Packed or Linear, got {got}"
         )));
     };
-    let core = &weights.get().core;
+    let layer = &weights.get().core;
     match bias {
-        None => forward(py, core, x, activations, out),
+        None => call.forward(layer, x, activations),
         Some(bias) => {
-            let core = core.clone().with_bias(packed::bias(bias)?)?;
-            forward(py, &core, x, activations, out)
+            let layer = layer.clone().with_bias(packed::bias(bias)?)?;
+            call.forward(&layer, x, activations)
         }
     }
 }

@@ -50,7 +50,7 @@ def test_vectors_give_vectors(rng):
     assert packed.gemm_i8(x, out) is out
     np.testing.assert_array_equal(out, y)
     assert tritgemm.linear(x.astype(np.float32), packed).shape == (70,)
-    prepared = tritgemm.PreparedActivations(x.astype(np.float32), "int8")
+    prepared = tritgemm.Linear(packed).prepare_int8(x.astype(np.float32))
     assert tritgemm.linear(prepared, packed).shape == (70,)
 
 
@@ -67,11 +67,12 @@ def test_the_float_path_within_the_error_of_summation(rng, m, k, n):
     assert y.dtype == np.float32 and y.shape == (n, m)
     assert (np.abs(y - exact) <= summation_error(k + 2) * size).all()
     layer = tritgemm.Linear(packed, bias)
-    np.testing.assert_array_equal(layer(x), y)
+    np.testing.assert_array_equal(layer.forward_f32(x), y)
     np.testing.assert_array_equal(tritgemm.linear(x, layer), y)
-    prepared = tritgemm.PreparedActivations(x)
-    np.testing.assert_array_equal(layer(prepared), y)
-    np.testing.assert_array_equal(layer(prepared, "f32"), y)
+    prepared = layer.prepare_f32(x)
+    np.testing.assert_array_equal(layer.forward_f32(prepared), y)
+    np.testing.assert_array_equal(tritgemm.linear(prepared, layer), y)
+    np.testing.assert_array_equal(tritgemm.linear(prepared, layer, None, "f32"), y)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -86,12 +87,15 @@ def test_the_int8_path_is_the_quantised_product(rng, dtype):
     y = tritgemm.linear(x, packed, bias, activations="int8")
     error = summation_error(5) * (np.abs(product) + np.abs(bias))
     assert (np.abs(y - (product + bias)) <= error).all()
+    layer = tritgemm.Linear(packed, bias)
+    np.testing.assert_array_equal(layer.forward_int8(x), y)
     for prepared in (
-        tritgemm.PreparedActivations(x, "int8"),
+        layer.prepare_int8(x),
         tritgemm.PreparedActivations.from_int8(values, token_scales),
     ):
         assert prepared.activations == "int8" and prepared.shape == (9, 259)
         np.testing.assert_array_equal(tritgemm.linear(prepared, packed, bias), y)
+        np.testing.assert_array_equal(layer.forward_int8(prepared), y)
 
 
 def test_bfloat16_activations(rng):
@@ -116,13 +120,18 @@ def test_scales_per_group(rng, group):
     size = np.abs(x.astype(np.float64)) @ np.abs(dense).T
     y = tritgemm.linear(x, packed)
     assert (np.abs(y - exact) <= summation_error(300 + 2 * groups) * size).all()
-    for path in ("f32", "int8"):
-        prepared = tritgemm.PreparedActivations(x, path, group=group)
+    layer = tritgemm.Linear(packed)
+    for path, prepared in (("f32", layer.prepare_f32(x)), ("int8", layer.prepare_int8(x))):
+        assert prepared.activations == path
         np.testing.assert_array_equal(
             tritgemm.linear(prepared, packed), tritgemm.linear(x, packed, activations=path)
         )
+    ungrouped = tritgemm.Linear(tritgemm.Packed.from_trits(trits))
     with pytest.raises(tritgemm.TritgemmError, match="prepared for groups of None"):
-        tritgemm.linear(tritgemm.PreparedActivations(x), packed)
+        tritgemm.linear(ungrouped.prepare_f32(x), packed)
+    values, token_scales = tritgemm.quantize_activations(x)
+    prepared = tritgemm.PreparedActivations.from_int8(values, token_scales, group=group)
+    np.testing.assert_array_equal(layer.forward_int8(prepared), layer.forward_int8(x))
 
 
 def test_a_zero_weight_never_touches_its_activation():
@@ -131,17 +140,39 @@ def test_a_zero_weight_never_touches_its_activation():
     assert y[0] == 3 and np.isnan(y[1])
 
 
-def test_results_depend_neither_on_threads_nor_on_the_instruction_set(rng, defaults):
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_weights_in_the_cache_change_no_bit(rng, defaults, n):
+    trits, packed = weights(rng, 130, 333)
+    layer = tritgemm.Linear(packed)
+    x = rng.standard_normal((n, 333), dtype=np.float32)
+    values, _ = tritgemm.quantize_activations(x)
+    calls = [
+        lambda **said: packed.gemm_i8(values, **said),
+        lambda **said: tritgemm.gemm_i8(layer, values, **said),
+        lambda **said: layer.forward_int8(x, **said),
+        lambda **said: layer.forward_int8(layer.prepare_int8(x), **said),
+        lambda **said: layer.forward_f32(x, **said),
+        lambda **said: tritgemm.linear(x, packed, activations="int8", **said),
+    ]
+    expected = [call().tobytes() for call in calls]
+    for name in tritgemm.available():
+        tritgemm.pin(name)
+        for said in (True, False):
+            found = [call(weights_in_cache=said).tobytes() for call in calls]
+            assert found == expected, (name, said)
+
+
+def test_results_depend_neither_on_threads_nor_on_the_backend(rng, defaults):
     _, packed = weights(rng, 700, 1300)
     x = rng.standard_normal((33, 1300), dtype=np.float32)
     tritgemm.set_num_threads(1)
     tritgemm.pin("scalar")
     expected = tritgemm.linear(x, packed).tobytes()
-    for isa in tritgemm.available():
-        tritgemm.pin(isa)
+    for name in tritgemm.available():
+        tritgemm.pin(name)
         for threads in (1, 2, 3, 8):
             tritgemm.set_num_threads(threads)
-            assert tritgemm.linear(x, packed).tobytes() == expected, (isa, threads)
+            assert tritgemm.linear(x, packed).tobytes() == expected, (name, threads)
 
 
 def test_wrong_widths_and_types(rng):
@@ -149,7 +180,10 @@ def test_wrong_widths_and_types(rng):
     with pytest.raises(tritgemm.ShapeError, match=r"activations of 9 columns for a matrix of 8 \(K\)"):
         packed.gemm_i8(np.zeros((2, 9), np.int8))
     with pytest.raises(tritgemm.ShapeError, match="9 columns"):
-        tritgemm.linear(tritgemm.PreparedActivations(np.zeros((2, 9), np.float32)), packed)
+        tritgemm.linear(tritgemm.PreparedActivations.from_int8(np.zeros((2, 9), np.int8)), packed)
+    for prepare in (tritgemm.Linear(packed).prepare_int8, tritgemm.Linear(packed).prepare_f32):
+        with pytest.raises(tritgemm.ShapeError, match="9 columns"):
+            prepare(np.zeros((2, 9), np.float32))
     with pytest.raises(TypeError, match=r"x: expected int8 \[N, K\] or \[K\], got float32 \[2, 8\]"):
         packed.gemm_i8(np.zeros((2, 8), np.float32))
     with pytest.raises(TypeError, match=r"x: expected float32 .* got float64 \[2, 8\]"):
@@ -166,9 +200,12 @@ def test_wrong_widths_and_types(rng):
         tritgemm.gemm_i8(np.zeros((2, 3), np.uint8), np.zeros((2, 8), np.int8))
     with pytest.raises(tritgemm.TritgemmError, match="expected 'f32' or 'int8', got 'int4'"):
         tritgemm.linear(np.zeros((2, 8), np.float32), packed, activations="int4")
-    prepared = tritgemm.PreparedActivations(np.zeros((2, 8), np.float32))
-    with pytest.raises(tritgemm.TritgemmError, match="'int8' asked for, x was prepared for 'f32'"):
+    prepared = tritgemm.Linear(packed).prepare_f32(np.zeros((2, 8), np.float32))
+    with pytest.raises(tritgemm.TritgemmError, match="prepared as f32, expected int8"):
         tritgemm.linear(prepared, packed, activations="int8")
+    with pytest.raises(tritgemm.TritgemmError, match="prepared as int8, expected f32"):
+        layer = tritgemm.Linear(packed)
+        layer.forward_f32(layer.prepare_int8(np.zeros((2, 8), np.float32)))
     with pytest.raises(tritgemm.TritgemmError, match="prepared as f32, expected int8"):
         packed.gemm_i8(prepared)
     with pytest.raises(tritgemm.TritgemmError, match="has its own"):

@@ -1,4 +1,4 @@
-"""Threads, forks, the GIL, instruction sets."""
+"""Threads, forks, the GIL, backends."""
 
 import multiprocessing
 import os
@@ -139,32 +139,36 @@ def test_many_python_threads_at_once(large, defaults):
     assert results == [expected] * 30
 
 
-def test_instruction_sets(defaults):
+def test_backends(defaults):
     names = tritgemm.available()
     assert names[-1] == "scalar" and len(set(names)) == len(names)
+    levels = {name.partition("/")[0] for name in names}
     for name in names:
         tritgemm.pin(name)
-        assert tritgemm.isa() == name
+        assert tritgemm.backend() == name
         kernels = tritgemm.kernels()
-        general = {"codec", "i8-row", "i8-column", "f32-row", "f32-column"}
-        special = {"i8-streamed", "i8-narrow", "f32-narrow"}
-        assert set(kernels) == general | special
-        assert all(kernels[operation].startswith(name) for operation in general)
-        # These may be another instruction set's that runs here too.
-        assert all(kernels[operation].startswith(tuple(names)) for operation in special)
+        assert set(kernels) == {"codec", "few_i8", "many_i8", "few_f32", "many_f32"}
+        # A level may use the kernels of another one that runs here too.
+        assert all(kernel.startswith(tuple(levels)) for named in kernels.values() for kernel in named)
+        assert all(kernels.values())
+    for level in levels:
+        tritgemm.pin(level)
+        assert tritgemm.backend().partition("/")[0] == level
+    tritgemm.pin("scalar")
     assert all(isinstance(has, bool) for has in tritgemm.cpu_features().values())
-    with pytest.raises(tritgemm.IsaError, match="unknown instruction set `sse9`"):
-        tritgemm.pin("sse9")
-    missing = {"scalar", "avx2", "avx512", "neon"} - set(names)
-    for name in missing:
-        with pytest.raises(tritgemm.IsaError, match=name):
-            tritgemm.pin(name)
-    assert tritgemm.isa() == "scalar", "a failed pin changes nothing"
+    for unknown in ("sse9", "scalar/zen4", ""):
+        with pytest.raises(tritgemm.IsaError, match=f"unknown instruction set `{unknown}`"):
+            tritgemm.pin(unknown)
+    for level in {"scalar", "avx2", "avx512", "avx512-vbmi", "neon"} - levels:
+        with pytest.raises(tritgemm.IsaError, match=level):
+            tritgemm.pin(level)
+    assert tritgemm.backend() == "scalar", "a failed pin changes nothing"
 
 
-def test_the_instruction_set_by_the_environment():
-    code = "import tritgemm; print(tritgemm.isa())"
-    assert run_python(code, TRITGEMM_ISA="scalar").stdout.strip() == "scalar"
+def test_the_backend_by_the_environment():
+    code = "import tritgemm; print(tritgemm.backend())"
+    for name in tritgemm.available():
+        assert run_python(code, TRITGEMM_ISA=name).stdout.strip() == name
     assert "unknown instruction set `mmx`" in run_python(code, TRITGEMM_ISA="mmx").stderr
 
 

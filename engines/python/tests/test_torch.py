@@ -295,8 +295,8 @@ def test_int8_activations_in_inference():
     with torch.no_grad():
         y = layer(x)
     native = layer.to_native()
-    np.testing.assert_array_equal(y.numpy(), native(x.numpy(), "int8"))
-    np.testing.assert_array_equal(layer(x).detach().numpy(), native(x.numpy()))
+    np.testing.assert_array_equal(y.numpy(), native.forward_int8(x.numpy()))
+    np.testing.assert_array_equal(layer(x).detach().numpy(), native.forward_f32(x.numpy()))
 
 
 def test_strided_and_transposed_inputs():
@@ -349,7 +349,7 @@ def test_copies_and_pickles():
 def test_to_native_saves_what_inference_computes(tmp_path):
     layer, x = layer_of(), torch.randn(2, 203)
     layer.to_native().save(tmp_path / "layer")
-    y = tritgemm.Linear.load(tmp_path / "layer", mmap=True)(x.numpy())
+    y = tritgemm.Linear.load(tmp_path / "layer", mmap=True).forward_f32(x.numpy())
     np.testing.assert_array_equal(y, layer(x).detach().numpy())
 
 

@@ -16,8 +16,8 @@ packed = tritgemm.Packed.from_trits(values, scales, group=64)
 assert_type(packed.gemm_i8(trits), NDArray[np.int32])
 assert_type(packed.shape, tuple[int, int])
 layer = tritgemm.Linear(packed, np.zeros(4, np.float32))
-x = tritgemm.PreparedActivations(np.ones((2, 8), np.float32), "int8", group=64)
-assert_type(layer(x), NDArray[np.float32])
+x = layer.prepare_int8(np.ones((2, 8), np.float32))
+assert_type(layer.forward_int8(x, weights_in_cache=True), NDArray[np.float32])
 assert_type(tritgemm.linear(x, packed, activations="int8"), NDArray[np.float32])
 tritgemm.pin("scalar")
 tritgemm.pin(None)
@@ -27,6 +27,6 @@ except tritgemm.EncodingError as error:
     raise SystemExit(str(error)) from error
 
 # Each of these is an error, and mypy says so if it is not.
-tritgemm.pin("sse")  # type: ignore[arg-type]
+tritgemm.pin(2)  # type: ignore[arg-type]
 tritgemm.ternarize(values)  # type: ignore[arg-type]
 tritgemm.linear(x, packed, activations="int4")  # type: ignore[arg-type]

@@ -68,7 +68,10 @@ impl Case {
         let x: Vec<f32> = numbers(N * K).map(|v| v as f32 / 1e6 - 8.0).collect();
         let x_i8: Vec<i8> = numbers(N * K).map(|v| v as i8).collect();
 
-        let matrix = TernaryMatrix::from_trits(&trits, M, K, Scales::per_row(scales.clone()));
+        let matrix = TernaryMatrix::from_trits(
+            MatRef::new(&trits, M, K).expect("a view"),
+            Scales::per_row(scales.clone()),
+        );
         let layer = tritgemm::Linear::new(&matrix.expect("a matrix")).expect("a layer");
         let layer = layer.with_bias(bias.clone()).expect("a bias");
         let ws = &mut tritgemm::Workspace::new();
@@ -81,7 +84,7 @@ impl Case {
         let y = MatMut::new(&mut floats, N, M).expect("a view");
         layer.forward_f32(x_view, y, ws).expect("fits");
         let y = MatMut::new(&mut quantized, N, M).expect("a view");
-        layer.forward(x_view, y, ws).expect("fits");
+        layer.forward_int8(x_view, y, ws).expect("fits");
 
         // SAFETY: buffers with their lengths, handles that live.
         unsafe {
@@ -110,7 +113,7 @@ impl Case {
         let (x, len) = (self.x_i8.as_ptr(), self.x_i8.len());
         // SAFETY: buffers with their lengths, handles that live.
         let status = unsafe {
-            tritgemm_gemm_i8(
+            tritgemm_panels_gemm_i8(
                 self.panels,
                 N,
                 x,
@@ -125,13 +128,13 @@ impl Case {
         (status, y)
     }
 
-    pub fn forward(&self, workspace: *mut Workspace) -> (Status, Vec<f32>) {
+    pub fn forward_int8(&self, workspace: *mut Workspace) -> (Status, Vec<f32>) {
         let mut y = vec![0.0; N * M];
         let (x, len) = (self.x.as_ptr(), self.x.len());
         // SAFETY: buffers with their lengths, handles that live.
         let status = unsafe {
             let y = y.as_mut_ptr();
-            tritgemm_linear_forward(self.linear, N, x, len, K, y, N * M, M, workspace)
+            tritgemm_linear_forward_int8(self.linear, N, x, len, K, y, N * M, M, workspace)
         };
         (status, y)
     }
@@ -153,9 +156,9 @@ impl Case {
         let (status, sums) = self.gemm_i8(workspace);
         ok(status);
         assert!(sums == self.sums, "gemm_i8");
-        let (status, y) = self.forward(workspace);
+        let (status, y) = self.forward_int8(workspace);
         ok(status);
-        assert!(y == self.quantized, "forward");
+        assert!(y == self.quantized, "forward_int8");
         let (status, y) = self.forward_f32(workspace);
         ok(status);
         assert!(y == self.floats, "forward_f32");

@@ -11,7 +11,6 @@ _Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[Any]
 _Granularity: TypeAlias = Literal["tensor", "row", 64, 128, 256]
 _Group: TypeAlias = Literal[64, 128, 256]
 _Path: TypeAlias = Literal["f32", "int8"]
-_Isa: TypeAlias = Literal["scalar", "avx2", "avx512", "neon"]
 _Scales: TypeAlias = float | NDArray[np.float32]
 
 __all__ = [
@@ -27,10 +26,10 @@ __all__ = [
     "TritgemmError",
     "__version__",
     "available",
+    "backend",
     "cpu_features",
     "gemm_i8",
     "get_num_threads",
-    "isa",
     "kernels",
     "linear",
     "pack",
@@ -72,6 +71,8 @@ def gemm_i8(
     weights: Packed | Linear | NDArray[np.uint8],
     x: NDArray[np.int8] | PreparedActivations,
     out: NDArray[np.int32] | None = None,
+    *,
+    weights_in_cache: bool = False,
 ) -> NDArray[np.int32]: ...
 def linear(
     x: _Float | PreparedActivations,
@@ -80,11 +81,12 @@ def linear(
     activations: _Path | None = None,
     *,
     out: NDArray[np.float32] | None = None,
+    weights_in_cache: bool = False,
 ) -> NDArray[np.float32]: ...
-def isa() -> _Isa: ...
-def available() -> list[_Isa]: ...
-def pin(isa: _Isa | None) -> None: ...
-def kernels() -> dict[str, str]: ...
+def backend() -> str: ...
+def available() -> list[str]: ...
+def pin(name: str | None) -> None: ...
+def kernels() -> dict[str, list[str]]: ...
 def cpu_features() -> dict[str, bool]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
@@ -138,18 +140,29 @@ class Packed:
         self,
         x: NDArray[np.int8] | PreparedActivations,
         out: NDArray[np.int32] | None = None,
+        *,
+        weights_in_cache: bool = False,
     ) -> NDArray[np.int32]: ...
 
 @final
 class Linear:
     def __new__(cls, weights: Packed, bias: NDArray[np.float32] | None = None) -> Linear: ...
-    def __call__(
+    def forward_int8(
         self,
         x: _Float | PreparedActivations,
-        activations: _Path | None = None,
         *,
         out: NDArray[np.float32] | None = None,
+        weights_in_cache: bool = False,
     ) -> NDArray[np.float32]: ...
+    def forward_f32(
+        self,
+        x: NDArray[np.float32] | PreparedActivations,
+        *,
+        out: NDArray[np.float32] | None = None,
+        weights_in_cache: bool = False,
+    ) -> NDArray[np.float32]: ...
+    def prepare_int8(self, x: _Float) -> PreparedActivations: ...
+    def prepare_f32(self, x: NDArray[np.float32]) -> PreparedActivations: ...
     @staticmethod
     def load(
         path: str | PathLike[str], *, mmap: bool = False, verify: bool = True
@@ -170,9 +183,6 @@ class Linear:
 
 @final
 class PreparedActivations:
-    def __new__(
-        cls, x: _Float, activations: _Path = "f32", *, group: _Group | None = None
-    ) -> PreparedActivations: ...
     @staticmethod
     def from_int8(
         x: NDArray[np.int8],

@@ -10,7 +10,7 @@ use crate::timing::{Protocol, Sample, interleaved};
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::Duration;
-use tritgemm::codec::{self, Mode};
+use tritgemm::codec::{self, Mode, row_bytes};
 use tritgemm::{Backend, MatMut, MatRef, TernaryMatrix, Threads, Workspace};
 use tritgemm_loops::memory::Bytes;
 
@@ -192,8 +192,9 @@ pub fn encode(context: &Context<'_>, weights: &Weights) -> anyhow::Result<Measur
         context,
         &mut copy(trits.len() + encoded.len()),
         &mut || {
-            codec::encode(black_box(trits), rows, cols, &mut encoded, Mode::Strict)
-                .expect("valid trits");
+            let trits = MatRef::new(black_box(trits), rows, cols).expect("all trits");
+            let packed = MatMut::new(&mut encoded, rows, row_bytes(cols)).expect("all bytes");
+            codec::encode(trits, packed, Mode::Strict).expect("valid trits");
             black_box(&encoded);
         },
     ))
@@ -207,14 +208,10 @@ pub fn decode(context: &Context<'_>, weights: &Weights) -> anyhow::Result<Measur
         context,
         &mut copy(trits.len() + matrix.packed().len()),
         &mut || {
-            codec::decode(
-                black_box(matrix.packed()),
-                rows,
-                cols,
-                &mut trits,
-                Mode::Strict,
-            )
-            .expect("valid bytes");
+            let packed = black_box(matrix.packed());
+            let packed = MatRef::new(packed, rows, row_bytes(cols)).expect("all bytes");
+            let out = MatMut::new(&mut trits, rows, cols).expect("all trits");
+            codec::decode(packed, out, Mode::Strict).expect("valid bytes");
             black_box(&trits);
         },
     ))
