@@ -69,7 +69,7 @@ pub fn matrix(Shape { m, k, seed, .. }: Shape) -> TernaryMatrix {
     let rng = &mut Rng::new(seed);
     let trits = rng.vec(m * k, Rng::trit);
     let scales = Scales::per_row(rng.vec(m, |rng| 1.25 + 0.75 * rng.unit()));
-    TernaryMatrix::from_trits(&trits, m, k, scales).expect("trits")
+    TernaryMatrix::from_trits(view(&trits, m, k), scales).expect("trits")
 }
 
 /// Everything of a product but its weights. Once it ran, running it again with
