@@ -10,7 +10,7 @@ use tritgemm::quant::{absmean, sparsify_2_4, sparsify_trits_2_4, ternarize};
 use tritgemm::{Granularity, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
 use tritgemm_testing::golden::{CASES, Case, Golden};
 #[cfg(feature = "train")]
-use tritgemm_testing::{view, view_mut};
+use tritgemm_testing::{bits, view, view_mut};
 
 /// Half an ulp of 1: the most that one f32 operation is wrong by, relatively.
 const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -20,10 +20,6 @@ fn each_case(check: impl Fn(usize, &Case<'_>)) {
     for index in CASES {
         check(index, &golden.case(index));
     }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
 }
 
 /// Floats of one sign, counted from one to the other.

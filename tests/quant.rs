@@ -8,7 +8,7 @@ use tritgemm::quant::{
 };
 use tritgemm::{Granularity, GroupSize, MatMut, MatRef};
 use tritgemm_testing::floats::{Float, widened};
-use tritgemm_testing::{view, view_mut};
+use tritgemm_testing::{bits, view, view_mut};
 
 /// Finite floats of every kind: of one size, of all sizes, subnormal, zero,
 /// equal magnitudes, the largest.
@@ -118,10 +118,6 @@ fn sparsify_scalar<T: Copy + Default>(w: &mut [T], magnitude: impl Fn(T) -> f32)
             }
         }
     }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
 }
 
 proptest! {

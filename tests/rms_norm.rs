@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tritgemm::nn::{LayerError, RmsNorm};
 use tritgemm::{MatMut, MatRef};
 use tritgemm_testing::floats::{Float, narrowed, widened};
-use tritgemm_testing::{view, view_mut};
+use tritgemm_testing::{bits, view, view_mut};
 
 const U: f64 = f32::EPSILON as f64 / 2.0;
 /// Half the distance of f32's smallest values: what rounding near zero costs.
@@ -26,10 +26,6 @@ fn values(
             prop::collection::vec(-2.0_f32..2.0, n),
         )
     })
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
 }
 
 proptest! {

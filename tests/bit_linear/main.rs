@@ -4,6 +4,7 @@
 use tritgemm::nn::{BitLinear, LayerError};
 use tritgemm::quant::QuantError;
 use tritgemm::{Backend, MatMut, MatRef, MatrixError, Options, Workspace};
+use tritgemm_testing::bits;
 
 const U: f64 = f32::EPSILON as f64 / 2.0;
 
@@ -18,10 +19,6 @@ fn uniform(count: usize, seed: u32) -> Vec<f32> {
     })
     .take(count)
     .collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
 }
 
 fn forward(layer: &mut BitLinear, x: &[f32], ws: &mut Workspace) -> Vec<f32> {
