@@ -7,10 +7,25 @@ use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 use tritgemm_capi::*;
 
-const NULL: Status = Status::TritgemmNullPointer;
-const SIZE: Status = Status::TritgemmInvalidSize;
-const CHOICE: Status = Status::TritgemmInvalidArgument;
-const VALUE: Status = Status::TritgemmInvalidValue;
+#[track_caller]
+fn fails_null(got: Status, part: &str) {
+    fails(got, Status::TritgemmNullPointer, part);
+}
+
+#[track_caller]
+fn fails_size(got: Status, part: &str) {
+    fails(got, Status::TritgemmInvalidSize, part);
+}
+
+#[track_caller]
+fn fails_choice(got: Status, part: &str) {
+    fails(got, Status::TritgemmInvalidArgument, part);
+}
+
+#[track_caller]
+fn fails_value(got: Status, part: &str) {
+    fails(got, Status::TritgemmInvalidValue, part);
+}
 
 /// `f32`s at an address that is not aligned for them.
 fn misaligned(values: &[f32]) -> Vec<u8> {
@@ -36,110 +51,72 @@ fn null_handles_and_outs() {
     // SAFETY: buffers with their lengths, handles that live or are null.
     unsafe {
         let forward = tritgemm_linear_forward_int8;
-        fails(
-            forward(null(), N, x, len, K, yp, N * M, M, ws),
-            NULL,
-            "`linear`",
-        );
-        fails(
-            forward(linear, N, null(), len, K, yp, N * M, M, ws),
-            NULL,
-            "`x`",
-        );
-        fails(
+        fails_null(forward(null(), N, x, len, K, yp, N * M, M, ws), "`linear`");
+        fails_null(forward(linear, N, null(), len, K, yp, N * M, M, ws), "`x`");
+        fails_null(
             forward(linear, N, x, len, K, null_mut(), N * M, M, ws),
-            NULL,
             "`y`",
         );
         let none = null_mut();
-        fails(
+        fails_null(
             forward(linear, N, x, len, K, yp, N * M, M, none),
-            NULL,
             "`workspace`",
         );
         // One byte into a handle.
         let inside = linear.cast_const().wrapping_byte_add(1);
-        fails(
-            forward(inside, N, x, len, K, yp, N * M, M, ws),
-            NULL,
-            "no handle",
-        );
+        fails_null(forward(inside, N, x, len, K, yp, N * M, M, ws), "no handle");
 
-        fails(tritgemm_workspace_create(null_mut()), NULL, "`out`");
-        fails(
-            tritgemm_workspace_pin(null_mut(), null()),
-            NULL,
-            "`workspace`",
-        );
+        fails_null(tritgemm_workspace_create(null_mut()), "`out`");
+        fails_null(tritgemm_workspace_pin(null_mut(), null()), "`workspace`");
         let set = tritgemm_workspace_set_weights_in_cache;
-        fails(set(null_mut(), true), NULL, "`workspace`");
+        fails_null(set(null_mut(), true), "`workspace`");
         let set = tritgemm_workspace_set_parallel_for;
-        fails(set(null_mut(), 2, None, null_mut()), NULL, "`workspace`");
-        fails(tritgemm_panels_pack(case.matrix, null_mut()), NULL, "`out`");
+        fails_null(set(null_mut(), 2, None, null_mut()), "`workspace`");
+        fails_null(tritgemm_panels_pack(case.matrix, null_mut()), "`out`");
         let mut panels = null_mut();
-        fails(tritgemm_panels_pack(null(), &mut panels), NULL, "`matrix`");
+        fails_null(tritgemm_panels_pack(null(), &mut panels), "`matrix`");
         assert!(panels.is_null());
         let mut linear = null_mut();
-        fails(
+        fails_null(
             tritgemm_linear_create(null(), null(), 0, &mut linear),
-            NULL,
             "`matrix`",
         );
-        fails(
+        fails_null(
             tritgemm_linear_create(case.matrix, null(), M, &mut linear),
-            NULL,
             "`bias`",
         );
         let mut prepared = null_mut();
         let prepare = tritgemm_linear_prepare_int8;
         let layer = case.linear;
-        fails(
-            prepare(null(), N, x, len, K, ws, &mut prepared),
-            NULL,
-            "`linear`",
-        );
-        fails(
-            prepare(layer, N, null(), len, K, ws, &mut prepared),
-            NULL,
-            "`x`",
-        );
-        fails(
+        fails_null(prepare(null(), N, x, len, K, ws, &mut prepared), "`linear`");
+        fails_null(prepare(layer, N, null(), len, K, ws, &mut prepared), "`x`");
+        fails_null(
             prepare(layer, N, x, len, K, none, &mut prepared),
-            NULL,
             "`workspace`",
         );
-        fails(prepare(layer, N, x, len, K, ws, null_mut()), NULL, "`out`");
+        fails_null(prepare(layer, N, x, len, K, ws, null_mut()), "`out`");
         let mut file = null_mut();
-        fails(
-            tritgemm_panel_file_map(null(), 0, &mut file),
-            NULL,
-            "`path`",
-        );
-        fails(tritgemm_panel_file_load(null(), &mut file), NULL, "`path`");
-        fails(tritgemm_linear_save(case.linear, null()), NULL, "`path`");
-        fails(tritgemm_packed_size(1, 1, null_mut()), NULL, "`out`");
-        fails(
+        fails_null(tritgemm_panel_file_map(null(), 0, &mut file), "`path`");
+        fails_null(tritgemm_panel_file_load(null(), &mut file), "`path`");
+        fails_null(tritgemm_linear_save(case.linear, null()), "`path`");
+        fails_null(tritgemm_packed_size(1, 1, null_mut()), "`out`");
+        fails_null(
             tritgemm_matrix_packed(case.matrix, null_mut(), null_mut()),
-            NULL,
             "`packed`",
         );
 
-        assert_eq!(
-            tritgemm_matrix_rows(null()) + tritgemm_matrix_cols(null()),
-            0
-        );
-        assert_eq!(
-            tritgemm_linear_rows(null()) + tritgemm_linear_cols(null()),
-            0
-        );
-        assert_eq!(
-            tritgemm_panels_rows(null()) + tritgemm_panels_cols(null()),
-            0
-        );
-        assert_eq!(
-            tritgemm_prepared_tokens(null()) + tritgemm_linear_group(null()),
-            0
-        );
+        let sizes = [
+            tritgemm_matrix_rows(null()),
+            tritgemm_matrix_cols(null()),
+            tritgemm_linear_rows(null()),
+            tritgemm_linear_cols(null()),
+            tritgemm_linear_group(null()),
+            tritgemm_panels_rows(null()),
+            tritgemm_panels_cols(null()),
+            tritgemm_prepared_tokens(null()),
+            tritgemm_prepared_cols(null()),
+        ];
+        assert_eq!(sizes, [0; 9]);
         tritgemm_matrix_destroy(null_mut());
         tritgemm_panels_destroy(null_mut());
         tritgemm_linear_destroy(null_mut());
@@ -180,26 +157,17 @@ fn sizes() {
             let forward = tritgemm_linear_forward_int8;
             forward(case.linear, n, x, x_len, x_stride, yp, y_len, y_stride, ws)
         };
-        fails(status, SIZE, part);
+        fails_size(status, part);
     }
     assert!(y.iter().all(|&y| y == 7.0));
     // SAFETY: out pointers and lengths as they are.
     unsafe {
         let mut size = 3;
-        fails(
-            tritgemm_packed_size(huge, 8, &mut size),
-            SIZE,
-            "address space",
-        );
-        fails(
-            tritgemm_panels_size(huge, 8, &mut size),
-            SIZE,
-            "address space",
-        );
-        fails(tritgemm_panels_size(1, 1 << 24, &mut size), SIZE, "columns");
-        fails(
+        fails_size(tritgemm_packed_size(huge, 8, &mut size), "address space");
+        fails_size(tritgemm_panels_size(huge, 8, &mut size), "address space");
+        fails_size(tritgemm_panels_size(1, 1 << 24, &mut size), "columns");
+        fails_size(
             tritgemm_scale_count(huge, 65, 64, &mut size),
-            SIZE,
             "address space",
         );
         assert_eq!(size, 3);
@@ -207,63 +175,42 @@ fn sizes() {
         let (trits, scale) = ([0i8; 4], [1.0f32]);
         let (t, s) = (trits.as_ptr(), scale.as_ptr());
         let from_trits = tritgemm_matrix_from_trits;
-        fails(
+        fails_size(
             from_trits(t, 4, huge, huge, 1, s, 1, &mut matrix),
-            SIZE,
             "columns",
         );
-        fails(
+        fails_size(
             from_trits(t, 4, huge, 2, 1, s, 1, &mut matrix),
-            SIZE,
             "address space",
         );
-        fails(
-            from_trits(t, 4, 3, 2, 1, s, 1, &mut matrix),
-            SIZE,
-            "expected 6",
-        );
-        fails(
-            from_trits(t, 4, 2, 2, 1, s, 0, &mut matrix),
-            SIZE,
-            "expected 1",
-        );
-        fails(
-            from_trits(t, 4, 2, 2, 2, s, 1, &mut matrix),
-            SIZE,
-            "2 scales",
-        );
+        fails_size(from_trits(t, 4, 3, 2, 1, s, 1, &mut matrix), "expected 6");
+        fails_size(from_trits(t, 4, 2, 2, 1, s, 0, &mut matrix), "expected 1");
+        fails_size(from_trits(t, 4, 2, 2, 2, s, 1, &mut matrix), "2 scales");
         assert!(matrix.is_null());
         let mut linear = null_mut();
-        fails(
+        fails_size(
             tritgemm_linear_create(case.matrix, s, 1, &mut linear),
-            SIZE,
             "bias of 1",
         );
         let slice = tritgemm_linear_slice_rows;
-        fails(slice(case.linear, 64, 32, &mut linear), SIZE, "rows 64..32");
-        fails(slice(case.linear, 0, huge, &mut linear), SIZE, "rows 0..");
-        fails(
-            slice(case.linear, 1, 64, &mut linear),
-            SIZE,
-            "multiples of 64",
-        );
+        fails_size(slice(case.linear, 64, 32, &mut linear), "rows 64..32");
+        fails_size(slice(case.linear, 0, huge, &mut linear), "rows 0..");
+        fails_size(slice(case.linear, 1, 64, &mut linear), "multiples of 64");
         let (mut panels, bytes) = (null_mut(), [0u8; 64]);
         let from_memory = tritgemm_panels_from_memory;
-        fails(
+        fails_size(
             from_memory(bytes.as_ptr(), 64, 1, 1, &mut panels),
-            SIZE,
             "expected 192",
         );
-        fails(from_memory(null(), 192, 1, 1, &mut panels), NULL, "`bytes`");
+        fails_null(from_memory(null(), 192, 1, 1, &mut panels), "`bytes`");
         let mut prepared = null_mut();
         let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
         let status = prepare(N, K, i8s, len, K, s, 1, 0, ws, &mut prepared);
-        fails(status, SIZE, "`token_scales` has length 1, expected");
+        fails_size(status, "`token_scales` has length 1, expected");
         let prepared = make(|out| prepare(1, K - 1, i8s, K - 1, K - 1, s, 1, 0, ws, out));
         let forward = tritgemm_linear_forward_prepared;
-        fails(
+        fails_size(
             forward(case.linear, prepared, yp, M, M, ws),
-            SIZE,
             "matrix of 300",
         );
         tritgemm_prepared_destroy(prepared);
@@ -276,20 +223,21 @@ fn choices_and_values() {
     let case = Case::new();
     // SAFETY: buffers with their lengths, out pointers, handles that live.
     unsafe {
+        let choice = Status::TritgemmInvalidArgument;
         let unsupported = Status::TritgemmUnsupportedIsa;
         let foreign = match cfg!(target_arch = "aarch64") {
             true => c"avx2",
             false => c"neon",
         };
         let cases = [
-            (c"", CHOICE, "unknown instruction set ``"),
-            (c"sse9", CHOICE, "unknown instruction set `sse9`"),
+            (c"", choice, "unknown instruction set ``"),
+            (c"sse9", choice, "unknown instruction set `sse9`"),
             (
                 c"scalar/zen4",
-                CHOICE,
+                choice,
                 "unknown instruction set `scalar/zen4`",
             ),
-            (c"\xff", CHOICE, "unknown instruction set"),
+            (c"\xff", choice, "unknown instruction set"),
             (foreign, unsupported, "not part of this build"),
         ];
         for (name, status, part) in cases {
@@ -300,45 +248,39 @@ fn choices_and_values() {
         let mut count = 0;
         for granularity in [0, 3, -1, 65, i32::MIN] {
             let status = tritgemm_scale_count(1, 1, granularity, &mut count);
-            fails(status, CHOICE, "tritgemm_granularity");
+            fails_choice(status, "tritgemm_granularity");
         }
         let (mut trits, mut packed) = ([1i8, 9, -1], [0b0111_0000u8]);
         let (t, p) = (trits.as_mut_ptr(), packed.as_mut_ptr());
-        fails(tritgemm_pack(t, 3, 1, 3, p, 1, 2), CHOICE, "tritgemm_mode");
-        fails(tritgemm_pack(t, 3, 1, 3, p, 1, 0), VALUE, "column 1");
+        fails_choice(tritgemm_pack(t, 3, 1, 3, p, 1, 2), "tritgemm_mode");
+        fails_value(tritgemm_pack(t, 3, 1, 3, p, 1, 0), "column 1");
         ok(tritgemm_pack(t, 3, 1, 3, p, 1, 1));
         assert_eq!(*p, 0b0100_1000);
         *p = 0b0111_0000;
-        fails(tritgemm_unpack(p, 1, 1, 3, t, 3, 0), VALUE, "code 11");
+        fails_value(tritgemm_unpack(p, 1, 1, 3, t, 3, 0), "code 11");
         ok(tritgemm_unpack(p, 1, 1, 3, t, 3, 1));
         assert_eq!(trits, [1, 0, 0]);
         let mut matrix = null_mut();
         let nan = [f32::NAN];
         let quantize = tritgemm_matrix_quantize;
-        fails(
-            quantize(nan.as_ptr(), 1, 1, 1, 1, &mut matrix),
-            VALUE,
-            "NaN",
-        );
+        fails_value(quantize(nan.as_ptr(), 1, 1, 1, 1, &mut matrix), "NaN");
         let (mut prepared, ws) = (null_mut(), case.workspace);
         let (x, prepare) = ([f32::NAN; K], tritgemm_linear_prepare_int8);
-        fails(
+        fails_value(
             prepare(case.linear, 1, x.as_ptr(), K, K, ws, &mut prepared),
-            VALUE,
             "NaN",
         );
         let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
         let status = prepare(1, 1, i8s, 1, 1, nan.as_ptr(), 1, 7, ws, &mut prepared);
-        fails(status, CHOICE, "group");
+        fails_choice(status, "group");
         assert!(matrix.is_null() && prepared.is_null());
 
         let bytes = [0u8; 128];
         let mut file = null_mut();
         let from_memory = tritgemm_panel_file_from_memory;
         let bad = Status::TritgemmBadFile;
-        fails(
+        fails_choice(
             from_memory(bytes.as_ptr(), 128, 2, &mut file),
-            CHOICE,
             "tritgemm_verify",
         );
         fails(
@@ -480,65 +422,27 @@ fn overlap() {
 #[test]
 fn nothing_to_do() {
     let case = Case::new();
+    let (forward, ws) = (tritgemm_linear_forward_int8, case.workspace);
     // SAFETY: empty buffers may be null.
     unsafe {
-        let ws = case.workspace;
-        ok(tritgemm_linear_forward_int8(
-            case.linear,
-            0,
-            null(),
-            0,
-            K,
-            null_mut(),
-            0,
-            M,
-            ws,
-        ));
-        ok(tritgemm_panels_gemm_i8(
-            case.panels,
-            0,
-            null(),
-            0,
-            K,
-            null_mut(),
-            0,
-            M,
-            ws,
-        ));
+        let (none, gemm) = (null_mut(), tritgemm_panels_gemm_i8);
+        ok(forward(case.linear, 0, null(), 0, K, none, 0, M, ws));
+        ok(gemm(case.panels, 0, null(), 0, K, null_mut(), 0, M, ws));
         ok(tritgemm_pack(null(), 0, 0, 0, null_mut(), 0, 0));
         let empty = make(|out| tritgemm_matrix_from_trits(null(), 0, 0, 5, 2, null(), 0, out));
         let layer = make(|out| tritgemm_linear_create(empty, null(), 0, out));
         let x = [1.0f32; 5];
-        ok(tritgemm_linear_forward_int8(
-            layer,
-            1,
-            x.as_ptr(),
-            5,
-            5,
-            null_mut(),
-            0,
-            0,
-            ws,
-        ));
+        ok(forward(layer, 1, x.as_ptr(), 5, 5, none, 0, 0, ws));
         // No columns: the outputs are zeros, for as many tokens as fit.
         let flat = make(|out| tritgemm_matrix_from_trits(null(), 0, 2, 0, 1, x.as_ptr(), 1, out));
         let flat_layer = make(|out| tritgemm_linear_create(flat, null(), 0, out));
-        let mut y = [7.0f32; 6];
-        let tokens = usize::MAX / 2;
-        let forward = tritgemm_linear_forward_int8;
-        let status = forward(flat_layer, tokens, null(), 0, 0, y.as_mut_ptr(), 6, 2, ws);
-        fails(status, SIZE, "`y`");
-        ok(forward(
-            flat_layer,
-            3,
-            null(),
-            0,
-            0,
-            y.as_mut_ptr(),
-            6,
-            2,
-            ws,
-        ));
+        let (mut y, tokens) = ([7.0f32; 6], usize::MAX / 2);
+        let yp = y.as_mut_ptr();
+        fails_size(
+            forward(flat_layer, tokens, null(), 0, 0, yp, 6, 2, ws),
+            "`y`",
+        );
+        ok(forward(flat_layer, 3, null(), 0, 0, yp, 6, 2, ws));
         assert_eq!(y, [0.0; 6]);
         for matrix in [empty, flat] {
             tritgemm_matrix_destroy(matrix);

@@ -122,80 +122,35 @@ fn weights_in_cache_change_no_bit() {
 #[test]
 fn sixteen_bit_activations() {
     let case = Case::new();
-    let (mut y, mut wanted) = (vec![0.0f32; N * M], vec![0.0f32; N * M]);
-    let (yp, wp, len, out) = (y.as_mut_ptr(), wanted.as_mut_ptr(), N * K, N * M);
+    let (len, out, l, ws) = (N * K, N * M, case.linear, case.workspace);
     let half: Vec<f16> = case.x.iter().map(|&v| f16::from_f32(v)).collect();
     let brain: Vec<bf16> = case.x.iter().map(|&v| bf16::from_f32(v)).collect();
-    let (l, ws) = (case.linear, case.workspace);
+    let half_as_f32 = half.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
+    let brain_as_f32 = brain.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
+    let (half, brain) = (half.as_ptr().cast(), brain.as_ptr().cast());
     // SAFETY: buffers with their lengths, handles that live.
     unsafe {
-        let wide: Vec<f32> = half.iter().map(|v| v.to_f32()).collect();
-        ok(tritgemm_linear_forward_int8(
-            l,
-            N,
-            wide.as_ptr(),
-            len,
-            K,
-            wp,
-            out,
-            M,
-            ws,
-        ));
-        let x = half.as_ptr().cast();
-        ok(tritgemm_linear_forward_int8_f16(
-            l, N, x, len, K, yp, out, M, ws,
-        ));
-        assert!(y == wanted && y != case.quantized);
-        let prepared = make(|out| tritgemm_linear_prepare_int8_f16(l, N, x, len, K, ws, out));
-        y.fill(0.0);
-        ok(tritgemm_linear_forward_prepared(
-            l,
-            prepared,
-            y.as_mut_ptr(),
-            out,
-            M,
-            ws,
-        ));
-        assert!(y == wanted);
-        tritgemm_prepared_destroy(prepared);
-
-        let wide: Vec<f32> = brain.iter().map(|v| v.to_f32()).collect();
-        ok(tritgemm_linear_forward_int8(
-            l,
-            N,
-            wide.as_ptr(),
-            len,
-            K,
-            wanted.as_mut_ptr(),
-            out,
-            M,
-            ws,
-        ));
-        let x = brain.as_ptr().cast();
-        ok(tritgemm_linear_forward_int8_bf16(
-            l,
-            N,
-            x,
-            len,
-            K,
-            y.as_mut_ptr(),
-            out,
-            M,
-            ws,
-        ));
-        assert!(y == wanted);
-        let prepared = make(|out| tritgemm_linear_prepare_int8_bf16(l, N, x, len, K, ws, out));
-        y.fill(0.0);
-        ok(tritgemm_linear_forward_prepared(
-            l,
-            prepared,
-            y.as_mut_ptr(),
-            out,
-            M,
-            ws,
-        ));
-        assert!(y == wanted);
-        tritgemm_prepared_destroy(prepared);
+        let prepared = [
+            make(|out| tritgemm_linear_prepare_int8_f16(l, N, half, len, K, ws, out)),
+            make(|out| tritgemm_linear_prepare_int8_bf16(l, N, brain, len, K, ws, out)),
+        ];
+        let run = |forward: &dyn Fn(*mut f32) -> Status| {
+            let mut y = vec![0.0f32; out];
+            ok(forward(y.as_mut_ptr()));
+            y
+        };
+        let plain = [
+            run(&|y| tritgemm_linear_forward_int8_f16(l, N, half, len, K, y, out, M, ws)),
+            run(&|y| tritgemm_linear_forward_int8_bf16(l, N, brain, len, K, y, out, M, ws)),
+        ];
+        for (i, x) in [half_as_f32, brain_as_f32].iter().enumerate() {
+            let x = x.as_ptr();
+            let wanted = run(&|y| tritgemm_linear_forward_int8(l, N, x, len, K, y, out, M, ws));
+            assert!(plain[i] == wanted && wanted != case.quantized);
+            let x = prepared[i];
+            assert!(run(&|y| tritgemm_linear_forward_prepared(l, x, y, out, M, ws)) == wanted);
+            tritgemm_prepared_destroy(x);
+        }
     }
 }
 
@@ -219,27 +174,17 @@ fn prepared_activations() {
         for (prepared, wanted) in prepared.iter().zip([&case.quantized, &case.floats]) {
             assert_eq!(tritgemm_prepared_tokens(*prepared), N);
             assert_eq!(tritgemm_prepared_cols(*prepared), K);
+            let y_at = y.as_mut_ptr();
             ok(tritgemm_linear_forward_prepared(
-                l,
-                *prepared,
-                y.as_mut_ptr(),
-                out,
-                M,
-                ws,
+                l, *prepared, y_at, out, M, ws,
             ));
             assert!(&y == wanted);
         }
         let gemm = tritgemm_panels_gemm_i8_prepared;
-        ok(gemm(
-            case.panels,
-            prepared[2],
-            sums.as_mut_ptr(),
-            out,
-            M,
-            ws,
-        ));
+        let (panels, y) = (case.panels, sums.as_mut_ptr());
+        ok(gemm(panels, prepared[2], y, out, M, ws));
         assert!(sums == case.sums);
-        let status = gemm(case.panels, prepared[1], sums.as_mut_ptr(), out, M, ws);
+        let status = gemm(panels, prepared[1], y, out, M, ws);
         common::fails(status, Status::TritgemmInvalidArgument, "prepared as f32");
         for prepared in prepared {
             tritgemm_prepared_destroy(prepared);
@@ -254,6 +199,7 @@ fn panels_without_copies() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("layer.panels");
     let c_path = CString::new(path.to_str().expect("UTF-8")).expect("no zero");
+    let ws = case.workspace;
     // SAFETY: buffers with their lengths, handles that live, a file that stays.
     unsafe {
         ok(tritgemm_linear_save(case.linear, c_path.as_ptr()));
@@ -269,14 +215,8 @@ fn panels_without_copies() {
         ];
         for (i, file) in files.into_iter().enumerate() {
             let (mut rows, mut cols, mut granularity, mut bias) = (0, 0, 0, false);
-            let info = tritgemm_panel_file_info;
-            ok(info(
-                file,
-                &mut rows,
-                &mut cols,
-                &mut granularity,
-                &mut bias,
-            ));
+            let (info, kind) = (tritgemm_panel_file_info, &mut granularity);
+            ok(info(file, &mut rows, &mut cols, kind, &mut bias));
             assert_eq!((rows, cols, granularity, bias), (M, K, 2, true));
             let linear = make(|out| tritgemm_panel_file_linear(file, out));
             let panels = make(|out| tritgemm_panel_file_panels(file, out));
@@ -298,7 +238,7 @@ fn panels_without_copies() {
                 y,
                 N * M,
                 M,
-                case.workspace,
+                ws,
             ));
             assert!(sums == case.sums);
             tritgemm_panels_destroy(again);
@@ -314,7 +254,7 @@ fn panels_without_copies() {
                 y,
                 N * M,
                 M,
-                case.workspace,
+                ws,
             ));
             assert!(floats == case.quantized);
             tritgemm_linear_destroy(linear);
@@ -375,28 +315,11 @@ fn codec_and_quantisers() {
             let mut count = 0;
             ok(tritgemm_scale_count(M, K, granularity, &mut count));
             let mut scales = vec![0.0f32; count];
-            ok(tritgemm_absmean(
-                w,
-                len,
-                M,
-                K,
-                granularity,
-                scales.as_mut_ptr(),
-                count,
-            ));
+            let (g, s) = (granularity, scales.as_mut_ptr());
+            ok(tritgemm_absmean(w, len, M, K, g, s, count));
             let mut trits = vec![9i8; len];
             let (s, t) = (scales.as_ptr(), trits.as_mut_ptr());
-            ok(tritgemm_ternarize(
-                w,
-                len,
-                M,
-                K,
-                granularity,
-                s,
-                count,
-                t,
-                len,
-            ));
+            ok(tritgemm_ternarize(w, len, M, K, g, s, count, t, len));
             let mut size = 0;
             ok(tritgemm_packed_size(M, K, &mut size));
             let mut packed = vec![0u8; size];
@@ -432,17 +355,8 @@ fn codec_and_quantisers() {
             assert!(back == trits);
             let (twos, mut floats) = (vec![2.0f32; M], vec![9.0f32; len]);
             let f = floats.as_mut_ptr();
-            ok(tritgemm_unpack_f32(
-                p,
-                size,
-                M,
-                K,
-                twos.as_ptr(),
-                M,
-                f,
-                len,
-                0,
-            ));
+            let twos = twos.as_ptr();
+            ok(tritgemm_unpack_f32(p, size, M, K, twos, M, f, len, 0));
             assert!(
                 floats
                     .iter()
@@ -453,16 +367,8 @@ fn codec_and_quantisers() {
         let (mut q, mut scales) = ([0i8; 4], [0.0f32; 2]);
         let x = [1.0f32, -2.0, 0.0, 0.5];
         let (q_at, s_at) = (q.as_mut_ptr(), scales.as_mut_ptr());
-        ok(tritgemm_quantize_activations(
-            x.as_ptr(),
-            4,
-            2,
-            2,
-            q_at,
-            4,
-            s_at,
-            2,
-        ));
+        let x = x.as_ptr();
+        ok(tritgemm_quantize_activations(x, 4, 2, 2, q_at, 4, s_at, 2));
         assert_eq!(
             (q, scales),
             ([64, -127, 0, 127], [2.0 / 127.0, 0.5 / 127.0])

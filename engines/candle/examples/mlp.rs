@@ -2,7 +2,7 @@
 //! outputs have in common and what they cost.
 //!
 //! ```text
-//! cargo run --release -p tritgemm-candle --example mlp -- [WIDTH] [TOKENS]
+//! cargo run --release --example mlp -- [WIDTH] [TOKENS]
 //! ```
 //! The file is written first, with weights that are nearly ternary, as training
 //! with quantised weights leaves them.

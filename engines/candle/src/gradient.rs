@@ -86,7 +86,7 @@ impl Work for (&BitLinear, &Transposed) {
         let (tokens, rows, cols) = (grad_y.rows(), grad_y.cols(), grad_x.cols());
         let macs = [tokens, rows, cols];
         let macs = macs.into_iter().fold(1, usize::saturating_mul);
-        layer.parallelism.run(macs, |ws: &mut Workspace| {
+        layer.run(macs, |ws: &mut Workspace| {
             let mut wide = Vec::new();
             let grad_y = T::widened(grad_y, &mut wide)?;
             let mut scaled = vec![0.0; tokens * rows];

@@ -1,27 +1,26 @@
 //! One input for several layers.
 
 use crate::op::{self, Float};
-use crate::parallelism::Parallelism;
 use crate::rows::Rows;
 use crate::{ActivationMode, BitLinear};
 use candle_core::{CpuStorage, Error, Layout, Result, Storage, Tensor};
 use std::sync::Arc;
-use tritgemm::{GroupSize, PreparedActivations};
+use tritgemm::PreparedActivations;
 
 /// A tensor `[.., K]` made ready once for any number of layers of the same K,
-/// mode and group size: quantised and with its tables built.
+/// mode and group size, by [`BitLinear::prepare`].
 ///
 /// Q, K and V, or gate and up, multiply the same input; preparing it once saves
 /// the others that work. [`forward_many`] does it in one call.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};
-/// use tritgemm_candle::{BitLinear, PreparedInput};
+/// use tritgemm_candle::BitLinear;
 ///
 /// let layer = |m| BitLinear::quantize(&Tensor::randn(0f32, 1.0, (m, 64), &Device::Cpu)?, None);
 /// let (gate, up) = (layer(96)?, layer(96)?);
 /// let x = Tensor::randn(0f32, 1.0, (3, 64), &Device::Cpu)?;
-/// let prepared = PreparedInput::for_layer(&x, &gate)?;
+/// let prepared = gate.prepare(&x)?;
 /// let y = gate.forward_prepared(&prepared)?.mul(&up.forward_prepared(&prepared)?)?;
 /// assert_eq!(y.to_vec2::<f32>()?, gate.forward(&x)?.mul(&up.forward(&x)?)?.to_vec2::<f32>()?);
 /// # Ok::<(), candle_core::Error>(())
@@ -30,32 +29,12 @@ use tritgemm::{GroupSize, PreparedActivations};
 pub struct PreparedInput {
     tensor: Tensor,
     mode: ActivationMode,
-    group: Option<GroupSize>,
     activations: Arc<PreparedActivations>,
 }
 
 impl PreparedInput {
-    /// Prepares `x` `[.., K]`, f32, f16 or bf16 on the CPU device, for layers
-    /// of this mode and [`BitLinear::group`].
-    ///
-    /// # Errors
-    /// If `x` has no dimension, another type, is not on the CPU, or, with int8
-    /// activations, holds a NaN or an infinity.
-    pub fn new(
-        x: &Tensor,
-        mode: ActivationMode,
-        group: Option<GroupSize>,
-        parallelism: Parallelism,
-    ) -> Result<Self> {
-        if x.rank() == 0 {
-            let (expected, got, shape) = (1, 0, x.shape().clone());
-            return Err(Error::UnexpectedNumberOfDims {
-                expected,
-                got,
-                shape,
-            }
-            .bt());
-        }
+    pub(crate) fn new(x: &Tensor, layer: &BitLinear) -> Result<Self> {
+        op::check_input(x.shape(), layer.in_features())?;
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
             candle_core::bail!(
@@ -63,28 +42,17 @@ impl PreparedInput {
                 x.device().location()
             );
         };
-        let how = (mode, group, parallelism);
         let activations = match storage {
-            CpuStorage::F32(x) => prepare(x, layout, how),
-            CpuStorage::F16(x) => prepare(x, layout, how),
-            CpuStorage::BF16(x) => prepare(x, layout, how),
+            CpuStorage::F32(x) => prepare(x, layout, layer),
+            CpuStorage::F16(x) => prepare(x, layout, layer),
+            CpuStorage::BF16(x) => prepare(x, layout, layer),
             _ => Err(op::wrong_type(x.dtype())),
         }?;
         Ok(Self {
             tensor: x.clone(),
-            mode,
-            group,
+            mode: layer.mode,
             activations: Arc::new(activations),
         })
-    }
-
-    /// Prepares `x` for `layer` and others of its kind.
-    ///
-    /// # Errors
-    /// As [`PreparedInput::new`], and if `x` is not `[.., K]`.
-    pub fn for_layer(x: &Tensor, layer: &BitLinear) -> Result<Self> {
-        op::check_input(x.shape(), layer.in_features())?;
-        Self::new(x, layer.mode, layer.group(), layer.parallelism)
     }
 
     /// The tensor that was prepared.
@@ -102,25 +70,21 @@ impl PreparedInput {
     }
 
     fn fits(&self, layer: &BitLinear) -> bool {
-        self.mode == layer.mode && self.group == layer.group()
+        self.mode == layer.mode && self.activations.group() == layer.group()
     }
 }
 
-fn prepare<T: Float>(
-    x: &[T],
-    layout: &Layout,
-    (mode, group, parallelism): (ActivationMode, Option<GroupSize>, Parallelism),
-) -> Result<PreparedActivations> {
+fn prepare<T: Float>(x: &[T], layout: &Layout, layer: &BitLinear) -> Result<PreparedActivations> {
     let rows = Rows::new(x, layout);
-    let x = rows.view()?;
+    let (x, linear) = (rows.view()?, layer.linear());
     // As many steps as a product with one panel of rows takes.
     let steps = x.rows().saturating_mul(x.cols()).saturating_mul(64);
-    parallelism.run(steps, |ws| match mode {
-        ActivationMode::Int8 => PreparedActivations::quantize(x, group, ws).map_err(Error::wrap),
+    layer.run(steps, |ws| match layer.mode {
+        ActivationMode::Int8 => linear.prepare_int8(x, ws).map_err(Error::wrap),
         ActivationMode::F32 => {
             let mut wide = Vec::new();
             let x = T::widened(x, &mut wide)?;
-            PreparedActivations::float(x, group, ws).map_err(Error::wrap)
+            linear.prepare_f32(x, ws).map_err(Error::wrap)
         }
     })
 }
@@ -149,7 +113,7 @@ pub fn forward_many<const N: usize>(layers: [&BitLinear; N], x: &Tensor) -> Resu
         let at = match inputs.iter().position(|input| input.fits(layer)) {
             Some(at) => at,
             None => {
-                inputs.push(PreparedInput::for_layer(x, layer)?);
+                inputs.push(layer.prepare(x)?);
                 inputs.len() - 1
             }
         };

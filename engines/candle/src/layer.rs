@@ -6,7 +6,7 @@ use crate::{LoadError, Parallelism, PreparedInput};
 use candle_core::{Module, Result, Tensor};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use tritgemm::{Granularity, GroupSize, Linear, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, Linear, Options, TernaryMatrix, Workspace};
 
 /// What activations are multiplied as.
 #[non_exhaustive]
@@ -49,6 +49,7 @@ pub struct BitLinear {
     pub(crate) packed: Arc<Packed>,
     pub(crate) mode: ActivationMode,
     pub(crate) parallelism: Parallelism,
+    pub(crate) weights_in_cache: bool,
 }
 
 impl From<Linear> for BitLinear {
@@ -61,6 +62,7 @@ impl From<Linear> for BitLinear {
             }),
             mode: ActivationMode::default(),
             parallelism: Parallelism::default(),
+            weights_in_cache: false,
         }
     }
 }
@@ -148,6 +150,17 @@ impl BitLinear {
         }
     }
 
+    /// The same layer with its weights said to be in the CPU's cache when a
+    /// product starts: those of a small model, or of one layer again and again.
+    /// Unless said they come from memory. Only the speed of a single token with
+    /// int8 activations depends on it, and only on some CPUs.
+    pub fn with_weights_in_cache(self, weights_in_cache: bool) -> Self {
+        Self {
+            weights_in_cache,
+            ..self
+        }
+    }
+
     /// K, the inputs.
     pub fn in_features(&self) -> usize {
         self.packed.linear.in_features()
@@ -168,13 +181,18 @@ impl BitLinear {
         self.parallelism
     }
 
+    /// Whether its weights are said to be in the cache.
+    pub fn weights_in_cache(&self) -> bool {
+        self.weights_in_cache
+    }
+
     /// The packed weights, scales and bias.
     pub fn linear(&self) -> &Linear {
         &self.packed.linear
     }
 
-    /// Weights in a group of the scales, if they are per group: what
-    /// [`PreparedInput::new`] wants to know.
+    /// Weights in a group of the scales, if they are per group: layers that
+    /// share a [`PreparedInput`] have the same.
     pub fn group(&self) -> Option<GroupSize> {
         self.packed.linear.group()
     }
@@ -185,6 +203,26 @@ impl BitLinear {
     /// If the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> std::result::Result<(), LoadError> {
         Ok(self.linear().save(path)?)
+    }
+
+    /// Makes `x` `[.., K]`, f32, f16 or bf16 on the CPU device, ready once for
+    /// this layer and others of the same K, mode and [`group`](Self::group).
+    ///
+    /// # Errors
+    /// If `x` has another last dimension or type, is not on the CPU, or, with
+    /// int8 activations, holds a NaN or an infinity.
+    pub fn prepare(&self, x: &Tensor) -> Result<PreparedInput> {
+        PreparedInput::new(x, self)
+    }
+
+    /// Runs `work`, a product of `macs` multiply-accumulates, as the layer says.
+    pub(crate) fn run<R: Send>(
+        &self,
+        macs: usize,
+        work: impl FnOnce(&mut Workspace) -> R + Send,
+    ) -> R {
+        let options = Options::new().weights_in_cache(self.weights_in_cache);
+        self.parallelism.run(macs, options, work)
     }
 
     /// The forward pass on an input that was prepared for several layers, the

@@ -8,8 +8,10 @@
 //! | make one of tensors | [`BitLinear::quantize`], [`BitLinear::from_packed`] |
 //! | make one of a matrix, a packed layer or a panel file | [`BitLinear::new`], [`BitLinear::from`], [`BitLinear::load`] |
 //! | run it | [`Module::forward`](candle_core::Module::forward) |
-//! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`PreparedInput`] |
+//! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`BitLinear::prepare`] |
 //! | choose int8 or f32 activations, and threads | [`ActivationMode`], [`Parallelism`] |
+//! | say that the weights are in the cache | [`BitLinear::with_weights_in_cache`] |
+//! | pin the kernels | [`tritgemm::pin`] |
 //!
 //! ```
 //! use candle_core::{Device, Module, Tensor};

@@ -6,8 +6,9 @@ use crate::{ActivationMode, BitLinear, PreparedInput};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Error, Layout, MetalStorage};
 use candle_core::{Result, Shape, Tensor};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
-use tritgemm::{Activation, GemmError, MatMut, MatRef, Workspace};
+use tritgemm::{Activation, MatMut, MatRef, Workspace};
 
 pub(crate) const NAME: &str = "tritgemm-bit-linear";
 
@@ -19,7 +20,7 @@ pub(crate) struct Product {
 }
 
 /// A float type of candle's that products take and give.
-pub(crate) trait Float: Activation + Default {
+pub(crate) trait Float: Activation {
     /// The values of `x` as f32, in `buffer` if they are of another type.
     fn widened<'a>(x: MatRef<'a, Self>, buffer: &'a mut Vec<f32>) -> Result<MatRef<'a, f32>>;
 
@@ -54,9 +55,7 @@ macro_rules! half_float {
             }
 
             fn storage(y: Vec<f32>) -> CpuStorage {
-                let mut rounded = vec![Self::default(); y.len()];
-                rounded.convert_from_f32_slice(&y);
-                CpuStorage::$storage(rounded)
+                CpuStorage::$storage(Vec::from_f32_slice(&y))
             }
         }
     };
@@ -149,9 +148,11 @@ impl Work for &Product {
     fn run<T: Float>(self, x: MatRef<'_, T>, y: MatMut<'_, f32>) -> Result<()> {
         let linear = self.layer.linear();
         let multiply = |ws: &mut Workspace| -> Result<()> {
-            let done: std::result::Result<(), GemmError> = match (&self.prepared, self.layer.mode) {
-                (Some(prepared), _) => linear.forward_prepared(prepared.activations(), y, ws),
-                (None, ActivationMode::Int8) => linear.forward(x, y, ws),
+            let prepared = self.prepared.as_ref().map(PreparedInput::activations);
+            let done = match (prepared, self.layer.mode) {
+                (Some(x), ActivationMode::Int8) => linear.forward_int8(x, y, ws),
+                (Some(x), ActivationMode::F32) => linear.forward_f32(x, y, ws),
+                (None, ActivationMode::Int8) => linear.forward_int8(x, y, ws),
                 (None, ActivationMode::F32) => {
                     linear.forward_f32(T::widened(x, &mut Vec::new())?, y, ws)
                 }
@@ -160,7 +161,7 @@ impl Work for &Product {
         };
         let macs = [x.rows(), x.cols(), linear.out_features()];
         let macs = macs.into_iter().fold(1, usize::saturating_mul);
-        self.layer.parallelism.run(macs, multiply)
+        self.layer.run(macs, multiply)
     }
 }
 

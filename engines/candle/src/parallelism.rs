@@ -29,20 +29,22 @@ static IDLE: Mutex<Vec<Workspace>> = Mutex::new(Vec::new());
 
 impl Parallelism {
     /// Runs `work`, a product of `macs` multiply-accumulates, where it should
-    /// run, with scratch of its own.
+    /// run, with scratch of its own and `options` for the rest.
     pub(crate) fn run<R: Send>(
         self,
         macs: usize,
+        options: Options,
         work: impl FnOnce(&mut Workspace) -> R + Send,
     ) -> R {
         let threads = match self {
             Parallelism::Serial => Threads::Serial,
             Parallelism::Global | Parallelism::Caller => Threads::Rayon,
         };
+        let options = options.threads(threads);
         let with_scratch = || {
             let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut ws = idle.unwrap_or_default();
-            ws.set_options(Options::new().threads(threads));
+            ws.set_options(options);
             let result = work(&mut ws);
             IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(ws);
             result

@@ -2,11 +2,11 @@
 
 mod common;
 
-use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_core::{DType, Device, Error, Module, Result, Tensor, Var};
 use common::{bound, dense, layer, random};
 use half::bf16;
-use tritgemm::{Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
-use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, PreparedInput, forward_many};
+use tritgemm::{Backend, Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
+use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, forward_many};
 
 const GRANULARITIES: [Granularity; 3] = [
     Granularity::PerTensor,
@@ -159,6 +159,32 @@ fn threads_do_not_change_a_bit() -> Result<()> {
 }
 
 #[test]
+fn weights_in_the_cache_change_no_bit() -> Result<()> {
+    for mode in [ActivationMode::Int8, ActivationMode::F32] {
+        let layer = layer(130, 640, Granularity::PerRow, true)?.with_activations(mode);
+        assert!(!layer.weights_in_cache());
+        let cached = layer.clone().with_weights_in_cache(true);
+        assert!(cached.weights_in_cache());
+        for tokens in [1, 3, 40] {
+            let x = random(&[tokens, 640])?;
+            let expected = common::bits(&layer.forward(&x)?)?;
+            // Backends have kernels of their own for a single token.
+            for backend in Backend::available() {
+                tritgemm::pin(Some(backend.name())).map_err(Error::wrap)?;
+                for layer in [&layer, &cached] {
+                    assert_eq!(common::bits(&layer.forward(&x)?)?, expected);
+                    let prepared = layer.prepare(&x)?;
+                    let y = layer.forward_prepared(&prepared)?;
+                    assert_eq!(common::bits(&y)?, expected);
+                }
+            }
+            tritgemm::pin(None).map_err(Error::wrap)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn input_gradients_are_candles_dense_ones_within_rounding() -> Result<()> {
     for granularity in GRANULARITIES {
         let layer = layer(70, 150, granularity, true)?.with_activations(ActivationMode::F32);
@@ -180,7 +206,7 @@ fn input_gradients_are_candles_dense_ones_within_rounding() -> Result<()> {
         // int8 activations count as an estimator that lets gradients through,
         // and a shared input as the input itself.
         let layer = layer.with_activations(ActivationMode::Int8);
-        let shared = PreparedInput::for_layer(x.as_tensor(), &layer)?;
+        let shared = layer.prepare(x.as_tensor())?;
         for y in [
             layer.forward(x.as_tensor())?,
             layer.forward_prepared(&shared)?,
@@ -198,18 +224,10 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
     let layer = layer(8, 16, Granularity::PerRow, false)?;
     let f32s = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
     let nan = Tensor::full(f32::NAN, (1, 16), &Device::Cpu)?;
-    let grouped = PreparedInput::new(
-        &f32s(&[1, 16])?,
-        ActivationMode::Int8,
-        Some(GroupSize::G64),
-        Parallelism::Serial,
-    )?;
-    let float = PreparedInput::new(
-        &f32s(&[1, 16])?,
-        ActivationMode::F32,
-        None,
-        Parallelism::Serial,
-    )?;
+    let by_group = common::layer(8, 16, Granularity::PerGroup(GroupSize::G64), false)?;
+    let grouped = by_group.prepare(&f32s(&[1, 16])?)?;
+    let by_f32 = layer.clone().with_activations(ActivationMode::F32);
+    let float = by_f32.prepare(&f32s(&[1, 16])?)?;
     let cases = [
         (
             layer.forward(&f32s(&[2, 17])?),
@@ -235,6 +253,12 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
         (
             layer.forward_prepared(&float),
             "prepared for F32 activations, the layer takes Int8",
+        ),
+        (
+            layer
+                .prepare(&f32s(&[])?)
+                .and_then(|x| layer.forward_prepared(&x)),
+            "unexpected rank, expected: 1, got: 0",
         ),
         (
             forward_many([&layer], &f32s(&[3])?).map(|[y]| y),

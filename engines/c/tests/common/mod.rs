@@ -113,17 +113,8 @@ impl Case {
         let (x, len) = (self.x_i8.as_ptr(), self.x_i8.len());
         // SAFETY: buffers with their lengths, handles that live.
         let status = unsafe {
-            tritgemm_panels_gemm_i8(
-                self.panels,
-                N,
-                x,
-                len,
-                K,
-                y.as_mut_ptr(),
-                N * M,
-                M,
-                workspace,
-            )
+            let y = y.as_mut_ptr();
+            tritgemm_panels_gemm_i8(self.panels, N, x, len, K, y, N * M, M, workspace)
         };
         (status, y)
     }
