@@ -1,8 +1,8 @@
 //! Activations: what products take, and what is prepared of them once for several matrices.
 
 use crate::activation::Activation;
+use crate::gemm_error::GemmError;
 use crate::kernels::element::Element;
-use crate::linear::GemmError;
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::product::plan::Split;

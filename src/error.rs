@@ -1,8 +1,8 @@
 //! One error for callers that need no more.
 
 use crate::codec::CodecError;
+use crate::gemm_error::GemmError;
 use crate::isa::IsaError;
-use crate::linear::GemmError;
 use crate::matrix::MatrixError;
 use crate::memory::OutOfMemory;
 use crate::nn::LayerError;

@@ -46,6 +46,7 @@ mod activations;
 pub mod codec;
 pub mod diagnostics;
 mod error;
+mod gemm_error;
 mod isa;
 mod linear;
 mod matrix;
@@ -64,8 +65,9 @@ mod workspace;
 pub use activation::Activation;
 pub use activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
 pub use error::Error;
+pub use gemm_error::GemmError;
 pub use isa::{Backend, Isa, IsaError, pin};
-pub use linear::{GemmError, Linear};
+pub use linear::Linear;
 pub use matrix::{MAX_COLS, MatrixError, TernaryMatrix};
 pub use memory::OutOfMemory;
 pub use options::{Family, Options};
@@ -84,4 +86,9 @@ struct Readme;
 /// The examples of the engine guide, some of which map files or use a pool.
 #[cfg(all(doctest, feature = "mmap", feature = "rayon"))]
 #[doc = include_str!("../docs/guide.md")]
-struct Integrate;
+struct Guide;
+
+/// The examples of the page on layers, some of which train.
+#[cfg(all(doctest, feature = "train"))]
+#[doc = include_str!("../docs/layer.md")]
+struct Layer;

@@ -3,134 +3,16 @@
 
 use crate::activation::Activation;
 use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
-use crate::isa::IsaError;
+use crate::gemm_error::GemmError;
 use crate::matrix::{MatrixError, TernaryMatrix, check_scales};
 use crate::memory::{self, OutOfMemory};
-use crate::mismatch::{check_length, fmt_length};
+use crate::mismatch::check_length;
 use crate::panels::Panels;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
-use crate::quant::{QuantError, TokensError};
 use crate::scales::{Granularity, GroupSize, Scales};
-use crate::threads::{Incomplete, Stopped};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
 use core::ops::Range;
-use std::fmt;
-
-/// Why activations could not be prepared, or a product not be computed. The output is
-/// untouched then, except after [`GemmError::Incomplete`] and [`GemmError::Memory`].
-#[non_exhaustive]
-#[derive(Clone, PartialEq, Debug)]
-pub enum GemmError {
-    /// The activations are not as wide as the matrix.
-    InputWidth {
-        /// Columns of the activations.
-        cols: usize,
-        /// K of the matrix.
-        expected: usize,
-    },
-    /// The output is not tokens by rows.
-    OutputShape {
-        /// Rows of the output.
-        rows: usize,
-        /// Columns of the output.
-        cols: usize,
-        /// N.
-        tokens: usize,
-        /// M.
-        expected_cols: usize,
-    },
-    /// The activations were prepared for other groups than the matrix has.
-    Group {
-        /// What they were prepared for.
-        prepared: Option<GroupSize>,
-        /// What the matrix has.
-        matrix: Option<GroupSize>,
-    },
-    /// The activations were prepared in the other element type.
-    PreparedType {
-        /// Their type.
-        prepared: &'static str,
-        /// The type needed.
-        expected: &'static str,
-    },
-    /// A slice has the wrong length.
-    Length {
-        /// The argument.
-        argument: &'static str,
-        /// Its length.
-        len: usize,
-        /// The length it should have.
-        expected: usize,
-    },
-    /// The caller's threads left work out; the output is partly written.
-    Incomplete(Incomplete),
-    /// The activations could not be quantised.
-    Quant(QuantError),
-    /// The instruction set asked for is not available.
-    Isa(IsaError),
-    /// Memory ran out.
-    Memory(OutOfMemory),
-}
-
-impl fmt::Display for GemmError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InputWidth { cols, expected } => write!(
-                f,
-                "activations of {cols} columns for a matrix of {expected} (K)"
-            ),
-            Self::OutputShape {
-                rows,
-                cols,
-                tokens,
-                expected_cols,
-            } => write!(
-                f,
-                "an output of {rows} x {cols}, expected {tokens} tokens (N) by {expected_cols} rows (M)"
-            ),
-            Self::Group { prepared, matrix } => write!(
-                f,
-                "activations prepared for groups of {prepared:?}, the matrix has {matrix:?}"
-            ),
-            Self::PreparedType { prepared, expected } => {
-                write!(f, "activations prepared as {prepared}, expected {expected}")
-            }
-            Self::Length {
-                argument,
-                len,
-                expected,
-            } => fmt_length(f, argument, len, expected),
-            Self::Quant(e) => e.fmt(f),
-            Self::Isa(e) => e.fmt(f),
-            Self::Incomplete(e) => e.fmt(f),
-            Self::Memory(e) => e.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for GemmError {}
-
-from_variants!(GemmError: Quant(QuantError), Isa(IsaError), Incomplete(Incomplete), Memory(OutOfMemory));
-from_mismatches!(GemmError: Length);
-
-impl From<Stopped> for GemmError {
-    fn from(stopped: Stopped) -> Self {
-        match stopped {
-            Stopped::Incomplete(e) => Self::Incomplete(e),
-            Stopped::Memory(e) => Self::Memory(e),
-        }
-    }
-}
-
-impl From<TokensError> for GemmError {
-    fn from(error: TokensError) -> Self {
-        match error {
-            TokensError::Quant(e) => Self::Quant(e),
-            TokensError::Stopped(stopped) => stopped.into(),
-        }
-    }
-}
 
 fn check_shapes<T>(
     [tokens, cols]: [usize; 2],

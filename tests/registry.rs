@@ -70,3 +70,15 @@ fn ci_requires_every_instruction_set() {
         assert!(found, "no step of .ci/run requires {isa}");
     }
 }
+
+/// The example of CONTRIBUTING.md is a row of the registry, to the letter.
+#[test]
+fn the_example_of_a_row_is_one() {
+    let page = include_str!("../CONTRIBUTING.md");
+    let rows = include_str!("../kernels/x86_64/mod.rs");
+    let blocks = page.split("```rust,ignore\n").skip(1);
+    let mut blocks = blocks.filter_map(|rest| Some(rest.split_once("```")?.0));
+    let example = blocks.next().expect("CONTRIBUTING.md has an example of a row");
+    assert!(rows.contains(example), "no row of the registry is\n{example}");
+    assert_eq!(blocks.next(), None, "another block that nothing compiles");
+}

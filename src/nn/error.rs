@@ -1,7 +1,7 @@
 //! Why a layer cannot be made or run.
 
+use crate::gemm_error::GemmError;
 use crate::isa::IsaError;
-use crate::linear::GemmError;
 use crate::matrix::MatrixError;
 use crate::memory::OutOfMemory;
 use crate::mismatch::{fmt_length, fmt_shape};
