@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use tritgemm::codec::{self, CodecError, Mode, row_bytes};
 use tritgemm::{Backend, MatMut, MatRef};
-use tritgemm_testing::{backends, view, view_mut};
+use tritgemm_testing::{backends, dense, view, view_mut};
 
 /// What surrounds every output; nothing may change it.
 const CANARY: u8 = 0xA5;
@@ -104,33 +104,15 @@ fn check(trits: &[i8], rows: usize, cols: usize, offset: usize) {
         let at = format!("{backend:?}, {rows} x {cols}, offset {offset}");
         for mode in [Mode::Strict, Mode::Lenient] {
             let packed = guarded::<u8>(expected.len(), (offset * 5 + 1) % 64, |out| {
-                backend
-                    .encode(
-                        view(source.get(), rows, cols),
-                        view_mut(out, rows, row_bytes(cols)),
-                        mode,
-                    )
-                    .unwrap();
+                dense::encode(backend, source.get(), [rows, cols], out, mode).unwrap();
             });
             assert!(packed == expected, "encode: {at}");
             let decoded = guarded::<i8>(trits.len(), (offset * 3 + 2) % 64, |out| {
-                backend
-                    .decode(
-                        view(bytes.get(), rows, row_bytes(cols)),
-                        view_mut(out, rows, cols),
-                        mode,
-                    )
-                    .unwrap();
+                dense::decode(backend, bytes.get(), [rows, cols], out, mode).unwrap();
             });
             assert!(decoded == trits, "decode: {at}");
             let weights = guarded::<f32>(trits.len(), offset / 4 * 4, |out| {
-                backend
-                    .decode_f32(
-                        view(bytes.get(), rows, row_bytes(cols)),
-                        view_mut(out, rows, cols),
-                        &scales,
-                        mode,
-                    )
+                dense::decode_f32(backend, bytes.get(), (out, [rows, cols]), &scales, mode)
                     .unwrap();
             });
             for (i, (weight, &trit)) in weights.iter().zip(trits).enumerate() {
@@ -187,16 +169,9 @@ fn every_byte_value_at_every_place() {
                 packed[place] = byte;
                 let cols = 4 * BYTES;
                 let (mut trits, mut expected) = (vec![9; cols], vec![8; cols]);
-                let strict = backend.decode(
-                    view(&packed, 1, row_bytes(cols)),
-                    view_mut(&mut trits, 1, cols),
-                    Mode::Strict,
-                );
-                let reference = scalar.decode(
-                    view(&packed, 1, row_bytes(cols)),
-                    view_mut(&mut expected, 1, cols),
-                    Mode::Strict,
-                );
+                let strict = dense::decode(backend, &packed, [1, cols], &mut trits, Mode::Strict);
+                let reference =
+                    dense::decode(scalar, &packed, [1, cols], &mut expected, Mode::Strict);
                 assert_eq!(strict, reference);
                 assert_eq!(strict.is_ok(), legal(byte));
                 assert!(trits == expected, "{backend:?}: byte {byte} at {place}");
@@ -205,9 +180,10 @@ fn every_byte_value_at_every_place() {
                     assert_eq!(trits[4 * place + j], trit);
                 }
                 let mut weights = vec![7.0; cols];
-                let strict_f32 = backend.decode_f32(
-                    view(&packed, 1, row_bytes(cols)),
-                    view_mut(&mut weights, 1, cols),
+                let strict_f32 = dense::decode_f32(
+                    backend,
+                    &packed,
+                    (&mut weights, [1, cols]),
                     &[2.0],
                     Mode::Strict,
                 );
@@ -220,13 +196,7 @@ fn every_byte_value_at_every_place() {
                 );
                 if legal(byte) {
                     let mut again = vec![0; BYTES];
-                    backend
-                        .encode(
-                            view(&trits, 1, cols),
-                            view_mut(&mut again, 1, row_bytes(cols)),
-                            Mode::Strict,
-                        )
-                        .unwrap();
+                    dense::encode(backend, &trits, [1, cols], &mut again, Mode::Strict).unwrap();
                     assert_eq!(again, packed);
                 }
             }
@@ -248,11 +218,8 @@ fn illegal_trits_are_named_and_become_zero() {
                 // A later one must not be the one that is named.
                 trits[rows * cols - 1] = value;
                 let mut packed = vec![0xFF; rows * row_bytes(cols)];
-                let result = backend.encode(
-                    view(&trits, rows, cols),
-                    view_mut(&mut packed, rows, row_bytes(cols)),
-                    Mode::Strict,
-                );
+                let result =
+                    dense::encode(backend, &trits, [rows, cols], &mut packed, Mode::Strict);
                 let (row, col) = (place / cols, place % cols);
                 assert_eq!(
                     result,
@@ -262,26 +229,14 @@ fn illegal_trits_are_named_and_become_zero() {
                 let written = (row + 1) * row_bytes(cols);
                 assert_eq!(packed[..written], reference(&trits, rows, cols)[..written]);
                 assert!(packed[written..].iter().all(|&b| b == 0xFF));
-                backend
-                    .encode(
-                        view(&trits, rows, cols),
-                        view_mut(&mut packed, rows, row_bytes(cols)),
-                        Mode::Lenient,
-                    )
-                    .unwrap();
+                dense::encode(backend, &trits, [rows, cols], &mut packed, Mode::Lenient).unwrap();
                 assert_eq!(packed, reference(&trits, rows, cols), "{backend:?}");
             }
         }
         // Nothing but illegal values.
         let trits = [i8::MIN, 2, -2, 127].repeat(200);
         let mut packed = vec![0xFF; 200];
-        backend
-            .encode(
-                view(&trits, 1, 800),
-                view_mut(&mut packed, 1, row_bytes(800)),
-                Mode::Lenient,
-            )
-            .unwrap();
+        dense::encode(backend, &trits, [1, 800], &mut packed, Mode::Lenient).unwrap();
         assert!(packed.iter().all(|&b| b == 0));
     }
 }
@@ -296,21 +251,11 @@ fn illegal_codes_and_padding_are_named() {
                 packed[bytes + col / 4] = 0b11 << (6 - 2 * (col % 4));
                 packed[3 * bytes - 1] |= 0xC0;
                 let mut trits = vec![5; 3 * cols];
-                let result = backend.decode(
-                    view(&packed, 3, row_bytes(cols)),
-                    view_mut(&mut trits, 3, cols),
-                    Mode::Strict,
-                );
+                let result = dense::decode(backend, &packed, [3, cols], &mut trits, Mode::Strict);
                 assert_eq!(result, Err(CodecError::Code { row: 1, col }), "{backend:?}");
                 assert!(trits[..2 * cols].iter().all(|&t| t == 0));
                 assert!(trits[2 * cols..].iter().all(|&t| t == 5));
-                backend
-                    .decode(
-                        view(&packed, 3, row_bytes(cols)),
-                        view_mut(&mut trits, 3, cols),
-                        Mode::Lenient,
-                    )
-                    .unwrap();
+                dense::decode(backend, &packed, [3, cols], &mut trits, Mode::Lenient).unwrap();
                 assert!(trits.iter().all(|&t| t == 0));
             }
             for pad in cols..4 * bytes {
@@ -318,19 +263,10 @@ fn illegal_codes_and_padding_are_named() {
                     let mut packed = vec![0; 2 * bytes];
                     packed[2 * bytes - 1] = code << (6 - 2 * (pad % 4));
                     let mut trits = vec![5; 2 * cols];
-                    let result = backend.decode(
-                        view(&packed, 2, row_bytes(cols)),
-                        view_mut(&mut trits, 2, cols),
-                        Mode::Strict,
-                    );
+                    let result =
+                        dense::decode(backend, &packed, [2, cols], &mut trits, Mode::Strict);
                     assert_eq!(result, Err(CodecError::Padding { row: 1 }), "{backend:?}");
-                    backend
-                        .decode(
-                            view(&packed, 2, row_bytes(cols)),
-                            view_mut(&mut trits, 2, cols),
-                            Mode::Lenient,
-                        )
-                        .unwrap();
+                    dense::decode(backend, &packed, [2, cols], &mut trits, Mode::Lenient).unwrap();
                     assert!(trits.iter().all(|&t| t == 0));
                 }
             }
@@ -344,14 +280,14 @@ fn any_scale_is_copied() {
     for backend in backends() {
         for scale in [0.0, -0.0, 1e-45, f32::INFINITY, -2.5, f32::NAN] {
             let mut weights = [9.0; 160];
-            backend
-                .decode_f32(
-                    view(&packed, 1, row_bytes(160)),
-                    view_mut(&mut weights, 1, 160),
-                    &[scale],
-                    Mode::Lenient,
-                )
-                .unwrap();
+            dense::decode_f32(
+                backend,
+                &packed,
+                (&mut weights, [1, 160]),
+                &[scale],
+                Mode::Lenient,
+            )
+            .unwrap();
             for four in weights.chunks(4) {
                 let expected = [scale, -scale, 0.0, 0.0].map(f32::to_bits);
                 assert_eq!(
@@ -366,13 +302,11 @@ fn any_scale_is_copied() {
 
 #[test]
 fn wrong_shapes_name_both() {
-    let wrong = |[rows, cols]: [usize; 2]| {
+    let wrong = |shape| {
         Err(CodecError::Shape {
             argument: "packed",
-            rows,
-            cols,
-            expected_rows: 2,
-            expected_cols: 2,
+            shape,
+            expected: [2, 2],
         })
     };
     let (mut trits, mut weights) = ([9; 10], [9.0; 10]);
@@ -509,17 +443,17 @@ proptest! {
         let cols = (4 * bytes).saturating_sub(cut);
         let mut expected = vec![0; cols];
         let scalar = Backend::scalar();
-        scalar.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut expected, 1, cols), Mode::Lenient).unwrap();
-        let error = scalar.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut vec![0; cols], 1, cols), Mode::Strict);
+        dense::decode(scalar, &packed, [1, cols], &mut expected, Mode::Lenient).unwrap();
+        let error = dense::decode(scalar, &packed, [1, cols], &mut vec![0; cols], Mode::Strict);
         for backend in backends() {
             let mut trits = vec![0; cols];
-            backend.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut trits, 1, cols), Mode::Lenient).unwrap();
+            dense::decode(backend, &packed, [1, cols], &mut trits, Mode::Lenient).unwrap();
             prop_assert_eq!(&trits, &expected);
-            let strict = backend.decode(view(&packed, 1, row_bytes(cols)), view_mut(&mut trits, 1, cols), Mode::Strict);
+            let strict = dense::decode(backend, &packed, [1, cols], &mut trits, Mode::Strict);
             prop_assert_eq!(&strict, &error);
             if strict.is_ok() {
                 let mut again = vec![0; bytes];
-                backend.encode(view(&trits, 1, cols), view_mut(&mut again, 1, row_bytes(cols)), Mode::Strict).unwrap();
+                dense::encode(backend, &trits, [1, cols], &mut again, Mode::Strict).unwrap();
                 prop_assert_eq!(&again, &packed);
             }
         }

@@ -13,10 +13,9 @@ use std::env;
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tritgemm::codec::Mode;
-use tritgemm::codec::row_bytes;
 use tritgemm::{Linear, Options, PanelFile, Threads, Verify};
 use tritgemm_testing::case::{Case, Expected, Shape, assert_same};
-use tritgemm_testing::{FAMILIES, Rng, backends, bits, oracle, view, view_mut, workspace};
+use tritgemm_testing::{FAMILIES, Rng, backends, bits, dense, oracle, view_mut, workspace};
 
 /// All backends encode and decode alike, to trits and to floats.
 fn codecs(case: &Case, mode: Mode) {
@@ -32,31 +31,12 @@ fn codecs(case: &Case, mode: Mode) {
     for backend in backends() {
         let what = format!("{backend:?} {mode:?} {:?}", case.shape);
         let mut packed = vec![0xa5; wanted.len()];
-        backend
-            .encode(
-                view(trits, m, k),
-                view_mut(&mut packed, m, row_bytes(k)),
-                mode,
-            )
-            .expect("trits");
+        dense::encode(backend, trits, [m, k], &mut packed, mode).expect("trits");
         assert_same("encode", &what, &packed, &wanted);
         let (mut back, mut floats) = (vec![77; trits.len()], vec![7.0; trits.len()]);
-        backend
-            .decode(
-                view(&packed, m, row_bytes(k)),
-                view_mut(&mut back, m, k),
-                mode,
-            )
-            .expect("codes");
+        dense::decode(backend, &packed, [m, k], &mut back, mode).expect("codes");
         assert_same("decode", &what, &back, trits);
-        backend
-            .decode_f32(
-                view(&packed, m, row_bytes(k)),
-                view_mut(&mut floats, m, k),
-                &scales,
-                mode,
-            )
-            .expect("codes");
+        dense::decode_f32(backend, &packed, (&mut floats, [m, k]), &scales, mode).expect("codes");
         assert_same("decode_f32", &what, &bits(&floats), &bits(&weights));
     }
 }

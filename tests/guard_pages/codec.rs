@@ -3,7 +3,7 @@
 use tritgemm::codec::{self, Mode, row_bytes};
 use tritgemm::{Backend, Panels, Scales, TernaryMatrix};
 use tritgemm_testing::guarded::{Guarded, Place};
-use tritgemm_testing::{Rng, backends, bits, quick, view, view_mut};
+use tritgemm_testing::{Rng, backends, bits, dense, quick, view};
 
 /// One matrix with every slice at `place`, by every backend.
 fn check(rows: usize, cols: usize, place: Place) {
@@ -12,13 +12,7 @@ fn check(rows: usize, cols: usize, place: Place) {
     let scales = rng.vec(rows, Rng::unit);
     let mut packed = vec![0; rows * row_bytes(cols)];
     let scalar = Backend::scalar();
-    scalar
-        .encode(
-            view(&trits, rows, cols),
-            view_mut(&mut packed, rows, row_bytes(cols)),
-            Mode::Strict,
-        )
-        .expect("legal");
+    dense::encode(scalar, &trits, [rows, cols], &mut packed, Mode::Strict).expect("legal");
     let weights: Vec<f32> = (0..rows * cols)
         .map(|i| match trits[i] {
             0 => 0.0,
@@ -35,34 +29,16 @@ fn check(rows: usize, cols: usize, place: Place) {
         for mode in [Mode::Strict, Mode::Lenient] {
             let what = format!("{backend:?} {mode:?}, {rows} x {cols} at {place:?}");
             let mut out = Guarded::filled(packed.len(), place.of_operand(1));
-            backend
-                .encode(
-                    view(trits_in, rows, cols),
-                    view_mut(out.get_mut(), rows, row_bytes(cols)),
-                    mode,
-                )
-                .expect("legal");
+            dense::encode(backend, trits_in, [rows, cols], out.get_mut(), mode).expect("legal");
             assert!(out.take(&what) == packed, "encode: {what}");
 
             let mut out = Guarded::filled(trits.len(), place.of_operand(1));
-            backend
-                .decode(
-                    view(packed_in, rows, row_bytes(cols)),
-                    view_mut(out.get_mut(), rows, cols),
-                    mode,
-                )
-                .expect("legal");
+            dense::decode(backend, packed_in, [rows, cols], out.get_mut(), mode).expect("legal");
             assert!(out.take(&what) == trits, "decode: {what}");
 
             let mut out = Guarded::filled(trits.len(), place.of_operand(1));
             let (scales, out_slice) = (from_scales.get(), out.get_mut());
-            backend
-                .decode_f32(
-                    view(packed_in, rows, row_bytes(cols)),
-                    view_mut(out_slice, rows, cols),
-                    scales,
-                    mode,
-                )
+            dense::decode_f32(backend, packed_in, (out_slice, [rows, cols]), scales, mode)
                 .expect("legal");
             assert!(bits(&out.take(&what)) == bits(&weights), "floats: {what}");
         }
@@ -106,21 +82,11 @@ fn illegal_input() {
             for backend in backends() {
                 let what = format!("{backend:?} {cols} at {place:?}");
                 let mut out = Guarded::filled(row_bytes(cols), place);
-                backend
-                    .encode(
-                        view(trits.get(), 1, cols),
-                        view_mut(out.get_mut(), 1, row_bytes(cols)),
-                        Mode::Strict,
-                    )
+                dense::encode(backend, trits.get(), [1, cols], out.get_mut(), Mode::Strict)
                     .expect_err("7 is no trit");
                 out.take(&what);
                 let mut out = Guarded::filled(cols, place);
-                backend
-                    .decode(
-                        view(codes.get(), 1, row_bytes(cols)),
-                        view_mut(out.get_mut(), 1, cols),
-                        Mode::Strict,
-                    )
+                dense::decode(backend, codes.get(), [1, cols], out.get_mut(), Mode::Strict)
                     .expect_err("11 is no code");
                 out.take(&what);
             }

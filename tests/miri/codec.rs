@@ -3,7 +3,7 @@
 use crate::backends::runs;
 use tritgemm::Backend;
 use tritgemm::codec::{Mode, row_bytes};
-use tritgemm_testing::{Rng, backends, bits, view, view_mut};
+use tritgemm_testing::{Rng, backends, bits, dense};
 
 /// Nothing, less than a vector, whole vectors and every kind of tail.
 fn widths() -> impl Iterator<Item = usize> {
@@ -17,46 +17,28 @@ fn every_backend_encodes_and_decodes_alike() {
         let trits = rng.vec(rows * cols, Rng::trit);
         let mut packed = vec![0; rows * row_bytes(cols)];
         let scalar = Backend::scalar();
-        scalar
-            .encode(
-                view(&trits, rows, cols),
-                view_mut(&mut packed, rows, row_bytes(cols)),
-                Mode::Strict,
-            )
-            .expect("legal");
+        dense::encode(scalar, &trits, [rows, cols], &mut packed, Mode::Strict).expect("legal");
         for backend in backends() {
             let what = format!("{backend:?}, {cols} columns");
             let mut again = vec![0xff; packed.len()];
-            backend
-                .encode(
-                    view(&trits, rows, cols),
-                    view_mut(&mut again, rows, row_bytes(cols)),
-                    Mode::Strict,
-                )
-                .expect("legal");
+            dense::encode(backend, &trits, [rows, cols], &mut again, Mode::Strict).expect("legal");
             assert_eq!(again, packed, "{what}");
             let mut back = vec![9; trits.len()];
-            backend
-                .decode(
-                    view(&packed, rows, row_bytes(cols)),
-                    view_mut(&mut back, rows, cols),
-                    Mode::Strict,
-                )
-                .expect("legal");
+            dense::decode(backend, &packed, [rows, cols], &mut back, Mode::Strict).expect("legal");
             assert_eq!(back, trits, "{what}");
             if !runs(backend, "codec: decode_f32") {
                 continue;
             }
             let mut floats = vec![9.0; trits.len()];
             let scales = [0.5, 2.0];
-            backend
-                .decode_f32(
-                    view(&packed, rows, row_bytes(cols)),
-                    view_mut(&mut floats, rows, cols),
-                    &scales,
-                    Mode::Strict,
-                )
-                .expect("legal");
+            dense::decode_f32(
+                backend,
+                &packed,
+                (&mut floats, [rows, cols]),
+                &scales,
+                Mode::Strict,
+            )
+            .expect("legal");
             let expected = trits.iter().enumerate().map(|(i, &t)| match t {
                 0 => 0.0,
                 t => f32::from(t) * scales[i / cols],
@@ -74,21 +56,11 @@ fn illegal_input_is_found() {
             let mut trits = vec![0; cols];
             trits[cols - 1] = 3;
             let packed = &mut vec![0; row_bytes(cols)];
-            backend
-                .encode(
-                    view(&trits, 1, cols),
-                    view_mut(packed, 1, row_bytes(cols)),
-                    Mode::Strict,
-                )
+            dense::encode(backend, &trits, [1, cols], packed, Mode::Strict)
                 .expect_err("not a trit");
             let last = packed.len() - 1;
             packed[last / 2] = 0xff;
-            backend
-                .decode(
-                    view(packed, 1, row_bytes(cols)),
-                    view_mut(&mut trits, 1, cols),
-                    Mode::Strict,
-                )
+            dense::decode(backend, packed, [1, cols], &mut trits, Mode::Strict)
                 .expect_err("not a code");
         }
     }

@@ -4,29 +4,17 @@ use crate::config;
 use proptest::prelude::*;
 use tritgemm::Backend;
 use tritgemm::codec::{Mode, row_bytes};
-use tritgemm_testing::{Rng, backends, view, view_mut};
+use tritgemm_testing::{Rng, backends, dense};
 
 fn encode(backend: Backend, trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
     let mut packed = vec![0xff; rows * row_bytes(cols)];
-    backend
-        .encode(
-            view(trits, rows, cols),
-            view_mut(&mut packed, rows, row_bytes(cols)),
-            Mode::Strict,
-        )
-        .expect("trits");
+    dense::encode(backend, trits, [rows, cols], &mut packed, Mode::Strict).expect("trits");
     packed
 }
 
 fn decode(backend: Backend, packed: &[u8], rows: usize, cols: usize) -> Vec<i8> {
     let mut trits = vec![9; rows * cols];
-    backend
-        .decode(
-            view(packed, rows, row_bytes(cols)),
-            view_mut(&mut trits, rows, cols),
-            Mode::Strict,
-        )
-        .expect("legal");
+    dense::decode(backend, packed, [rows, cols], &mut trits, Mode::Strict).expect("legal");
     trits
 }
 
@@ -83,12 +71,7 @@ fn every_legal_byte_comes_back() {
         }
         for byte in (0..=255).filter(|byte| !is_legal(byte)) {
             let mut trits = [0; 4];
-            backend
-                .decode(
-                    view(&[byte], 1, 1),
-                    view_mut(&mut trits, 1, 4),
-                    Mode::Strict,
-                )
+            dense::decode(backend, &[byte], [1, 4], &mut trits, Mode::Strict)
                 .expect_err("no weight has the code 11");
         }
     }

@@ -5,6 +5,8 @@
 //! | here | backends and ways to run, a generator of values, outputs among canaries |
 //! | [`case`] | random products, and every way to compute them |
 //! | [`oracle`] | what products should be, by plain loops |
+//! | [`dense`] | the codec on dense slices |
+//! | [`floats`] | the float types of activations, converted by `half` |
 //! | [`guarded`] | memory beside pages that nobody may touch |
 //! | [`allocator`] | an allocator that refuses |
 //! | [`golden`] | the reference implementation's inputs and outputs |
@@ -14,6 +16,7 @@
 pub mod allocator;
 pub mod case;
 pub mod child;
+pub mod dense;
 pub mod floats;
 pub mod golden;
 pub mod guarded;
