@@ -91,14 +91,10 @@ pub enum CodecError {
     Shape {
         /// The argument.
         argument: &'static str,
-        /// Its rows.
-        rows: usize,
-        /// Its columns.
-        cols: usize,
-        /// Rows expected.
-        expected_rows: usize,
-        /// Columns expected.
-        expected_cols: usize,
+        /// Its rows and columns.
+        shape: [usize; 2],
+        /// Those that it should have.
+        expected: [usize; 2],
     },
     /// A slice has the wrong length.
     Length {
@@ -135,11 +131,9 @@ impl fmt::Display for CodecError {
             ),
             Self::Shape {
                 argument,
-                rows,
-                cols,
-                expected_rows,
-                expected_cols,
-            } => fmt_shape(f, argument, [rows, cols], [expected_rows, expected_cols]),
+                shape,
+                expected,
+            } => fmt_shape(f, argument, shape, expected),
             Self::Length {
                 argument,
                 len,

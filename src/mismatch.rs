@@ -24,14 +24,8 @@ macro_rules! from_mismatches {
         }
         $(impl From<crate::mismatch::Shape> for $error {
             fn from(mismatch: crate::mismatch::Shape) -> Self {
-                let crate::mismatch::Shape { argument, found, expected } = mismatch;
-                Self::$shape {
-                    argument,
-                    rows: found[0],
-                    cols: found[1],
-                    expected_rows: expected[0],
-                    expected_cols: expected[1],
-                }
+                let crate::mismatch::Shape { argument, shape, expected } = mismatch;
+                Self::$shape { argument, shape, expected }
             }
         })?
     };
@@ -47,7 +41,7 @@ pub(crate) struct Length {
 /// A matrix of a wrong shape.
 pub(crate) struct Shape {
     pub(crate) argument: &'static str,
-    pub(crate) found: [usize; 2],
+    pub(crate) shape: [usize; 2],
     pub(crate) expected: [usize; 2],
 }
 
@@ -70,15 +64,15 @@ pub(crate) fn check_length(
 /// Checks the rows and columns of a matrix.
 pub(crate) fn check_shape(
     argument: &'static str,
-    found: [usize; 2],
+    shape: [usize; 2],
     expected: [usize; 2],
 ) -> Result<(), Shape> {
-    if found == expected {
+    if shape == expected {
         return Ok(());
     }
     Err(Shape {
         argument,
-        found,
+        shape,
         expected,
     })
 }
@@ -95,11 +89,8 @@ pub(crate) fn fmt_length(
 pub(crate) fn fmt_shape(
     f: &mut fmt::Formatter<'_>,
     argument: &str,
-    [rows, cols]: [&usize; 2],
-    [expected_rows, expected_cols]: [&usize; 2],
+    [rows, cols]: &[usize; 2],
+    [m, k]: &[usize; 2],
 ) -> fmt::Result {
-    write!(
-        f,
-        "`{argument}` is {rows} x {cols}, expected {expected_rows} x {expected_cols}"
-    )
+    write!(f, "`{argument}` is {rows} x {cols}, expected {m} x {k}")
 }

@@ -333,13 +333,11 @@ fn wrong_lengths_and_shapes_are_named() {
             expected,
         })
     };
-    let shape = |argument, [rows, cols]: [usize; 2]| {
+    let shape = |argument, shape| {
         Err(QuantError::Shape {
             argument,
-            rows,
-            cols,
-            expected_rows: 2,
-            expected_cols: 3,
+            shape,
+            expected: [2, 3],
         })
     };
     for alphas in [1, 3] {

@@ -232,12 +232,10 @@ fn bad_arguments_are_named() {
         let text = LayerError::Eps { eps }.to_string();
         assert!(text.contains(&format!("`eps` is {eps},")), "{text}");
     }
-    let shape = |argument, [rows, cols]: [usize; 2]| LayerError::Shape {
+    let shape = |argument, shape| LayerError::Shape {
         argument,
-        rows,
-        cols,
-        expected_rows: 2,
-        expected_cols: 3,
+        shape,
+        expected: [2, 3],
     };
     let (x, mut y) = ([0.0_f32; 8], [7.0; 8]);
     let wide = norm.forward(view(&x, 2, 4), view_mut(&mut y, 2, 4));

@@ -26,14 +26,10 @@ pub enum LayerError {
     Shape {
         /// The argument.
         argument: &'static str,
-        /// Its rows.
-        rows: usize,
-        /// Its columns.
-        cols: usize,
-        /// Rows expected.
-        expected_rows: usize,
-        /// Columns expected.
-        expected_cols: usize,
+        /// Its rows and columns.
+        shape: [usize; 2],
+        /// Those that it should have.
+        expected: [usize; 2],
     },
     /// A gain has no values.
     NoFeatures,
@@ -65,11 +61,9 @@ impl fmt::Display for LayerError {
             } => fmt_length(f, argument, len, expected),
             Self::Shape {
                 argument,
-                rows,
-                cols,
-                expected_rows,
-                expected_cols,
-            } => fmt_shape(f, argument, [rows, cols], [expected_rows, expected_cols]),
+                shape,
+                expected,
+            } => fmt_shape(f, argument, shape, expected),
             Self::NoFeatures => write!(f, "`gain` is empty, expected one value a feature"),
             Self::Eps { eps } => write!(f, "`eps` is {eps}, expected a finite value above 0"),
             Self::Quant(e) => e.fmt(f),

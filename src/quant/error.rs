@@ -21,14 +21,10 @@ pub enum QuantError {
     Shape {
         /// The argument.
         argument: &'static str,
-        /// Its rows.
-        rows: usize,
-        /// Its columns.
-        cols: usize,
-        /// Rows expected.
-        expected_rows: usize,
-        /// Columns expected.
-        expected_cols: usize,
+        /// Its rows and columns.
+        shape: [usize; 2],
+        /// Those that it should have.
+        expected: [usize; 2],
     },
     /// The shape is more than a slice can hold.
     TooLarge {
@@ -76,11 +72,9 @@ impl fmt::Display for QuantError {
             } => fmt_length(f, argument, len, expected),
             Self::Shape {
                 argument,
-                rows,
-                cols,
-                expected_rows,
-                expected_cols,
-            } => fmt_shape(f, argument, [rows, cols], [expected_rows, expected_cols]),
+                shape,
+                expected,
+            } => fmt_shape(f, argument, shape, expected),
             Self::TooLarge { rows, cols } => {
                 write!(f, "{rows} x {cols} values do not fit the address space")
             }

@@ -428,10 +428,8 @@ fn encodings() {
     for cols in [0, 1, 3] {
         let error = CodecError::Shape {
             argument: "packed",
-            rows: 5,
-            cols,
-            expected_rows: 5,
-            expected_cols: 2,
+            shape: [5, cols],
+            expected: [5, 2],
         };
         assert_names(&error, &[&"packed", &5, &cols, &2]);
         let made = Panels::from_packed(view(&[0; 15], 5, cols), 7);

@@ -113,28 +113,22 @@ fn wrong_lengths_and_shapes_read_alike() {
     for error in lengths {
         assert_eq!(error.to_string(), "`scales` has length 2, expected 3");
     }
-    let (argument, rows, cols, expected_rows, expected_cols) = ("y", 1, 2, 3, 4);
+    let (argument, shape, expected) = ("y", [1, 2], [3, 4]);
     let shapes: [&dyn std::error::Error; 3] = [
         &CodecError::Shape {
             argument,
-            rows,
-            cols,
-            expected_rows,
-            expected_cols,
+            shape,
+            expected,
         },
         &QuantError::Shape {
             argument,
-            rows,
-            cols,
-            expected_rows,
-            expected_cols,
+            shape,
+            expected,
         },
         &LayerError::Shape {
             argument,
-            rows,
-            cols,
-            expected_rows,
-            expected_cols,
+            shape,
+            expected,
         },
     ];
     for error in shapes {
