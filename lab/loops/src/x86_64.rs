@@ -151,8 +151,13 @@ macro_rules! reader {
                         let vector = unsafe { $load(base.add(u * STEP).cast()) };
                         *acc = $xor(*acc, vector);
                         if ahead > 0 && (u * STEP).is_multiple_of(64) {
-                            // A prefetch never faults, so it may point past the end.
-                            _mm_prefetch::<_MM_HINT_T0>(base.wrapping_add(u * STEP + ahead).cast());
+                            let line = base.wrapping_add(u * STEP + ahead);
+                            // Unsafe for Rust 1.89 alone.
+                            #[allow(unused_unsafe)]
+                            // SAFETY: a prefetch never faults, so it may point past the end.
+                            unsafe {
+                                _mm_prefetch::<_MM_HINT_T0>(line.cast())
+                            };
                         }
                     }
                 }
