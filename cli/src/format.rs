@@ -51,7 +51,7 @@ pub enum Grain {
 
 impl Grain {
     /// As the command line has it.
-    pub fn of(granularity: Granularity) -> Self {
+    pub fn from_granularity(granularity: Granularity) -> Self {
         match granularity {
             Granularity::PerTensor => Grain::Tensor,
             Granularity::PerRow => Grain::Row,

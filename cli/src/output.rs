@@ -52,7 +52,7 @@ impl Out {
     }
 
     /// Writes what things are and what they are here, side by side.
-    pub fn pairs<'a>(&mut self, pairs: &[(&'a str, String)]) -> Result<()> {
+    pub fn pairs(&mut self, pairs: &[(&str, String)]) -> Result<()> {
         let names = pairs.iter().map(|(name, _)| name.width()).max();
         let indent = names.unwrap_or(0) + GAP;
         for (name, value) in pairs {

@@ -229,24 +229,20 @@ fn usage_errors_have_their_own_exit_code() {
 }
 
 #[test]
-fn demo_runs_without_any_file_and_fits_the_terminal() {
-    for columns in ["60", "80", "120"] {
-        let output = tritgemm()
-            .arg("demo")
-            .env("COLUMNS", columns)
-            .assert()
-            .success()
-            .stdout(predicate::str::contains("12 tensors ternarised, 2 copied"))
-            .stdout(predicate::str::contains("bit for bit"))
-            // No name is torn apart.
-            .stdout(predicate::str::contains("block.1.feed_forward.down"))
-            .get_output()
-            .stdout
-            .clone();
-        let text = String::from_utf8(output).unwrap();
-        for line in text.lines().filter(|line| !line.contains("Written to")) {
-            assert!(line.chars().count() <= columns.parse().unwrap(), "{line}");
-        }
+fn demo_runs_without_any_file_and_fits_a_narrow_terminal() {
+    let done = tritgemm()
+        .arg("demo")
+        .env("COLUMNS", "60")
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("12 tensors ternarised, 2 copied"))
+        .stdout(predicate::str::contains("bit for bit"))
+        // No name is torn apart.
+        .stdout(predicate::str::contains("block.1.feed_forward.down"));
+    let text = String::from_utf8(done.get_output().stdout.clone()).unwrap();
+    // The path is as long as it is.
+    for line in text.lines().filter(|line| !line.contains("Written to")) {
+        assert!(line.chars().count() <= 60, "{line}");
     }
 }
 

@@ -378,22 +378,22 @@ fn only_tq_is_written_and_only_whole_blocks() {
 
 #[test]
 fn simplify_keeps_scales_that_differ() {
-    let of = |size, scales: &[f32]| {
+    let simplified = |size, scales: &[f32]| {
         let trits = [1; 2 * 512];
         let matrix = matrix(&trits, 2, 512, Scales::per_group(size, scales.to_vec()));
         simplify(matrix).scales().clone()
     };
     let g256 = GroupSize::G256;
-    assert_eq!(of(g256, &[0.5; 4]), Scales::per_tensor(0.5));
+    assert_eq!(simplified(g256, &[0.5; 4]), Scales::per_tensor(0.5));
     assert_eq!(
-        of(g256, &[0.5, 0.5, 0.25, 0.25]),
+        simplified(g256, &[0.5, 0.5, 0.25, 0.25]),
         Scales::per_row(vec![0.5, 0.25])
     );
-    let kept = of(g256, &[0.5, 0.5, 0.5, 0.25]);
+    let kept = simplified(g256, &[0.5, 0.5, 0.5, 0.25]);
     assert_eq!(kept.granularity(), Granularity::PerGroup(g256));
     assert_eq!(kept.values(), [0.5, 0.5, 0.5, 0.25]);
     // +0 and -0 are equal numbers with different bits.
-    let kept = of(g256, &[0.0, -0.0, 0.0, 0.0]);
+    let kept = simplified(g256, &[0.0, -0.0, 0.0, 0.0]);
     assert_eq!(kept.granularity(), Granularity::PerGroup(g256));
 }
 

@@ -272,7 +272,7 @@ impl<'a> Job<'a> {
         m.info.clone().unwrap_or_else(|| PackedInfo {
             dtype: m.format.to_owned(),
             shape,
-            granularity: Grain::of(scales),
+            granularity: Grain::from_granularity(scales),
             sparsity: None,
         })
     }

@@ -33,7 +33,7 @@ pub fn print(
     ];
     let mut table = Table::new(&columns);
     for r in reports {
-        let scale = |granularity| Grain::of(granularity).name();
+        let scale = |granularity| Grain::from_granularity(granularity).name();
         let scales = match scale(r.from_scales) == scale(r.scales) {
             true => scale(r.scales).to_owned(),
             false => format!("{} -> {}", scale(r.from_scales), scale(r.scales)),

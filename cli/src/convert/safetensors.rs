@@ -41,7 +41,7 @@ pub fn write(job: &Job<'_>, reports: &[Report], file: &mut AtomicFile) -> Result
         match class {
             None => {
                 plan(r.name.clone(), Dtype::U8, vec![rows, cols.div_ceil(4)]);
-                let shape = crate::format::Grain::of(r.scales).scales_shape(r.shape);
+                let shape = crate::format::Grain::from_granularity(r.scales).scales_shape(r.shape);
                 plan(scales_name(&r.name), Dtype::F32, shape);
             }
             Some(_) => {

@@ -101,7 +101,7 @@ fn gather<'a>(args: &InspectArgs, model: &'a Model<'_>, bytes: usize) -> Report<
     for m in &model.matrices {
         bar.set_message(plain(&m.name));
         match m.read() {
-            Ok(matrix) => matrices.push(MatrixStats::of(m, &matrix)),
+            Ok(matrix) => matrices.push(MatrixStats::new(m, &matrix)),
             Err(error) => invalid.push(Invalid {
                 name: m.name.clone(),
                 error: format!("{error:#}"),
@@ -122,7 +122,7 @@ fn gather<'a>(args: &InspectArgs, model: &'a Model<'_>, bytes: usize) -> Report<
         container: model.container,
         bytes,
         note: model.note.as_deref(),
-        scales: Histogram::of(&scales, BINS),
+        scales: Histogram::new(&scales, BINS),
         matrices,
         invalid,
         others: model.others.iter().map(other).collect(),

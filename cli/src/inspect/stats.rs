@@ -35,7 +35,7 @@ pub struct MatrixStats {
 
 impl MatrixStats {
     /// Counts the weights of `matrix`, which is what `source` holds.
-    pub fn of(source: &Matrix<'_>, matrix: &TernaryMatrix) -> Self {
+    pub fn new(source: &Matrix<'_>, matrix: &TernaryMatrix) -> Self {
         // +1 has the low bit of its code set, -1 the high one; padding is 0.
         let ones = |mask: u8| -> u64 {
             let bytes = matrix.packed().par_iter().with_min_len(1 << 16);
@@ -53,7 +53,7 @@ impl MatrixStats {
             minus,
             zero: all - plus - minus,
             plus,
-            granularity: Grain::of(matrix.scales().granularity()).name(),
+            granularity: Grain::from_granularity(matrix.scales().granularity()).name(),
             scale_count: values.len(),
             scale_min: values.first().copied(),
             scale_median: values.get(values.len().saturating_sub(1) / 2).copied(),
@@ -88,7 +88,7 @@ const LOG_RATIO: f64 = 50.0;
 
 impl Histogram {
     /// The histogram of finite values; none where there are none.
-    pub fn of(values: &[f32], bins: usize) -> Option<Self> {
+    pub fn new(values: &[f32], bins: usize) -> Option<Self> {
         let low = f64::from(values.iter().copied().min_by(f32::total_cmp)?);
         let high = f64::from(values.iter().copied().max_by(f32::total_cmp)?);
         if low == high {
@@ -132,21 +132,21 @@ mod tests {
 
     #[test]
     fn bins() {
-        assert_eq!(Histogram::of(&[], 4), None);
-        let one = Histogram::of(&[0.5; 3], 4).unwrap();
+        assert_eq!(Histogram::new(&[], 4), None);
+        let one = Histogram::new(&[0.5; 3], 4).unwrap();
         assert_eq!((one.edges, one.counts), (vec![0.5, 0.5], vec![3]));
-        let even = Histogram::of(&[0.0, 1.0, 2.0, 3.0, 4.0, 4.0], 4).unwrap();
+        let even = Histogram::new(&[0.0, 1.0, 2.0, 3.0, 4.0, 4.0], 4).unwrap();
         assert_eq!(even.edges, [0.0, 1.0, 2.0, 3.0, 4.0]);
         assert_eq!(even.counts, [1, 1, 1, 3]);
-        let wide = Histogram::of(&[1e-3, 2e-2, 1.0], 3).unwrap();
+        let wide = Histogram::new(&[1e-3, 2e-2, 1.0], 3).unwrap();
         assert!(wide.log);
         assert_eq!(wide.counts, [1, 1, 1]);
-        let signs = Histogram::of(&[-1.0, 100.0], 2).unwrap();
+        let signs = Histogram::new(&[-1.0, 100.0], 2).unwrap();
         assert!(!signs.log);
-        let extremes = Histogram::of(&[f32::MIN, f32::MAX], 2).unwrap();
+        let extremes = Histogram::new(&[f32::MIN, f32::MAX], 2).unwrap();
         assert_eq!(extremes.counts, [1, 1]);
         // Equal as numbers, not in their bits.
-        assert_eq!(Histogram::of(&[-0.0, 0.0], 2).unwrap().counts, [2]);
+        assert_eq!(Histogram::new(&[-0.0, 0.0], 2).unwrap().counts, [2]);
     }
 
     #[test]

@@ -96,14 +96,16 @@ impl<'a> Gguf<'a> {
         let mut infos = Vec::new();
         let mut names = HashMap::new();
         for i in 0..tensor_count {
-            let at = cursor.at();
+            let at = cursor.position();
             let info = Info::read(&mut cursor, alignment)?;
             if names.insert(info.name, i as usize).is_some() {
                 return Err(corrupt(at, format!("a second tensor `{}`", info.name)));
             }
             infos.push(info);
         }
-        let start = cursor.at().checked_next_multiple_of(alignment as usize);
+        let start = cursor
+            .position()
+            .checked_next_multiple_of(alignment as usize);
         // A file without tensors may end before the padding.
         let data = start.and_then(|start| file.get(start..)).unwrap_or(&[]);
         let tensors = tensor::place(infos, data, file.len() - data.len())?;
@@ -191,7 +193,7 @@ fn read_metadata<'a>(cursor: &mut Cursor<'a>, count: u64) -> Result<(Metadata<'a
     let mut keys = HashSet::new();
     let mut alignment = DEFAULT_ALIGNMENT;
     for _ in 0..count {
-        let at = cursor.at();
+        let at = cursor.position();
         let key = cursor.name("a metadata key", MAX_NAME)?;
         if !keys.insert(key) {
             return Err(corrupt(at, format!("a second metadata value `{key}`")));

@@ -92,9 +92,9 @@ pub(super) struct Info<'a> {
 
 impl<'a> Info<'a> {
     pub(super) fn read(cursor: &mut Cursor<'a>, alignment: u32) -> Result<Self> {
-        let said_at = cursor.at();
+        let said_at = cursor.position();
         let name = cursor.name("a tensor's name", MAX_NAME)?;
-        let at = cursor.at();
+        let at = cursor.position();
         let dims = cursor.u32("a tensor's dimensions")? as usize;
         if dims > MAX_DIMS {
             return Err(corrupt(
@@ -108,7 +108,7 @@ impl<'a> Info<'a> {
         }
         let shape = Shape { ne, dims };
         let ty = TensorType(cursor.u32("a tensor's type")?);
-        let at = cursor.at();
+        let at = cursor.position();
         let offset = cursor.u64("a tensor's offset")?;
         if !offset.is_multiple_of(alignment.into()) {
             return Err(corrupt(

@@ -147,7 +147,7 @@ impl<'a> Value<'a> {
                 [1] => Value::Bool(true),
                 [byte] => {
                     return Err(corrupt(
-                        cursor.at() - 1,
+                        cursor.position() - 1,
                         format!("a boolean of {byte}, expected 0 or 1"),
                     ));
                 }
@@ -246,14 +246,14 @@ impl<'a> Array<'a> {
     fn read(cursor: &mut Cursor<'a>, depth: usize) -> Result<Self> {
         if depth == MAX_NESTING {
             return Err(corrupt(
-                cursor.at(),
+                cursor.position(),
                 format!("arrays nested more than {MAX_NESTING} deep"),
             ));
         }
         let element = read_type(cursor)?;
         let len = cursor.u64("an array")?;
         cursor.check_count(len, element.least_bytes(), "array elements")?;
-        let start = cursor.at();
+        let start = cursor.position();
         match element {
             ValueType::String | ValueType::Array | ValueType::Bool => {
                 for _ in 0..len {
@@ -274,7 +274,7 @@ impl<'a> Array<'a> {
 }
 
 fn read_type(cursor: &mut Cursor<'_>) -> Result<ValueType> {
-    let at = cursor.at();
+    let at = cursor.position();
     let id = cursor.u32("a value type")?;
     ValueType::from_id(id).ok_or_else(|| corrupt(at, format!("value type {id}, expected 0 to 12")))
 }
