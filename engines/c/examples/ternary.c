@@ -174,7 +174,7 @@ int main(void) {
     float *bias = allocate(M, sizeof *bias);
     float *x = allocate(TOKENS * K, sizeof *x);
     float *y = allocate(TOKENS * M, sizeof *y);
-    float *again = allocate(TOKENS * M, sizeof *again);
+    float *z = allocate(TOKENS * M, sizeof *z);
     int8_t *trits = allocate(M * K, sizeof *trits);
     unsigned state = 1;
     for (size_t i = 0; i < M * K; i++) {
@@ -234,9 +234,9 @@ int main(void) {
     check(tritgemm_workspace_pin(workspace, "scalar"), "pin");
     check(tritgemm_linear_prepare_int8(layer, TOKENS, x, TOKENS * K, K, workspace, &prepared),
           "prepare_int8");
-    check(tritgemm_linear_forward_prepared(layer, prepared, again, TOKENS * M, M, workspace),
+    check(tritgemm_linear_forward_prepared(layer, prepared, z, TOKENS * M, M, workspace),
           "forward_prepared");
-    int same = memcmp(y, again, TOKENS * M * sizeof *y) == 0;
+    int same = memcmp(y, z, TOKENS * M * sizeof *y) == 0;
     printf("%lu work items on %d threads, and one thread with scalar kernels: %s\n", ran, THREADS,
            same ? "the same bits" : "DIFFERENT");
     failed |= !same || ran == 0;
@@ -257,7 +257,7 @@ int main(void) {
     free(bias);
     free(x);
     free(y);
-    free(again);
+    free(z);
     free(trits);
     printf(failed ? "FAILED\n" : "ok\n");
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -85,11 +85,11 @@ void run(const std::string &path) {
     const auto panels = Panels::pack(matrix);
     panels.gemm_i8(tokens, {x_i8, K}, {sums, M}, workspace);
     require(sums == plain_product(matrix.trits(), x_i8), "the int8 product is exact");
-    std::vector<std::int32_t> again(tokens * M);
+    std::vector<std::int32_t> from_prepared(tokens * M);
     const std::vector<float> ones(tokens, 1.0f);
     const auto exact = Prepared::from_int8(tokens, K, {x_i8, K}, ones, 0, workspace);
-    panels.gemm_i8(exact, {again, M}, workspace);
-    require(again == sums, "and so it is of prepared activations");
+    panels.gemm_i8(exact, {from_prepared, M}, workspace);
+    require(from_prepared == sums, "and so it is of prepared activations");
 
     // Both layers from the same prepared activations.
     const auto prepared = gate.prepare_int8(tokens, {x, K}, workspace);

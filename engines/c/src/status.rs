@@ -54,10 +54,6 @@ impl Error {
         let message = message.into();
         Self { status, message }
     }
-
-    fn of(status: Status, error: &dyn core::fmt::Display) -> Self {
-        Self::new(status, error.to_string())
-    }
 }
 
 macro_rules! from_errors {
@@ -65,7 +61,7 @@ macro_rules! from_errors {
         impl From<$error> for Error {
             fn from(error: $error) -> Self {
                 let status: fn(&$error) -> Status = $status;
-                Self::of(status(&error), &error)
+                Self::new(status(&error), error.to_string())
             }
         }
     )*};

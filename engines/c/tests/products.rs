@@ -226,11 +226,11 @@ fn panels_without_copies() {
             if i == 3 {
                 assert_eq!(at, memory.wrapping_add(128), "used where they are");
             }
-            let again = make(|out| tritgemm_panels_from_memory(at, len, M, K, out));
+            let lent = make(|out| tritgemm_panels_from_memory(at, len, M, K, out));
             let mut sums = vec![0i32; N * M];
             let (x, y) = (case.x_i8.as_ptr(), sums.as_mut_ptr());
             ok(tritgemm_panels_gemm_i8(
-                again,
+                lent,
                 N,
                 x,
                 N * K,
@@ -241,7 +241,7 @@ fn panels_without_copies() {
                 ws,
             ));
             assert!(sums == case.sums);
-            tritgemm_panels_destroy(again);
+            tritgemm_panels_destroy(lent);
             tritgemm_panels_destroy(panels);
             let mut floats = vec![0.0f32; N * M];
             let (x, y) = (case.x.as_ptr(), floats.as_mut_ptr());

@@ -45,7 +45,7 @@ impl Transposed {
     }
 
     /// That of a layer, made by the first call.
-    fn of(layer: &BitLinear) -> Result<Arc<Self>> {
+    fn shared(layer: &BitLinear) -> Result<Arc<Self>> {
         let mut made = layer
             .packed
             .transposed
@@ -120,7 +120,7 @@ impl CustomOp1 for InputGradient {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let shape = [self.0.out_features(), self.0.in_features()];
-        let transposed = Transposed::of(&self.0)?;
+        let transposed = Transposed::shared(&self.0)?;
         on_rows((storage, layout), shape, (&self.0, &*transposed))
     }
 

@@ -141,7 +141,7 @@ def median_ms(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str,
             call()
             if repeat > 0:  # The first warms up.
                 times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.median(of)) for name, of in times.items()}
+    return {name: float(np.median(all_ms)) for name, all_ms in times.items()}
 
 
 rng = np.random.default_rng(SEED)

@@ -98,7 +98,7 @@ struct Layout<'py, T: Element> {
 }
 
 impl<'py, T: Named> Layout<'py, T> {
-    fn of(name: &str, shape: &str, array: &Bound<'py, PyArrayDyn<T>>) -> Result<Self, Error> {
+    fn new(name: &str, shape: &str, array: &Bound<'py, PyArrayDyn<T>>) -> Result<Self, Error> {
         let (rows, cols, vector) = match *array.shape() {
             [rows, cols] => (rows, cols, false),
             [cols] => (1, cols, true),
@@ -204,7 +204,7 @@ impl<'py, T: Named> Input<'py, T> {
             cols,
             stride,
             vector,
-        } = Layout::of(name, shape, typed::<T>(name, shape, object)?)?;
+        } = Layout::new(name, shape, typed::<T>(name, shape, object)?)?;
         let borrow = array
             .try_into_readonly()
             .map_err(|e| borrow_error(name, e))?;
@@ -322,7 +322,7 @@ impl<'py, T: Named> Output<'py, T> {
             start,
             stride,
             ..
-        } = Layout::of("out", &shape, array)?;
+        } = Layout::new("out", &shape, array)?;
         let borrow = array
             .try_into_readwrite()
             .map_err(|e| borrow_error("out", e))?;
@@ -373,7 +373,7 @@ impl<'py, T: Named> Output<'py, T> {
 
     /// Checks that no element is the input's as well. The borrow checks know
     /// arrays that share an owner; this knows addresses, whoever owns them.
-    pub fn check_apart<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
+    pub fn check_overlap<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
         let ours = extent(
             &self.borrow,
             self.start,

@@ -27,7 +27,7 @@ pub fn pack<'py>(
     let trits = Input::<i8>::dense("trits", "[M, K]", trits)?;
     let (rows, cols) = (trits.rows(), trits.cols());
     let mut packed = Output::<u8>::dense(py, out, [rows, codec::row_bytes(cols)])?;
-    packed.check_apart("trits", &trits)?;
+    packed.check_overlap("trits", &trits)?;
     let from = MatRef::new(trits.slice()?, rows, cols)?;
     let to = MatMut::new(packed.slice_mut()?, rows, codec::row_bytes(cols))?;
     run(py, rows * cols, |_| codec::encode(from, to, mode(strict)))??;
@@ -51,7 +51,7 @@ pub fn unpack<'py>(
     check_width(&packed, k)?;
     let rows = packed.rows();
     let mut trits = Output::<i8>::dense(py, out, [rows, k])?;
-    trits.check_apart("packed", &packed)?;
+    trits.check_overlap("packed", &packed)?;
     let from = MatRef::new(packed.slice()?, rows, packed.cols())?;
     let to = MatMut::new(trits.slice_mut()?, rows, k)?;
     run(py, rows * k, |_| codec::decode(from, to, mode(strict)))??;

@@ -50,8 +50,8 @@ impl<'py> Call<'_, 'py> {
         let x = Input::<X>::new("x", "[N, K] or [K]", x)?;
         check_width(x.cols(), panels)?;
         let (rows, view) = ((x.rows(), x.is_vector()), x.view()?);
-        let apart = |y: &Output<'py, Y>| y.check_apart("x", &x);
-        self.into_array(panels, rows, apart, |y, ws| work(view, y, ws))
+        let check = |y: &Output<'py, Y>| y.check_overlap("x", &x);
+        self.into_array(panels, rows, check, |y, ws| work(view, y, ws))
     }
 
     /// As [`of_array`](Self::of_array), of prepared activations.
