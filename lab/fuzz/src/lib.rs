@@ -3,7 +3,6 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`capi`] | the C interface beside the Rust interface |
 //! | [`fill`] | any number of values from a few bytes |
 //! | [`codec`] | the encoding by definition, one weight at a time |
 //! | [`draw`] | a product: shape, weights, activations, scales, strides |
@@ -13,7 +12,6 @@
 //! | [`panel_file`] | the fields of a panel file, to be repaired |
 //! | [`common`] | the oracle and the canaries of the crate's own tests |
 
-pub mod capi;
 pub mod codec;
 #[path = "../../../tests/common/mod.rs"]
 pub mod common;
@@ -23,8 +21,3 @@ pub mod ggml;
 pub mod memory;
 pub mod panel_file;
 pub mod way;
-
-/// The CLI's reader of safetensors files; a program has no library to import.
-#[path = "../../../cli/src/format.rs"]
-#[allow(dead_code, missing_docs)]
-pub mod cli_format;
