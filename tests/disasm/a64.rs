@@ -9,11 +9,12 @@ use disarm64::InsnOpcode;
 /// reciprocals and scaling.
 const DATA: &str = "mul madd msub mla mls mneg dot mmla mop aes div sqrt recp rsqrts scale";
 
-fn judge(name: &str, class: &str) -> Option<Multiply> {
+fn judge(word: u32, name: &str, class: &str) -> Option<Multiply> {
+    // MADD, MSUB, xMULH, UDIV and SDIV of 64 bits; xMADDL and xMSUBL widen 32.
+    let address = word >> 31 == 1 && !name.ends_with('l');
     match class {
-        // MADD, MSUB, xMADDL, xMSUBL, xMULH; UDIV and SDIV among others.
-        "DP_3SRC" => Some(Multiply::Scalar),
-        "DP_2SRC" => name.contains("div").then_some(Multiply::Scalar),
+        "DP_3SRC" => (!address).then_some(Multiply::Scalar),
+        "DP_2SRC" => (name.contains("div") && !address).then_some(Multiply::Scalar),
         // No kernel uses these extensions; additions are not told apart.
         _ if class.starts_with("SVE") || class.starts_with("SME") => Some(Multiply::Data),
         _ => {
@@ -61,7 +62,7 @@ pub fn decode(start: u64, bytes: &[u8]) -> Vec<Instruction> {
             Instruction {
                 address,
                 name: definition.map(|_| name.to_owned()),
-                multiply: judge(name, &class),
+                multiply: judge(word, name, &class),
                 flow: flow(address, word, name, &class),
             }
         });
@@ -85,11 +86,9 @@ pub fn stub_slot(start: u64, bytes: &[u8]) -> Option<u64> {
 }
 
 // As GNU binutils 2.40 assembles them.
-/// madd, msub, smaddl, umull, umulh, sdiv, udiv.
+/// mul, msub, smaddl, umull, sdiv, of 32 bits.
 #[cfg(test)]
-const SCALAR_WORDS: &[u32] = &[
-    0x9b020c20, 0x1b028c20, 0x9b220c20, 0x9ba27c20, 0x9bc27c20, 0x1ac20c20, 0x9ac20820,
-];
+const SCALAR_WORDS: &[u32] = &[0x1b027c20, 0x1b028c20, 0x9b220c20, 0x9ba27c20, 0x1ac20c20];
 
 /// mul, mla, mls, pmul, sqdmulh, sqrdmlah, smull, umull2, smlal, umlsl2, sqdmull, pmull;
 /// by element: mla, mul, fmul, scalar fmul, sdot, sudot;
@@ -107,12 +106,12 @@ const DATA_WORDS: &[u32] = &[
 ];
 
 /// add, lsl, cneg, vector add, addp, saddw, uadalp, uabal, tbl, tbx, fadd, fneg, bsl, sxtl,
-/// ushr, sli, scvtf, ld4, movi, zip1.
+/// ushr, sli, scvtf, ld4, movi, zip1; of addresses: madd, umulh, udiv.
 #[cfg(test)]
 const INNOCENT_WORDS: &[u32] = &[
     0x8b020c20, 0xd37df020, 0x5a811420, 0x4e228420, 0x4e22bc20, 0x0e221020, 0x6e606820, 0x2e225020,
     0x4e020020, 0x4e033020, 0x4e22d420, 0x6ea0f820, 0x6e621c20, 0x0f08a420, 0x6f0c0420, 0x6f0a5420,
-    0x4e21d820, 0x4c400000, 0x4f00e420, 0x4e023820,
+    0x4e21d820, 0x4c400000, 0x4f00e420, 0x4e023820, 0x9b020c20, 0x9bc27c20, 0x9ac20820,
 ];
 
 #[test]

@@ -28,7 +28,8 @@ pub enum Flow {
 /// What an instruction multiplies or divides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Multiply {
-    /// Integers in general registers: an address, except in a scalar kernel.
+    /// Integers of at most 32 bits in general registers, which only the data of a
+    /// scalar kernel may be. Those of 64 bits are addresses.
     Scalar,
     /// Anything in vector, floating-point or matrix registers.
     Data,
@@ -108,10 +109,10 @@ impl Scan {
         self.findings.iter().any(|finding| finding.fault == data)
     }
 
-    /// Takes the multiplications of addresses off the list.
-    pub fn allow_addresses(&mut self) {
-        let address = Fault::Multiply(Multiply::Scalar);
-        self.findings.retain(|finding| finding.fault != address);
+    /// Takes the multiplications in general registers off the list.
+    pub fn allow_scalar(&mut self) {
+        let scalar = Fault::Multiply(Multiply::Scalar);
+        self.findings.retain(|finding| finding.fault != scalar);
     }
 }
 

@@ -18,10 +18,11 @@ const DATA: &str = "mul madd madc msub mac mmla dot dpp dpb pdp p4dp tdp tcmm ti
 /// selects bytes, and `vrndscale` rounds.
 const INNOCENT: &[&str] = &["vpmultishiftqb", "vrndscale"];
 
-/// What the instruction called `name` (lower case) multiplies.
-pub fn judge(name: &str) -> Option<Multiply> {
+/// What the instruction called `name` (lower case) multiplies, of operands of
+/// `bytes`.
+fn judge(name: &str, bytes: usize) -> Option<Multiply> {
     if SCALAR.contains(&name) {
-        return Some(Multiply::Scalar);
+        return (bytes < 8).then_some(Multiply::Scalar);
     }
     let innocent = INNOCENT.iter().any(|start| name.starts_with(start));
     let data = DATA.split_whitespace().any(|part| name.contains(part));
@@ -81,9 +82,13 @@ pub fn decode(start: u64, bytes: &[u8]) -> Vec<Instruction> {
     let code: Vec<_> = decoder.into_iter().collect();
     let decoded = code.iter().enumerate().map(|(i, instruction)| {
         let name = (!instruction.is_invalid()).then(|| name(instruction.mnemonic()));
+        let bytes = match instruction.op0_kind() {
+            OpKind::Register => instruction.op0_register().size(),
+            _ => instruction.memory_size().size(),
+        };
         Instruction {
             address: instruction.ip(),
-            multiply: name.as_deref().and_then(judge),
+            multiply: name.as_deref().and_then(|name| judge(name, bytes)),
             name,
             flow: flow(&code[..=i]),
         }
@@ -109,7 +114,7 @@ fn additions_are_no_multiplications() {
         vcvtdq2ps vrndscaleps vpopcntb";
     for name in names.split_whitespace() {
         assert!(Mnemonic::values().any(|m| self::name(m) == name), "{name}");
-        assert_eq!(judge(name), None, "{name}");
+        assert_eq!(judge(name, 4), None, "{name}");
     }
 }
 
@@ -118,8 +123,8 @@ fn known_encodings_are_decoded_and_judged() {
     // As binutils assembles them.
     let encodings: &[(&[u8], &str)] = &[
         (&[0x0f, 0xaf, 0xc1], "imul"),
-        (&[0x48, 0xf7, 0xe1], "mul"),
-        (&[0xc4, 0xe2, 0xf3, 0xf6, 0xc2], "mulx"),
+        (&[0x41, 0xf7, 0xe1], "mul"),
+        (&[0xc4, 0xe2, 0x73, 0xf6, 0xc2], "mulx"),
         (&[0xf7, 0xf1], "div"),
         (&[0xf3, 0x0f, 0x59, 0xc1], "mulss"),
         (&[0x62, 0xf1, 0x74, 0x48, 0x59, 0xc2], "vmulps"),
@@ -150,6 +155,9 @@ fn known_encodings_are_decoded_and_judged() {
         assert_eq!(decoded[0].name.as_deref(), Some(name));
         assert_eq!(decoded[0].multiply, Some(multiply), "{name}");
     }
+    // imul rax, rcx; mul rcx: of addresses.
+    assert_eq!(decode(0, &[0x48, 0x0f, 0xaf, 0xc1])[0].multiply, None);
+    assert_eq!(decode(0, &[0x48, 0xf7, 0xe1])[0].multiply, None);
     // An opcode that 64-bit mode does not have.
     assert_eq!(decode(0, &[0x06])[0].name, None);
     // call +0; call [rip + 0x10]; call rax; jmp [rax + rcx * 8]; jne +0x10.

@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
 use tritgemm_capi::{self as c, Status};
-use tritgemm_fuzz::common::oracle::{self, Affine, Operands};
 use tritgemm_fuzz::fill::{Fill, Style};
 use tritgemm_fuzz::memory::Memory;
+use tritgemm_testing::oracle::{self, Affine, Operands};
 
 /// Most steps of a program.
 const STEPS: usize = 24;
@@ -31,6 +31,8 @@ const LARGE: usize = 257;
 /// Most multiply-adds of a product with a small matrix and with a large one, which
 /// are enough to be shared among workers.
 const MACS: [usize; 2] = [1 << 15, 3 << 20];
+/// Names to pin, the last one of nothing; NULL pins none.
+const NAMES: [Option<&CStr>; 4] = [None, Some(c"scalar"), Some(c"avx2"), Some(c"none")];
 /// What a scale covers.
 const GRANULARITIES: [i32; 5] = [1, 2, 64, 128, 256];
 
@@ -93,6 +95,13 @@ impl Step {
         let scales = self.fill.floats(count, self.style);
         let legal = scales.iter().all(|s| s.is_finite());
         (scales, legal)
+    }
+
+    /// Tokens, rows and columns of a product that does not take too long.
+    fn sizes<H>(&self, kept: Option<&Kept<H, Weights>>) -> [usize; 3] {
+        let (m, k) = kept.map_or((0, 0), |kept| (kept.model.m, kept.model.k));
+        let most = MACS[usize::from(m >= LARGE)] / m.max(1) / k.max(1);
+        [self.sizes.tokens.min(most), m, k]
     }
 
     fn bias(&self, rows: usize) -> Option<Vec<f32>> {
@@ -493,7 +502,7 @@ unsafe extern "C" fn parallel_for(ctx: *mut c_void, n: usize, work: c::Work, to:
     let work = work.expect("never null");
     schedule.late.set(Some((work, to)));
     // SAFETY: a workspace that lives, though it is in use.
-    let busy = unsafe { c::tritgemm_workspace_pin(schedule.workspace, 0) };
+    let busy = unsafe { c::tritgemm_workspace_pin(schedule.workspace, null()) };
     assert_eq!(busy, Status::TritgemmBusy);
     let order: Vec<usize> = match schedule.order % 5 {
         0 => (0..n).collect(),
@@ -525,7 +534,7 @@ fn was_short(team: Option<&Team>) -> bool {
 
 /// Calls a function of the C interface.
 macro_rules! call {
-    ($function:path, $($argument:expr),+) => {
+    ($function:expr, $($argument:expr),+) => {
         // SAFETY: pointers and handles are what `Call` made of ones that live: valid
         // for what their lengths say, or such that the function must not follow them.
         unsafe { $function($($argument),+) }
@@ -545,7 +554,7 @@ macro_rules! make {
 
 /// Makes a shard; half of them begin and end where panels do.
 macro_rules! slice {
-    ($step:ident, $all:expr, $function:path, $destroy:path) => {{
+    ($step:ident, $all:expr, $function:expr, $destroy:path) => {{
         let (mut call, kept) = (Call::new($step), pick(&$all, $step.on));
         let m = kept.map_or(0, |kept| kept.model.m);
         let unit = if $step.choice % 2 == 0 { 64 } else { 1 };
@@ -560,8 +569,18 @@ macro_rules! slice {
     }};
 }
 
-/// Pointer, length and stride of rows.
-type Rows<P> = (P, usize, usize);
+/// A product of activations in a buffer.
+type Direct<H, X, Y> = unsafe extern "C" fn(
+    *const H,
+    usize,
+    *const X,
+    usize,
+    usize,
+    *mut Y,
+    usize,
+    usize,
+    *mut c::Workspace,
+) -> Status;
 
 /// The outcome of a product, and what it wrote.
 fn finish<Y: Pod>(
@@ -585,24 +604,30 @@ fn finish<Y: Pod>(
 fn direct<H, X: Pod, Y: Pod>(
     (step, teams): (&Step, &[Team]),
     (all, canary): (&[Kept<H, Weights>], Y),
+    function: Direct<H, X, Y>,
     x: impl FnOnce([usize; 2]) -> (Vec<X>, Activations, bool),
     want: impl FnOnce(&Weights, &Activations) -> Vec<Y>,
-    run: impl FnOnce(*const H, usize, Rows<*const X>, Rows<*mut Y>, *mut c::Workspace) -> Status,
 ) {
     let (mut call, kept) = (Call::new(step), pick(all, step.on));
-    let (m, k) = kept.map_or((0, 0), |kept| (kept.model.m, kept.model.k));
-    let most = MACS[usize::from(m >= LARGE)] / m.max(1) / k.max(1);
-    let n = step.sizes.tokens.min(most);
+    let [n, m, k] = step.sizes(kept);
     let (x, model, legal) = x([n, k]);
     call.wrong_if(!legal);
     let handle = call.handle(kept);
-    let gaps = ((step.gaps[0], X::zeroed()), (step.gaps[1], canary));
-    let x = call.rows(&model.repeat(&x, k), [n, k], gaps.0, step.at[0]);
-    let mut y = call.rows(&vec![canary; n * m], [n, m], gaps.1, step.at[1]);
+    let x = call.rows(
+        &model.repeat(&x, k),
+        [n, k],
+        (step.gaps[0], X::zeroed()),
+        step.at[0],
+    );
+    let mut y = call.rows(
+        &vec![canary; n * m],
+        [n, m],
+        (step.gaps[1], canary),
+        step.at[1],
+    );
     let team = pick(teams, step.workspace);
-    let workspace = call.handle(team);
-    let to = (y.ptr_mut(), y.len, y.stride);
-    let status = run(handle, n, (x.ptr(), x.len, x.stride), to, workspace);
+    let (ws, to, xs, ys) = (call.handle(team), y.ptr_mut(), x.stride, y.stride);
+    let status = call!(function, handle, n, x.ptr(), x.len, xs, to, y.len, ys, ws);
     x.untouched();
     finish(&call, status, team, &y, || {
         want(&kept.expect("weights").model, &model)
@@ -611,23 +636,27 @@ fn direct<H, X: Pod, Y: Pod>(
 
 /// A product of prepared activations.
 fn of_prepared<H, Y: Pod>(
-    (step, teams, prepared): (&Step, &[Team], &[Kept<c::Prepared, Activations>]),
+    (step, teams): (&Step, &[Team]),
     (all, canary): (&[Kept<H, Weights>], Y),
+    prepared: &[Kept<c::Prepared, Activations>],
+    run: impl FnOnce(*const H, *const c::Prepared, *mut Y, [usize; 2], *mut c::Workspace) -> Status,
     fit: impl FnOnce(&Weights, &Activations) -> bool,
     want: impl FnOnce(&Weights, &Activations) -> Vec<Y>,
-    run: impl FnOnce(*const H, *const c::Prepared, Rows<*mut Y>, *mut c::Workspace) -> Status,
 ) {
     let mut call = Call::new(step);
     let (kept, x) = (pick(all, step.on), pick(prepared, step.choice));
     let n = x.map_or(0, |x| x.model.n);
     let m = kept.map_or(0, |kept| kept.model.m);
     let (handle, activations) = (call.handle(kept), call.handle(x));
-    let gap = (step.gaps[1], canary);
-    let mut y = call.rows(&vec![canary; n * m], [n, m], gap, step.at[1]);
+    let mut y = call.rows(
+        &vec![canary; n * m],
+        [n, m],
+        (step.gaps[1], canary),
+        step.at[1],
+    );
     let team = pick(teams, step.workspace);
-    let workspace = call.handle(team);
-    let to = (y.ptr_mut(), y.len, y.stride);
-    let status = run(handle, activations, to, workspace);
+    let (workspace, to) = (call.handle(team), y.ptr_mut());
+    let status = run(handle, activations, to, [y.len, y.stride], workspace);
     let both = kept.zip(x).map(|(kept, x)| (&kept.model, &x.model));
     call.wrong_if(both.is_none_or(|(w, x)| x.k != w.k || !fit(w, x)));
     finish(&call, status, team, &y, || {
@@ -661,13 +690,12 @@ impl Drop for World {
 
 impl World {
     fn step(&mut self, step: &Step) {
-        let with = (step, &self.teams[..]);
-        let of_prepared_with = (step, &self.teams[..], &self.prepared[..]);
-        let panels = (&self.panels[..], 0x5a5a_5a5a);
-        let linears = (&self.linears[..], -12345.678);
         use Weights as W;
         use c::tritgemm_linear_destroy as destroy_linear;
         use c::tritgemm_panels_destroy as destroy_panels;
+        let with = (step, &self.teams[..]);
+        let panels = (&self.panels[..], 0x5a5a_5a5a);
+        let linears = (&self.linears[..], -12345.678);
         match step.op {
             Op::Workspace => {
                 let mut call = Call::new(step);
@@ -675,13 +703,7 @@ impl World {
                 let destroy = c::tritgemm_workspace_destroy;
                 call.keep(status, &mut self.teams, destroy, Some(None));
             }
-            Op::Pin => {
-                let (mut call, team) = (Call::new(step), pick(&self.teams, step.on));
-                let (handle, isa) = (call.handle(team), call.choice((step.choice % 5).into()));
-                call.wrong_if(c::tritgemm_isa_check(isa) != Status::TritgemmOk);
-                let status = call!(c::tritgemm_workspace_pin, handle, isa);
-                call.done(status);
-            }
+            Op::Pin => self.pin(step),
             Op::Threads => self.threads(step),
             Op::Matrix => self.matrix(step),
             Op::Panels => {
@@ -697,20 +719,12 @@ impl World {
                 make!(step, self.files => self.linears, c::tritgemm_panel_file_linear, destroy_linear);
             }
             Op::SlicePanels => {
-                slice!(
-                    step,
-                    self.panels,
-                    c::tritgemm_panels_slice_rows,
-                    destroy_panels
-                );
+                let slice = c::tritgemm_panels_slice_rows;
+                slice!(step, self.panels, slice, destroy_panels);
             }
             Op::SliceLinear => {
-                slice!(
-                    step,
-                    self.linears,
-                    c::tritgemm_linear_slice_rows,
-                    destroy_linear
-                );
+                let slice = c::tritgemm_linear_slice_rows;
+                slice!(step, self.linears, slice, destroy_linear);
             }
             Op::LendPanels => self.lend_panels(step),
             Op::Linear => self.linear(step),
@@ -722,64 +736,46 @@ impl World {
                     model.values = step.fill.i8s(model.distinct * k);
                     (model.values.clone(), model, true)
                 };
-                direct(
-                    with,
-                    panels,
-                    x,
-                    W::sums,
-                    |p, n, (x, xl, xs), (y, yl, ys), ws| {
-                        call!(c::tritgemm_gemm_i8, p, n, x, xl, xs, y, yl, ys, ws)
-                    },
-                );
+                direct(with, panels, c::tritgemm_panels_gemm_i8, x, W::sums);
             }
             Op::Forward => {
                 let int8 = step.choice % 2 == 0;
+                let forward = match int8 {
+                    true => c::tritgemm_linear_forward_int8,
+                    false => c::tritgemm_linear_forward_f32,
+                };
                 let x = |nk| Activations::floats(step, nk, int8);
-                direct(
-                    with,
-                    linears,
-                    x,
-                    W::outputs,
-                    |l, n, (x, xl, xs), (y, yl, ys), ws| match int8 {
-                        true => call!(c::tritgemm_linear_forward, l, n, x, xl, xs, y, yl, ys, ws),
-                        false => call!(
-                            c::tritgemm_linear_forward_f32,
-                            l,
-                            n,
-                            x,
-                            xl,
-                            xs,
-                            y,
-                            yl,
-                            ys,
-                            ws
-                        ),
-                    },
-                );
+                direct(with, linears, forward, x, W::outputs);
             }
             Op::GemmPrepared => {
                 let fit = |_: &W, x: &Activations| x.floats.is_none() && x.group.is_none();
-                of_prepared(
-                    of_prepared_with,
-                    panels,
-                    fit,
-                    W::sums,
-                    |p, x, (y, yl, ys), ws| {
-                        call!(c::tritgemm_gemm_i8_prepared, p, x, y, yl, ys, ws)
-                    },
-                );
+                let run = |p, x, y, [len, stride]: [usize; 2], ws| {
+                    call!(
+                        c::tritgemm_panels_gemm_i8_prepared,
+                        p,
+                        x,
+                        y,
+                        len,
+                        stride,
+                        ws
+                    )
+                };
+                of_prepared(with, panels, &self.prepared, run, fit, W::sums);
             }
             Op::ForwardPrepared => {
                 let fit = |w: &W, x: &Activations| w.group() == x.group;
-                of_prepared(
-                    of_prepared_with,
-                    linears,
-                    fit,
-                    W::outputs,
-                    |l, x, (y, yl, ys), ws| {
-                        call!(c::tritgemm_linear_forward_prepared, l, x, y, yl, ys, ws)
-                    },
-                );
+                let run = |l, x, y, [len, stride]: [usize; 2], ws| {
+                    call!(
+                        c::tritgemm_linear_forward_prepared,
+                        l,
+                        x,
+                        y,
+                        len,
+                        stride,
+                        ws
+                    )
+                };
+                of_prepared(with, linears, &self.prepared, run, fit, W::outputs);
             }
             Op::Overlap => self.overlap(step),
             Op::Save => self.save(step),
@@ -795,6 +791,33 @@ impl World {
         }
     }
 
+    fn pin(&self, step: &Step) {
+        let (mut call, team) = (Call::new(step), pick(&self.teams, step.on));
+        let (handle, name) = (call.handle(team), NAMES[usize::from(step.choice % 4)]);
+        let available = |name: &CStr| {
+            let backend = |i| c::tritgemm_backend_name(i);
+            // SAFETY: names live as long as the program.
+            let level = |i| {
+                unsafe { CStr::from_ptr(backend(i)) }
+                    .to_bytes()
+                    .split(|&b| b == b'/')
+            };
+            (0..c::tritgemm_backend_count()).any(|i| level(i).next() == Some(name.to_bytes()))
+        };
+        call.wrong_if(name.is_some_and(|name| !available(name)));
+        let name = name.map_or(null(), CStr::as_ptr);
+        call.done(call!(c::tritgemm_workspace_pin, handle, name));
+        let status = call!(
+            c::tritgemm_workspace_set_weights_in_cache,
+            handle,
+            step.at[0] > 99
+        );
+        assert_eq!(
+            status == Status::TritgemmOk,
+            handle.is_aligned() && !handle.is_null()
+        );
+    }
+
     fn threads(&mut self, step: &Step) {
         let mut call = Call::new(step);
         let index = usize::from(step.on) % self.teams.len().max(1);
@@ -808,11 +831,8 @@ impl World {
         });
         let ctx = std::ptr::from_ref(&*schedule).cast_mut().cast();
         let function = (step.at[1] % 8 != 0).then_some(parallel_for as _);
-        let workers = usize::from(step.at[0]);
-        let set = c::tritgemm_workspace_set_parallel_for;
-        // SAFETY: a workspace that lives, or none, and a context that outlives it.
-        let status = unsafe { set(handle, workers, function, ctx) };
-        if call.done(status) {
+        let (set, workers) = (c::tritgemm_workspace_set_parallel_for, step.at[0].into());
+        if call.done(call!(set, handle, workers, function, ctx)) {
             team.expect("a workspace").model = Some(schedule);
         }
     }
@@ -832,8 +852,7 @@ impl World {
         let s = call.buffer(&scales, step.at[1]);
         let (t_ptr, s_ptr, out) = (t.ptr(), s.ptr(), call.out());
         let make = c::tritgemm_matrix_from_trits;
-        // SAFETY: buffers with their lengths, or none; an out pointer, or none.
-        let status = unsafe { make(t_ptr, t.len, rows, cols, kind, s_ptr, s.len, out) };
+        let status = call!(make, t_ptr, t.len, rows, cols, kind, s_ptr, s.len, out);
         let model = Weights {
             m: rows,
             k: cols,
@@ -874,8 +893,7 @@ impl World {
         let b_ptr = if bias.is_some() { b.ptr() } else { null() };
         let (s_ptr, out) = (s.ptr(), call.out());
         let make = c::tritgemm_linear_from_panels;
-        // SAFETY: a handle that lives, or none; buffers; an out pointer, or none.
-        let status = unsafe { make(handle, kind, s_ptr, s.len, b_ptr, b.len, out) };
+        let status = call!(make, handle, kind, s_ptr, s.len, b_ptr, b.len, out);
         let model = kept.map(|kept| Weights {
             granularity: step.granularity(),
             scales: scales.into(),
@@ -904,24 +922,25 @@ impl World {
     }
 
     fn prepare(&mut self, step: &Step) {
-        let mut call = Call::new(step);
-        let k = step.sizes.cols;
-        let n = step.sizes.tokens.min(MACS[0] / k.max(1));
-        let int8 = step.choice % 2 == 0;
+        let (mut call, kept) = (Call::new(step), pick(&self.linears, step.on));
+        let ([n, _, k], int8) = (step.sizes(kept), step.choice % 2 == 0);
         let (x, mut model, legal) = Activations::floats(step, [n, k], int8);
-        let group = [0, 0, 64, 128, 256, 7][usize::from(step.workspace % 6)];
-        call.wrong_if(!legal || group == 7);
-        model.group = (group > 0).then_some(group);
-        let gap = (step.gaps[0], 0.0);
-        let x = call.rows(&model.repeat(&x, k), [n, k], gap, step.at[0]);
-        let team = pick(&self.teams, step.on);
-        let (ptr, workspace, out) = (x.ptr(), call.handle(team), call.out());
+        call.wrong_if(!legal);
+        model.group = kept.and_then(|kept| kept.model.group());
+        let handle = call.handle(kept);
+        let x = call.rows(
+            &model.repeat(&x, k),
+            [n, k],
+            (step.gaps[0], 0.0),
+            step.at[0],
+        );
+        let team = pick(&self.teams, step.workspace);
+        let (ptr, xs, ws, out) = (x.ptr(), x.stride, call.handle(team), call.out());
         let prepare = match int8 {
-            true => c::tritgemm_prepare,
-            false => c::tritgemm_prepare_f32,
+            true => c::tritgemm_linear_prepare_int8,
+            false => c::tritgemm_linear_prepare_f32,
         };
-        // SAFETY: a buffer; a handle that lives, or none; an out pointer, or none.
-        let status = unsafe { prepare(n, k, ptr, x.len, x.stride, group, workspace, out) };
+        let status = call!(prepare, handle, n, ptr, x.len, xs, ws, out);
         call.wrong_if(was_short(team));
         x.untouched();
         let destroy = c::tritgemm_prepared_destroy;
@@ -939,7 +958,7 @@ impl World {
         let mut both = Buffer::new(vec![0u8; len], [0, 0], 0, step.at[0]);
         let (y, p, ws) = (both.ptr_mut(), panels.handle, team.handle);
         let (x, y, yl) = (y.cast_const().cast(), y.cast(), n * m);
-        let status = call!(c::tritgemm_gemm_i8, p, n, x, n * k, k, y, yl, m, ws);
+        let status = call!(c::tritgemm_panels_gemm_i8, p, n, x, n * k, k, y, yl, m, ws);
         was_short(Some(team));
         if n * m * k > 0 {
             assert_eq!(status, Status::TritgemmOverlap);
@@ -994,8 +1013,7 @@ impl World {
                 let bytes = call.buffer(&bytes, step.at[0]);
                 let (ptr, verify, out) = (bytes.ptr(), call.choice(verify), call.out());
                 let open = c::tritgemm_panel_file_from_memory;
-                // SAFETY: a buffer that is kept as long as the handle.
-                let status = unsafe { open(ptr, bytes.len, verify, out) };
+                let status = call!(open, ptr, bytes.len, verify, out);
                 if let Some(model) = &mut model {
                     model.lent = Some(Rc::new(bytes.memory));
                 }

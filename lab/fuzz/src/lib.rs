@@ -1,5 +1,5 @@
-//! What the fuzz targets share: how a few bytes of input become matrices,
-//! activations and ways to multiply them.
+//! What the fuzz targets share, beside what the crate's tests do: how a few bytes
+//! of input become matrices, activations and ways to multiply them.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -8,13 +8,10 @@
 //! | [`draw`] | a product: shape, weights, activations, scales, strides |
 //! | [`ggml`] | ggml's ternary types by definition, one weight at a time |
 //! | [`memory`] | memory at an address of any alignment, with canaries around it |
-//! | [`way`] | lanes and threads |
+//! | [`way`] | family and threads |
 //! | [`panel_file`] | the fields of a panel file, to be repaired |
-//! | [`common`] | the oracle and the canaries of the crate's own tests |
 
 pub mod codec;
-#[path = "../../../tests/common/mod.rs"]
-pub mod common;
 pub mod draw;
 pub mod fill;
 pub mod ggml;

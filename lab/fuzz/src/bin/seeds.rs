@@ -8,7 +8,7 @@ use tritgemm::{Linear, PanelFile, Scales, TernaryMatrix};
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::{GgufWriter, TensorType, Value, ValueType};
 use tritgemm_formats::hf;
-use tritgemm_fuzz::common::Rng;
+use tritgemm_testing::{Rng, view};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -41,7 +41,7 @@ fn random(seed: u64) -> Vec<u8> {
 
 fn matrix(rows: usize, cols: usize) -> TernaryMatrix {
     let trits = Rng::new(1).vec(rows * cols, Rng::trit);
-    TernaryMatrix::from_trits(&trits, rows, cols, Scales::per_tensor(0.5)).expect("trits")
+    TernaryMatrix::from_trits(view(&trits, rows, cols), Scales::per_tensor(0.5)).expect("trits")
 }
 
 /// A panel file behind the flags of the target.
