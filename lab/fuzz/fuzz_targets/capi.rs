@@ -6,7 +6,7 @@
 //! library loses.
 #![no_main]
 
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Arbitrary;
 use bytemuck::{Pod, cast_slice};
 use libfuzzer_sys::fuzz_target;
 use std::cell::Cell;
@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::ptr::{null, null_mut};
 use std::rc::Rc;
+use tritgemm::Backend;
 use tritgemm_capi::{self as c, Status};
 use tritgemm_fuzz::fill::{Fill, Style};
 use tritgemm_fuzz::memory::Memory;
@@ -73,7 +74,8 @@ struct Step {
     wrong: [u8; 3],
     at: [u8; 2],
     gaps: [u8; 2],
-    sizes: Sizes,
+    size: [u16; 2],
+    tokens: u8,
     fill: Fill,
     style: Style,
     /// A value among trits; most make them illegal.
@@ -97,36 +99,25 @@ impl Step {
         (scales, legal)
     }
 
+    /// Rows and columns of a matrix: a large one now and then.
+    fn shape(&self) -> [usize; 2] {
+        let [rows, cols] = self.size.map(usize::from);
+        if rows % 32 == 0 {
+            return [LARGE + rows / 32 % LARGE, 64 + cols % 65];
+        }
+        let cols = cols % 301;
+        [(rows % 201).min(4096 / cols.max(1)), cols]
+    }
+
     /// Tokens, rows and columns of a product that does not take too long.
-    fn sizes<H>(&self, kept: Option<&Kept<H, Weights>>) -> [usize; 3] {
+    fn product<H>(&self, kept: Option<&Kept<H, Weights>>) -> [usize; 3] {
         let (m, k) = kept.map_or((0, 0), |kept| (kept.model.m, kept.model.k));
         let most = MACS[usize::from(m >= LARGE)] / m.max(1) / k.max(1);
-        [self.sizes.tokens.min(most), m, k]
+        [usize::from(self.tokens).min(most), m, k]
     }
 
     fn bias(&self, rows: usize) -> Option<Vec<f32>> {
         (self.workspace % 2 == 0).then(|| self.fill.floats(rows, self.style))
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    rows: usize,
-    cols: usize,
-    tokens: usize,
-}
-
-impl<'a> Arbitrary<'a> for Sizes {
-    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let large = u.ratio(1, 32)?;
-        let range = if large { 64..=128 } else { 0..=300 };
-        let cols = u.int_in_range(range)?;
-        let rows = match large {
-            true => u.int_in_range(LARGE..=2 * LARGE)?,
-            false => u.int_in_range(0..=200)?.min(4096 / cols.max(1)),
-        };
-        let tokens = u.int_in_range(0..=255)?;
-        Ok(Self { rows, cols, tokens })
     }
 }
 
@@ -136,11 +127,7 @@ struct Call {
     spoilt: Option<(u8, u8)>,
     argument: u8,
     wrong: bool,
-    out: Out,
-}
-
-/// Room for a result, at any alignment.
-struct Out {
+    /// Room for a handle, from some byte on, if it is given to the function.
     room: [u8; 24],
     at: usize,
     given: bool,
@@ -153,11 +140,9 @@ impl Call {
             spoilt: (whether % 4 == 0).then_some((which % 8, how)),
             argument: 0,
             wrong: false,
-            out: Out {
-                room: [0x5a; 24],
-                at: usize::from(step.at[0] % 16),
-                given: false,
-            },
+            room: [0x5a; 24],
+            at: usize::from(step.at[0] % 16),
+            given: false,
         }
     }
 
@@ -199,10 +184,10 @@ impl Call {
 
     /// Where a handle goes, or NULL.
     fn out<H>(&mut self) -> *mut *mut H {
-        self.out.given = self.next().is_none();
-        self.wrong_if(!self.out.given);
-        match self.out.given {
-            true => self.out.room[self.out.at..].as_mut_ptr().cast(),
+        self.given = self.next().is_none();
+        self.wrong_if(!self.given);
+        match self.given {
+            true => self.room[self.at..].as_mut_ptr().cast(),
             false => null_mut(),
         }
     }
@@ -248,7 +233,7 @@ impl Call {
     fn spoil<T: Pod>(&mut self, mut buffer: Buffer<T>, how: Option<u8>) -> Buffer<T> {
         self.wrong_if(how.is_some());
         match how.map(|how| how % 3) {
-            Some(0) => buffer.null = true,
+            Some(0) => buffer.ptr = null_mut(),
             Some(1) => buffer.len = usize::MAX,
             _ => {}
         }
@@ -276,7 +261,9 @@ impl Call {
         destroy: unsafe extern "C" fn(*mut H),
         model: Option<M>,
     ) {
-        let Out { room, at, given } = self.out;
+        let Self {
+            room, at, given, ..
+        } = self;
         let address = usize::from_ne_bytes(*room[at..].first_chunk().expect("room"));
         if !self.done(status) {
             assert!(if given {
@@ -304,7 +291,7 @@ impl Call {
 struct Buffer<T> {
     memory: Memory<T>,
     before: Vec<T>,
-    null: bool,
+    ptr: *mut T,
     len: usize,
     shape: [usize; 2],
     stride: usize,
@@ -312,24 +299,15 @@ struct Buffer<T> {
 
 impl<T: Pod> Buffer<T> {
     fn new(before: Vec<T>, shape: [usize; 2], stride: usize, at: u8) -> Self {
+        let mut memory = Memory::new(&before, at);
+        let (ptr, len) = (memory.ptr_mut(), before.len());
         Self {
-            memory: Memory::new(&before, at),
-            null: false,
-            len: before.len(),
+            memory,
             before,
+            ptr,
+            len,
             shape,
             stride,
-        }
-    }
-
-    fn ptr(&self) -> *const T {
-        if self.null { null() } else { self.memory.ptr() }
-    }
-
-    fn ptr_mut(&mut self) -> *mut T {
-        match self.null {
-            true => null_mut(),
-            false => self.memory.ptr_mut(),
         }
     }
 
@@ -609,7 +587,7 @@ fn direct<H, X: Pod, Y: Pod>(
     want: impl FnOnce(&Weights, &Activations) -> Vec<Y>,
 ) {
     let (mut call, kept) = (Call::new(step), pick(all, step.on));
-    let [n, m, k] = step.sizes(kept);
+    let [n, m, k] = step.product(kept);
     let (x, model, legal) = x([n, k]);
     call.wrong_if(!legal);
     let handle = call.handle(kept);
@@ -619,15 +597,15 @@ fn direct<H, X: Pod, Y: Pod>(
         (step.gaps[0], X::zeroed()),
         step.at[0],
     );
-    let mut y = call.rows(
+    let y = call.rows(
         &vec![canary; n * m],
         [n, m],
         (step.gaps[1], canary),
         step.at[1],
     );
     let team = pick(teams, step.workspace);
-    let (ws, to, xs, ys) = (call.handle(team), y.ptr_mut(), x.stride, y.stride);
-    let status = call!(function, handle, n, x.ptr(), x.len, xs, to, y.len, ys, ws);
+    let (ws, to, xs, ys) = (call.handle(team), y.ptr, x.stride, y.stride);
+    let status = call!(function, handle, n, x.ptr, x.len, xs, to, y.len, ys, ws);
     x.untouched();
     finish(&call, status, team, &y, || {
         want(&kept.expect("weights").model, &model)
@@ -648,14 +626,14 @@ fn of_prepared<H, Y: Pod>(
     let n = x.map_or(0, |x| x.model.n);
     let m = kept.map_or(0, |kept| kept.model.m);
     let (handle, activations) = (call.handle(kept), call.handle(x));
-    let mut y = call.rows(
+    let y = call.rows(
         &vec![canary; n * m],
         [n, m],
         (step.gaps[1], canary),
         step.at[1],
     );
     let team = pick(teams, step.workspace);
-    let (workspace, to) = (call.handle(team), y.ptr_mut());
+    let (workspace, to) = (call.handle(team), y.ptr);
     let status = run(handle, activations, to, [y.len, y.stride], workspace);
     let both = kept.zip(x).map(|(kept, x)| (&kept.model, &x.model));
     call.wrong_if(both.is_none_or(|(w, x)| x.k != w.k || !fit(w, x)));
@@ -794,17 +772,8 @@ impl World {
     fn pin(&self, step: &Step) {
         let (mut call, team) = (Call::new(step), pick(&self.teams, step.on));
         let (handle, name) = (call.handle(team), NAMES[usize::from(step.choice % 4)]);
-        let available = |name: &CStr| {
-            let backend = |i| c::tritgemm_backend_name(i);
-            // SAFETY: names live as long as the program.
-            let level = |i| {
-                unsafe { CStr::from_ptr(backend(i)) }
-                    .to_bytes()
-                    .split(|&b| b == b'/')
-            };
-            (0..c::tritgemm_backend_count()).any(|i| level(i).next() == Some(name.to_bytes()))
-        };
-        call.wrong_if(name.is_some_and(|name| !available(name)));
+        let name_is = |name: &CStr| Backend::by_name(name.to_str().expect("ASCII")).is_ok();
+        call.wrong_if(!name.is_none_or(name_is));
         let name = name.map_or(null(), CStr::as_ptr);
         call.done(call!(c::tritgemm_workspace_pin, handle, name));
         let status = call!(
@@ -839,7 +808,7 @@ impl World {
 
     fn matrix(&mut self, step: &Step) {
         let mut call = Call::new(step);
-        let Sizes { rows, cols, .. } = step.sizes;
+        let [rows, cols] = step.shape();
         let mut trits = step.fill.trits(rows * cols);
         let (scales, legal) = step.scales(rows, cols);
         call.wrong_if(!legal);
@@ -850,7 +819,7 @@ impl World {
         let t = call.buffer(&trits, step.at[0]);
         let kind = call.choice(step.granularity());
         let s = call.buffer(&scales, step.at[1]);
-        let (t_ptr, s_ptr, out) = (t.ptr(), s.ptr(), call.out());
+        let (t_ptr, s_ptr, out) = (t.ptr, s.ptr, call.out());
         let make = c::tritgemm_matrix_from_trits;
         let status = call!(make, t_ptr, t.len, rows, cols, kind, s_ptr, s.len, out);
         let model = Weights {
@@ -871,7 +840,7 @@ impl World {
         let handle = call.handle(kept);
         let bias = step.bias(kept.map_or(0, |kept| kept.model.m));
         let b = call.buffer(bias.as_deref().unwrap_or_default(), step.at[0]);
-        let b_ptr = if bias.is_some() { b.ptr() } else { null() };
+        let b_ptr = if bias.is_some() { b.ptr } else { null() };
         let out = call.out();
         let status = call!(c::tritgemm_linear_create, handle, b_ptr, b.len, out);
         let mut model = kept.map(|kept| kept.model.clone());
@@ -890,8 +859,8 @@ impl World {
         call.wrong_if(!legal);
         let s = call.buffer(&scales, step.at[1]);
         let b = call.buffer(bias.as_deref().unwrap_or_default(), step.at[0]);
-        let b_ptr = if bias.is_some() { b.ptr() } else { null() };
-        let (s_ptr, out) = (s.ptr(), call.out());
+        let b_ptr = if bias.is_some() { b.ptr } else { null() };
+        let (s_ptr, out) = (s.ptr, call.out());
         let make = c::tritgemm_linear_from_panels;
         let status = call!(make, handle, kind, s_ptr, s.len, b_ptr, b.len, out);
         let model = kept.map(|kept| Weights {
@@ -913,7 +882,7 @@ impl World {
         let bytes = unsafe { std::slice::from_raw_parts(ptr, len) };
         let bytes = call.buffer(bytes, step.at[0]);
         let (m, k) = (kept.model.m, kept.model.k);
-        let (ptr, out) = (bytes.ptr(), call.out());
+        let (ptr, out) = (bytes.ptr, call.out());
         let status = call!(c::tritgemm_panels_from_memory, ptr, bytes.len, m, k, out);
         let mut model = kept.model.clone();
         model.lent = Some(Rc::new(bytes.memory));
@@ -923,7 +892,7 @@ impl World {
 
     fn prepare(&mut self, step: &Step) {
         let (mut call, kept) = (Call::new(step), pick(&self.linears, step.on));
-        let ([n, _, k], int8) = (step.sizes(kept), step.choice % 2 == 0);
+        let ([n, _, k], int8) = (step.product(kept), step.choice % 2 == 0);
         let (x, mut model, legal) = Activations::floats(step, [n, k], int8);
         call.wrong_if(!legal);
         model.group = kept.and_then(|kept| kept.model.group());
@@ -935,7 +904,7 @@ impl World {
             step.at[0],
         );
         let team = pick(&self.teams, step.workspace);
-        let (ptr, xs, ws, out) = (x.ptr(), x.stride, call.handle(team), call.out());
+        let (ptr, xs, ws, out) = (x.ptr, x.stride, call.handle(team), call.out());
         let prepare = match int8 {
             true => c::tritgemm_linear_prepare_int8,
             false => c::tritgemm_linear_prepare_f32,
@@ -953,10 +922,10 @@ impl World {
         let Some((panels, team)) = pick(&self.panels, step.on).zip(team) else {
             return;
         };
-        let (m, k, n) = (panels.model.m, panels.model.k, step.sizes.tokens % 5);
+        let (m, k, n) = (panels.model.m, panels.model.k, usize::from(step.tokens % 5));
         let len = n * k.max(4 * m);
-        let mut both = Buffer::new(vec![0u8; len], [0, 0], 0, step.at[0]);
-        let (y, p, ws) = (both.ptr_mut(), panels.handle, team.handle);
+        let both = Buffer::new(vec![0u8; len], [0, 0], 0, step.at[0]);
+        let (y, p, ws) = (both.ptr, panels.handle, team.handle);
         let (x, y, yl) = (y.cast_const().cast(), y.cast(), n * m);
         let status = call!(c::tritgemm_panels_gemm_i8, p, n, x, n * k, k, y, yl, m, ws);
         was_short(Some(team));
@@ -1011,7 +980,7 @@ impl World {
             _ => {
                 let bytes = std::fs::read(&path).unwrap_or_default();
                 let bytes = call.buffer(&bytes, step.at[0]);
-                let (ptr, verify, out) = (bytes.ptr(), call.choice(verify), call.out());
+                let (ptr, verify, out) = (bytes.ptr, call.choice(verify), call.out());
                 let open = c::tritgemm_panel_file_from_memory;
                 let status = call!(open, ptr, bytes.len, verify, out);
                 if let Some(model) = &mut model {
