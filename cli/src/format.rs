@@ -314,3 +314,6 @@ fn byte_len(dtype: Dtype, shape: &[usize]) -> Option<u64> {
     })?;
     Some(bits.div_ceil(8))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@
 # Needs a nightly toolchain, a C++ compiler and cargo-fuzz
 # (cargo install cargo-fuzz --locked).
 #
-# What it finds is kept in fuzz/artifacts/TARGET, what it learnt in
-# fuzz/corpus/TARGET, its output in fuzz/logs/TARGET.log.
+# What it finds is kept in artifacts/TARGET, what it learnt and the seeds that it
+# starts from in corpus/TARGET, its output in logs/TARGET.log.
 #
 #   FUZZ_TOOLCHAIN   nightly by default
 #   FUZZ_BUILD=0     run what an earlier build left
@@ -34,7 +34,7 @@ for target in "${targets[@]}"; do
 done
 
 if [[ ${FUZZ_BUILD:-1} != 0 ]]; then
-    cargo "+$toolchain" fuzz build >&2
+    cargo "+$toolchain" fuzz build --fuzz-dir . >&2
 fi
 host=$(rustc "+$toolchain" -vV | sed -n 's/^host: //p')
 mkdir -p logs
@@ -54,14 +54,13 @@ table=("target seconds executions exec/s edges features crashes")
 for target in "${targets[@]}"; do
     echo "$target: $seconds s" >&2
     mkdir -p "corpus/$target" "artifacts/$target"
-    seeds=()
-    [[ -d corpus_seed/$target ]] && seeds=("corpus_seed/$target")
+    "target/$host/release/seeds" "corpus/$target" "$target"
     options=(-max_total_time="$seconds" -print_final_stats=1 -rss_limit_mb=2048 -timeout=30)
     options+=(-artifact_prefix="artifacts/$target/" -max_len=4096)
     [[ -f dictionaries/$target.dict ]] && options+=(-dict="dictionaries/$target.dict")
     before=$(findings "$target")
     start=$SECONDS
-    if ! "target/$host/release/$target" "${options[@]}" "corpus/$target" "${seeds[@]}" \
+    if ! "target/$host/release/$target" "${options[@]}" "corpus/$target" \
         >"logs/$target.log" 2>&1; then
         found=1
         grep -E '^(thread .* panicked|==[0-9]+== ?ERROR|SUMMARY)' -A 3 "logs/$target.log" >&2 || true

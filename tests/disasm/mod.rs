@@ -1,24 +1,16 @@
 //! Reads the machine code of the running test binary and says which functions
 //! multiply.
 //!
-//! | module | what it holds |
-//! |---|---|
-//! | [`image`] | the ELF file: functions, their names and bytes, relocated slots |
-//! | [`x86`] | decoding and judging x86-64 instructions |
-//! | `pointers` | x86-64 calls through registers |
-//! | [`a64`] | decoding and judging A64 instructions |
-//! | this one | [`scan`]: a function and everything it calls |
-//!
-//! Both decoders are built on every host, so their unit tests always run.
+//! [`image`] reads the ELF file, [`x86`] and [`a64`] decode and judge instructions,
+//! and [`scan`] takes a function and everything it calls. Both decoders are built
+//! on every host, so their unit tests always run.
 
 pub mod a64;
 pub mod image;
-mod pointers;
 pub mod x86;
 
-use image::{Architecture, Callee, Image};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use image::Image;
+use std::collections::BTreeMap;
 
 /// Where an instruction may go besides the next one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,25 +25,30 @@ pub enum Flow {
     Indirect,
 }
 
+/// What an instruction multiplies or divides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Multiply {
+    /// Integers of at most 32 bits in general registers, which only the data of a
+    /// scalar kernel may be. Those of 64 bits are addresses.
+    Scalar,
+    /// Anything in vector, floating-point or matrix registers.
+    Data,
+}
+
 /// One decoded instruction.
-#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Instruction {
     /// Its address in the file.
     pub address: u64,
     /// Its mnemonic in lower case; `None` if the bytes are no instruction.
     pub name: Option<String>,
-    /// What it computes that an accumulation must not.
-    pub multiply: Option<&'static str>,
-    /// Where it goes.
+    pub multiply: Option<Multiply>,
     pub flow: Flow,
 }
 
-/// What a kernel may call: what ends the process with a message, and moving or
-/// clearing bytes. Nothing here returns a number that enters a sum.
-const HARMLESS: &[&str] = &["memcpy", "memmove", "memset"];
-
-/// As [`HARMLESS`], by the start of the path. The bounds checks of slices have
-/// been moved between modules of `core` from one release to the next.
+/// What a kernel may call besides moving and clearing bytes: what ends the process
+/// with a message. Nothing here returns a number that enters a sum. The bounds
+/// checks of slices have been moved between modules of `core` from one release to
+/// the next.
 const PANICS: &[&str] = &[
     "core::panicking::",
     "core::option::expect_failed",
@@ -64,14 +61,15 @@ const PANICS: &[&str] = &[
 ];
 
 fn harmless(name: &str) -> bool {
-    HARMLESS.contains(&name) || PANICS.iter().any(|start| name.starts_with(start))
+    ["memcpy", "memmove", "memset"].contains(&name)
+        || PANICS.iter().any(|start| name.starts_with(start))
 }
 
 /// What is wrong with an instruction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// It multiplies; the kind of multiplication.
-    Multiply(&'static str),
+    /// It multiplies.
+    Multiply(Multiply),
     /// It cannot be decoded, so it could be anything.
     Undecodable,
     /// It goes where the scanner cannot follow.
@@ -81,34 +79,13 @@ pub enum Fault {
 }
 
 /// One thing that an accumulation must not contain.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Finding {
-    /// The function it stands in.
-    pub function: String,
-    /// Its address in the file.
-    pub address: u64,
+    /// Its address in the file and the function it stands in.
+    pub place: String,
     /// The mnemonic.
     pub name: String,
-    /// What is wrong with it.
     pub fault: Fault,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding {
-            function,
-            address,
-            name,
-            fault,
-        } = self;
-        write!(f, "{address:#x} `{name}` in {function}: ")?;
-        match fault {
-            Fault::Multiply(kind) => write!(f, "{kind}"),
-            Fault::Undecodable => write!(f, "not an instruction the decoder knows"),
-            Fault::Indirect => write!(f, "indirect, cannot be followed"),
-            Fault::Unknown(callee) => write!(f, "goes to {callee}, which cannot be scanned"),
-        }
-    }
 }
 
 /// What a scan saw.
@@ -116,10 +93,8 @@ impl fmt::Display for Finding {
 pub struct Scan {
     /// Start and name of every function scanned, with its instruction count.
     pub functions: BTreeMap<u64, (String, usize)>,
-    /// What must not be there.
+    /// What must not be there. Scalar multiplications are listed too.
     pub findings: Vec<Finding>,
-    /// The harmless functions that were called.
-    pub harmless: BTreeSet<String>,
 }
 
 impl Scan {
@@ -128,11 +103,16 @@ impl Scan {
         self.functions.values().map(|(_, count)| count).sum()
     }
 
-    /// The multiplications among the findings.
-    pub fn multiplies(&self) -> impl Iterator<Item = &Finding> {
-        self.findings
-            .iter()
-            .filter(|f| matches!(f.fault, Fault::Multiply(_)))
+    /// Whether a multiplication of data was found.
+    pub fn multiplies_data(&self) -> bool {
+        let data = Fault::Multiply(Multiply::Data);
+        self.findings.iter().any(|finding| finding.fault == data)
+    }
+
+    /// Takes the multiplications in general registers off the list.
+    pub fn allow_scalar(&mut self) {
+        let scalar = Fault::Multiply(Multiply::Scalar);
+        self.findings.retain(|finding| finding.fault != scalar);
     }
 }
 
@@ -146,30 +126,28 @@ pub fn scan(image: &Image, roots: impl IntoIterator<Item = u64>) -> Scan {
             continue;
         }
         let function = &image.functions[&start];
-        let extent = start..start + function.size;
-        let body = decode(image, start, &function.bytes);
-        scan.functions
-            .insert(start, (function.name().to_owned(), body.len()));
+        let extent = start..start + function.bytes.len() as u64;
+        let body = image.decode(start, &function.bytes);
+        let summary = (function.name().to_owned(), body.len());
+        scan.functions.insert(start, summary);
         for instruction in body {
-            let name = instruction.name.clone().unwrap_or_default();
             let mut report = |fault| {
                 scan.findings.push(Finding {
-                    function: function.name().to_owned(),
-                    address: instruction.address,
-                    name: name.clone(),
+                    place: format!("{:#x} in {}", instruction.address, function.name()),
+                    name: instruction.name.clone().unwrap_or_default(),
                     fault,
                 });
             };
             if instruction.name.is_none() {
                 report(Fault::Undecodable);
             }
-            if let Some(kind) = instruction.multiply {
-                report(Fault::Multiply(kind));
+            if let Some(multiply) = instruction.multiply {
+                report(Fault::Multiply(multiply));
             }
             let callee = match instruction.flow {
                 Flow::Next => continue,
                 Flow::Direct(target) if extent.contains(&target) => continue,
-                Flow::Direct(target) => resolve(image, target),
+                Flow::Direct(target) => image.target(target),
                 Flow::Slot(slot) => image.slot(slot),
                 Flow::Indirect => {
                     report(Fault::Indirect);
@@ -177,43 +155,16 @@ pub fn scan(image: &Image, roots: impl IntoIterator<Item = u64>) -> Scan {
                 }
             };
             match callee {
-                Callee::Function(start) => {
+                Ok(start) => {
                     let names = &image.functions[&start].names;
-                    match names.iter().find(|name| harmless(name)) {
-                        Some(name) => drop(scan.harmless.insert(name.clone())),
-                        None => pending.push(start),
+                    if !names.iter().any(|name| harmless(name)) {
+                        pending.push(start);
                     }
                 }
-                Callee::Import(name) if harmless(&name) => drop(scan.harmless.insert(name)),
-                Callee::Import(name) => report(Fault::Unknown(name)),
+                Err(name) if harmless(&name) => {}
+                Err(name) => report(Fault::Unknown(name)),
             }
         }
     }
     scan
-}
-
-/// What is at a call's target: a function, or a linker's stub for one.
-fn resolve(image: &Image, target: u64) -> Callee {
-    if let Some(start) = image.function_at(target) {
-        return Callee::Function(start);
-    }
-    // A stub of the procedure linkage table: a few instructions without a
-    // symbol that jump to what a slot holds.
-    let bytes = image.code_at(target, 24);
-    let slot = match image.architecture {
-        Architecture::X86_64 => x86::stub_slot(target, bytes),
-        Architecture::Aarch64 => a64::stub_slot(target, bytes),
-    };
-    match slot {
-        Some(slot) => image.slot(slot),
-        None => Callee::Import(format!("unnamed code at {target:#x}")),
-    }
-}
-
-/// Decodes a whole function.
-pub fn decode(image: &Image, start: u64, bytes: &[u8]) -> Vec<Instruction> {
-    match image.architecture {
-        Architecture::X86_64 => x86::decode(start, bytes),
-        Architecture::Aarch64 => a64::decode(start, bytes),
-    }
 }

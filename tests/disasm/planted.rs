@@ -1,7 +1,8 @@
 //! Functions that the scanner must judge: only their code is read, most of
 //! them never run.
 
-use super::disasm::Fault;
+use super::disasm::{Fault, Multiply};
+use core::arch::asm;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// A function of this module.
@@ -11,29 +12,44 @@ pub struct Code(pub *const ());
 // SAFETY: the pointer is only compared, never followed.
 unsafe impl Sync for Code {}
 
-/// A function that multiplies.
-pub struct Plant {
-    /// Its name in this module.
-    pub name: &'static str,
-    /// Where it is.
-    pub function: Code,
-    /// The mnemonics one of which must be found.
-    pub mnemonics: &'static [&'static str],
-}
+/// A function that multiplies: its name in this module, where it is, what it
+/// multiplies, and the mnemonics one of which must be found.
+pub type Plant = (&'static str, Code, Multiply, &'static [&'static str]);
 
 macro_rules! plants {
-    ($($name:ident: $($mnemonic:literal)|+;)+) => {
-        &[$(Plant {
-            name: stringify!($name),
-            function: Code($name as *const ()),
-            mnemonics: &[$($mnemonic),+],
-        }),+]
+    ($($name:ident: $multiply:ident, $($mnemonic:literal)|+;)+) => {
+        &[$((
+            stringify!($name),
+            Code($name as *const ()),
+            Multiply::$multiply,
+            &[$($mnemonic),+],
+        )),+]
+    };
+}
+
+/// Functions of one instruction, whatever this CPU has, and its mnemonic.
+macro_rules! instructions {
+    ($($name:ident: $text:literal, $mnemonic:literal;)+) => {
+        $(#[inline(never)]
+        fn $name() {
+            // SAFETY: never executed.
+            unsafe { asm!($text) }
+        })+
+
+        /// Functions that multiply by instructions of this architecture.
+        pub static INSTRUCTIONS: &[Plant] = plants! { $($name: Data, $mnemonic;)+ };
     };
 }
 
 #[inline(never)]
-fn int(a: i64, b: i64) -> i64 {
+fn int(a: i32, b: i32) -> i32 {
     a.wrapping_mul(b)
+}
+
+/// A multiplication for an address.
+#[inline(never)]
+fn address(rows: &[u8], stride: usize, row: usize) -> *const u8 {
+    rows.as_ptr().wrapping_add(stride.wrapping_mul(row))
 }
 
 #[inline(never)]
@@ -49,22 +65,16 @@ fn dot(a: &[f32; 64], b: &[f32; 64], out: &mut [f32; 64]) {
     }
 }
 
-/// A multiplication for an address.
-#[inline(never)]
-fn address(rows: &[u8], stride: usize, row: usize) -> *const u8 {
-    rows.as_ptr().wrapping_add(stride.wrapping_mul(row))
-}
-
 /// The multiplication is in what this function calls,
 #[inline(never)]
-fn called(a: i64, b: i64) -> i64 {
-    int(a, b).wrapping_add(int(b, a ^ b))
+fn called(a: f32, b: f32) -> f32 {
+    float(a, b) + float(b, a + b)
 }
 
 /// or in what it ends with, as a jump.
 #[inline(never)]
-fn jumped(a: i64, b: i64) -> i64 {
-    int(a ^ b, b)
+fn jumped(a: f32, b: f32) -> f32 {
+    float(a + b, b)
 }
 
 /// A call through a pointer.
@@ -78,13 +88,11 @@ fn pointer(f: &dyn Fn(i64) -> i64, a: i64) -> i64 {
 fn variable(a: i64) -> i64 {
     static FUNCTION: AtomicPtr<()> = AtomicPtr::new(harmless as *mut ());
     let function = FUNCTION.load(Ordering::Relaxed);
+    // So that the compiler cannot know what it holds.
+    let opaque = core::hint::black_box(function);
+    FUNCTION.store(opaque, Ordering::Relaxed);
     // SAFETY: it only ever holds `harmless`.
     let function: fn(i64) -> i64 = unsafe { core::mem::transmute(function) };
-    // So that the compiler cannot know what it holds.
-    FUNCTION.store(
-        core::hint::black_box(function as *mut ()),
-        Ordering::Relaxed,
-    );
     function(a) ^ 1
 }
 
@@ -108,194 +116,78 @@ fn library(a: &[u8; 40], b: &[u8; 40]) -> bool {
 #[inline(never)]
 fn sum(values: &[i32], at: usize, out: &mut [i32]) -> i32 {
     out.copy_from_slice(values);
-    values
-        .iter()
-        .fold(values[at], |sum, x| sum.wrapping_add(*x))
+    let values = values.iter().skip(at);
+    values.fold(out[at], |sum, x| sum.wrapping_add(*x))
 }
 
-#[cfg(target_arch = "x86_64")]
-mod isa {
-    use core::arch::asm;
-    use core::arch::x86_64::*;
-
-    #[inline(never)]
-    #[target_feature(enable = "avx2")]
-    pub fn pmaddubsw(a: __m256i, b: __m256i) -> __m256i {
-        _mm256_maddubs_epi16(a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "avx2")]
-    pub fn pmulld(a: __m256i, b: __m256i) -> __m256i {
-        _mm256_mullo_epi32(a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "avx2,fma")]
-    pub fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
-        _mm256_fmadd_ps(a, b, c)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub fn vnni(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        _mm512_dpbusd_epi32(sum, a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512ifma")]
-    pub fn ifma(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        _mm512_madd52lo_epu64(sum, a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "pclmulqdq")]
-    pub fn carry_less(a: __m128i, b: __m128i) -> __m128i {
-        _mm_clmulepi64_si128::<0>(a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "gfni")]
-    pub fn galois(a: __m128i, b: __m128i) -> __m128i {
-        _mm_gf2p8mul_epi8(a, b)
-    }
-
-    #[inline(never)]
-    pub fn tile() {
-        // SAFETY: never executed.
-        unsafe { asm!(".byte 0xc4, 0xe2, 0x73, 0x5e, 0xc2") }
-    }
-
-    #[inline(never)]
-    pub fn undecodable() {
-        // SAFETY: never executed; an opcode that 64-bit mode does not have.
-        unsafe { asm!(".byte 0x06") }
-    }
-
-    /// What is no multiplication though it looks like one.
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-    pub fn permute(a: __m512i, b: __m512i) -> __m512i {
-        let bytes = _mm512_multishift_epi64_epi8(a, b);
-        let looked_up = _mm512_permutexvar_epi8(bytes, b);
-        _mm512_add_epi64(_mm512_sad_epu8(looked_up, a), bytes)
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-mod isa {
-    use core::arch::aarch64::*;
-    use core::arch::asm;
-
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn mla(sum: int16x8_t, a: int16x8_t, b: int16x8_t) -> int16x8_t {
-        vmlaq_s16(sum, a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn mlal(sum: int16x8_t, a: int8x8_t, b: int8x8_t) -> int16x8_t {
-        vmlal_s8(sum, a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn qdmulh(a: int16x8_t, b: int16x8_t) -> int16x8_t {
-        vqdmulhq_s16(a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn by_element(a: int16x8_t, b: int16x8_t) -> int16x8_t {
-        vmulq_laneq_s16::<3>(a, b)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-        vfmaq_f32(a, b, c)
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn polynomial(a: poly8x8_t, b: poly8x8_t) -> poly16x8_t {
-        vmull_p8(a, b)
-    }
-
-    macro_rules! words {
-        ($($name:ident $word:literal)+) => {
-            $(#[inline(never)]
-            pub fn $name() {
-                // SAFETY: never executed.
-                unsafe { asm!(concat!(".inst ", $word)) }
-            })+
-        };
-    }
-    words! {
-        sdot "0x4e829420"
-        smmla "0x4e82a420"
-        sve_add "0x04a20020"
-        sme_outer "0xa0812000"
-        undecodable "0xffffffff"
-    }
-
-    /// Widening additions and look-ups.
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    pub fn permute(sum: uint32x4_t, a: uint8x16_t, b: uint8x16_t) -> uint32x4_t {
-        let looked_up = vqtbl1q_u8(a, b);
-        vpadalq_u16(sum, vaddw_high_u8(vpaddlq_u8(a), looked_up))
-    }
-}
-
-use isa::*;
-
-/// Functions that multiply.
-#[cfg(target_arch = "x86_64")]
-pub static MULTIPLY: &[Plant] = plants! {
-    int: "imul";
-    float: "mulss" | "vmulss";
-    dot: "mulps" | "vmulps";
-    address: "imul";
-    called: "imul";
-    jumped: "imul";
-    pmaddubsw: "vpmaddubsw";
-    pmulld: "vpmulld";
-    fma: "vfmadd132ps" | "vfmadd213ps" | "vfmadd231ps";
-    vnni: "vpdpbusd";
-    ifma: "vpmadd52luq";
-    carry_less: "pclmulqdq" | "vpclmulqdq";
-    galois: "gf2p8mulb" | "vgf2p8mulb";
-    tile: "tdpbssd";
+/// Functions that multiply as a compiler has it.
+pub static COMPILED: &[Plant] = plants! {
+    int: Scalar, "imul" | "mul" | "madd";
+    float: Data, "mulss" | "vmulss" | "fmul";
+    dot: Data, "mulps" | "vmulps" | "fmul" | "fmla";
+    called: Data, "mulss" | "vmulss" | "fmul";
+    jumped: Data, "mulss" | "vmulss" | "fmul";
 };
 
-/// Functions that multiply.
+#[cfg(target_arch = "x86_64")]
+instructions! {
+    pmaddubsw: "vpmaddubsw ymm0, ymm1, ymm2", "vpmaddubsw";
+    pmulld: "vpmulld ymm0, ymm1, ymm2", "vpmulld";
+    fma: "vfmadd231ps ymm0, ymm1, ymm2", "vfmadd231ps";
+    vnni: "vpdpbusd zmm0, zmm1, zmm2", "vpdpbusd";
+    ifma: "vpmadd52luq zmm0, zmm1, zmm2", "vpmadd52luq";
+    carry_less: "pclmulqdq xmm0, xmm1, 0", "pclmulqdq";
+    tile: ".byte 0xc4, 0xe2, 0x73, 0x5e, 0xc2", "tdpbssd";
+}
+
+// As words, which no assembler refuses for want of an extension.
 #[cfg(target_arch = "aarch64")]
-pub static MULTIPLY: &[Plant] = plants! {
-    int: "mul" | "madd";
-    float: "fmul";
-    dot: "fmul" | "fmla";
-    address: "mul" | "madd";
-    called: "mul" | "madd";
-    jumped: "mul" | "madd";
-    mla: "mla";
-    mlal: "smlal";
-    qdmulh: "sqdmulh";
-    by_element: "mul";
-    fma: "fmla";
-    polynomial: "pmull";
-    sdot: "sdot";
-    smmla: "smmla";
-    sve_add: "add";
-    sme_outer: "smopa";
-};
+instructions! {
+    mla: ".inst 0x4ea29420", "mla";
+    by_element: ".inst 0x4fa28020", "mul";
+    fma: ".inst 0x4e22cc20", "fmla";
+    polynomial: ".inst 0x0ee2e020", "pmull";
+    sdot: ".inst 0x4e829420", "sdot";
+    smmla: ".inst 0x4e82a420", "smmla";
+    sve_add: ".inst 0x04a20020", "add";
+    sme_outer: ".inst 0xa0812000", "smopa";
+}
+
+/// Words that are no instruction.
+#[inline(never)]
+fn undecodable() {
+    // SAFETY: never executed.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!(".byte 0x06");
+        #[cfg(target_arch = "aarch64")]
+        asm!(".inst 0xffffffff");
+    }
+}
+
+/// Additions and look-ups, and what only sounds like a multiplication.
+#[inline(never)]
+fn permute() {
+    // SAFETY: never executed.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!(
+            "vpmultishiftqb zmm0, zmm1, zmm2",
+            "vpermb zmm0, zmm0, zmm1",
+            "vpsadbw zmm0, zmm0, zmm2",
+            "vpaddq zmm0, zmm0, zmm1",
+        );
+        #[cfg(target_arch = "aarch64")]
+        asm!("tbl v0.16b, {{v1.16b}}, v2.16b", "uadalp v0.4s, v0.8h");
+    }
+}
 
 /// On x86-64 the address of the variable is in the instruction.
-#[cfg(target_arch = "x86_64")]
-const VARIABLE: Fault = Fault::Unknown(String::new());
-#[cfg(target_arch = "aarch64")]
-const VARIABLE: Fault = Fault::Indirect;
+const VARIABLE: Fault = if cfg!(target_arch = "x86_64") {
+    Fault::Unknown(String::new())
+} else {
+    Fault::Indirect
+};
 
 /// Functions that cannot be judged, and why.
 pub static OPAQUE: &[(&str, Code, Fault)] = &[
@@ -315,8 +207,9 @@ pub static OPAQUE: &[(&str, Code, Fault)] = &[
     ),
 ];
 
-/// Functions that only add, copy, look up and check bounds.
+/// Functions that only add, copy, look up, check bounds and find addresses.
 pub static INNOCENT: &[(&str, Code)] = &[
     ("sum", Code(sum as *const ())),
     ("permute", Code(permute as *const ())),
+    ("address", Code(address as *const ())),
 ];

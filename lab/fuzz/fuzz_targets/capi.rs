@@ -1,9 +1,1021 @@
-//! The C interface: whole programs of calls, with arguments of any size at any
-//! alignment, give the results and the messages of the Rust interface, and
-//! nothing around outputs is written.
+//! The C interface: random programs of calls, with arguments of any size at any
+//! alignment and one of them wrong now and then. No call crashes, and a call fails
+//! exactly if an argument is wrong. It then says why, makes no handle and leaves
+//! outputs as they were. Products equal plain loops over what the handles stand
+//! for. A program destroys all its handles, so the leak checker sees one that the
+//! library loses.
 #![no_main]
 
+use arbitrary::Arbitrary;
+use bytemuck::{Pod, cast_slice};
 use libfuzzer_sys::fuzz_target;
-use tritgemm_fuzz::capi::{Program, run};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::ptr::{null, null_mut};
+use std::rc::Rc;
+use tritgemm::Backend;
+use tritgemm_capi::{self as c, Status};
+use tritgemm_fuzz::fill::{Fill, Style};
+use tritgemm_fuzz::memory::Memory;
+use tritgemm_testing::oracle::{self, Affine, Operands};
 
-fuzz_target!(|program: Program| run(&program));
+/// Most steps of a program.
+const STEPS: usize = 24;
+/// Most handles of a kind.
+const HANDLES: usize = 6;
+/// Most tokens that differ.
+const DISTINCT: usize = 3;
+/// Rows from which a matrix is large.
+const LARGE: usize = 257;
+/// Most multiply-adds of a product with a small matrix and with a large one, which
+/// are enough to be shared among workers.
+const MACS: [usize; 2] = [1 << 15, 3 << 20];
+/// Names to pin, the last one of nothing; NULL pins none.
+const NAMES: [Option<&CStr>; 4] = [None, Some(c"scalar"), Some(c"avx2"), Some(c"none")];
+/// What a scale covers.
+const GRANULARITIES: [i32; 5] = [1, 2, 64, 128, 256];
+
+#[derive(Arbitrary, Clone, Copy, PartialEq, Debug)]
+enum Op {
+    Workspace,
+    Pin,
+    Threads,
+    Matrix,
+    Panels,
+    PanelsOfLinear,
+    PanelsOfFile,
+    SlicePanels,
+    LendPanels,
+    Linear,
+    LinearOfPanels,
+    LinearOfFile,
+    SliceLinear,
+    Prepare,
+    Gemm,
+    Forward,
+    GemmPrepared,
+    ForwardPrepared,
+    Overlap,
+    Save,
+    Open,
+    Destroy,
+}
+
+/// One call; the fields are what calls need of sizes, values and choices.
+#[derive(Arbitrary, Debug)]
+struct Step {
+    op: Op,
+    on: u8,
+    choice: u8,
+    workspace: u8,
+    /// Whether an argument is wrong, which, and how.
+    wrong: [u8; 3],
+    at: [u8; 2],
+    gaps: [u8; 2],
+    size: [u16; 2],
+    tokens: u8,
+    fill: Fill,
+    style: Style,
+    /// A value among trits; most make them illegal.
+    illegal: Option<i8>,
+}
+
+impl Step {
+    fn granularity(&self) -> i32 {
+        GRANULARITIES[usize::from(self.choice) % GRANULARITIES.len()]
+    }
+
+    /// As many scales as the granularity wants, and whether all are legal.
+    fn scales(&self, rows: usize, cols: usize) -> (Vec<f32>, bool) {
+        let count = match self.granularity() {
+            1 => 1,
+            2 => rows,
+            group => rows * cols.div_ceil(group as usize),
+        };
+        let scales = self.fill.floats(count, self.style);
+        let legal = scales.iter().all(|s| s.is_finite());
+        (scales, legal)
+    }
+
+    /// Rows and columns of a matrix: a large one now and then.
+    fn shape(&self) -> [usize; 2] {
+        let [rows, cols] = self.size.map(usize::from);
+        if rows % 32 == 0 {
+            return [LARGE + rows / 32 % LARGE, 64 + cols % 65];
+        }
+        let cols = cols % 301;
+        [(rows % 201).min(4096 / cols.max(1)), cols]
+    }
+
+    /// Tokens, rows and columns of a product that does not take too long.
+    fn product<H>(&self, kept: Option<&Kept<H, Weights>>) -> [usize; 3] {
+        let (m, k) = kept.map_or((0, 0), |kept| (kept.model.m, kept.model.k));
+        let most = MACS[usize::from(m >= LARGE)] / m.max(1) / k.max(1);
+        [usize::from(self.tokens).min(most), m, k]
+    }
+
+    fn bias(&self, rows: usize) -> Option<Vec<f32>> {
+        (self.workspace % 2 == 0).then(|| self.fill.floats(rows, self.style))
+    }
+}
+
+/// A call in the making. Arguments are passed in the order of its signature, and
+/// the one that the step says is spoilt, if it can be.
+struct Call {
+    spoilt: Option<(u8, u8)>,
+    argument: u8,
+    wrong: bool,
+    /// Room for a handle, from some byte on, if it is given to the function.
+    room: [u8; 24],
+    at: usize,
+    given: bool,
+}
+
+impl Call {
+    fn new(step: &Step) -> Self {
+        let [whether, which, how] = step.wrong;
+        Self {
+            spoilt: (whether % 4 == 0).then_some((which % 8, how)),
+            argument: 0,
+            wrong: false,
+            room: [0x5a; 24],
+            at: usize::from(step.at[0] % 16),
+            given: false,
+        }
+    }
+
+    /// How this argument is spoilt.
+    fn next(&mut self) -> Option<u8> {
+        self.argument += 1;
+        let (which, how) = self.spoilt?;
+        (which + 1 == self.argument).then_some(how)
+    }
+
+    fn wrong_if(&mut self, wrong: bool) {
+        self.wrong |= wrong;
+    }
+
+    /// A handle: one that lives, NULL, or one byte into it.
+    fn handle<H, M>(&mut self, kept: Option<&Kept<H, M>>) -> *mut H {
+        let how = self.next();
+        self.wrong_if(how.is_some() || kept.is_none());
+        match (how, kept) {
+            (None, Some(kept)) => kept.handle,
+            (Some(how), Some(kept)) if how % 2 == 1 => kept.handle.wrapping_byte_add(1),
+            _ => null_mut(),
+        }
+    }
+
+    /// A number that stands for something, or one that does not.
+    fn choice(&mut self, number: i32) -> i32 {
+        let how = self.next();
+        self.wrong_if(how.is_some());
+        how.map_or(number, |how| [-1, 1000, i32::MIN][usize::from(how % 3)])
+    }
+
+    /// A string, or NULL.
+    fn text(&mut self, text: &CStr) -> *const c_char {
+        let how = self.next();
+        self.wrong_if(how.is_some());
+        how.map_or(text.as_ptr(), |_| null())
+    }
+
+    /// Where a handle goes, or NULL.
+    fn out<H>(&mut self) -> *mut *mut H {
+        self.given = self.next().is_none();
+        self.wrong_if(!self.given);
+        match self.given {
+            true => self.room[self.at..].as_mut_ptr().cast(),
+            false => null_mut(),
+        }
+    }
+
+    /// Values with their number: of so many, any other number is wrong.
+    fn buffer<T: Pod>(&mut self, values: &[T], at: u8) -> Buffer<T> {
+        let mut values = values.to_vec();
+        let how = self.next().filter(|_| !values.is_empty());
+        if how.is_some_and(|how| how % 3 == 2) {
+            values.push(T::zeroed());
+            self.wrong = true;
+        }
+        let shape = [1, values.len()];
+        self.spoil(Buffer::new(values, shape, shape[1], at), how)
+    }
+
+    /// Rows with the length of their buffer and their stride.
+    fn rows<T: Pod>(
+        &mut self,
+        dense: &[T],
+        [rows, cols]: [usize; 2],
+        (gap, between): (u8, T),
+        at: u8,
+    ) -> Buffer<T> {
+        let mut stride = cols + usize::from(gap % 5);
+        let mut values = Vec::new();
+        for row in dense.chunks(cols.max(1)) {
+            // Nothing after the last row.
+            values.resize(values.len().next_multiple_of(stride.max(1)), between);
+            values.extend_from_slice(row);
+        }
+        let how = self.next().filter(|_| !values.is_empty());
+        match how.map(|how| how % 6) {
+            Some(2) => drop(values.pop()),
+            Some(5) => stride = cols - 1,
+            _ => {}
+        }
+        self.wrong_if(how.is_some_and(|how| how % 3 == 2));
+        self.spoil(Buffer::new(values, [rows, cols], stride, at), how)
+    }
+
+    /// NULL, or a length beyond the address space.
+    fn spoil<T: Pod>(&mut self, mut buffer: Buffer<T>, how: Option<u8>) -> Buffer<T> {
+        self.wrong_if(how.is_some());
+        match how.map(|how| how % 3) {
+            Some(0) => buffer.ptr = null_mut(),
+            Some(1) => buffer.len = usize::MAX,
+            _ => {}
+        }
+        buffer
+    }
+
+    /// The call ended as it must; whether it worked.
+    #[track_caller]
+    fn done(&self, status: Status) -> bool {
+        // SAFETY: this thread's message, copied at once.
+        let text = unsafe { CStr::from_ptr(c::tritgemm_last_error()) }.to_owned();
+        let worked = status == Status::TritgemmOk;
+        assert_eq!(worked, !self.wrong, "{status:?}: {text:?}");
+        assert_ne!(status, Status::TritgemmInternal, "{text:?}");
+        assert!(worked || !text.is_empty(), "{status:?} without a message");
+        worked
+    }
+
+    /// Keeps what a call made; one that failed made nothing.
+    #[track_caller]
+    fn keep<H, M>(
+        self,
+        status: Status,
+        all: &mut Vec<Kept<H, M>>,
+        destroy: unsafe extern "C" fn(*mut H),
+        model: Option<M>,
+    ) {
+        let Self {
+            room, at, given, ..
+        } = self;
+        let address = usize::from_ne_bytes(*room[at..].first_chunk().expect("room"));
+        if !self.done(status) {
+            assert!(if given {
+                address == 0
+            } else {
+                room == [0x5a; 24]
+            });
+            return;
+        }
+        assert_ne!(address, 0);
+        let handle = std::ptr::with_exposed_provenance_mut(address);
+        let model = model.expect("right arguments");
+        if all.len() == HANDLES {
+            all.swap_remove(0);
+        }
+        all.push(Kept {
+            handle,
+            destroy,
+            model,
+        });
+    }
+}
+
+/// A buffer as an argument.
+struct Buffer<T> {
+    memory: Memory<T>,
+    before: Vec<T>,
+    ptr: *mut T,
+    len: usize,
+    shape: [usize; 2],
+    stride: usize,
+}
+
+impl<T: Pod> Buffer<T> {
+    fn new(before: Vec<T>, shape: [usize; 2], stride: usize, at: u8) -> Self {
+        let mut memory = Memory::new(&before, at);
+        let (ptr, len) = (memory.ptr_mut(), before.len());
+        Self {
+            memory,
+            before,
+            ptr,
+            len,
+            shape,
+            stride,
+        }
+    }
+
+    /// It holds `rows` now, or anything for none, and between them what it held.
+    #[track_caller]
+    fn holds(&self, rows: Option<&[T]>) {
+        let (got, mut want) = (self.memory.values(), self.before.clone());
+        let [count, cols] = self.shape;
+        for row in (0..count).filter(|_| cols > 0) {
+            let place = row * self.stride..row * self.stride + cols;
+            let rows = rows.map_or(&got[place.clone()], |rows| &rows[row * cols..][..cols]);
+            want[place].copy_from_slice(rows);
+        }
+        let (got, want): (&[u8], &[u8]) = (cast_slice(&got), cast_slice(&want));
+        let differs = got.iter().zip(want).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "byte of {count} rows of {cols}");
+    }
+
+    #[track_caller]
+    fn untouched(&self) {
+        let got = self.memory.values();
+        assert!(cast_slice::<T, u8>(&got) == cast_slice::<T, u8>(&self.before));
+    }
+}
+
+/// A handle, destroyed when this goes, and what it stands for, which goes later.
+struct Kept<H, M> {
+    handle: *mut H,
+    destroy: unsafe extern "C" fn(*mut H),
+    model: M,
+}
+
+impl<H, M> Drop for Kept<H, M> {
+    fn drop(&mut self) {
+        // SAFETY: it is the owner and goes away.
+        unsafe { (self.destroy)(self.handle) }
+    }
+}
+
+fn pick<T>(all: &[T], which: u8) -> Option<&T> {
+    all.get(usize::from(which) % all.len().max(1))
+}
+
+/// What matrices, panels, layers and panel files stand for.
+#[derive(Clone)]
+struct Weights {
+    m: usize,
+    k: usize,
+    trits: Rc<[i8]>,
+    granularity: i32,
+    scales: Rc<[f32]>,
+    bias: Option<Rc<[f32]>>,
+    /// Memory that they are in.
+    lent: Option<Rc<Memory<u8>>>,
+}
+
+impl Weights {
+    fn group(&self) -> Option<usize> {
+        (self.granularity > 2).then_some(self.granularity as usize)
+    }
+
+    fn slice(&self, rows: Range<usize>) -> Self {
+        let cut =
+            |values: &[f32], width: usize| values[rows.start * width..rows.end * width].into();
+        Self {
+            m: rows.len(),
+            trits: self.trits[rows.start * self.k..rows.end * self.k].into(),
+            scales: match self.granularity {
+                1 => self.scales.clone(),
+                2 => cut(&self.scales, 1),
+                group => cut(&self.scales, self.k.div_ceil(group as usize)),
+            },
+            bias: self.bias.as_ref().map(|bias| cut(bias, 1)),
+            ..self.clone()
+        }
+    }
+
+    fn operands<'a, X>(&'a self, x: &'a [X], n: usize) -> Operands<'a, X> {
+        let (trits, m, k) = (&self.trits, self.m, self.k);
+        Operands { trits, x, m, n, k }
+    }
+
+    fn sums(&self, x: &Activations) -> Vec<i32> {
+        let sums = oracle::integers(self.operands(&x.values, x.distinct));
+        let sums: Vec<i32> = sums.into_iter().map(|sum| sum as i32).collect();
+        x.repeat(&sums, self.m)
+    }
+
+    fn outputs(&self, x: &Activations) -> Vec<f32> {
+        let affine = Affine {
+            scale: &|row, col| match self.granularity {
+                1 => self.scales[0],
+                2 => self.scales[row],
+                group => self.scales[row * self.k.div_ceil(group as usize) + col / group as usize],
+            },
+            group: self.group(),
+            bias: self.bias.as_deref(),
+        };
+        let y = match &x.floats {
+            Some(floats) => oracle::canonical(self.operands(floats, x.distinct), &affine),
+            None => {
+                let operands = self.operands(&x.values, x.distinct);
+                oracle::scaled_integers(operands, &x.scales, &affine)
+            }
+        };
+        x.repeat(&y, self.m)
+    }
+}
+
+/// Activations: `distinct` tokens over and over, `n` in all, as floats or as int8
+/// values with a scale a token.
+#[derive(Default)]
+struct Activations {
+    n: usize,
+    k: usize,
+    distinct: usize,
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    floats: Option<Vec<f32>>,
+    group: Option<usize>,
+}
+
+impl Activations {
+    fn new(n: usize, k: usize) -> Self {
+        let distinct = n.min(DISTINCT);
+        Self {
+            n,
+            k,
+            distinct,
+            ..Self::default()
+        }
+    }
+
+    /// Floats, to be used as they are or to be quantised; whether they can be.
+    fn floats(step: &Step, [n, k]: [usize; 2], quantized: bool) -> (Vec<f32>, Self, bool) {
+        let mut model = Self::new(n, k);
+        let x = step.fill.floats(model.distinct * k, step.style);
+        if !quantized {
+            model.floats = Some(x.clone());
+            return (x, model, true);
+        }
+        for token in 0..model.distinct {
+            let (values, scale) = oracle::quantize(&x[token * k..][..k]);
+            model.values.extend(values);
+            model.scales.push(scale);
+        }
+        let finite = x.iter().all(|v| v.is_finite());
+        (x, model, finite)
+    }
+
+    /// All tokens' rows of `cols` values out of those of the distinct ones.
+    fn repeat<T: Copy>(&self, rows: &[T], cols: usize) -> Vec<T> {
+        let token = |n: usize| &rows[n % DISTINCT * cols..][..cols];
+        (0..self.n).flat_map(token).copied().collect()
+    }
+}
+
+/// A workspace's threads: this one, which runs the items in some order.
+struct Schedule {
+    order: u8,
+    workspace: *mut c::Workspace,
+    short: Cell<bool>,
+    late: Cell<Option<(unsafe extern "C" fn(*mut c_void, usize), *mut c_void)>>,
+}
+
+/// Runs the [`Schedule`] that is its context.
+unsafe extern "C" fn parallel_for(ctx: *mut c_void, n: usize, work: c::Work, to: *mut c_void) {
+    // SAFETY: the context was registered with this function and lives.
+    let schedule = unsafe { &*ctx.cast::<Schedule>() };
+    let work = work.expect("never null");
+    schedule.late.set(Some((work, to)));
+    // SAFETY: a workspace that lives, though it is in use.
+    let busy = unsafe { c::tritgemm_workspace_pin(schedule.workspace, null()) };
+    assert_eq!(busy, Status::TritgemmBusy);
+    let order: Vec<usize> = match schedule.order % 5 {
+        0 => (0..n).collect(),
+        1 => (0..n).rev().collect(),
+        2 => (0..n).flat_map(|item| [item; 2]).collect(),
+        3 => (0..n).chain([n, usize::MAX]).collect(),
+        _ => (1..n).collect(),
+    };
+    schedule.short.set(order.len() < n);
+    for item in order {
+        // SAFETY: inside of the loop.
+        unsafe { work(to, item) };
+    }
+}
+
+type Team = Kept<c::Workspace, Option<Box<Schedule>>>;
+
+/// After a product: whether items were left out. Items that come now do nothing.
+fn was_short(team: Option<&Team>) -> bool {
+    let Some(schedule) = team.and_then(|team| team.model.as_ref()) else {
+        return false;
+    };
+    if let Some((work, to)) = schedule.late.take() {
+        // SAFETY: the workspace lives, which is all that it asks for.
+        unsafe { work(to, 0) };
+    }
+    schedule.short.take()
+}
+
+/// Calls a function of the C interface.
+macro_rules! call {
+    ($function:expr, $($argument:expr),+) => {
+        // SAFETY: pointers and handles are what `Call` made of ones that live: valid
+        // for what their lengths say, or such that the function must not follow them.
+        unsafe { $function($($argument),+) }
+    };
+}
+
+/// Makes a handle of another one alone.
+macro_rules! make {
+    ($step:ident, $from:expr => $to:expr, $function:path, $destroy:path) => {{
+        let (mut call, kept) = (Call::new($step), pick(&$from, $step.on));
+        let (handle, out) = (call.handle(kept), call.out());
+        let status = call!($function, handle, out);
+        let model = kept.map(|kept| kept.model.clone());
+        call.keep(status, &mut $to, $destroy, model);
+    }};
+}
+
+/// Makes a shard; half of them begin and end where panels do.
+macro_rules! slice {
+    ($step:ident, $all:expr, $function:expr, $destroy:path) => {{
+        let (mut call, kept) = (Call::new($step), pick(&$all, $step.on));
+        let m = kept.map_or(0, |kept| kept.model.m);
+        let unit = if $step.choice % 2 == 0 { 64 } else { 1 };
+        let [begin, end] = $step.gaps.map(|gap| (usize::from(gap % 8) * unit).min(m));
+        let (handle, out) = (call.handle(kept), call.out());
+        let status = call!($function, handle, begin, end, out);
+        let edge = |row: usize| row % 64 == 0 || row == m;
+        call.wrong_if(begin > end || !edge(begin) || !edge(end));
+        let kept = kept.filter(|_| begin <= end);
+        let model = kept.map(|kept| kept.model.slice(begin..end));
+        call.keep(status, &mut $all, $destroy, model);
+    }};
+}
+
+/// A product of activations in a buffer.
+type Direct<H, X, Y> = unsafe extern "C" fn(
+    *const H,
+    usize,
+    *const X,
+    usize,
+    usize,
+    *mut Y,
+    usize,
+    usize,
+    *mut c::Workspace,
+) -> Status;
+
+/// The outcome of a product, and what it wrote.
+fn finish<Y: Pod>(
+    call: &Call,
+    status: Status,
+    team: Option<&Team>,
+    y: &Buffer<Y>,
+    want: impl FnOnce() -> Vec<Y>,
+) {
+    if was_short(team) && !call.wrong {
+        assert_eq!(status, Status::TritgemmIncomplete);
+        y.holds(None);
+    } else if call.done(status) {
+        y.holds(Some(&want()));
+    } else {
+        y.untouched();
+    }
+}
+
+/// A product of activations in a buffer.
+fn direct<H, X: Pod, Y: Pod>(
+    (step, teams): (&Step, &[Team]),
+    (all, canary): (&[Kept<H, Weights>], Y),
+    function: Direct<H, X, Y>,
+    x: impl FnOnce([usize; 2]) -> (Vec<X>, Activations, bool),
+    want: impl FnOnce(&Weights, &Activations) -> Vec<Y>,
+) {
+    let (mut call, kept) = (Call::new(step), pick(all, step.on));
+    let [n, m, k] = step.product(kept);
+    let (x, model, legal) = x([n, k]);
+    call.wrong_if(!legal);
+    let handle = call.handle(kept);
+    let x = call.rows(
+        &model.repeat(&x, k),
+        [n, k],
+        (step.gaps[0], X::zeroed()),
+        step.at[0],
+    );
+    let y = call.rows(
+        &vec![canary; n * m],
+        [n, m],
+        (step.gaps[1], canary),
+        step.at[1],
+    );
+    let team = pick(teams, step.workspace);
+    let (ws, to, xs, ys) = (call.handle(team), y.ptr, x.stride, y.stride);
+    let status = call!(function, handle, n, x.ptr, x.len, xs, to, y.len, ys, ws);
+    x.untouched();
+    finish(&call, status, team, &y, || {
+        want(&kept.expect("weights").model, &model)
+    });
+}
+
+/// A product of prepared activations.
+fn of_prepared<H, Y: Pod>(
+    (step, teams): (&Step, &[Team]),
+    (all, canary): (&[Kept<H, Weights>], Y),
+    prepared: &[Kept<c::Prepared, Activations>],
+    run: impl FnOnce(*const H, *const c::Prepared, *mut Y, [usize; 2], *mut c::Workspace) -> Status,
+    fit: impl FnOnce(&Weights, &Activations) -> bool,
+    want: impl FnOnce(&Weights, &Activations) -> Vec<Y>,
+) {
+    let mut call = Call::new(step);
+    let (kept, x) = (pick(all, step.on), pick(prepared, step.choice));
+    let n = x.map_or(0, |x| x.model.n);
+    let m = kept.map_or(0, |kept| kept.model.m);
+    let (handle, activations) = (call.handle(kept), call.handle(x));
+    let y = call.rows(
+        &vec![canary; n * m],
+        [n, m],
+        (step.gaps[1], canary),
+        step.at[1],
+    );
+    let team = pick(teams, step.workspace);
+    let (workspace, to) = (call.handle(team), y.ptr);
+    let status = run(handle, activations, to, [y.len, y.stride], workspace);
+    let both = kept.zip(x).map(|(kept, x)| (&kept.model, &x.model));
+    call.wrong_if(both.is_none_or(|(w, x)| x.k != w.k || !fit(w, x)));
+    finish(&call, status, team, &y, || {
+        let (weights, x) = both.expect("operands");
+        want(weights, x)
+    });
+}
+
+/// Everything that lives.
+#[derive(Default)]
+struct World {
+    matrices: Vec<Kept<c::Matrix, Weights>>,
+    panels: Vec<Kept<c::Panels, Weights>>,
+    linears: Vec<Kept<c::Linear, Weights>>,
+    files: Vec<Kept<c::PanelFile, Weights>>,
+    prepared: Vec<Kept<c::Prepared, Activations>>,
+    teams: Vec<Team>,
+    dir: Option<PathBuf>,
+    /// What the files hold.
+    saved: [Option<Weights>; 2],
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.dir {
+            // What is mapped stays.
+            std::fs::remove_dir_all(dir).expect("removed");
+        }
+    }
+}
+
+impl World {
+    fn step(&mut self, step: &Step) {
+        use Weights as W;
+        use c::tritgemm_linear_destroy as destroy_linear;
+        use c::tritgemm_panels_destroy as destroy_panels;
+        let with = (step, &self.teams[..]);
+        let panels = (&self.panels[..], 0x5a5a_5a5a);
+        let linears = (&self.linears[..], -12345.678);
+        match step.op {
+            Op::Workspace => {
+                let mut call = Call::new(step);
+                let status = call!(c::tritgemm_workspace_create, call.out());
+                let destroy = c::tritgemm_workspace_destroy;
+                call.keep(status, &mut self.teams, destroy, Some(None));
+            }
+            Op::Pin => self.pin(step),
+            Op::Threads => self.threads(step),
+            Op::Matrix => self.matrix(step),
+            Op::Panels => {
+                make!(step, self.matrices => self.panels, c::tritgemm_panels_pack, destroy_panels);
+            }
+            Op::PanelsOfLinear => {
+                make!(step, self.linears => self.panels, c::tritgemm_linear_panels, destroy_panels);
+            }
+            Op::PanelsOfFile => {
+                make!(step, self.files => self.panels, c::tritgemm_panel_file_panels, destroy_panels);
+            }
+            Op::LinearOfFile => {
+                make!(step, self.files => self.linears, c::tritgemm_panel_file_linear, destroy_linear);
+            }
+            Op::SlicePanels => {
+                let slice = c::tritgemm_panels_slice_rows;
+                slice!(step, self.panels, slice, destroy_panels);
+            }
+            Op::SliceLinear => {
+                let slice = c::tritgemm_linear_slice_rows;
+                slice!(step, self.linears, slice, destroy_linear);
+            }
+            Op::LendPanels => self.lend_panels(step),
+            Op::Linear => self.linear(step),
+            Op::LinearOfPanels => self.linear_of_panels(step),
+            Op::Prepare => self.prepare(step),
+            Op::Gemm => {
+                let x = |[n, k]: [usize; 2]| {
+                    let mut model = Activations::new(n, k);
+                    model.values = step.fill.i8s(model.distinct * k);
+                    (model.values.clone(), model, true)
+                };
+                direct(with, panels, c::tritgemm_panels_gemm_i8, x, W::sums);
+            }
+            Op::Forward => {
+                let int8 = step.choice % 2 == 0;
+                let forward = match int8 {
+                    true => c::tritgemm_linear_forward_int8,
+                    false => c::tritgemm_linear_forward_f32,
+                };
+                let x = |nk| Activations::floats(step, nk, int8);
+                direct(with, linears, forward, x, W::outputs);
+            }
+            Op::GemmPrepared => {
+                let fit = |_: &W, x: &Activations| x.floats.is_none() && x.group.is_none();
+                let run = |p, x, y, [len, stride]: [usize; 2], ws| {
+                    call!(
+                        c::tritgemm_panels_gemm_i8_prepared,
+                        p,
+                        x,
+                        y,
+                        len,
+                        stride,
+                        ws
+                    )
+                };
+                of_prepared(with, panels, &self.prepared, run, fit, W::sums);
+            }
+            Op::ForwardPrepared => {
+                let fit = |w: &W, x: &Activations| w.group() == x.group;
+                let run = |l, x, y, [len, stride]: [usize; 2], ws| {
+                    call!(
+                        c::tritgemm_linear_forward_prepared,
+                        l,
+                        x,
+                        y,
+                        len,
+                        stride,
+                        ws
+                    )
+                };
+                of_prepared(with, linears, &self.prepared, run, fit, W::outputs);
+            }
+            Op::Overlap => self.overlap(step),
+            Op::Save => self.save(step),
+            Op::Open => self.open(step),
+            Op::Destroy => match step.choice % 6 {
+                0 => destroy(&mut self.matrices, step.on),
+                1 => destroy(&mut self.panels, step.on),
+                2 => destroy(&mut self.linears, step.on),
+                3 => destroy(&mut self.files, step.on),
+                4 => destroy(&mut self.prepared, step.on),
+                _ => destroy(&mut self.teams, step.on),
+            },
+        }
+    }
+
+    fn pin(&self, step: &Step) {
+        let (mut call, team) = (Call::new(step), pick(&self.teams, step.on));
+        let (handle, name) = (call.handle(team), NAMES[usize::from(step.choice % 4)]);
+        let name_is = |name: &CStr| Backend::by_name(name.to_str().expect("ASCII")).is_ok();
+        call.wrong_if(!name.is_none_or(name_is));
+        let name = name.map_or(null(), CStr::as_ptr);
+        call.done(call!(c::tritgemm_workspace_pin, handle, name));
+        let status = call!(
+            c::tritgemm_workspace_set_weights_in_cache,
+            handle,
+            step.at[0] > 99
+        );
+        assert_eq!(
+            status == Status::TritgemmOk,
+            handle.is_aligned() && !handle.is_null()
+        );
+    }
+
+    fn threads(&mut self, step: &Step) {
+        let mut call = Call::new(step);
+        let index = usize::from(step.on) % self.teams.len().max(1);
+        let team = self.teams.get_mut(index);
+        let handle = call.handle(team.as_deref());
+        let schedule = Box::new(Schedule {
+            order: step.choice,
+            workspace: handle,
+            short: Cell::default(),
+            late: Cell::default(),
+        });
+        let ctx = std::ptr::from_ref(&*schedule).cast_mut().cast();
+        let function = (step.at[1] % 8 != 0).then_some(parallel_for as _);
+        let (set, workers) = (c::tritgemm_workspace_set_parallel_for, step.at[0].into());
+        if call.done(call!(set, handle, workers, function, ctx)) {
+            team.expect("a workspace").model = Some(schedule);
+        }
+    }
+
+    fn matrix(&mut self, step: &Step) {
+        let mut call = Call::new(step);
+        let [rows, cols] = step.shape();
+        let mut trits = step.fill.trits(rows * cols);
+        let (scales, legal) = step.scales(rows, cols);
+        call.wrong_if(!legal);
+        if let (Some(last), Some(value)) = (trits.last_mut(), step.illegal) {
+            *last = value;
+            call.wrong_if(!(-1..=1).contains(&value));
+        }
+        let t = call.buffer(&trits, step.at[0]);
+        let kind = call.choice(step.granularity());
+        let s = call.buffer(&scales, step.at[1]);
+        let (t_ptr, s_ptr, out) = (t.ptr, s.ptr, call.out());
+        let make = c::tritgemm_matrix_from_trits;
+        let status = call!(make, t_ptr, t.len, rows, cols, kind, s_ptr, s.len, out);
+        let model = Weights {
+            m: rows,
+            k: cols,
+            trits: trits.into(),
+            granularity: step.granularity(),
+            scales: scales.into(),
+            bias: None,
+            lent: None,
+        };
+        let destroy = c::tritgemm_matrix_destroy;
+        call.keep(status, &mut self.matrices, destroy, Some(model));
+    }
+
+    fn linear(&mut self, step: &Step) {
+        let (mut call, kept) = (Call::new(step), pick(&self.matrices, step.on));
+        let handle = call.handle(kept);
+        let bias = step.bias(kept.map_or(0, |kept| kept.model.m));
+        let b = call.buffer(bias.as_deref().unwrap_or_default(), step.at[0]);
+        let b_ptr = if bias.is_some() { b.ptr } else { null() };
+        let out = call.out();
+        let status = call!(c::tritgemm_linear_create, handle, b_ptr, b.len, out);
+        let mut model = kept.map(|kept| kept.model.clone());
+        if let Some(model) = &mut model {
+            model.bias = bias.map(Rc::from);
+        }
+        call.keep(status, &mut self.linears, c::tritgemm_linear_destroy, model);
+    }
+
+    fn linear_of_panels(&mut self, step: &Step) {
+        let (mut call, kept) = (Call::new(step), pick(&self.panels, step.on));
+        let handle = call.handle(kept);
+        let (m, k) = kept.map_or((0, 0), |kept| (kept.model.m, kept.model.k));
+        let kind = call.choice(step.granularity());
+        let ((scales, legal), bias) = (step.scales(m, k), step.bias(m));
+        call.wrong_if(!legal);
+        let s = call.buffer(&scales, step.at[1]);
+        let b = call.buffer(bias.as_deref().unwrap_or_default(), step.at[0]);
+        let b_ptr = if bias.is_some() { b.ptr } else { null() };
+        let (s_ptr, out) = (s.ptr, call.out());
+        let make = c::tritgemm_linear_from_panels;
+        let status = call!(make, handle, kind, s_ptr, s.len, b_ptr, b.len, out);
+        let model = kept.map(|kept| Weights {
+            granularity: step.granularity(),
+            scales: scales.into(),
+            bias: bias.map(Rc::from),
+            ..kept.model.clone()
+        });
+        call.keep(status, &mut self.linears, c::tritgemm_linear_destroy, model);
+    }
+
+    fn lend_panels(&mut self, step: &Step) {
+        let (mut call, kept) = (Call::new(step), pick(&self.panels, step.on));
+        let Some(kept) = kept else { return };
+        let (mut ptr, mut len) = (null(), 0);
+        let got = call!(c::tritgemm_panels_bytes, kept.handle, &mut ptr, &mut len);
+        assert_eq!(got, Status::TritgemmOk);
+        // SAFETY: the bytes live as long as the panels.
+        let bytes = unsafe { std::slice::from_raw_parts(ptr, len) };
+        let bytes = call.buffer(bytes, step.at[0]);
+        let (m, k) = (kept.model.m, kept.model.k);
+        let (ptr, out) = (bytes.ptr, call.out());
+        let status = call!(c::tritgemm_panels_from_memory, ptr, bytes.len, m, k, out);
+        let mut model = kept.model.clone();
+        model.lent = Some(Rc::new(bytes.memory));
+        let destroy = c::tritgemm_panels_destroy;
+        call.keep(status, &mut self.panels, destroy, Some(model));
+    }
+
+    fn prepare(&mut self, step: &Step) {
+        let (mut call, kept) = (Call::new(step), pick(&self.linears, step.on));
+        let ([n, _, k], int8) = (step.product(kept), step.choice % 2 == 0);
+        let (x, mut model, legal) = Activations::floats(step, [n, k], int8);
+        call.wrong_if(!legal);
+        model.group = kept.and_then(|kept| kept.model.group());
+        let handle = call.handle(kept);
+        let x = call.rows(
+            &model.repeat(&x, k),
+            [n, k],
+            (step.gaps[0], 0.0),
+            step.at[0],
+        );
+        let team = pick(&self.teams, step.workspace);
+        let (ptr, xs, ws, out) = (x.ptr, x.stride, call.handle(team), call.out());
+        let prepare = match int8 {
+            true => c::tritgemm_linear_prepare_int8,
+            false => c::tritgemm_linear_prepare_f32,
+        };
+        let status = call!(prepare, handle, n, ptr, x.len, xs, ws, out);
+        call.wrong_if(was_short(team));
+        x.untouched();
+        let destroy = c::tritgemm_prepared_destroy;
+        call.keep(status, &mut self.prepared, destroy, Some(model));
+    }
+
+    /// An output that begins where the activations do.
+    fn overlap(&self, step: &Step) {
+        let team = pick(&self.teams, step.workspace);
+        let Some((panels, team)) = pick(&self.panels, step.on).zip(team) else {
+            return;
+        };
+        let (m, k, n) = (panels.model.m, panels.model.k, usize::from(step.tokens % 5));
+        let len = n * k.max(4 * m);
+        let both = Buffer::new(vec![0u8; len], [0, 0], 0, step.at[0]);
+        let (y, p, ws) = (both.ptr, panels.handle, team.handle);
+        let (x, y, yl) = (y.cast_const().cast(), y.cast(), n * m);
+        let status = call!(c::tritgemm_panels_gemm_i8, p, n, x, n * k, k, y, yl, m, ws);
+        was_short(Some(team));
+        if n * m * k > 0 {
+            assert_eq!(status, Status::TritgemmOverlap);
+            both.untouched();
+        }
+    }
+
+    /// The path of a file: one of two, or one that cannot be.
+    fn path(&mut self, step: &Step) -> (PathBuf, CString, usize) {
+        let dir = self.dir.get_or_insert_with(|| {
+            let base = std::env::temp_dir();
+            let dir = base.join(format!("tritgemm-fuzz-capi-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).expect("a directory");
+            dir
+        });
+        let which = usize::from(step.workspace % 3);
+        let path = dir.join(["a", "b", "none/a"][which]);
+        let text = CString::new(path.to_str().expect("UTF-8")).expect("no zero");
+        (path, text, which)
+    }
+
+    fn save(&mut self, step: &Step) {
+        let (_, text, which) = self.path(step);
+        let (mut call, linear) = (Call::new(step), pick(&self.linears, step.on));
+        let (handle, text) = (call.handle(linear), call.text(&text));
+        let status = call!(c::tritgemm_linear_save, handle, text);
+        call.wrong_if(which == 2);
+        if call.done(status) {
+            let mut weights = linear.expect("a layer").model.clone();
+            weights.lent = None;
+            self.saved[which] = Some(weights);
+        }
+    }
+
+    fn open(&mut self, step: &Step) {
+        let (path, text, which) = self.path(step);
+        let mut call = Call::new(step);
+        let mut model = self.saved.get(which).cloned().flatten();
+        call.wrong_if(model.is_none());
+        let verify = i32::from(step.choice / 3 % 2);
+        let status = match step.choice % 3 {
+            0 => {
+                let (text, out) = (call.text(&text), call.out());
+                call!(c::tritgemm_panel_file_load, text, out)
+            }
+            1 => {
+                let (text, verify, out) = (call.text(&text), call.choice(verify), call.out());
+                call!(c::tritgemm_panel_file_map, text, verify, out)
+            }
+            _ => {
+                let bytes = std::fs::read(&path).unwrap_or_default();
+                let bytes = call.buffer(&bytes, step.at[0]);
+                let (ptr, verify, out) = (bytes.ptr, call.choice(verify), call.out());
+                let open = c::tritgemm_panel_file_from_memory;
+                let status = call!(open, ptr, bytes.len, verify, out);
+                if let Some(model) = &mut model {
+                    model.lent = Some(Rc::new(bytes.memory));
+                }
+                status
+            }
+        };
+        let destroy = c::tritgemm_panel_file_destroy;
+        call.keep(status, &mut self.files, destroy, model);
+    }
+}
+
+fn destroy<T>(all: &mut Vec<T>, which: u8) {
+    if !all.is_empty() {
+        all.swap_remove(usize::from(which) % all.len());
+    }
+}
+
+fuzz_target!(|steps: Vec<Step>| {
+    let mut world = World::default();
+    if let Some(first) = steps.first() {
+        // A program begins with a handle of most kinds.
+        for op in [Op::Workspace, Op::Matrix, Op::Panels, Op::Linear] {
+            let fill = first.fill.clone();
+            world.step(&Step {
+                op,
+                wrong: [1; 3],
+                illegal: None,
+                fill,
+                ..*first
+            });
+        }
+    }
+    for step in steps.iter().take(STEPS) {
+        world.step(step);
+    }
+});

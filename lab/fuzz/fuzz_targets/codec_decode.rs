@@ -8,8 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use tritgemm::codec::{CodecError, Mode, row_bytes};
 use tritgemm::{Backend, MatMut, MatRef};
 use tritgemm_fuzz::codec::{CANARY, Guarded, ModeChoice, Size, decode, scaled};
-use tritgemm_fuzz::common::{backends, bits, view, view_mut};
 use tritgemm_fuzz::fill::{Fill, Style};
+use tritgemm_testing::{backends, bits, view, view_mut};
 
 #[derive(Arbitrary, Debug)]
 enum Input {

@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use tritgemm::codec::{Mode, row_bytes};
 use tritgemm_fuzz::codec::{CANARY, Guarded, ModeChoice, Size, Trits, encode, scaled};
-use tritgemm_fuzz::common::{backends, bits, view, view_mut};
 use tritgemm_fuzz::fill::{Fill, Style};
+use tritgemm_testing::{backends, bits, view, view_mut};
 
 fuzz_target!(|input: (Size, Trits, ModeChoice, (Fill, Style))| {
     let (size, trits, mode, (scales, style)) = input;

@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tritgemm_fuzz::common::case::assert_same;
-use tritgemm_fuzz::common::{bits, oracle};
 use tritgemm_fuzz::draw::Draw;
 use tritgemm_fuzz::fill::{Fill, Style};
 use tritgemm_fuzz::way::Way;
+use tritgemm_testing::case::assert_same;
+use tritgemm_testing::{bits, oracle};
 
 fuzz_target!(|input: (Draw, Fill, Style, Way)| {
     let (draw, x, style, way) = input;

@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tritgemm_fuzz::common::case::assert_same;
-use tritgemm_fuzz::common::oracle;
 use tritgemm_fuzz::draw::Draw;
 use tritgemm_fuzz::fill::Fill;
 use tritgemm_fuzz::way::Way;
+use tritgemm_testing::case::assert_same;
+use tritgemm_testing::oracle;
 
 fuzz_target!(|input: (Draw, Fill, Way)| {
     let (draw, x, way) = input;

@@ -7,9 +7,9 @@ use libfuzzer_sys::fuzz_target;
 use tritgemm::TernaryMatrix;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::{FormatError, ScaleRounding, simplify};
-use tritgemm_fuzz::common::bits;
 use tritgemm_fuzz::fill::Fill;
 use tritgemm_fuzz::ggml::codes;
+use tritgemm_testing::bits;
 
 #[derive(Debug)]
 struct Input {

@@ -6,8 +6,8 @@
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
 use tritgemm::{Linear, Options, PanelFile, PanelFileError, Verify, Workspace};
-use tritgemm_fuzz::common::{backends, bits, view, view_mut};
 use tritgemm_fuzz::panel_file::{derive, is_legal, repair};
+use tritgemm_testing::{backends, bits, view, view_mut};
 
 /// Bits of the first byte: repair the checksums; first make everything right
 /// that follows from the shape; go through the file system too.
@@ -103,7 +103,7 @@ fn multiply(file: PanelFile) {
             let [int8, float] = &mut y;
             let x = view(&x, n, k);
             layer
-                .forward(x, view_mut(int8, n, m), &mut ws)
+                .forward_int8(x, view_mut(int8, n, m), &mut ws)
                 .expect("fits");
             layer
                 .forward_f32(x, view_mut(float, n, m), &mut ws)

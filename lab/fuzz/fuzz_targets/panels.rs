@@ -5,10 +5,12 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tritgemm::codec::row_bytes;
-use tritgemm::{MAX_COLS, MatRef, MatrixError, Panels, Scales, TernaryMatrix, Threads};
+use tritgemm::{
+    MAX_COLS, MatRef, MatrixError, Options, Panels, Scales, TernaryMatrix, Threads, Workspace,
+};
 use tritgemm_fuzz::codec::{Size, decode};
-use tritgemm_fuzz::common::{backends, view};
 use tritgemm_fuzz::fill::Fill;
+use tritgemm_testing::{backends, view};
 
 #[derive(Arbitrary, Debug)]
 enum Input {
@@ -28,7 +30,9 @@ fuzz_target!(|input: Input| match input {
         let matrix = TernaryMatrix::from_trits(trits, scales);
         let matrix = matrix.expect("trits");
         for backend in backends() {
-            let panels = Panels::pack_with(backend, Threads::Rayon, &matrix).expect("memory");
+            let options = Options::new().backend(backend).threads(Threads::Rayon);
+            let ws = Workspace::with_options(options);
+            let panels = Panels::pack_on(&matrix, &ws).expect("memory");
             check(&panels, size, matrix.packed());
             slice(&panels, matrix.packed(), cut);
         }

@@ -1,10 +1,10 @@
 //! A product as the input describes it.
 
-use crate::common::case::{Case, GRANULARITIES, Shape, Values};
-use crate::common::view;
 use crate::fill::{Fill, Style};
 use arbitrary::{Arbitrary, Result, Unstructured};
 use tritgemm::{GroupSize, Linear, Scales, TernaryMatrix};
+use tritgemm_testing::case::{Case, GRANULARITIES, Shape, Values};
+use tritgemm_testing::view;
 
 /// Most multiply-adds of a usual case: some ten thousand runs a minute, each on
 /// every kernel.

@@ -1,7 +1,7 @@
 //! Any number of values from a few bytes of input.
 
-use crate::common::Rng;
 use arbitrary::Arbitrary;
+use tritgemm_testing::Rng;
 
 /// Bytes for a whole matrix.
 #[derive(Arbitrary, Clone, Debug)]

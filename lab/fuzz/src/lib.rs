@@ -1,30 +1,20 @@
-//! What the fuzz targets share: how a few bytes of input become matrices,
-//! activations and ways to multiply them.
+//! What the fuzz targets share, beside what the crate's tests do: how a few bytes
+//! of input become matrices, activations and ways to multiply them.
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`capi`] | the C interface beside the Rust interface |
 //! | [`fill`] | any number of values from a few bytes |
 //! | [`codec`] | the encoding by definition, one weight at a time |
 //! | [`draw`] | a product: shape, weights, activations, scales, strides |
 //! | [`ggml`] | ggml's ternary types by definition, one weight at a time |
 //! | [`memory`] | memory at an address of any alignment, with canaries around it |
-//! | [`way`] | lanes and threads |
+//! | [`way`] | family and threads |
 //! | [`panel_file`] | the fields of a panel file, to be repaired |
-//! | [`common`] | the oracle and the canaries of the crate's own tests |
 
-pub mod capi;
 pub mod codec;
-#[path = "../../../tests/common/mod.rs"]
-pub mod common;
 pub mod draw;
 pub mod fill;
 pub mod ggml;
 pub mod memory;
 pub mod panel_file;
 pub mod way;
-
-/// The CLI's reader of safetensors files; a program has no library to import.
-#[path = "../../../cli/src/format.rs"]
-#[allow(dead_code, missing_docs)]
-pub mod cli_format;

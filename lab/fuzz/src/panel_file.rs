@@ -85,7 +85,8 @@ fn counts([rows, cols]: [u64; 2], granularity: u32, flags: u32) -> Option<[u64; 
     fits.then_some([depth, panels, scales, bias])
 }
 
-fn word(file: &[u8], at: usize) -> u64 {
+/// The number of eight bytes at `at`.
+pub fn word(file: &[u8], at: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&file[at..at + 8]);
     u64::from_le_bytes(bytes)

@@ -1,23 +1,23 @@
-//! How a product runs: every kernel of this CPU, by chosen lanes and threads.
+//! How a product runs: every kernel of this CPU, by chosen family and threads.
 
-use crate::common::backends;
 use arbitrary::Arbitrary;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::OnceLock;
-use tritgemm::{Lanes, Options, Threads, Workspace};
+use tritgemm::{Family, Options, Threads, Workspace};
+use tritgemm_testing::backends;
 
-/// Lanes and threads, as the input has them.
+/// Family and threads, as the input has them.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Way {
-    lanes: LaneChoice,
+    family: FamilyChoice,
     threads: ThreadChoice,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum LaneChoice {
+enum FamilyChoice {
     Auto,
-    Row,
-    Column,
+    Few,
+    Many,
 }
 
 #[derive(Arbitrary, Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ impl Way {
             for backend in backends() {
                 let options = Options::new()
                     .backend(backend)
-                    .lanes(self.lanes())
+                    .family(self.family())
                     .threads(self.threads());
                 work(&mut Workspace::with_options(options));
             }
@@ -51,11 +51,11 @@ impl Way {
         }
     }
 
-    fn lanes(self) -> Lanes {
-        match self.lanes {
-            LaneChoice::Auto => Lanes::Auto,
-            LaneChoice::Row => Lanes::Row,
-            LaneChoice::Column => Lanes::Column,
+    fn family(self) -> Family {
+        match self.family {
+            FamilyChoice::Auto => Family::Auto,
+            FamilyChoice::Few => Family::Few,
+            FamilyChoice::Many => Family::Many,
         }
     }
 
