@@ -158,9 +158,6 @@ pub struct FewKernel<X: 'static, Acc: 'static> {
     pub tiles: &'static [FewTile<Acc>],
     /// The kernel that is faster for one token whose weights come from memory.
     pub from_memory: Option<&'static FewKernel<X, Acc>>,
-    /// Paths of the functions that accumulate, as the linker's symbols spell
-    /// them (see `tests/no_multiply.rs`).
-    pub symbols: &'static [&'static str],
 }
 
 /// What a call for many tokens does with a row's accumulator when it is done.
@@ -262,8 +259,6 @@ pub struct ManyKernel<X: 'static, Acc: 'static> {
     pub run: unsafe fn(&ManyCall),
     /// Transposes one panel's sums. Preconditions 1, 5 (all tokens of a tile), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
-    /// As in [`FewKernel::symbols`].
-    pub symbols: &'static [&'static str],
 }
 
 impl<X, Acc> ManyKernel<X, Acc> {
@@ -299,8 +294,6 @@ pub struct CodecKernel {
         dst: *mut u8,
         depth: usize,
     ),
-    /// As in [`FewKernel::symbols`]; these may not multiply either.
-    pub symbols: &'static [&'static str],
 }
 
 /// A kernel for many tokens, and how many tokens it takes to be worth its tile.
@@ -310,6 +303,13 @@ pub struct ManyChoice<X: 'static, Acc: 'static> {
     /// From how many left-over tokens a tile of it is faster than kernels for few
     /// tokens, though a part of the tile may stay empty.
     pub from: usize,
+}
+
+impl<X, Acc> ManyChoice<X, Acc> {
+    /// `kernel`, from so many left-over tokens.
+    pub const fn new(kernel: &'static ManyKernel<X, Acc>, from: usize) -> Self {
+        Self { kernel, from }
+    }
 }
 
 /// A row of the registry: the kernels of a level, chosen on one kind of CPU.

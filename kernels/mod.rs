@@ -36,4 +36,5 @@ pub mod generated {
 }
 
 #[cfg(all(test, not(miri)))]
+#[path = "../tests/guard_pages/kernels.rs"]
 mod guard_pages;

@@ -19,8 +19,6 @@ pub struct KernelInfo {
     /// from memory, or how many tokens its tile has and from how many left over it is
     /// worth one.
     pub when: Option<String>,
-    /// Paths of its functions as their symbols spell them.
-    pub symbols: &'static [&'static str],
     /// Every function pointer of it that dispatch can call.
     pub entries: Vec<*const ()>,
 }
@@ -56,7 +54,6 @@ fn row(set: &KernelSet) -> Row {
         operation: "codec",
         name: codec.name,
         when: None,
-        symbols: codec.symbols,
         entries: vec![
             codec.encode as *const (),
             codec.decode_i8 as *const (),
@@ -87,7 +84,6 @@ fn few<X, Acc>(operation: &'static str, kernel: &FewKernel<X, Acc>, kernels: &mu
             operation,
             name: kernel.name,
             when: when.map(str::to_owned),
-            symbols: kernel.symbols,
             entries: std::iter::once(kernel.build as *const ())
                 .chain(tiles)
                 .collect(),
@@ -116,7 +112,6 @@ fn many<X, Acc>(
                     "tiles of {} tokens, from {from} left over",
                     kernel.tokens
                 )),
-                symbols: kernel.symbols,
                 entries: vec![
                     kernel.build as *const (),
                     kernel.run as *const (),

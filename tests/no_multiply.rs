@@ -2,9 +2,8 @@
 //!
 //! This test binary contains every kernel of the build: the registry
 //! refers to them. The test disassembles itself, starts from every function
-//! pointer of every row of the table, whether or not this CPU could run it,
-//! and from every symbol that the table lists, follows calls and jumps, and
-//! fails on anything that multiplies data, that it cannot decode or that it
+//! pointer of every row of the registry, whether or not this CPU could run it,
+//! follows calls and jumps, and fails on anything that multiplies data, that it cannot decode or that it
 //! cannot follow. Data is what vector, floating-point and matrix registers hold.
 //! General registers hold addresses, which any kernel may multiply; in a scalar
 //! kernel they hold data as well, of at most 32 bits, which it may not.
@@ -32,7 +31,7 @@ use disasm::{Fault, Multiply, scan};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::LazyLock;
-use tritgemm::diagnostics;
+use tritgemm::{Backend, diagnostics};
 
 static IMAGE: LazyLock<Image> =
     LazyLock::new(|| Image::read(&std::env::current_exe().expect("the test binary has a path")));
@@ -59,28 +58,6 @@ fn in_file(pointer: *const ()) -> u64 {
     address
 }
 
-/// Whether the demangled path `name` below `tritgemm::kernels` ends with
-/// `listed`, or is an instantiation of such a path or a closure in it.
-fn is_listed(name: &str, listed: &str) -> bool {
-    name.contains("tritgemm::kernels::")
-        && name.match_indices(listed).any(|(at, _)| {
-            let rest = &name[at + listed.len()..];
-            name[..at].ends_with("::")
-                && (rest.is_empty() || rest.starts_with("::") || rest.starts_with('<'))
-        })
-}
-
-/// The functions that a kernel means by a path: those with exactly this path
-/// below `tritgemm::kernels`, or else all that end with it.
-fn listed_functions(listed: &str) -> Vec<u64> {
-    let whole = format!("kernels::{listed}");
-    let exact: Vec<u64> = IMAGE.named(|name| is_listed(name, &whole)).collect();
-    if !exact.is_empty() {
-        return exact;
-    }
-    IMAGE.named(|name| is_listed(name, listed)).collect()
-}
-
 #[test]
 fn accumulations_never_multiply() {
     let table = diagnostics::registry();
@@ -96,16 +73,8 @@ fn accumulations_never_multiply() {
                 continue;
             }
             let mut wrong = Vec::new();
-            let mut roots = Vec::new();
-            for listed in kernel.symbols {
-                let found = listed_functions(listed);
-                if found.is_empty() {
-                    wrong.push(format!("no symbol for {listed}"));
-                }
-                roots.extend(found);
-            }
-            roots.extend(kernel.entries.iter().map(|&pointer| in_file(pointer)));
-            let mut scan = scan(&IMAGE, roots);
+            let roots = kernel.entries.iter().map(|&pointer| in_file(pointer));
+            let mut scan = scan(&IMAGE, roots.collect());
             if !scalar_row.kernels.iter().any(|k| k.name == kernel.name) {
                 scan.allow_scalar();
             }
@@ -141,11 +110,10 @@ fn module(name: &str) -> Option<&str> {
     name.strip_prefix("tritgemm::kernels::")?.split("::").next()
 }
 
-/// What the functions that `symbols` name reach outside of `modules`, which hold
-/// the functions that declare a kernel's features.
-fn out_of_line(symbols: &[&str], modules: &[Option<&str>]) -> Vec<String> {
-    let roots: Vec<u64> = symbols.iter().flat_map(|s| listed_functions(s)).collect();
-    assert!(!roots.is_empty(), "no symbol for {symbols:?}");
+/// What the functions at `roots` reach outside of `modules`, which hold the functions
+/// that declare a kernel's features.
+fn out_of_line(roots: Vec<u64>, modules: &[Option<&str>]) -> Vec<String> {
+    assert!(!roots.is_empty());
     let reached = scan(&IMAGE, roots).functions;
     let names = reached.into_values().map(|(name, _)| name);
     names
@@ -165,17 +133,16 @@ fn vector_kernels_inline_what_is_generic() {
     let mut failures = String::new();
     let mut checked = BTreeSet::new();
     for kernel in diagnostics::registry().iter().flat_map(|row| &row.kernels) {
-        let of_scalar = kernel.symbols.iter().any(|s| s.starts_with("scalar::"));
-        if of_scalar || !checked.insert(kernel.name) {
+        if kernel.name.starts_with("scalar-") || !checked.insert(kernel.name) {
             continue;
         }
+        let roots = kernel.entries.iter().map(|&pointer| in_file(pointer));
+        let roots: Vec<u64> = roots.collect();
         // The folders of instruction sets, and the codecs' scalar tails.
-        let functions = kernel.symbols.iter().flat_map(|s| listed_functions(s));
-        let mut modules: Vec<_> = functions
-            .map(|f| module(IMAGE.functions[&f].name()))
-            .collect();
+        let names = roots.iter().map(|f| IMAGE.functions[f].name());
+        let mut modules: Vec<_> = names.map(module).collect();
         modules.push(Some("scalar"));
-        for stray in out_of_line(kernel.symbols, &modules) {
+        for stray in out_of_line(roots, &modules) {
             writeln!(failures, "  {}: {stray}", kernel.name).unwrap();
         }
     }
@@ -187,7 +154,10 @@ fn vector_kernels_inline_what_is_generic() {
     assert!(failures.is_empty(), "out of line:\n{failures}");
     // The rule sees what is there: this one is shared, and never inlined.
     let modules = ["scalar", "x86_64", "aarch64"].map(Some);
-    let shared = out_of_line(&["many::finish::finish_i8"], &modules);
+    let scalar = diagnostics::kernels(Backend::scalar());
+    let many = scalar.iter().find(|kernel| kernel.name == "scalar-many_i8");
+    let entries = &many.expect("the scalar row has it").entries;
+    let shared = out_of_line(entries.iter().map(|&e| in_file(e)).collect(), &modules);
     let found = shared.iter().any(|name| name.ends_with("finish_i8"));
     assert!(found, "found {shared:?}");
 }

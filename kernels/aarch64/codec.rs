@@ -33,12 +33,6 @@ pub static CODEC: CodecKernel = CodecKernel {
     decode_i8,
     decode_f32,
     pack_panel,
-    symbols: &[
-        "aarch64::codec::encode",
-        "aarch64::codec::decode_i8",
-        "aarch64::codec::decode_f32",
-        "aarch64::codec::pack_panel",
-    ],
 };
 
 /// Bytes of one register.

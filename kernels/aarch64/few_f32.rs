@@ -53,11 +53,6 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
         FewTile::new(1, 1, few_f32_1x1),
     ],
     from_memory: None,
-    symbols: &[
-        "aarch64::few_f32::build",
-        "aarch64::few_f32::few_f32_1x2",
-        "aarch64::few_f32::few_f32_1x1",
-    ],
 };
 
 /// Two tables of 16 bytes a nibble.

@@ -57,11 +57,6 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
         FewTile::new(1, 1, few_i8_1x1),
     ],
     from_memory: None,
-    symbols: &[
-        "aarch64::few_i8::build",
-        "aarch64::few_i8::few_i8_1x2",
-        "aarch64::few_i8::few_i8_1x1",
-    ],
 };
 
 /// Two tables a nibble, two nibbles a byte.

@@ -56,11 +56,6 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     build: build_i8,
     run: many_i8,
     finish: finish_i8,
-    symbols: &[
-        "aarch64::many::build_i8",
-        "aarch64::many::many_i8",
-        "aarch64::many::finish_i8",
-    ],
 };
 
 /// The f32 kernel.
@@ -75,11 +70,6 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     build: build_f32,
     run: many_f32,
     finish: finish_f32,
-    symbols: &[
-        "aarch64::many::build_f32",
-        "aarch64::many::many_f32",
-        "aarch64::many::finish_f32",
-    ],
 };
 
 /// The expansion by two `tbl` look-ups a byte.

@@ -10,8 +10,6 @@ mod few_f32;
 mod few_i8;
 mod many;
 mod registers;
-#[cfg(test)]
-mod tests;
 
 use crate::kernels::contract::{KernelSet, ManyChoice};
 
@@ -25,12 +23,6 @@ pub static NEON: KernelSet = KernelSet {
     few_f32: &few_f32::FEW_F32,
     // Where llvm-mca's cycles of both families meet on a neoverse-n1 (7 and 3 on a
     // neoverse-v1); to be replaced by measurements.
-    many_i8: &[ManyChoice {
-        kernel: &many::MANY_I8,
-        from: 12,
-    }],
-    many_f32: &[ManyChoice {
-        kernel: &many::MANY_F32,
-        from: 5,
-    }],
+    many_i8: &[ManyChoice::new(&many::MANY_I8, 12)],
+    many_f32: &[ManyChoice::new(&many::MANY_F32, 5)],
 };

@@ -10,12 +10,6 @@ pub static CODEC: CodecKernel = CodecKernel {
     decode_i8,
     decode_f32,
     pack_panel,
-    symbols: &[
-        "scalar::codec::encode",
-        "scalar::codec::decode_i8",
-        "scalar::codec::decode_f32",
-        "scalar::codec::pack_panel",
-    ],
 };
 
 /// The code of a trit, and whether it was one.

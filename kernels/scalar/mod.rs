@@ -26,7 +26,6 @@ pub static SCALAR: KernelSet = KernelSet {
         build: few::copy_i8,
         tiles: &[FewTile::new(1, 1, few::few_i8)],
         from_memory: None,
-        symbols: &["scalar::few::few_i8"],
     },
     few_f32: &FewKernel {
         name: "scalar-few_f32",
@@ -36,16 +35,9 @@ pub static SCALAR: KernelSet = KernelSet {
         build: few::copy_f32,
         tiles: &[FewTile::new(1, 1, few::few_f32)],
         from_memory: None,
-        symbols: &["scalar::few::few_f32"],
     },
-    many_i8: &[ManyChoice {
-        kernel: &MANY_I8,
-        from: 2,
-    }],
-    many_f32: &[ManyChoice {
-        kernel: &MANY_F32,
-        from: 2,
-    }],
+    many_i8: &[ManyChoice::new(&MANY_I8, 2)],
+    many_f32: &[ManyChoice::new(&MANY_F32, 2)],
 };
 
 static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
@@ -59,11 +51,6 @@ static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     build: build_i8,
     run: many_i8,
     finish: many::finish_i8,
-    symbols: &[
-        "scalar::build_i8",
-        "scalar::many_i8",
-        "many::finish::finish_i8",
-    ],
 };
 
 static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
@@ -77,11 +64,6 @@ static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     build: build_f32,
     run: many_f32,
     finish: many::finish_f32,
-    symbols: &[
-        "scalar::build_f32",
-        "scalar::many_f32",
-        "many::finish::finish_f32",
-    ],
 };
 
 #[inline(never)]

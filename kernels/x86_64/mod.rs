@@ -43,19 +43,10 @@ pub static AVX512_VBMI_ZEN5: KernelSet = KernelSet {
     tuning: ZEN5,
     few_i8: &avx512::few_i8_vbmi::FEW_I8_ZEN5,
     few_f32: &avx512::few_f32::FEW_F32_ZEN5,
-    many_i8: &[ManyChoice {
-        kernel: &avx512::many_i8_zen5::MANY_I8,
-        from: 2,
-    }],
+    many_i8: &[ManyChoice::new(&avx512::many_i8_zen5::MANY_I8, 2)],
     many_f32: &[
-        ManyChoice {
-            kernel: &avx512::many_f32_zen5::MANY_F32,
-            from: 10,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32_X8,
-            from: 8,
-        },
+        ManyChoice::new(&avx512::many_f32_zen5::MANY_F32, 10),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 8),
     ],
     ..AVX512_VBMI_ZEN4
 };
@@ -66,24 +57,12 @@ pub static AVX512_VBMI_ZEN4: KernelSet = KernelSet {
     tuning: ZEN4,
     few_f32: &avx512::few_f32::FEW_F32_ZEN4,
     many_i8: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_I8,
-            from: 25,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8_X16,
-            from: 13,
-        },
+        ManyChoice::new(&avx512::many::MANY_I8, 25),
+        ManyChoice::new(&avx2::many::MANY_I8_X16, 13),
     ],
     many_f32: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_F32,
-            from: 12,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32_X8,
-            from: 6,
-        },
+        ManyChoice::new(&avx512::many::MANY_F32, 12),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 6),
     ],
     ..AVX512_VBMI_INTEL
 };
@@ -113,14 +92,8 @@ pub static AVX512_VBMI_INTEL: KernelSet = KernelSet {
     ),
     few_i8: &avx512::few_i8_vbmi::FEW_I8,
     many_i8: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_I8,
-            from: 19,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8_X16,
-            from: 14,
-        },
+        ManyChoice::new(&avx512::many::MANY_I8, 19),
+        ManyChoice::new(&avx2::many::MANY_I8_X16, 14),
     ],
     ..AVX512_INTEL
 };
@@ -130,24 +103,12 @@ pub static AVX512_ZEN4: KernelSet = KernelSet {
     name: "avx512/zen4",
     tuning: ZEN4,
     many_i8: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_I8,
-            from: 23,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8_X16,
-            from: 10,
-        },
+        ManyChoice::new(&avx512::many::MANY_I8, 23),
+        ManyChoice::new(&avx2::many::MANY_I8_X16, 10),
     ],
     many_f32: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_F32,
-            from: 11,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32_X8,
-            from: 4,
-        },
+        ManyChoice::new(&avx512::many::MANY_F32, 11),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 4),
     ],
     ..AVX512_INTEL
 };
@@ -164,24 +125,12 @@ pub static AVX512_INTEL: KernelSet = KernelSet {
     few_i8: &avx512::few_i8_nibbles::FEW_I8,
     few_f32: &avx512::few_f32::FEW_F32,
     many_i8: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_I8,
-            from: 20,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8_X16,
-            from: 12,
-        },
+        ManyChoice::new(&avx512::many::MANY_I8, 20),
+        ManyChoice::new(&avx2::many::MANY_I8_X16, 12),
     ],
     many_f32: &[
-        ManyChoice {
-            kernel: &avx512::many::MANY_F32,
-            from: 10,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32_X8,
-            from: 7,
-        },
+        ManyChoice::new(&avx512::many::MANY_F32, 10),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 7),
     ],
 };
 
@@ -190,24 +139,12 @@ pub static AVX2_ZEN4: KernelSet = KernelSet {
     name: "avx2/zen4",
     tuning: ZEN4,
     many_i8: &[
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8,
-            from: 23,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8_X16,
-            from: 9,
-        },
+        ManyChoice::new(&avx2::many::MANY_I8, 23),
+        ManyChoice::new(&avx2::many::MANY_I8_X16, 9),
     ],
     many_f32: &[
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32,
-            from: 10,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32_X8,
-            from: 3,
-        },
+        ManyChoice::new(&avx2::many::MANY_F32, 10),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 3),
     ],
     ..AVX2_INTEL
 };
@@ -224,23 +161,11 @@ pub static AVX2_INTEL: KernelSet = KernelSet {
     few_i8: &avx2::few_i8::FEW_I8,
     few_f32: &avx2::few_f32::FEW_F32,
     many_i8: &[
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8,
-            from: 24,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_I8_X16,
-            from: 8,
-        },
+        ManyChoice::new(&avx2::many::MANY_I8, 24),
+        ManyChoice::new(&avx2::many::MANY_I8_X16, 8),
     ],
     many_f32: &[
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32,
-            from: 10,
-        },
-        ManyChoice {
-            kernel: &avx2::many::MANY_F32_X8,
-            from: 2,
-        },
+        ManyChoice::new(&avx2::many::MANY_F32, 10),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 2),
     ],
 };

@@ -51,12 +51,6 @@ pub static CODEC: CodecKernel = CodecKernel {
     decode_i8,
     decode_f32,
     pack_panel,
-    symbols: &[
-        "x86_64::avx2::codec::encode",
-        "x86_64::avx2::codec::decode_i8",
-        "x86_64::avx2::codec::decode_f32",
-        "x86_64::avx2::codec::pack_panel",
-    ],
 };
 /// Trits that `encode` takes at once, and weights that `decode_i8` and
 /// `decode_f32` give at once.

@@ -27,7 +27,6 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     build,
     tiles: &[FewTile::new(1, 1, few_1)],
     from_memory: None,
-    symbols: &["avx2::few_f32::build", "avx2::few_f32::few_1"],
 };
 
 /// `vpermps` indices of the terms of a pair's first or second weight over 8 of

@@ -45,11 +45,6 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     build,
     tiles: &[FewTile::new(2, 1, few_2), FewTile::new(1, 1, few_1)],
     from_memory: None,
-    symbols: &[
-        "avx2::few_i8::build",
-        "avx2::few_i8::few_2",
-        "avx2::few_i8::few_1",
-    ],
 };
 
 /// `vpshufb` indices of the terms of a pair's weight over the 16 entries, as

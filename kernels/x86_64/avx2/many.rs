@@ -31,11 +31,6 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
-    symbols: &[
-        "avx2::many::build_i8",
-        "avx2::many::run_i8",
-        "avx2::many::finish_i8",
-    ],
 };
 
 /// The f32 kernel.
@@ -50,11 +45,6 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
-    symbols: &[
-        "avx2::many::build_f32",
-        "avx2::many::run_f32",
-        "avx2::many::finish_f32",
-    ],
 };
 
 /// The int8 kernel for 16 tokens.
@@ -69,11 +59,6 @@ pub static MANY_I8_X16: ManyKernel<i8, i32> = ManyKernel {
     build: build_i8_x16,
     run: run_i8_x16,
     finish: finish_i8_x16,
-    symbols: &[
-        "avx2::many::build_i8_x16",
-        "avx2::many::run_i8_x16",
-        "avx2::many::finish_i8_x16",
-    ],
 };
 
 /// The f32 kernel for 8 tokens.
@@ -88,11 +73,6 @@ pub static MANY_F32_X8: ManyKernel<f32, f32> = ManyKernel {
     build: build_f32_x8,
     run: run_f32_x8,
     finish: finish_f32_x8,
-    symbols: &[
-        "avx2::many::build_f32_x8",
-        "avx2::many::run_f32_x8",
-        "avx2::many::finish_f32_x8",
-    ],
 };
 
 /// Two nibble look-ups, for entries of two vectors.

@@ -28,12 +28,6 @@ pub static CODEC: CodecKernel = CodecKernel {
     decode_i8,
     decode_f32,
     pack_panel,
-    symbols: &[
-        "x86_64::avx512::codec::encode",
-        "x86_64::avx512::codec::decode_i8",
-        "x86_64::avx512::codec::decode_f32",
-        "x86_64::avx512::pack::pack_panel",
-    ],
 };
 
 /// Trits that `encode` takes at once.

@@ -54,12 +54,6 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
         FewTile::new(1, 1, few_1),
     ],
     from_memory: None,
-    symbols: &[
-        "avx512::few_f32::build",
-        "avx512::few_f32::few_4",
-        "avx512::few_f32::few_2",
-        "avx512::few_f32::few_1",
-    ],
 };
 
 /// The kernel by the multishift of VBMI, as Zen 4 prefetches best.
@@ -69,12 +63,6 @@ pub static FEW_F32_ZEN4: FewKernel<f32, f32> = FewKernel {
         FewTile::new(4, 1, few_4_zen4),
         FewTile::new(2, 1, few_2_zen4),
         FewTile::new(1, 1, few_1_zen4),
-    ],
-    symbols: &[
-        "avx512::few_f32::build",
-        "avx512::few_f32::few_4_zen4",
-        "avx512::few_f32::few_2_zen4",
-        "avx512::few_f32::few_1_zen4",
     ],
     ..FEW_F32
 };
@@ -86,12 +74,6 @@ pub static FEW_F32_ZEN5: FewKernel<f32, f32> = FewKernel {
         FewTile::new(4, 1, few_4_zen5),
         FewTile::new(2, 1, few_2_zen5),
         FewTile::new(1, 1, few_1_zen5),
-    ],
-    symbols: &[
-        "avx512::few_f32::build",
-        "avx512::few_f32::few_4_zen5",
-        "avx512::few_f32::few_2_zen5",
-        "avx512::few_f32::few_1_zen5",
     ],
     ..FEW_F32
 };

@@ -49,12 +49,6 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
         FewTile::new(1, 1, few_1),
     ],
     from_memory: None,
-    symbols: &[
-        "avx2::few_i8::build",
-        "few_i8_nibbles::few_4",
-        "few_i8_nibbles::few_2",
-        "few_i8_nibbles::few_1",
-    ],
 };
 
 /// The kernel by `vpermb`, for weights from memory.
@@ -64,12 +58,6 @@ pub static FEW_I8_MEMORY: FewKernel<i8, i32> = FewKernel {
         FewTile::new(4, 1, few_4_vbmi),
         FewTile::new(2, 1, few_2_vbmi),
         FewTile::new(1, 1, few_1_vbmi),
-    ],
-    symbols: &[
-        "avx2::few_i8::build",
-        "few_i8_nibbles::few_4_vbmi",
-        "few_i8_nibbles::few_2_vbmi",
-        "few_i8_nibbles::few_1_vbmi",
     ],
     ..FEW_I8
 };
@@ -81,12 +69,6 @@ pub static FEW_I8_MEMORY_ZEN5: FewKernel<i8, i32> = FewKernel {
         FewTile::new(4, 1, few_4_paced),
         FewTile::new(2, 1, few_2_vbmi),
         FewTile::new(1, 1, few_1_vbmi),
-    ],
-    symbols: &[
-        "avx2::few_i8::build",
-        "few_i8_nibbles::few_4_paced",
-        "few_i8_nibbles::few_2_vbmi",
-        "few_i8_nibbles::few_1_vbmi",
     ],
     ..FEW_I8
 };

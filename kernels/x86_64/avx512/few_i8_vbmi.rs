@@ -61,13 +61,6 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
         FewTile::new(1, 1, few_1x1),
     ],
     from_memory: Some(&FEW_I8_MEMORY),
-    symbols: &[
-        "few_i8_vbmi::build",
-        "few_i8_vbmi::few_2x2",
-        "few_i8_vbmi::few_4x1",
-        "few_i8_vbmi::few_2x1",
-        "few_i8_vbmi::few_1x1",
-    ],
 };
 
 /// The same, but for weights from memory on Zen 5.

@@ -29,11 +29,6 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     build: build_i8,
     run: run_i8,
     finish: finish_i8,
-    symbols: &[
-        "avx512::many::build_i8",
-        "avx512::many::run_i8",
-        "avx512::many::finish_i8",
-    ],
 };
 
 /// The f32 kernel.
@@ -48,11 +43,6 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     build: build_f32,
     run: run_f32,
     finish: finish_f32,
-    symbols: &[
-        "avx512::many::build_f32",
-        "avx512::many::run_f32",
-        "avx512::many::finish_f32",
-    ],
 };
 
 /// Two nibble look-ups.

@@ -34,12 +34,6 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
     name: "avx512-zen5-many_f32",
     chunk_strips: 4 * QUADS,
     run: run_f32,
-    symbols: &[
-        "avx512::many::build_f32",
-        "avx512::many_f32_zen5::run_f32",
-        "avx512::many::run_f32",
-        "avx512::many::finish_f32",
-    ],
     ..GENERIC
 };
 

@@ -72,11 +72,6 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     build: tables::build,
     run,
     finish,
-    symbols: &[
-        "many_i8_zen5::tables::build",
-        "many_i8_zen5::run",
-        "many_i8_zen5::finish",
-    ],
 };
 
 /// Something of the even and of the odd rows.
