@@ -11,12 +11,13 @@
 //! [`GgufWriter`] writes version 3.
 //!
 //! ```
-//! use tritgemm::{Granularity, TernaryMatrix};
+//! use tritgemm::{Granularity, MatRef, TernaryMatrix};
 //! use tritgemm_formats::{ScaleRounding, ggml::TernaryType};
 //! use tritgemm_formats::gguf::{Gguf, GgufWriter, Value};
 //!
 //! let weights: Vec<f32> = (0..512).map(|i| (i as f32).sin()).collect();
-//! let matrix = TernaryMatrix::quantize(&weights, 2, 256, Granularity::PerRow)?;
+//! let weights = MatRef::new(&weights, 2, 256)?;
+//! let matrix = TernaryMatrix::quantize(weights, Granularity::PerRow)?;
 //! // The scales are f32s that f16 has no equal for: rounding must be asked for.
 //! let bytes = TernaryType::Tq1_0.encode(&matrix, ScaleRounding::Nearest, "w")?;
 //!
