@@ -39,4 +39,4 @@ valgrind=(valgrind --quiet --error-exitcode=99 --leak-check=full
     --show-leak-kinds=definite,possible --errors-for-leak-kinds=definite,possible)
 build "${valgrind[@]}" "$out/c-c11"
 build "${valgrind[@]}" "$out/c++17" "$out/panels"
-echo "capi: all passed"
+echo "C and C++: all passed"

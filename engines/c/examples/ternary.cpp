@@ -111,7 +111,7 @@ void run(const std::string &path) {
     for (const auto &name : backends()) {
         workspace.pin(name.c_str());
         gate.forward_prepared(floats, {z, M}, workspace);
-        require(y == z, name.c_str());
+        require(y == z, ("prepared floats give the same on " + name).c_str());
     }
     workspace.set_weights_in_cache(false);
     workspace.pin(nullptr);

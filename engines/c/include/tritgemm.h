@@ -487,8 +487,8 @@ tritgemm_status tritgemm_linear_forward_f32(const tritgemm_linear *linear,
                                             tritgemm_workspace *workspace);
 
 // The forward pass on prepared activations, by int8 or by f32 as they were prepared: the
-// bits of tritgemm_linear_forward_int8() or tritgemm_linear_forward_f32(). `y` has a row
-// for each of their tokens.
+// bits of tritgemm_linear_forward_int8() or tritgemm_linear_forward_f32(), which take
+// plain activations alone, as C has no overloading. `y` has a row for each of the tokens.
 tritgemm_status tritgemm_linear_forward_prepared(const tritgemm_linear *linear,
                                                  const tritgemm_prepared *x,
                                                  float *y,

@@ -177,6 +177,10 @@ fn sizes() {
         let from_trits = tritgemm_matrix_from_trits;
         fails_size(
             from_trits(t, 4, huge, huge, 1, s, 1, &mut matrix),
+            "address space",
+        );
+        fails_size(
+            from_trits(t, 0, 0, 1 << 24, 2, s, 0, &mut matrix),
             "columns",
         );
         fails_size(
@@ -185,12 +189,12 @@ fn sizes() {
         );
         fails_size(from_trits(t, 4, 3, 2, 1, s, 1, &mut matrix), "expected 6");
         fails_size(from_trits(t, 4, 2, 2, 1, s, 0, &mut matrix), "expected 1");
-        fails_size(from_trits(t, 4, 2, 2, 2, s, 1, &mut matrix), "2 scales");
+        fails_size(from_trits(t, 4, 2, 2, 2, s, 1, &mut matrix), "expected 2");
         assert!(matrix.is_null());
         let mut linear = null_mut();
         fails_size(
             tritgemm_linear_create(case.matrix, s, 1, &mut linear),
-            "bias of 1",
+            "`bias` has length 1",
         );
         let slice = tritgemm_linear_slice_rows;
         fails_size(slice(case.linear, 64, 32, &mut linear), "rows 64..32");

@@ -3,7 +3,7 @@
 use crate::activations::PreparedActivations;
 use crate::errors::Error;
 use crate::packed::{self, Packed};
-use crate::product::Call;
+use crate::product::{Call, Made};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
@@ -40,12 +40,8 @@ impl Linear {
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
         weights_in_cache: bool,
-    ) -> Result<Bound<'py, PyAny>, Error> {
-        let call = Call {
-            py,
-            out,
-            weights_in_cache,
-        };
+    ) -> Made<'py> {
+        let call = Call::new(py, out, weights_in_cache);
         call.forward_int8(&self.core, x)
     }
 
@@ -60,12 +56,8 @@ impl Linear {
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
         weights_in_cache: bool,
-    ) -> Result<Bound<'py, PyAny>, Error> {
-        let call = Call {
-            py,
-            out,
-            weights_in_cache,
-        };
+    ) -> Made<'py> {
+        let call = Call::new(py, out, weights_in_cache);
         call.forward_f32(&self.core, x)
     }
 

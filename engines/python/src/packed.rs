@@ -5,7 +5,7 @@ use crate::codec::check_width;
 use crate::errors::Error;
 use crate::options::{granularity, group_size, is_2_4};
 use crate::pool::run;
-use crate::product::Call;
+use crate::product::{Call, Made};
 use crate::quant::{scales_shape, ternarize_matrix};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -321,12 +321,8 @@ impl Packed {
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
         weights_in_cache: bool,
-    ) -> Result<Bound<'py, PyAny>, Error> {
-        let call = Call {
-            py,
-            out,
-            weights_in_cache,
-        };
+    ) -> Made<'py> {
+        let call = Call::new(py, out, weights_in_cache);
         call.gemm_i8(self.core.panels(), x)
     }
 

@@ -29,16 +29,31 @@ pub fn check_width(cols: usize, panels: &Panels) -> Result<(), Error> {
     Err(GemmError::InputWidth { cols, expected }.into())
 }
 
+/// What a product makes: an array.
+pub type Made<'py> = Result<Bound<'py, PyAny>, Error>;
+
 /// What a call of a product says besides its operands.
 #[derive(Clone, Copy)]
 pub struct Call<'a, 'py> {
-    pub py: Python<'py>,
+    py: Python<'py>,
     /// Where the result goes; a new array if not given.
-    pub out: Option<&'a Bound<'py, PyAny>>,
-    pub weights_in_cache: bool,
+    out: Option<&'a Bound<'py, PyAny>>,
+    weights_in_cache: bool,
 }
 
-impl<'py> Call<'_, 'py> {
+impl<'a, 'py> Call<'a, 'py> {
+    pub fn new(
+        py: Python<'py>,
+        out: Option<&'a Bound<'py, PyAny>>,
+        weights_in_cache: bool,
+    ) -> Self {
+        Self {
+            py,
+            out,
+            weights_in_cache,
+        }
+    }
+
     /// Of an array `x`, whose width is checked first: an output is only made for
     /// a product that can be.
     fn of_array<X: Named + Sync, Y: Named + Send + Sync>(
@@ -46,7 +61,7 @@ impl<'py> Call<'_, 'py> {
         panels: &Panels,
         x: &Bound<'py, PyAny>,
         work: impl FnOnce(MatRef<'_, X>, MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    ) -> Made<'py> {
         let x = Input::<X>::new("x", "[N, K] or [K]", x)?;
         check_width(x.cols(), panels)?;
         let (rows, view) = ((x.rows(), x.is_vector()), x.view()?);
@@ -60,7 +75,7 @@ impl<'py> Call<'_, 'py> {
         panels: &Panels,
         x: &PreparedActivations,
         work: impl FnOnce(&Core, MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    ) -> Made<'py> {
         check_width(x.core.cols(), panels)?;
         self.into_array(panels, x.rows(), |_| Ok(()), |y, ws| work(&x.core, y, ws))
     }
@@ -72,7 +87,7 @@ impl<'py> Call<'_, 'py> {
         (tokens, vector): (usize, bool),
         check: impl FnOnce(&Output<'py, Y>) -> Result<(), Error>,
         work: impl FnOnce(MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    ) -> Made<'py> {
         let mut y = Output::<Y>::new(self.py, self.out, [tokens, panels.rows()], vector)?;
         check(&y)?;
         let view = y.view()?;
@@ -85,11 +100,7 @@ impl<'py> Call<'_, 'py> {
     }
 
     /// int8 activations, prepared or not, to int32.
-    pub fn gemm_i8(
-        self,
-        panels: &Panels,
-        x: &Bound<'py, PyAny>,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    pub fn gemm_i8(self, panels: &Panels, x: &Bound<'py, PyAny>) -> Made<'py> {
         match x.cast::<PreparedActivations>() {
             Ok(x) => self.of_prepared(panels, x.get(), |x, y, ws| panels.gemm_i8(x, y, ws)),
             _ => self.of_array::<i8, i32>(panels, x, |x, y, ws| panels.gemm_i8(x, y, ws)),
@@ -97,11 +108,7 @@ impl<'py> Call<'_, 'py> {
     }
 
     /// A layer's int8 pass.
-    pub fn forward_int8(
-        self,
-        layer: &Linear,
-        x: &Bound<'py, PyAny>,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    pub fn forward_int8(self, layer: &Linear, x: &Bound<'py, PyAny>) -> Made<'py> {
         match x.cast::<PreparedActivations>() {
             Ok(x) => self.of_prepared(layer.panels(), x.get(), |x, y, ws| {
                 layer.forward_int8(x, y, ws)
@@ -114,11 +121,7 @@ impl<'py> Call<'_, 'py> {
     }
 
     /// A layer's f32 pass.
-    pub fn forward_f32(
-        self,
-        layer: &Linear,
-        x: &Bound<'py, PyAny>,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    pub fn forward_f32(self, layer: &Linear, x: &Bound<'py, PyAny>) -> Made<'py> {
         let panels = layer.panels();
         match x.cast::<PreparedActivations>() {
             Ok(x) => self.of_prepared(panels, x.get(), |x, y, ws| layer.forward_f32(x, y, ws)),
@@ -127,12 +130,7 @@ impl<'py> Call<'_, 'py> {
     }
 
     /// A layer's pass. `path` may be left out: f32, or what `x` was prepared for.
-    fn forward(
-        self,
-        layer: &Linear,
-        x: &Bound<'py, PyAny>,
-        path: Option<&str>,
-    ) -> Result<Bound<'py, PyAny>, Error> {
+    fn forward(self, layer: &Linear, x: &Bound<'py, PyAny>, path: Option<&str>) -> Made<'py> {
         let path = match (path, x.cast::<PreparedActivations>()) {
             (Some(path), _) => Path::parse(path)?,
             (None, Ok(x)) => x.get().path,
@@ -177,12 +175,8 @@ pub fn gemm_i8<'py>(
     x: &Bound<'py, PyAny>,
     out: Option<&Bound<'py, PyAny>>,
     weights_in_cache: bool,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let call = Call {
-        py,
-        out,
-        weights_in_cache,
-    };
+) -> Made<'py> {
+    let call = Call::new(py, out, weights_in_cache);
     if let Ok(weights) = weights.cast::<Packed>() {
         return call.gemm_i8(weights.get().core.panels(), x);
     }
@@ -218,12 +212,8 @@ pub fn linear<'py>(
     activations: Option<&str>,
     out: Option<&Bound<'py, PyAny>>,
     weights_in_cache: bool,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let call = Call {
-        py,
-        out,
-        weights_in_cache,
-    };
+) -> Made<'py> {
+    let call = Call::new(py, out, weights_in_cache);
     if let Ok(layer) = weights.cast::<Layer>() {
         return match bias {
             None => call.forward(&layer.get().core, x, activations),

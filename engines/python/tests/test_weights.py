@@ -56,7 +56,7 @@ def test_one_scale(trits, scale):
 
 def test_scales_are_checked(trits, scales):
     make = tritgemm.Packed.from_trits
-    with pytest.raises(tritgemm.ShapeError, match="scaled per row has 130 scales, got 129"):
+    with pytest.raises(tritgemm.ShapeError, match="`scales` has length 129, expected 130"):
         make(trits, scales[:129].copy())
     with pytest.raises(tritgemm.QuantizationError, match="scale 4 is NaN"):
         make(trits, np.where(np.arange(130) == 4, np.nan, scales).astype(np.float32))
@@ -68,7 +68,7 @@ def test_scales_are_checked(trits, scales):
         make(trits, scales, group=64)
     with pytest.raises(tritgemm.ShapeError, match="scales: 2 rows, expected 130"):
         make(trits, np.ones((2, 2), np.float32), group=64)
-    with pytest.raises(tritgemm.ShapeError, match="has 260 scales, got 390"):
+    with pytest.raises(tritgemm.ShapeError, match="`scales` has length 390, expected 260"):
         make(trits, np.ones((130, 3), np.float32), group=64)
     with pytest.raises(tritgemm.ShapeError, match="got None"):
         make(trits, group=64)
@@ -104,10 +104,10 @@ def test_row_slices_are_shards(trits, scales, rng):
     packed = tritgemm.Packed.from_trits(trits, scales)
     layer = tritgemm.Linear(packed, scales)
     x = rng.standard_normal((4, 77), dtype=np.float32)
-    whole = layer(x)
+    whole = layer.forward_f32(x)
     for start, stop in ((0, 64), (64, 128), (64, 130), (128, 130), (0, 130), (64, 64)):
         np.testing.assert_array_equal(packed.slice_rows(start, stop).to_trits(), trits[start:stop])
-        np.testing.assert_array_equal(layer.slice_rows(start, stop)(x), whole[:, start:stop])
+        np.testing.assert_array_equal(layer.slice_rows(start, stop).forward_f32(x), whole[:, start:stop])
     with pytest.raises(tritgemm.ShapeError, match="multiples of 64, not at 63"):
         packed.slice_rows(63, 130)
     with pytest.raises(tritgemm.ShapeError, match="rows 0..131 of a matrix of 130"):
@@ -136,12 +136,12 @@ def test_files(tmp_path, trits, scales, rng, mmap):
     layer.save(path)
     for verify in (True, False):
         back = tritgemm.Linear.load(path, mmap=mmap, verify=verify)
-        np.testing.assert_array_equal(back(x), layer(x))
+        np.testing.assert_array_equal(back.forward_f32(x), layer.forward_f32(x))
         packed = tritgemm.Packed.load(str(path), mmap=mmap, verify=verify)
         np.testing.assert_array_equal(packed.to_trits(), trits)
     # Replacing the file does not disturb who has mapped it.
     tritgemm.Packed.from_trits(trits).save(path)
-    np.testing.assert_array_equal(back(x), layer(x))
+    np.testing.assert_array_equal(back.forward_f32(x), layer.forward_f32(x))
     assert tritgemm.Packed.load(path, mmap=mmap).granularity == "tensor"
 
 
@@ -174,6 +174,6 @@ def test_pickles_and_copies(trits, scales, rng):
     packed = tritgemm.Packed.from_trits(trits, scales)
     layer = tritgemm.Linear(packed, scales)
     x = rng.standard_normal((4, 77), dtype=np.float32)
-    for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
-        np.testing.assert_array_equal(again(x), layer(x))
+    for same in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        np.testing.assert_array_equal(same.forward_f32(x), layer.forward_f32(x))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(packed)).to_trits(), trits)
