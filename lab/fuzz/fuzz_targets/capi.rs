@@ -6,7 +6,7 @@
 //! library loses.
 #![no_main]
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use bytemuck::{Pod, cast_slice};
 use libfuzzer_sys::fuzz_target;
 use std::cell::Cell;
@@ -78,8 +78,6 @@ struct Step {
     tokens: u8,
     fill: Fill,
     style: Style,
-    /// A value among trits; most make them illegal.
-    illegal: Option<i8>,
 }
 
 impl Step {
@@ -812,9 +810,9 @@ impl World {
         let mut trits = step.fill.trits(rows * cols);
         let (scales, legal) = step.scales(rows, cols);
         call.wrong_if(!legal);
-        if let (Some(last), Some(value)) = (trits.last_mut(), step.illegal) {
-            *last = value;
-            call.wrong_if(!(-1..=1).contains(&value));
+        if let (Some(last), [1, value, _]) = (trits.last_mut(), step.wrong.map(|b| b % 8)) {
+            *last = value as i8;
+            call.wrong_if(value > 1);
         }
         let t = call.buffer(&trits, step.at[0]);
         let kind = call.choice(step.granularity());
@@ -1000,22 +998,34 @@ fn destroy<T>(all: &mut Vec<T>, which: u8) {
     }
 }
 
-fuzz_target!(|steps: Vec<Step>| {
+fuzz_target!(|bytes: &[u8]| {
+    let mut bytes = Unstructured::new(bytes);
     let mut world = World::default();
-    if let Some(first) = steps.first() {
-        // A program begins with a handle of most kinds.
-        for op in [Op::Workspace, Op::Matrix, Op::Panels, Op::Linear] {
-            let fill = first.fill.clone();
-            world.step(&Step {
-                op,
-                wrong: [1; 3],
-                illegal: None,
-                fill,
-                ..*first
-            });
+    for i in 0..STEPS {
+        let Ok(step) = Step::arbitrary(&mut bytes) else {
+            return;
+        };
+        if bytes.is_empty() {
+            return;
         }
-    }
-    for step in steps.iter().take(STEPS) {
-        world.step(step);
+        if i == 0 {
+            // A program begins with a handle of most kinds.
+            for op in [
+                Op::Workspace,
+                Op::Threads,
+                Op::Matrix,
+                Op::Panels,
+                Op::Linear,
+            ] {
+                let (fill, wrong) = (step.fill.clone(), [7; 3]);
+                world.step(&Step {
+                    op,
+                    wrong,
+                    fill,
+                    ..step
+                });
+            }
+        }
+        world.step(&step);
     }
 });

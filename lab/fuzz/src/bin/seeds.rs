@@ -30,10 +30,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// From 16 bytes to about 1,000; the first one, which some targets take for flags,
+/// From 32 bytes to 1,024; the first one, which some targets take for flags,
 /// is even.
 fn random(seed: u64) -> Vec<u8> {
-    let len = 16 << (seed / 4);
+    let len = 32 << (seed / 4);
     let mut bytes = Rng::new(seed).vec(len, |r| r.i8() as u8);
     bytes[0] = 0;
     bytes
