@@ -74,7 +74,7 @@ fn accumulations_never_multiply() {
             }
             let mut wrong = Vec::new();
             let roots = kernel.entries.iter().map(|&pointer| in_file(pointer));
-            let mut scan = scan(&IMAGE, roots.collect());
+            let mut scan = scan(&IMAGE, roots);
             if !scalar_row.kernels.iter().any(|k| k.name == kernel.name) {
                 scan.allow_scalar();
             }
@@ -174,8 +174,8 @@ fn scale_functions() -> BTreeSet<u64> {
 fn epilogues_multiply() {
     for (epilogue, pointer) in diagnostics::epilogues() {
         // The dispatcher chooses by pointer, so its clones are found by name.
-        let path = format!("scale::{epilogue}");
-        let clones = IMAGE.named(|name| is_listed(name, &path));
+        let path = format!("tritgemm::kernels::auto::scale::{epilogue}");
+        let clones = IMAGE.named(|name| name.contains(&path));
         let clones: BTreeSet<u64> = clones.chain([in_file(pointer)]).collect();
         let multiply = |clone: &&u64| scan(&IMAGE, [**clone]).multiplies_data();
         let multiplying = clones.iter().filter(multiply).count();
@@ -234,21 +234,4 @@ fn additions_and_permutations_pass() {
         assert!(scan.instructions() > 1, "{name} is empty");
         assert!(scan.findings.is_empty(), "{name}: {:#x?}", scan.findings);
     }
-}
-
-#[test]
-fn paths_match_whole_segments() {
-    let name = "tritgemm::kernels::x86_64::avx2::few_i8::tile<4, 1>";
-    for listed in [
-        "avx2::few_i8::tile",
-        "x86_64::avx2::few_i8::tile",
-        "few_i8::tile",
-    ] {
-        assert!(is_listed(name, listed), "{listed}");
-    }
-    for other in ["avx2::few_i8::til", "vx2::few_i8::tile"] {
-        assert!(!is_listed(name, other), "{other}");
-    }
-    assert!(is_listed("tritgemm::kernels::a::f::{{closure}}", "a::f"));
-    assert!(!is_listed("no_multiply::scalar::few_i8", "scalar::few_i8"));
 }
