@@ -67,6 +67,14 @@ fn assert_aligned_to(bytes: &[u8], align: usize) {
     );
 }
 
+/// Precondition 6.
+fn assert_tokens<X: Element>(kernel: &Many<X>, tokens: usize) {
+    assert!(
+        (1..=kernel.tokens).contains(&tokens),
+        "more tokens than a tile"
+    );
+}
+
 /// Elements that `rows` rows of `len`, `stride` apart, reach.
 fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
     match rows.checked_sub(1) {
@@ -194,10 +202,7 @@ pub fn many_build<X: Element>(
         (1..=kernel.chunk_strips).contains(&strips),
         "chunk too long"
     );
-    assert!(
-        (1..=kernel.tokens).contains(&tokens),
-        "more tokens than the tile has"
-    );
+    assert_tokens(&kernel, tokens);
     assert!(
         xt.len() / 4 / kernel.tokens >= strips,
         "activations too short"
@@ -246,10 +251,7 @@ pub fn many_run<X: Element>(
         "chunk too long"
     );
     let panels = part.view.part(&part.panels, part.start, part.strips);
-    assert!(
-        (1..=kernel.tokens).contains(&part.tokens),
-        "more tokens than the tile has"
-    );
+    assert_tokens(&kernel, part.tokens);
     assert!(
         tables.len() >= kernel.tables_len(part.strips),
         "tables too short"
@@ -291,10 +293,7 @@ pub fn many_finish<X: Element>(
     (out, out_stride): (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
-    assert!(
-        (1..=kernel.tokens).contains(&tokens),
-        "more tokens than the tile has"
-    );
+    assert_tokens(&kernel, tokens);
     let needed = PANEL_ROWS * kernel.entry_bytes;
     assert!(
         acc.len() >= needed && total.len() >= needed,

@@ -262,6 +262,29 @@ pub struct ManyKernel<X: 'static, Acc: 'static> {
 }
 
 impl<X, Acc> ManyKernel<X, Acc> {
+    /// A kernel of the generic source, whose tables have an entry for each signed sum of a
+    /// strip's four activations.
+    pub const fn generic(
+        name: &'static str,
+        [tokens, entry_bytes, chunk_strips]: [usize; 3],
+        build: unsafe fn(&BuildCall<X>),
+        run: unsafe fn(&ManyCall),
+        finish: unsafe fn(&FinishCall<Acc>),
+    ) -> Self {
+        Self {
+            name,
+            tokens,
+            entry_bytes,
+            chunk_strips,
+            token_major: false,
+            unit_strips: 1,
+            table_bytes: MANY_ENTRIES * entry_bytes,
+            build,
+            run,
+            finish,
+        }
+    }
+
     /// Bytes of the tables of `strips` strips, for a whole tile.
     pub fn tables_len(&self, strips: usize) -> usize {
         strips.div_ceil(self.unit_strips) * self.table_bytes

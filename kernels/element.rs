@@ -1,6 +1,5 @@
 //! The two activation types, and handles of the kernels for them.
 
-use crate::kernels::auto::activations;
 use crate::kernels::auto::transpose::{SQUARE, square_f32, square_i8};
 use crate::kernels::contract::{FewKernel, KernelSet, ManyChoice, ManyKernel, Runnable};
 use bytemuck::Pod;
@@ -10,36 +9,21 @@ use core::ops::Deref;
 pub trait Element: Pod + Send + Sync {
     /// What its products are summed in.
     type Acc: Pod + Send + Sync;
-    /// Whether an accumulator for many tokens may be folded where its caller likes, as
-    /// long as it does not overflow; otherwise blocks end where the canonical order says.
-    const FOLDS_ANYWHERE: bool;
     /// The kernel of a set for few tokens.
     fn few(set: &'static KernelSet) -> &'static FewKernel<Self, Self::Acc>;
     /// The kernels of a set for many tokens, the largest tile first.
     fn many(set: &'static KernelSet) -> &'static [ManyChoice<Self, Self::Acc>];
-    /// The magnitudes of each token, added up, in activations `x[k][32]`; for types that
-    /// fold anywhere.
-    fn magnitudes(x: &[Self]) -> [u16; 32];
-    /// The same of the first `tokens` in `x[32][k]`; what the others have is not read.
-    fn magnitudes_token_major(x: &[Self], tokens: usize) -> [u16; 32];
     /// A square of activations, transposed.
     fn transposed(square: [[Self; SQUARE]; SQUARE]) -> [[Self; SQUARE]; SQUARE];
 }
 
 impl Element for i8 {
     type Acc = i32;
-    const FOLDS_ANYWHERE: bool = true;
     fn few(set: &'static KernelSet) -> &'static FewKernel<i8, i32> {
         set.few_i8
     }
     fn many(set: &'static KernelSet) -> &'static [ManyChoice<i8, i32>] {
         set.many_i8
-    }
-    fn magnitudes(x: &[i8]) -> [u16; 32] {
-        activations::magnitudes(x)
-    }
-    fn magnitudes_token_major(x: &[i8], tokens: usize) -> [u16; 32] {
-        activations::magnitudes_token_major(x, tokens)
     }
     #[inline]
     fn transposed(square: [[i8; SQUARE]; SQUARE]) -> [[i8; SQUARE]; SQUARE] {
@@ -49,18 +33,11 @@ impl Element for i8 {
 
 impl Element for f32 {
     type Acc = f32;
-    const FOLDS_ANYWHERE: bool = false;
     fn few(set: &'static KernelSet) -> &'static FewKernel<f32, f32> {
         set.few_f32
     }
     fn many(set: &'static KernelSet) -> &'static [ManyChoice<f32, f32>] {
         set.many_f32
-    }
-    fn magnitudes(_: &[f32]) -> [u16; 32] {
-        [0; 32]
-    }
-    fn magnitudes_token_major(_: &[f32], _: usize) -> [u16; 32] {
-        [0; 32]
     }
     #[inline]
     fn transposed(square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {

@@ -215,43 +215,31 @@ impl<T: Activation> sealed::Ready<Quantized> for MatRef<'_, T> {
     }
 }
 
-impl sealed::Ready<Prepared<f32>> for MatRef<'_, f32> {
-    fn shape(&self) -> [usize; 2] {
-        [self.rows(), self.cols()]
-    }
+/// Activations that are multiplied as they are, made ready in the workspace.
+macro_rules! unchanged {
+    ($element:ty, $field:ident) => {
+        impl sealed::Ready<Prepared<$element>> for MatRef<'_, $element> {
+            fn shape(&self) -> [usize; 2] {
+                [self.rows(), self.cols()]
+            }
 
-    fn with(
-        self,
-        group: Option<GroupSize>,
-        ws: &mut Workspace,
-        product: impl FnOnce(&Prepared<f32>, &mut Workspace) -> Result<(), GemmError>,
-    ) -> Result<(), GemmError> {
-        let mut prepared = core::mem::take(&mut ws.prepared_f32);
-        let done = build(&mut prepared, self, group, ws);
-        let done = done.and_then(|()| product(&prepared, ws));
-        ws.prepared_f32 = prepared;
-        done
-    }
+            fn with(
+                self,
+                group: Option<GroupSize>,
+                ws: &mut Workspace,
+                product: impl FnOnce(&Prepared<$element>, &mut Workspace) -> Result<(), GemmError>,
+            ) -> Result<(), GemmError> {
+                let mut prepared = core::mem::take(&mut ws.$field);
+                let done = build(&mut prepared, self, group, ws);
+                let done = done.and_then(|()| product(&prepared, ws));
+                ws.$field = prepared;
+                done
+            }
+        }
+    };
 }
-
-impl sealed::Ready<Prepared<i8>> for MatRef<'_, i8> {
-    fn shape(&self) -> [usize; 2] {
-        [self.rows(), self.cols()]
-    }
-
-    fn with(
-        self,
-        group: Option<GroupSize>,
-        ws: &mut Workspace,
-        product: impl FnOnce(&Prepared<i8>, &mut Workspace) -> Result<(), GemmError>,
-    ) -> Result<(), GemmError> {
-        let mut quantized = core::mem::take(&mut ws.quantized);
-        let done = build(&mut quantized.prepared, self, group, ws);
-        let done = done.and_then(|()| product(&quantized.prepared, ws));
-        ws.quantized = quantized;
-        done
-    }
-}
+unchanged!(i8, prepared_i8);
+unchanged!(f32, prepared_f32);
 
 /// Activations that are prepared already need nothing of the workspace.
 macro_rules! prepared {

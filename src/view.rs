@@ -114,53 +114,6 @@ pub struct MatRef<'a, T> {
 }
 
 impl<'a, T> MatRef<'a, T> {
-    /// A dense view: the stride is `cols`.
-    ///
-    /// # Errors
-    /// If `data` is shorter than `rows * cols`.
-    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, ViewError> {
-        Self::with_stride(data, rows, cols, cols)
-    }
-
-    /// A view whose rows start `stride` elements apart.
-    ///
-    /// # Errors
-    /// If `stride < cols` or `data` is too short.
-    pub fn with_stride(
-        data: &'a [T],
-        rows: usize,
-        cols: usize,
-        stride: usize,
-    ) -> Result<Self, ViewError> {
-        check(data.len(), rows, cols, stride)?;
-        Ok(Self {
-            data,
-            rows,
-            cols,
-            stride,
-        })
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Elements from a row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// A dense view of a buffer that was sized for it.
-    pub(crate) fn dense(data: &'a [T], rows: usize, cols: usize) -> Self {
-        Self::new(data, rows, cols).expect("sized for the shape")
-    }
-
     /// The slice itself.
     #[cfg(feature = "train")]
     pub(crate) fn data(&self) -> &'a [T] {
@@ -195,48 +148,6 @@ pub struct MatMut<'a, T> {
 }
 
 impl<'a, T> MatMut<'a, T> {
-    /// A dense view: the stride is `cols`.
-    ///
-    /// # Errors
-    /// If `data` is shorter than `rows * cols`.
-    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, ViewError> {
-        Self::with_stride(data, rows, cols, cols)
-    }
-
-    /// A view whose rows start `stride` elements apart.
-    ///
-    /// # Errors
-    /// If `stride < cols` or `data` is too short.
-    pub fn with_stride(
-        data: &'a mut [T],
-        rows: usize,
-        cols: usize,
-        stride: usize,
-    ) -> Result<Self, ViewError> {
-        check(data.len(), rows, cols, stride)?;
-        Ok(Self {
-            data,
-            rows,
-            cols,
-            stride,
-        })
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Elements from a row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Row `row`, `cols` elements.
     ///
     /// # Panics
@@ -244,11 +155,6 @@ impl<'a, T> MatMut<'a, T> {
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row {row} of a view of {} rows", self.rows);
         &mut self.data[row * self.stride..][..self.cols]
-    }
-
-    /// A dense view of a buffer that was sized for it.
-    pub(crate) fn dense(data: &'a mut [T], rows: usize, cols: usize) -> Self {
-        Self::new(data, rows, cols).expect("sized for the shape")
     }
 
     /// The same matrix, not to be changed.
@@ -269,31 +175,21 @@ impl<'a, T> MatMut<'a, T> {
 
     /// The rows before `row`, and the rest.
     pub(crate) fn split_at_row(self, row: usize) -> (MatMut<'a, T>, MatMut<'a, T>) {
-        let Self {
+        let Self { data, rows, .. } = self;
+        let start = match row < rows {
+            true => row * self.stride,
+            false => data.len(),
+        };
+        let (head, tail) = data.split_at_mut(start);
+        let part = |data, rows| MatMut {
             data,
             rows,
-            cols,
-            stride,
-        } = self;
-        let at = if row >= rows {
-            data.len()
-        } else {
-            row * stride
+            cols: self.cols,
+            stride: self.stride,
         };
-        let (head, tail) = data.split_at_mut(at);
         (
-            MatMut {
-                data: head,
-                rows: row.min(rows),
-                cols,
-                stride,
-            },
-            MatMut {
-                data: tail,
-                rows: rows.saturating_sub(row),
-                cols,
-                stride,
-            },
+            part(head, row.min(rows)),
+            part(tail, rows.saturating_sub(row)),
         )
     }
 
@@ -302,3 +198,59 @@ impl<'a, T> MatMut<'a, T> {
         self.data
     }
 }
+
+/// What views of both kinds have.
+macro_rules! view {
+    ($view:ident, $data:ty) => {
+        impl<'a, T> $view<'a, T> {
+            /// A dense view: the stride is `cols`.
+            ///
+            /// # Errors
+            /// If `data` is shorter than `rows * cols`.
+            pub fn new(data: $data, rows: usize, cols: usize) -> Result<Self, ViewError> {
+                Self::with_stride(data, rows, cols, cols)
+            }
+
+            /// A view whose rows start `stride` elements apart.
+            ///
+            /// # Errors
+            /// If `stride < cols` or `data` is too short.
+            pub fn with_stride(
+                data: $data,
+                rows: usize,
+                cols: usize,
+                stride: usize,
+            ) -> Result<Self, ViewError> {
+                check(data.len(), rows, cols, stride)?;
+                Ok(Self {
+                    data,
+                    rows,
+                    cols,
+                    stride,
+                })
+            }
+
+            /// Number of rows.
+            pub fn rows(&self) -> usize {
+                self.rows
+            }
+
+            /// Number of columns.
+            pub fn cols(&self) -> usize {
+                self.cols
+            }
+
+            /// Elements from a row to the next.
+            pub fn stride(&self) -> usize {
+                self.stride
+            }
+
+            /// A dense view of a buffer that was sized for it.
+            pub(crate) fn dense(data: $data, rows: usize, cols: usize) -> Self {
+                Self::new(data, rows, cols).expect("sized for the shape")
+            }
+        }
+    };
+}
+view!(MatRef, &'a [T]);
+view!(MatMut, &'a mut [T]);

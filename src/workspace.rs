@@ -2,9 +2,9 @@
 
 use crate::isa::{Backend, IsaError};
 use crate::kernels::call::PanelView;
-use crate::kernels::element::Element;
 use crate::options::Options;
 use crate::product;
+use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::prepare::Prepared;
 use crate::product::scratch::Slots;
@@ -28,6 +28,7 @@ pub struct Workspace {
     /// int8 values of tokens that were quantised for this product alone.
     pub(crate) values: Vec<i8>,
     pub(crate) quantized: Quantized,
+    pub(crate) prepared_i8: Prepared<i8>,
     pub(crate) prepared_f32: Prepared<f32>,
 }
 
@@ -67,7 +68,7 @@ impl Workspace {
     }
 
     /// Runs a product of `rows` rows of weights.
-    pub(crate) fn run<X: Element, S: Sink<X>>(
+    pub(crate) fn run<X: Folded, S: Sink<X>>(
         &mut self,
         (view, rows): (PanelView<'_>, usize),
         prepared: &Prepared<X>,

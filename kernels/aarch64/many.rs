@@ -30,9 +30,7 @@
 //! | `fmla`, 8 x 12 tile | 0.302 | 0.126 | 0.063 | 0.084 |
 
 use crate::kernels::aarch64::registers::lanes_u8;
-use crate::kernels::contract::{
-    BuildCall, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
-};
+use crate::kernels::contract::{BuildCall, FinishCall, ManyCall, ManyKernel, PANEL_ROWS};
 use crate::kernels::contract::{ENTRY, TOKENS_F32, TOKENS_I8};
 use crate::kernels::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use crate::kernels::many::{self, Expand, Quad};
@@ -45,32 +43,22 @@ const QUADS: usize = 3;
 const VECTORS: usize = ENTRY / 16;
 
 /// The int8 kernel.
-pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
-    name: "neon-many_i8",
-    tokens: TOKENS_I8,
-    entry_bytes: ENTRY,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_i8,
-    run: many_i8,
-    finish: finish_i8,
-};
+pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
+    "neon-many_i8",
+    [TOKENS_I8, ENTRY, 4 * QUADS],
+    build_i8,
+    many_i8,
+    finish_i8,
+);
 
 /// The f32 kernel.
-pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
-    name: "neon-many_f32",
-    tokens: TOKENS_F32,
-    entry_bytes: ENTRY,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_f32,
-    run: many_f32,
-    finish: finish_f32,
-};
+pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
+    "neon-many_f32",
+    [TOKENS_F32, ENTRY, 4 * QUADS],
+    build_f32,
+    many_f32,
+    finish_f32,
+);
 
 /// The expansion by two `tbl` look-ups a byte.
 struct ByNibbles;

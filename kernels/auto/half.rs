@@ -3,19 +3,26 @@
 use crate::kernels::auto::float::Float;
 use half::{bf16, f16};
 
+/// A magnitude is the bits without the sign.
+macro_rules! magnitudes {
+    () => {
+        #[inline(always)]
+        fn magnitude(self) -> i16 {
+            (self.to_bits() & 0x7fff) as i16
+        }
+
+        #[inline(always)]
+        fn of_magnitude(bits: i16) -> f32 {
+            Self::from_bits(bits as u16).to_wide()
+        }
+    };
+}
+
 impl Float for bf16 {
     type Bits = i16;
     const INFINITY_BITS: i32 = 0x7f80;
 
-    #[inline(always)]
-    fn magnitude(self) -> i16 {
-        (self.to_bits() & 0x7fff) as i16
-    }
-
-    #[inline(always)]
-    fn of_magnitude(bits: i16) -> f32 {
-        bf16::from_bits(bits as u16).to_wide()
-    }
+    magnitudes!();
 
     #[inline(always)]
     fn to_wide(self) -> f32 {
@@ -41,15 +48,7 @@ impl Float for f16 {
     type Bits = i16;
     const INFINITY_BITS: i32 = 0x7c00;
 
-    #[inline(always)]
-    fn magnitude(self) -> i16 {
-        (self.to_bits() & 0x7fff) as i16
-    }
-
-    #[inline(always)]
-    fn of_magnitude(bits: i16) -> f32 {
-        f16::from_bits(bits as u16).to_wide()
-    }
+    magnitudes!();
 
     #[inline(always)]
     fn to_wide(self) -> f32 {

@@ -207,40 +207,27 @@ unsafe fn run<
     }
 }
 
-/// The int8 kernel: see [`crate::kernels::contract::ManyKernel::run`].
-///
-/// # Safety
-/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
-#[inline(always)]
-pub unsafe fn run_i8<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usize>(
-    simd: S,
-    call: &ManyCall,
-) {
-    // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe {
-        if call.strips == 4 * QUADS {
-            run::<S, I16s<S>, X, VECTORS, QUADS, true>(simd, call)
-        } else {
-            run::<S, I16s<S>, X, VECTORS, QUADS, false>(simd, call)
+macro_rules! kernel {
+    ($name:ident, $vector:ident) => {
+        /// See [`crate::kernels::contract::ManyKernel::run`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+        #[inline(always)]
+        pub unsafe fn $name<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usize>(
+            simd: S,
+            call: &ManyCall,
+        ) {
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe {
+                if call.strips == 4 * QUADS {
+                    run::<S, $vector<S>, X, VECTORS, QUADS, true>(simd, call)
+                } else {
+                    run::<S, $vector<S>, X, VECTORS, QUADS, false>(simd, call)
+                }
+            }
         }
-    }
+    };
 }
-
-/// The f32 kernel: see [`crate::kernels::contract::ManyKernel::run`].
-///
-/// # Safety
-/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
-#[inline(always)]
-pub unsafe fn run_f32<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usize>(
-    simd: S,
-    call: &ManyCall,
-) {
-    // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe {
-        if call.strips == 4 * QUADS {
-            run::<S, F32s<S>, X, VECTORS, QUADS, true>(simd, call)
-        } else {
-            run::<S, F32s<S>, X, VECTORS, QUADS, false>(simd, call)
-        }
-    }
-}
+kernel!(run_i8, I16s);
+kernel!(run_f32, F32s);

@@ -111,22 +111,18 @@ unsafe fn build<S: Simd, V: Accumulator<S>, X: Activations<V>, const VECTORS: us
     }
 }
 
-/// int8 tables: see [`crate::kernels::contract::ManyKernel::build`].
-///
-/// # Safety
-/// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`].
-#[inline(always)]
-pub unsafe fn build_i8<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<i8>) {
-    // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe { build::<S, I16s<S>, _, VECTORS>(simd, call.xt, call.strips, call.tables) }
+macro_rules! build {
+    ($name:ident, $element:ty, $vector:ident) => {
+        /// See [`crate::kernels::contract::ManyKernel::build`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`].
+        #[inline(always)]
+        pub unsafe fn $name<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<$element>) {
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe { build::<S, $vector<S>, _, VECTORS>(simd, call.xt, call.strips, call.tables) }
+        }
+    };
 }
-
-/// f32 tables: see [`crate::kernels::contract::ManyKernel::build`].
-///
-/// # Safety
-/// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`].
-#[inline(always)]
-pub unsafe fn build_f32<S: Simd, const VECTORS: usize>(simd: S, call: &BuildCall<f32>) {
-    // SAFETY: the caller's preconditions, handed on unchanged.
-    unsafe { build::<S, F32s<S>, _, VECTORS>(simd, call.xt, call.strips, call.tables) }
-}
+build!(build_i8, i8, I16s);
+build!(build_f32, f32, F32s);

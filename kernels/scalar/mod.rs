@@ -7,7 +7,7 @@ mod codec;
 mod few;
 
 use crate::kernels::contract::{
-    BuildCall, FewKernel, FewTile, KernelSet, MANY_ENTRIES, ManyCall, ManyChoice, ManyKernel,
+    BuildCall, FewKernel, FewTile, KernelSet, ManyCall, ManyChoice, ManyKernel,
 };
 use crate::kernels::contract::{ENTRY, TOKENS_F32, TOKENS_I8};
 use crate::kernels::many::{self, ByTable};
@@ -40,31 +40,21 @@ pub static SCALAR: KernelSet = KernelSet {
     many_f32: &[ManyChoice::new(&MANY_F32, 2)],
 };
 
-static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
-    name: "scalar-many_i8",
-    tokens: TOKENS_I8,
-    entry_bytes: ENTRY,
-    chunk_strips: 12,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_i8,
-    run: many_i8,
-    finish: many::finish_i8,
-};
+static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
+    "scalar-many_i8",
+    [TOKENS_I8, ENTRY, 12],
+    build_i8,
+    many_i8,
+    many::finish_i8,
+);
 
-static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
-    name: "scalar-many_f32",
-    tokens: TOKENS_F32,
-    entry_bytes: ENTRY,
-    chunk_strips: 12,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_f32,
-    run: many_f32,
-    finish: many::finish_f32,
-};
+static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
+    "scalar-many_f32",
+    [TOKENS_F32, ENTRY, 12],
+    build_f32,
+    many_f32,
+    many::finish_f32,
+);
 
 #[inline(never)]
 unsafe fn build_i8(call: &BuildCall<i8>) {

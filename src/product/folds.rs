@@ -7,102 +7,132 @@
 //! activations spread evenly over int8 it is some 115, of normally distributed ones
 //! some 240.
 
-use crate::kernels::contract::{BLOCK_STRIPS, MANY_MAX_SUM, ManyKernel};
+use crate::kernels::auto::activations::{magnitudes, magnitudes_token_major};
+use crate::kernels::contract::{BLOCK_STRIPS, MANY_MAX_FOLDS, MANY_MAX_SUM, ManyKernel};
 use crate::kernels::element::Element;
-use core::marker::PhantomData;
 
-/// What the accumulators of a tile hold since their last fold.
-pub(super) struct Folds<X> {
-    /// Magnitudes of each token; of types that fold anywhere.
-    sums_now: Sums,
+/// An element type, and when its accumulators are folded.
+pub(crate) trait Folded: Element {
+    /// Strips of a group that the totals of a tile hold.
+    const MOST_STRIPS: usize;
+    /// An accumulator starts at zero after a fold.
+    const STARTS_ANEW: bool;
+    /// What is known of the accumulators since their last fold.
+    type Held;
+
+    /// Starts with the activations of a first chunk of so many tokens, ordered as
+    /// `kernel` has them.
+    fn start(kernel: &ManyKernel<Self, Self::Acc>, tokens: usize, first: &[Self]) -> Self::Held;
+
+    /// Whether to fold after the chunk that ends `done` strips from the start, when
+    /// the activations of the `next` one follow, or none.
+    fn folds_after(held: &mut Self::Held, done: usize, next: &[Self]) -> bool;
+}
+
+impl Folded for f32 {
+    const MOST_STRIPS: usize = usize::MAX;
+    const STARTS_ANEW: bool = true;
+    type Held = ();
+
+    fn start(_: &ManyKernel<f32, f32>, _: usize, _: &[f32]) {}
+
+    fn folds_after((): &mut (), done: usize, next: &[f32]) -> bool {
+        next.is_empty() || done.is_multiple_of(BLOCK_STRIPS)
+    }
+}
+
+impl Folded for i8 {
+    const MOST_STRIPS: usize = MANY_MAX_FOLDS * BLOCK_STRIPS;
+    const STARTS_ANEW: bool = false;
+    type Held = Magnitudes;
+
+    fn start(kernel: &ManyKernel<i8, i32>, tokens: usize, first: &[i8]) -> Magnitudes {
+        let order = Order {
+            tile_tokens: kernel.tokens,
+            token_major: kernel.token_major.then_some(tokens),
+        };
+        Magnitudes {
+            sums: order.magnitudes(first),
+            order,
+        }
+    }
+
+    fn folds_after(held: &mut Magnitudes, _: usize, next: &[i8]) -> bool {
+        let next_sums = held.order.magnitudes(next);
+        let mut sums = held.sums;
+        for (sum, next) in sums.iter_mut().zip(next_sums) {
+            *sum += next;
+        }
+        let fold = next.is_empty() || sums.iter().any(|&sum| sum > MANY_MAX_SUM);
+        held.sums = if fold { next_sums } else { sums };
+        fold
+    }
+}
+
+/// Magnitudes of each token since the last fold.
+pub(crate) struct Magnitudes {
+    /// A sum for each token of a tile of 32; in a tile of 16, tokens come twice.
+    sums: [u16; 32],
     order: Order,
-    element: PhantomData<X>,
 }
 
 /// Where the activations of a token are.
 #[derive(Clone, Copy)]
 struct Order {
-    lanes: usize,
+    /// Tokens of a whole tile.
+    tile_tokens: usize,
     /// How many tokens there are, where they come one after the other.
     token_major: Option<usize>,
 }
 
-/// A sum for each token of a tile of 32; in a tile of 16, tokens come twice.
-type Sums = [u16; 32];
-
-impl<X: Element> Folds<X> {
-    /// Starts with the activations of a first chunk of so many tokens, ordered as
-    /// `kernel` has them.
-    pub(super) fn start(kernel: &ManyKernel<X, X::Acc>, tokens: usize, first: &[X]) -> Self {
-        let order = Order {
-            lanes: kernel.tokens,
-            token_major: kernel.token_major.then_some(tokens),
-        };
-        Self::ordered(order, first)
-    }
-
-    fn ordered(order: Order, first: &[X]) -> Self {
-        let Order { lanes, token_major } = order;
-        assert!(!X::FOLDS_ANYWHERE || lanes == 32 || (lanes == 16 && token_major.is_none()));
-        Self {
-            sums_now: magnitudes(order, first),
-            order,
-            element: PhantomData,
+impl Order {
+    /// The magnitudes of each token in the activations of a chunk.
+    fn magnitudes(self, x: &[i8]) -> [u16; 32] {
+        match (self.tile_tokens, self.token_major) {
+            (32, Some(tokens)) => magnitudes_token_major(x, tokens),
+            (32, None) => magnitudes(x),
+            (16, None) => {
+                // Two rows of tokens were taken for one. Strips have four.
+                let mut sums = magnitudes(x);
+                let (even, odd) = sums.split_at_mut(16);
+                for (even, odd) in even.iter_mut().zip(odd) {
+                    *even += *odd;
+                    *odd = *even;
+                }
+                sums
+            }
+            (tokens, _) => unreachable!("tiles of {tokens} int8 tokens"),
         }
     }
-
-    /// Whether to fold after the chunk that ends `done` strips from the start, when
-    /// the activations of the `next` one follow, or none.
-    pub(super) fn after(&mut self, done: usize, next: &[X]) -> bool {
-        if !X::FOLDS_ANYWHERE {
-            return next.is_empty() || done.is_multiple_of(BLOCK_STRIPS);
-        }
-        let next_sums = magnitudes(self.order, next);
-        let mut sums = self.sums_now;
-        for (sum, next) in sums.iter_mut().zip(next_sums) {
-            *sum += next;
-        }
-        let fold = next.is_empty() || sums.iter().any(|&sum| sum > MANY_MAX_SUM);
-        self.sums_now = if fold { next_sums } else { sums };
-        fold
-    }
-}
-
-/// The magnitudes of each token in the activations of a chunk.
-fn magnitudes<X: Element>(Order { lanes, token_major }: Order, x: &[X]) -> Sums {
-    if !X::FOLDS_ANYWHERE {
-        return [0; 32];
-    }
-    let mut sums = match token_major {
-        Some(tokens) => X::magnitudes_token_major(x, tokens),
-        None => X::magnitudes(x),
-    };
-    if lanes == 16 {
-        // Two rows of tokens were taken for one. Strips have four.
-        let (even, odd) = sums.split_at_mut(16);
-        for (even, odd) in even.iter_mut().zip(odd) {
-            *even += *odd;
-            *odd = *even;
-        }
-    }
-    sums
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Strips of a chunk, and lanes of a tile.
+    /// Strips of a chunk, and tokens of a tile.
     type Shape = [usize; 2];
     const SMALL: Shape = [12, 16];
     const LONG: Shape = [30, 32];
 
+    fn held(tile_tokens: usize, token_major: Option<usize>, first: &[i8]) -> Magnitudes {
+        let order = Order {
+            tile_tokens,
+            token_major,
+        };
+        Magnitudes {
+            sums: order.magnitudes(first),
+            order,
+        }
+    }
+
     /// Strips after which `chunks` of activations are folded, in either order of them.
-    fn folds<X: Element>([strips, lanes]: Shape, chunks: &[Vec<X>]) -> Vec<usize> {
-        let ends = |token_major, chunks: &[Vec<X>]| -> Vec<usize> {
-            let mut folds = Folds::ordered(Order { lanes, token_major }, &chunks[0]);
+    fn folds([strips, lanes]: Shape, chunks: &[Vec<i8>]) -> Vec<usize> {
+        let ends = |token_major, chunks: &[Vec<i8>]| -> Vec<usize> {
+            let mut held = held(lanes, token_major, &chunks[0]);
+            let next = |i: usize| chunks.get(i).map_or(&[][..], |c| c);
             (1..=chunks.len())
-                .filter(|&i| folds.after(strips * i, chunks.get(i).map_or(&[], |c| c)))
+                .filter(|&i| i8::folds_after(&mut held, strips * i, next(i)))
                 .map(|i| strips * i)
                 .collect()
         };
@@ -133,10 +163,9 @@ mod tests {
 
     #[test]
     fn floats_follow_the_canonical_order() {
-        assert_eq!(
-            folds(SMALL, &chunks(SMALL, 12, |_, _| 0_f32)),
-            [60, 120, 144]
-        );
+        let ends = [12, 24, 60, 119, 120, 121].map(|done| f32::folds_after(&mut (), done, &[0.0]));
+        assert_eq!(ends, [false, false, true, false, true, false]);
+        assert!(f32::folds_after(&mut (), 144, &[]));
     }
 
     /// A block of the largest magnitudes fits, and 254 of them do: 32512.
@@ -172,13 +201,9 @@ mod tests {
         let row = |lane| vec![if lane < 5 { 1_i8 } else { -128 }; 4 * strips];
         let chunk: Vec<i8> = (0..lanes).flat_map(row).collect();
         let folds_after = |tokens| {
-            let order = Order {
-                lanes,
-                token_major: Some(tokens),
-            };
-            let mut folds = Folds::ordered(order, &chunk);
+            let mut held = held(lanes, Some(tokens), &chunk);
             (1..=8)
-                .map(|i| folds.after(strips * i, &chunk))
+                .map(|i| i8::folds_after(&mut held, strips * i, &chunk))
                 .collect::<Vec<_>>()
         };
         assert_eq!(folds_after(5), [false; 8]);

@@ -12,12 +12,12 @@
 //! ```
 
 use crate::kernels::call::{self, ManyPart, PanelView};
-use crate::kernels::contract::{BLOCK_STRIPS, Fold, MANY_MAX_FOLDS, PANEL_ROWS};
-use crate::kernels::element::{Element, Many};
+use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
+use crate::kernels::element::Many;
 use crate::kernels::memory::tiles::Tile;
 use crate::kernels::prefetch;
 use crate::memory::{OutOfMemory, reserve};
-use crate::product::folds::Folds;
+use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups, pieces};
 use crate::product::scratch::Scratch;
@@ -27,7 +27,7 @@ use core::ops::Range;
 
 /// Computes one tile of `y`, whose first row is token `first_token` of the product, by the
 /// kernel for many tokens of number `choice`.
-pub(crate) fn run_tile<X: Element, S: Sink<X>>(
+pub(crate) fn run_tile<X: Folded, S: Sink<X>>(
     product: &Product<'_, X, S>,
     (choice, first_token): (usize, usize),
     y: &mut Tile<'_, S::Out>,
@@ -63,7 +63,7 @@ struct Part {
     row_end: usize,
 }
 
-fn run_part<X: Element, S: Sink<X>>(
+fn run_part<X: Folded, S: Sink<X>>(
     product: &Product<'_, X, S>,
     kernel: Many<X>,
     xt: &[X],
@@ -82,18 +82,13 @@ fn run_part<X: Element, S: Sink<X>>(
     };
     // f32 totals run over a whole group; int8 ones are emptied before they can overflow,
     // which only a very long K needs. The panels' sums then wait for the group's end.
-    let most = if X::FOLDS_ANYWHERE {
-        MANY_MAX_FOLDS * BLOCK_STRIPS
-    } else {
-        usize::MAX
-    };
-    let waiting = strips.min(group_strips) > most;
+    let waiting = strips.min(group_strips) > X::MOST_STRIPS;
     let kept = if waiting { part.panels.len() } else { 1 };
     let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>())?;
     let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
     let group_count = groups(strips, group_strips).len();
 
-    for piece in pieces(strips, group_strips, most) {
+    for piece in pieces(strips, group_strips, X::MOST_STRIPS) {
         run_piece(kernel, product.view, part, xt, piece.strips, &mut buffers);
         for (i, panel) in part.panels.clone().enumerate() {
             let accs = (
@@ -141,7 +136,7 @@ fn chunk(strips: &Range<usize>, chunk_strips: usize, start: usize) -> Range<usiz
 }
 
 /// Sums over `strips`, not empty, into the accumulators and totals.
-fn run_piece<X: Element>(
+fn run_piece<X: Folded>(
     kernel: Many<X>,
     view: PanelView<'_>,
     part: &Part,
@@ -154,12 +149,12 @@ fn run_piece<X: Element>(
         |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.tokens..4 * chunk.end * kernel.tokens];
     let chunk = |start| chunk(&strips, kernel.chunk_strips, start);
     let mut now = chunk(strips.start);
-    let mut folds = Folds::start(&kernel, tokens, xt(&now));
+    let mut held = X::start(&kernel, tokens, xt(&now));
     let (mut first, mut total) = (true, Fold::Start);
     while !now.is_empty() {
         let next = chunk(now.end);
         call::many_build(kernel, xt(&now), [now.len(), tokens], buffers.tables);
-        let ends = folds.after(now.end - strips.start, xt(&next));
+        let ends = X::folds_after(&mut held, now.end - strips.start, xt(&next));
         let call = ManyPart {
             view,
             panels: part.panels.clone(),
@@ -171,7 +166,7 @@ fn run_piece<X: Element>(
         let fold = if ends { total } else { Fold::Keep };
         call::many_run(kernel, &call, buffers.tables, accs, (first, fold));
         // An int8 accumulator keeps its low part over a fold.
-        first = ends && !X::FOLDS_ANYWHERE;
+        first = ends && X::STARTS_ANEW;
         if ends {
             total = Fold::Add;
         }

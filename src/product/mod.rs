@@ -16,7 +16,7 @@
 
 mod caches;
 mod few;
-mod folds;
+pub(crate) mod folds;
 mod layout;
 mod many;
 pub(crate) mod operands;
@@ -26,9 +26,9 @@ pub(crate) mod scratch;
 pub(crate) mod sink;
 mod tables;
 
-use crate::kernels::element::Element;
 use crate::kernels::memory::tiles::{MAX_TILES, Tile, TileGrid};
 use crate::memory::OutOfMemory;
+use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::scratch::{Scratch, Slots};
 use crate::product::sink::Sink;
@@ -37,7 +37,7 @@ use crate::view::MatMut;
 
 /// Computes `y[n][m]` for all tokens and rows; fails if the caller's pool left
 /// some of it out, or a worker has no memory.
-pub(crate) fn run<X: Element, S: Sink<X>>(
+pub(crate) fn run<X: Folded, S: Sink<X>>(
     product: &Product<'_, X, S>,
     y: MatMut<'_, S::Out>,
     threads: &Threads,
@@ -86,7 +86,7 @@ fn share<T: Send>(
 
 /// A product with K = 0. No kernel runs: there are no panels then, and a matrix
 /// or activations of any number of rows take no memory.
-fn empty<X: Element, S: Sink<X>>(sink: &S, mut y: MatMut<'_, S::Out>) {
+fn empty<X: Folded, S: Sink<X>>(sink: &S, mut y: MatMut<'_, S::Out>) {
     if y.cols() > 0 {
         for token in 0..y.rows() {
             sink.empty(y.row_mut(token));

@@ -7,9 +7,7 @@
 //! AVX-512 as well: 16 int8 tokens in a tile of their own instead of one that is
 //! half empty.
 
-use crate::kernels::contract::{
-    BuildCall, ENTRY, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
-};
+use crate::kernels::contract::{BuildCall, ENTRY, FinishCall, ManyCall, ManyKernel, PANEL_ROWS};
 use crate::kernels::contract::{TOKENS_F32, TOKENS_I8};
 use crate::kernels::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use crate::kernels::many::{self, Expand, Quad};
@@ -20,60 +18,40 @@ use pulp::x86::V3;
 const QUADS: usize = 3;
 
 /// The int8 kernel.
-pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
-    name: "avx2-many_i8",
-    tokens: TOKENS_I8,
-    entry_bytes: ENTRY,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_i8,
-    run: run_i8,
-    finish: finish_i8,
-};
+pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
+    "avx2-many_i8",
+    [TOKENS_I8, ENTRY, 4 * QUADS],
+    build_i8,
+    run_i8,
+    finish_i8,
+);
 
 /// The f32 kernel.
-pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
-    name: "avx2-many_f32",
-    tokens: TOKENS_F32,
-    entry_bytes: ENTRY,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_f32,
-    run: run_f32,
-    finish: finish_f32,
-};
+pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
+    "avx2-many_f32",
+    [TOKENS_F32, ENTRY, 4 * QUADS],
+    build_f32,
+    run_f32,
+    finish_f32,
+);
 
 /// The int8 kernel for 16 tokens.
-pub static MANY_I8_X16: ManyKernel<i8, i32> = ManyKernel {
-    name: "avx2-many_i8-x16",
-    tokens: TOKENS_I8 / 2,
-    entry_bytes: ENTRY / 2,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * (ENTRY / 2),
-    build: build_i8_x16,
-    run: run_i8_x16,
-    finish: finish_i8_x16,
-};
+pub static MANY_I8_X16: ManyKernel<i8, i32> = ManyKernel::generic(
+    "avx2-many_i8-x16",
+    [TOKENS_I8 / 2, ENTRY / 2, 4 * QUADS],
+    build_i8_x16,
+    run_i8_x16,
+    finish_i8_x16,
+);
 
 /// The f32 kernel for 8 tokens.
-pub static MANY_F32_X8: ManyKernel<f32, f32> = ManyKernel {
-    name: "avx2-many_f32-x8",
-    tokens: TOKENS_F32 / 2,
-    entry_bytes: ENTRY / 2,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * (ENTRY / 2),
-    build: build_f32_x8,
-    run: run_f32_x8,
-    finish: finish_f32_x8,
-};
+pub static MANY_F32_X8: ManyKernel<f32, f32> = ManyKernel::generic(
+    "avx2-many_f32-x8",
+    [TOKENS_F32 / 2, ENTRY / 2, 4 * QUADS],
+    build_f32_x8,
+    run_f32_x8,
+    finish_f32_x8,
+);
 
 /// Two nibble look-ups, for entries of two vectors.
 struct Wide;

@@ -129,6 +129,12 @@ unsafe fn build(x: *const f32, units: usize, tables: *mut u8) {
 }
 
 macro_rules! few {
+    ($name:ident, $sum:expr) => {
+        few!($name, $sum, "avx512f,avx512bw,avx512vl,avx512dq");
+    };
+    (vbmi $name:ident, $sum:expr) => {
+        few!($name, $sum, "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi");
+    };
     ($name:ident, $sum:expr, $features:literal) => {
         /// See [`FewTile::run`].
         ///
@@ -142,51 +148,15 @@ macro_rules! few {
         }
     };
 }
-few!(
-    few_4,
-    sum::<ByShift, 4, false>,
-    "avx512f,avx512bw,avx512vl,avx512dq"
-);
-few!(
-    few_2,
-    sum::<ByShift, 2, false>,
-    "avx512f,avx512bw,avx512vl,avx512dq"
-);
-few!(
-    few_1,
-    sum::<ByShift, 1, false>,
-    "avx512f,avx512bw,avx512vl,avx512dq"
-);
-few!(
-    few_4_zen4,
-    sum::<ByMultishift, 4, false>,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
-);
-few!(
-    few_2_zen4,
-    sum::<ByMultishift, 2, false>,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
-);
-few!(
-    few_1_zen4,
-    sum::<ByMultishift, 1, false>,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
-);
-few!(
-    few_4_zen5,
-    sum::<ByMultishift, 4, true>,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
-);
-few!(
-    few_2_zen5,
-    sum::<ByMultishift, 2, true>,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
-);
-few!(
-    few_1_zen5,
-    sum::<ByMultishift, 1, true>,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi"
-);
+few!(few_4, sum::<ByShift, 4, false>);
+few!(few_2, sum::<ByShift, 2, false>);
+few!(few_1, sum::<ByShift, 1, false>);
+few!(vbmi few_4_zen4, sum::<ByMultishift, 4, false>);
+few!(vbmi few_2_zen4, sum::<ByMultishift, 2, false>);
+few!(vbmi few_1_zen4, sum::<ByMultishift, 1, false>);
+few!(vbmi few_4_zen5, sum::<ByMultishift, 4, true>);
+few!(vbmi few_2_zen5, sum::<ByMultishift, 2, true>);
+few!(vbmi few_1_zen5, sum::<ByMultishift, 1, true>);
 
 /// Brings each nibble of a 32-bit lane into its low 4 bits.
 trait Nibbles {

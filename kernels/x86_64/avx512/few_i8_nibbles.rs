@@ -74,6 +74,12 @@ pub static FEW_I8_MEMORY_ZEN5: FewKernel<i8, i32> = FewKernel {
 };
 
 macro_rules! few {
+    ($name:ident, $sum:expr) => {
+        few!($name, $sum, "avx512f,avx512bw,avx512vl");
+    };
+    (vbmi $name:ident, $sum:expr) => {
+        few!($name, $sum, "avx512f,avx512bw,avx512vl,avx512vbmi");
+    };
     ($name:ident, $sum:expr, $features:literal) => {
         /// See [`FewTile::run`].
         ///
@@ -87,41 +93,13 @@ macro_rules! few {
         }
     };
 }
-few!(
-    few_4,
-    sum::<ByShuffle, 4, false>,
-    "avx512f,avx512bw,avx512vl"
-);
-few!(
-    few_2,
-    sum::<ByShuffle, 2, false>,
-    "avx512f,avx512bw,avx512vl"
-);
-few!(
-    few_1,
-    sum::<ByShuffle, 1, false>,
-    "avx512f,avx512bw,avx512vl"
-);
-few!(
-    few_4_vbmi,
-    sum::<ByPermutation, 4, false>,
-    "avx512f,avx512bw,avx512vl,avx512vbmi"
-);
-few!(
-    few_2_vbmi,
-    sum::<ByPermutation, 2, false>,
-    "avx512f,avx512bw,avx512vl,avx512vbmi"
-);
-few!(
-    few_1_vbmi,
-    sum::<ByPermutation, 1, false>,
-    "avx512f,avx512bw,avx512vl,avx512vbmi"
-);
-few!(
-    few_4_paced,
-    sum::<ByPermutation, 4, true>,
-    "avx512f,avx512bw,avx512vl,avx512vbmi"
-);
+few!(few_4, sum::<ByShuffle, 4, false>);
+few!(few_2, sum::<ByShuffle, 2, false>);
+few!(few_1, sum::<ByShuffle, 1, false>);
+few!(vbmi few_4_vbmi, sum::<ByPermutation, 4, false>);
+few!(vbmi few_2_vbmi, sum::<ByPermutation, 2, false>);
+few!(vbmi few_1_vbmi, sum::<ByPermutation, 1, false>);
+few!(vbmi few_4_paced, sum::<ByPermutation, 4, true>);
 
 /// Looks nibbles up in a table of 16 bytes that fills a vector four times.
 trait Nibbles {

@@ -2,9 +2,7 @@
 //! algorithm is in [`crate::kernels::many`]; here are its look-up of
 //! indices and its transpositions.
 
-use crate::kernels::contract::{
-    BuildCall, ENTRY, FinishCall, MANY_ENTRIES, ManyCall, ManyKernel, PANEL_ROWS,
-};
+use crate::kernels::contract::{BuildCall, ENTRY, FinishCall, ManyCall, ManyKernel, PANEL_ROWS};
 use crate::kernels::contract::{TOKENS_F32, TOKENS_I8};
 use crate::kernels::generated::{NIBBLE_INDEX, NIBBLE_INDEX_HIGH};
 use crate::kernels::many::{self, Expand, Quad};
@@ -18,32 +16,22 @@ use pulp::x86::V4;
 const QUADS: usize = 3;
 
 /// The int8 kernel.
-pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
-    name: "avx512-many_i8",
-    tokens: TOKENS_I8,
-    entry_bytes: ENTRY,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_i8,
-    run: run_i8,
-    finish: finish_i8,
-};
+pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
+    "avx512-many_i8",
+    [TOKENS_I8, ENTRY, 4 * QUADS],
+    build_i8,
+    run_i8,
+    finish_i8,
+);
 
 /// The f32 kernel.
-pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
-    name: "avx512-many_f32",
-    tokens: TOKENS_F32,
-    entry_bytes: ENTRY,
-    chunk_strips: 4 * QUADS,
-    token_major: false,
-    unit_strips: 1,
-    table_bytes: MANY_ENTRIES * ENTRY,
-    build: build_f32,
-    run: run_f32,
-    finish: finish_f32,
-};
+pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
+    "avx512-many_f32",
+    [TOKENS_F32, ENTRY, 4 * QUADS],
+    build_f32,
+    run_f32,
+    finish_f32,
+);
 
 /// Two nibble look-ups.
 struct ByShuffle;
