@@ -88,8 +88,6 @@ macro_rules! few {
         #[target_feature(enable = $features)]
         #[inline(never)]
         unsafe fn $name(call: &FewCall<i32>) {
-            // A copy, which stays in registers.
-            let call = &{ *call };
             // SAFETY: the caller's preconditions, handed on unchanged.
             unsafe { $sum(call) }
         }

@@ -180,8 +180,6 @@ macro_rules! few {
             if $tokens > 1 {
                 align_stack();
             }
-            // A copy, which stays in registers.
-            let call = &{ *call };
             // SAFETY: the caller's preconditions, handed on unchanged.
             unsafe {
                 if call.read_before {
