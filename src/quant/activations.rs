@@ -125,7 +125,11 @@ pub(crate) fn quantize_tokens<T: Activation>(
     let scales = TileGrid::new(token_scales, [tokens, 1], 1, [per_item, 1]);
     let not_finite = AtomicUsize::new(usize::MAX);
     threads.for_each(workers, q.len(), |i| {
-        let (Some(mut q), Some(mut scales)) = (q.claim(i), scales.claim(i)) else {
+        let Some(mut q) = q.claim(i) else {
+            return Ok(false);
+        };
+        // Whoever has the values has the scales: no one else asks for them.
+        let Some(mut scales) = scales.claim(i) else {
             return Ok(false);
         };
         for token in q.rows() {
