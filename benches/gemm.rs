@@ -40,7 +40,7 @@ fn gemm(c: &mut Criterion) {
 fn sweep(
     c: &mut Criterion,
     shape: Shape,
-    residency: &str,
+    weights: &str,
     tokens: &[usize],
     layers: &impl Deref<Target = Vec<Linear>>,
 ) {
@@ -55,8 +55,8 @@ fn sweep(
                     continue;
                 }
                 let options = Options::new().backend(backend).threads(Threads::Serial);
-                let options = options.weights_in_cache(residency == "hot");
-                let name = format!("N={n}/{}/{residency}", backend.name());
+                let options = options.weights_in_cache(weights == "hot");
+                let name = format!("N={n}/{}/{weights}", backend.name());
                 let setup = || {
                     let product = Product::new(path, shape, options.clone());
                     (product, Rotation::new(layers))

@@ -51,19 +51,15 @@ fn scale(
     path: Path,
     shape: Shape,
     backend: Backend,
-    (n, residency): (usize, &str),
+    (n, weights): (usize, &str),
     layers: &impl Deref<Target = Vec<Linear>>,
 ) -> Option<String> {
-    let case = format!(
-        "{}/{shape}/N={n}/{}/{residency}",
-        path.name(),
-        backend.name()
-    );
+    let case = format!("{}/{shape}/N={n}/{}/{weights}", path.name(), backend.name());
     let mut group = c.benchmark_group(format!("threads/{case}"));
     let shape = Shape { n, ..shape };
     group.throughput(common::macs(shape.macs()));
     let options = Options::new().backend(backend).threads(Threads::Rayon);
-    let options = options.weights_in_cache(residency == "hot");
+    let options = options.weights_in_cache(weights == "hot");
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let mut seconds = Vec::new();
     for threads in counts(cores) {

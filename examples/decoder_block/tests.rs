@@ -7,7 +7,7 @@ use crate::project::{Dense, random_weights};
 
 #[test]
 fn a_block_on_the_kernels_is_a_dense_block_on_the_int8_grid() -> Result<()> {
-    // Fewer and more tokens than a tile of the column lanes, and than a block
+    // Fewer and more tokens than a tile of many, and than a block
     // of queries.
     for tokens in [3, 70] {
         let agreement = check(Config::SMALL, tokens, 1)?;

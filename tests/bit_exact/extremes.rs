@@ -111,7 +111,7 @@ fn partial_sums_may_swing() {
     }
 }
 
-/// 16-bit accumulators of the column lanes at the very ends of their range: they are
+/// 16-bit accumulators for many tokens at the very ends of their range: they are
 /// folded by the magnitudes of what is to come, and what a fold leaves is the largest
 /// it can be, 255, or the least, 0.
 #[test]

@@ -3,10 +3,10 @@
 //! | module | what it shows |
 //! |---|---|
 //! | [`grid`] | edge shapes: every tile and block constant, one less, one more |
-//! | [`residency`] | weights said to come from cache or memory |
+//! | [`weights_in_cache`] | weights said to come from cache or memory |
 //! | [`random`] | random shapes, strides, scales, values; every entry point |
 //! | [`extremes`] | long K, largest sums, NaN, infinities, zeros, illegal codes |
-//! | [`tables`] | row-lane tables follow the activations; many of them |
+//! | [`tables`] | tables for few tokens follow the activations; many of them |
 //! | [`threads`] | any number of threads |
 //!
 //! What must follow without knowing any result is in `tests/properties/`.
@@ -14,7 +14,7 @@
 mod extremes;
 mod grid;
 mod random;
-mod residency;
 mod tables;
 #[cfg(feature = "rayon")]
 mod threads;
+mod weights_in_cache;

@@ -18,7 +18,7 @@ use tritgemm_testing::case::{Case, Shape, Values};
 use tritgemm_testing::quick;
 
 /// At least 2^21 MACs, so that products are shared: one token, and several with
-/// some left over by the column lanes; scales by row and by group.
+/// some left over by whole tiles; scales by row and by group.
 fn cases() -> Vec<Case> {
     let sizes = [(2900, 730, 1, 2), (710, 420, 41, 128)];
     let shape = |(m, k, n, granularity)| Shape {

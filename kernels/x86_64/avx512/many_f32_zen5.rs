@@ -31,7 +31,7 @@ const AHEAD: usize = 4;
 
 /// The kernel.
 pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel {
-    name: "avx512-zen5-many_f32",
+    name: "avx512-many_f32-zen5",
     chunk_strips: 4 * QUADS,
     run: run_f32,
     ..GENERIC

@@ -62,7 +62,7 @@ const _: () = assert!(BLOCK_STRIPS.is_multiple_of(UNIT_STRIPS * UNITS));
 
 /// The kernel.
 pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
-    name: "avx512-zen5-many_i8",
+    name: "avx512-vbmi-many_i8-zen5",
     tokens: TOKENS_I8,
     entry_bytes: ENTRY,
     chunk_strips: UNIT_STRIPS * UNITS,
