@@ -136,7 +136,7 @@ fn what_is_no_layer_is_an_error_that_says_why() -> Result {
         (quantize(&infinite, None), "row 0, column 0 is inf"),
         (
             quantize(&weight, Some(&ones(&[7])?)),
-            "a bias of 7 values for 8 rows",
+            "`bias` has length 7, expected 8",
         ),
         (
             quantize(&weight, Some(&ones(&[8, 1])?)),
