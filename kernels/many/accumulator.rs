@@ -91,7 +91,7 @@ fn fold_f32s<S: Simd, const N: usize>(
     let Some(mut total) = total else {
         return (sum, sum);
     };
-    for (total, sum) in total.iter_mut().zip(sum) {
+    for (total, &sum) in total.iter_mut().zip(&sum) {
         *total = F32s::add(simd, *total, sum);
     }
     (sum, total)

@@ -85,18 +85,18 @@ unsafe fn build<S: Simd, V: Accumulator<S>, X: Activations<V>, const VECTORS: us
             }
             let mut low = [zero; 9];
             let mut i = 0;
-            for t2 in terms[2] {
-                for t3 in terms[3] {
+            for &t2 in &terms[2] {
+                for &t3 in &terms[3] {
                     low[i] = V::add(simd, t2, t3);
                     i += 1;
                 }
             }
             // SAFETY: v < VECTORS, within the first entry of group b.
             let mut entry = unsafe { table.add(v) };
-            for t0 in terms[0] {
-                for t1 in terms[1] {
+            for &t0 in &terms[0] {
+                for &t1 in &terms[1] {
                     let high = V::add(simd, t0, t1);
-                    for low in low {
+                    for &low in &low {
                         // SAFETY: 81 entries a group, precondition 4.
                         unsafe { entry.write(V::add(simd, high, low)) };
                         // Wrapping: after the last entry it may be v vectors

@@ -71,7 +71,7 @@ pub unsafe fn few_i8(call: &FewCall<i32>) {
                 + term_i32(byte, 3, x[3]);
         }
     }
-    for (out, sum) in out.iter_mut().zip(sums) {
+    for (out, &sum) in out.iter_mut().zip(&sums) {
         *out = if call.accumulate { *out + sum } else { sum };
     }
 }
@@ -108,7 +108,7 @@ pub unsafe fn few_f32(call: &FewCall<f32>) {
                     + (term_f32(byte, 2, x[2]) + term_f32(byte, 3, x[3]));
             }
         }
-        for (total, sum) in totals.iter_mut().zip(block) {
+        for (total, &sum) in totals.iter_mut().zip(&block) {
             *total += sum;
         }
         start = end;

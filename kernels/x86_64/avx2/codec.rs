@@ -315,7 +315,7 @@ fn interleave(a: [__m256i; 8]) -> [__m256i; 8] {
 #[target_feature(enable = "avx2")]
 unsafe fn store_strips(lines: [__m256i; 8], strips: *mut u8, count: usize) {
     if count >= 8 {
-        for (i, line) in lines.into_iter().enumerate() {
+        for (i, &line) in lines.iter().enumerate() {
             // SAFETY: `i < count`, by the precondition.
             unsafe { _mm256_storeu_si256(strips.add(i * PANEL_ROWS).cast(), line) };
         }

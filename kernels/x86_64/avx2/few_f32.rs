@@ -175,7 +175,7 @@ unsafe fn row(call: &FewCall<f32>, rows: *const u8, out: *mut f32) {
         }
         left -= now;
     }
-    for (i, rows) in interleave(totals).into_iter().enumerate() {
+    for (i, &rows) in interleave(totals).iter().enumerate() {
         // SAFETY: precondition 5: 64 elements a panel.
         unsafe { _mm256_storeu_ps(out.add(8 * i), rows) };
     }

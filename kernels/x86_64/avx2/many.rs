@@ -157,7 +157,7 @@ unsafe fn offsets_of_quad(panel: *const u8, quad: &mut Quad<u64>) {
     for half in 0..2 {
         // SAFETY: as the caller's; `half` is below 2.
         let index = unsafe { half_indices(panel, half) };
-        for high in [false, true] {
+        for &high in &[false, true] {
             let mut w = index;
             for w in &mut w {
                 let wide = if high {
@@ -248,7 +248,7 @@ unsafe fn quarters<X: Expand, const SHIFT: u32>(call: &FinishCall<i32>) {
                 let high = _mm256_slli_epi32(_mm256_cvtepi16_epi32(high), 8);
                 *row = _mm256_add_epi32(high, _mm256_cvtepi16_epi32(low));
             }
-            for column in transpose(rows) {
+            for &column in &transpose(rows) {
                 // SAFETY: precondition 5: 64 elements for each token.
                 unsafe {
                     let to = out.cast::<__m256i>();
@@ -286,7 +286,7 @@ unsafe fn halves<X: Expand, const SHIFT: u32>(call: &FinishCall<f32>) {
                     *total.add(place)
                 };
             }
-            for column in transpose(rows) {
+            for &column in &transpose(rows) {
                 let column = _mm256_castsi256_ps(column);
                 // SAFETY: precondition 5: 64 elements for each token.
                 unsafe {
@@ -310,7 +310,7 @@ fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
     // 4 x 4 inside the 128-bit lanes: t[4 i + j] lane L holds, of rows
     // 4 i ..+ 4, column 4 L + j.
     let mut t = rows;
-    for i in [0, 4] {
+    for &i in &[0, 4] {
         let a = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
         let b = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
         let c = _mm256_unpacklo_epi32(rows[i + 2], rows[i + 3]);

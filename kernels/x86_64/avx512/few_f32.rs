@@ -307,9 +307,9 @@ unsafe fn sum<N: Nibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>)
             left -= now;
         }
         let mut out = call.out;
-        for totals in totals {
+        for &totals in &totals {
             // Precondition 5: 64 elements a panel.
-            for (i, rows) in interleave(totals).into_iter().enumerate() {
+            for (i, &rows) in interleave(totals).iter().enumerate() {
                 _mm512_storeu_ps(out.add(16 * i), rows);
             }
             out = out.wrapping_add(call.panel_sums);

@@ -136,8 +136,8 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
             );
         }
         let mut out = call.out.wrapping_add(first);
-        for rows in [head, tail] {
-            for column in transpose(rows) {
+        for &rows in &[head, tail] {
+            for &column in &transpose(rows) {
                 // SAFETY: precondition 5: 64 elements for each of 32 tokens.
                 unsafe {
                     let to = out.cast::<__m512i>();
@@ -170,7 +170,7 @@ unsafe fn finish_f32(call: &FinishCall<f32>) {
             *row = unsafe { *total.add(from + many::place::<ByShuffle>(r)) };
         }
         let mut out = call.out.wrapping_add(first);
-        for column in transpose(rows) {
+        for &column in &transpose(rows) {
             let column = _mm512_castsi512_ps(column);
             // SAFETY: precondition 5: 64 elements for each of 16 tokens.
             unsafe {

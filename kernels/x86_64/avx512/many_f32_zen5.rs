@@ -179,10 +179,13 @@ unsafe fn four_rows<const LANE: i32, const N: usize>(
     let mut pairs = [[0; 2]; N];
     for (pairs, &words) in pairs.iter_mut().zip(words) {
         let four = _mm512_extracti32x4_epi32::<LANE>(words);
-        *pairs = [_mm_cvtsi128_si64(four), _mm_extract_epi64::<1>(four)].map(i64::cast_unsigned);
+        *pairs = [
+            _mm_cvtsi128_si64(four) as u64,
+            _mm_extract_epi64::<1>(four) as u64,
+        ];
     }
     let mut table = call.tables;
-    for mut pairs in pairs {
+    for pairs in &mut pairs {
         for _ in 0..4 {
             let indices = [
                 pairs[0] & 0xff,
@@ -190,19 +193,20 @@ unsafe fn four_rows<const LANE: i32, const N: usize>(
                 pairs[1] & 0xff,
                 pairs[1] >> 32 & 0xff,
             ];
-            for (sum, index) in sums.iter_mut().zip(indices) {
+            for (sum, &index) in sums.iter_mut().zip(&indices) {
                 let offset = (index as usize) << ENTRY.trailing_zeros();
                 // SAFETY: precondition 4: the table of a strip of the chunk, which has 81
                 // entries.
                 let entry = unsafe { *table.add(offset).cast::<__m512>() };
                 *sum = _mm512_add_ps(*sum, entry);
             }
-            pairs = pairs.map(|pair| pair >> 8);
+            pairs[0] >>= 8;
+            pairs[1] >>= 8;
             // At most one past the tables of the chunk.
             table = table.wrapping_add(MANY_ENTRIES * ENTRY);
         }
     }
-    for (i, sum) in sums.into_iter().enumerate() {
+    for (i, &sum) in sums.iter().enumerate() {
         // SAFETY: precondition 6: an entry a row, in both.
         unsafe {
             *acc.add(i) = sum;

@@ -112,7 +112,7 @@ fn interleave(a: [__m512i; 16]) -> [__m512i; 16] {
 unsafe fn square(rows: &mut Rows, to: *mut u8) {
     let columns_0_and_1 = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     let columns_2_and_3 = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    for half in [0, 32] {
+    for &half in &[0, 32] {
         // SAFETY: the caller's word.
         let mut upper = unsafe { rows.sixteen() };
         // In memory on purpose: 32 registers do not hold both groups, and the
@@ -120,7 +120,7 @@ unsafe fn square(rows: &mut Rows, to: *mut u8) {
         core::hint::black_box(&mut upper);
         // SAFETY: the caller's word.
         let lower = unsafe { rows.sixteen() };
-        for (i, (&upper, lower)) in upper.iter().zip(lower).enumerate() {
+        for (i, (&upper, &lower)) in upper.iter().zip(&lower).enumerate() {
             let first = _mm512_permutex2var_epi64(upper, columns_0_and_1, lower);
             let last = _mm512_permutex2var_epi64(upper, columns_2_and_3, lower);
             let halves = [
@@ -129,7 +129,7 @@ unsafe fn square(rows: &mut Rows, to: *mut u8) {
                 _mm512_castsi512_si256(last),
                 _mm512_extracti64x4_epi64::<1>(last),
             ];
-            for (lane, strip) in halves.into_iter().enumerate() {
+            for (lane, &strip) in halves.iter().enumerate() {
                 let to = to.wrapping_add(((lane << 4) + i) << 6).wrapping_add(half);
                 // SAFETY: half of one of the 64 strips.
                 unsafe { _mm256_storeu_si256(to.cast(), strip) };

@@ -174,7 +174,7 @@ unsafe fn expand<const P: usize>(call: &ManyCall, expanded: &mut Expanded) -> *c
                     strip = strip.wrapping_add(PANEL_ROWS);
                 }
             }
-            for codes in triple_indices(bytes) {
+            for &codes in &triple_indices(bytes) {
                 let words = _mm512_permutexvar_epi8(codes, base_3);
                 // SAFETY: a chunk has at most STEPS * UNITS steps of PANELS panels.
                 unsafe { to.write(words) };
@@ -245,8 +245,8 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
                 [words.read(), _mm512_loadu_si512(odd.cast())]
             };
             words = words.wrapping_add(1);
-            for (sums, table) in sums.iter_mut().zip(tables_now) {
-                for (sum, indices) in sums[p].iter_mut().zip(indices) {
+            for (sums, &table) in sums.iter_mut().zip(&tables_now) {
+                for (sum, &indices) in sums[p].iter_mut().zip(&indices) {
                     // Saturating for its pipes: see above.
                     let term = _mm512_permutexvar_epi16(indices, table);
                     *sum = _mm512_adds_epi16(*sum, term);
@@ -254,8 +254,8 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
             }
         }
     }
-    for (t, sums) in sums.into_iter().enumerate() {
-        for (p, sums) in sums.into_iter().enumerate() {
+    for (t, sums) in sums.iter().enumerate() {
+        for (p, &sums) in sums.iter().enumerate() {
             let place = p * PANEL + t;
             // SAFETY: precondition 6.
             unsafe { store(part.fold, sums, part.acc.add(place), part.total.add(place)) };

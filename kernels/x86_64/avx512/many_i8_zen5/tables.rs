@@ -107,8 +107,10 @@ unsafe fn tile<const T: usize>(part: &mut Part) {
                 // SAFETY: 32 words are 64 bytes.
                 *gather = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
             }
-            for values in values {
-                let [a, b, c] = gather.map(|gather| _mm512_permutexvar_epi16(gather, values));
+            for &values in &values {
+                let a = _mm512_permutexvar_epi16(gather[0], values);
+                let b = _mm512_permutexvar_epi16(gather[1], values);
+                let c = _mm512_permutexvar_epi16(gather[2], values);
                 let table = _mm512_add_epi16(_mm512_add_epi16(a, b), c);
                 // SAFETY: precondition 4: four tables a unit for each token.
                 unsafe { part.tables.write(table) };
