@@ -220,8 +220,8 @@ int main(void) {
     failed |= !(error < 1e-6);
 
     /* W1.58A8: activations rounded to int8, so a part in 254 of the largest. */
-    check(tritgemm_linear_forward_int8(layer, TOKENS, x, TOKENS * K, K, y, TOKENS * M, M,
-                                       workspace), "forward_int8");
+    check(tritgemm_linear_forward_int8(layer, TOKENS, TRITGEMM_F32, x, TOKENS * K, K, y,
+                                       TOKENS * M, M, workspace), "forward_int8");
     error = worst_error(trits, scales, bias, x, y);
     printf("int8: largest relative difference from plain loops %.1e\n", error);
     failed |= !(error < 1.0 / 127.0);
@@ -232,8 +232,8 @@ int main(void) {
     check(tritgemm_workspace_set_parallel_for(workspace, 1, NULL, NULL), "no threads");
     tritgemm_prepared *prepared = NULL;
     check(tritgemm_workspace_pin(workspace, "scalar"), "pin");
-    check(tritgemm_linear_prepare_int8(layer, TOKENS, x, TOKENS * K, K, workspace, &prepared),
-          "prepare_int8");
+    check(tritgemm_linear_prepare_int8(layer, TOKENS, TRITGEMM_F32, x, TOKENS * K, K, workspace,
+                                       &prepared), "prepare_int8");
     check(tritgemm_linear_forward_prepared(layer, prepared, z, TOKENS * M, M, workspace),
           "forward_prepared");
     int same = memcmp(y, z, TOKENS * M * sizeof *y) == 0;
@@ -242,8 +242,8 @@ int main(void) {
     failed |= !same || ran == 0;
 
     /* Errors say what was wrong. */
-    if (tritgemm_linear_forward_int8(layer, TOKENS, x, TOKENS * K, K - 1, y, TOKENS * M, M,
-                                     workspace) == TRITGEMM_OK) {
+    if (tritgemm_linear_forward_int8(layer, TOKENS, TRITGEMM_F32, x, TOKENS * K, K - 1, y,
+                                     TOKENS * M, M, workspace) == TRITGEMM_OK) {
         failed = 1;
     }
     printf("as it should be, an error: %s\n", tritgemm_last_error());

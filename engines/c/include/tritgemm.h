@@ -65,6 +65,16 @@ typedef enum {
     TRITGEMM_OUT_OF_MEMORY = 12,
 } tritgemm_status;
 
+// The type of floats.
+typedef enum {
+    // `float`.
+    TRITGEMM_F32 = 0,
+    // IEEE half precision.
+    TRITGEMM_F16 = 1,
+    // bfloat16.
+    TRITGEMM_BF16 = 2,
+} tritgemm_float;
+
 // What a scale covers.
 typedef enum {
     // The whole matrix: 1 scale.
@@ -437,41 +447,20 @@ tritgemm_status tritgemm_linear_slice_rows(const tritgemm_linear *linear,
                                            size_t end,
                                            tritgemm_linear **out);
 
-// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values, `x_stride`
-// apart) to int8 by its absolute maximum, multiplies exactly, scales and adds the bias
-// into `y` (rows of M values, `y_stride` apart). As in BitNet b1.58. A NaN or an
-// infinity in `x` is an error.
+// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values of the
+// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum, multiplies
+// exactly, scales and adds the bias into `y` (rows of M values, `y_stride` apart). As in
+// BitNet b1.58. A NaN or an infinity in `x` is an error.
 tritgemm_status tritgemm_linear_forward_int8(const tritgemm_linear *linear,
                                              size_t tokens,
-                                             const float *x,
+                                             int32_t x_type,
+                                             const void *x,
                                              size_t x_len,
                                              size_t x_stride,
                                              float *y,
                                              size_t y_len,
                                              size_t y_stride,
                                              tritgemm_workspace *workspace);
-
-// As tritgemm_linear_forward_int8(), `x` in the bits of IEEE half precision (f16).
-tritgemm_status tritgemm_linear_forward_int8_f16(const tritgemm_linear *linear,
-                                                 size_t tokens,
-                                                 const uint16_t *x,
-                                                 size_t x_len,
-                                                 size_t x_stride,
-                                                 float *y,
-                                                 size_t y_len,
-                                                 size_t y_stride,
-                                                 tritgemm_workspace *workspace);
-
-// As tritgemm_linear_forward_int8(), `x` in the bits of bfloat16.
-tritgemm_status tritgemm_linear_forward_int8_bf16(const tritgemm_linear *linear,
-                                                  size_t tokens,
-                                                  const uint16_t *x,
-                                                  size_t x_len,
-                                                  size_t x_stride,
-                                                  float *y,
-                                                  size_t y_len,
-                                                  size_t y_stride,
-                                                  tritgemm_workspace *workspace);
 
 // The f32 forward pass in the canonical order of summation: the same bits on every
 // instruction set. A weight of 0 never touches its activation. Shapes as in
@@ -500,33 +489,17 @@ tritgemm_status tritgemm_linear_forward_prepared(const tritgemm_linear *linear,
 void tritgemm_linear_destroy(tritgemm_linear *linear);
 
 // Prepares for the int8 forward pass of a layer, and of any other with the same K and
-// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values, `x_stride`
-// apart) to int8 by its absolute maximum. A NaN or an infinity in `x` is an error.
+// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values of the
+// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum. A NaN or an
+// infinity in `x` is an error.
 tritgemm_status tritgemm_linear_prepare_int8(const tritgemm_linear *linear,
                                              size_t tokens,
-                                             const float *x,
+                                             int32_t x_type,
+                                             const void *x,
                                              size_t x_len,
                                              size_t x_stride,
                                              tritgemm_workspace *workspace,
                                              tritgemm_prepared **out);
-
-// As tritgemm_linear_prepare_int8(), `x` in the bits of IEEE half precision (f16).
-tritgemm_status tritgemm_linear_prepare_int8_f16(const tritgemm_linear *linear,
-                                                 size_t tokens,
-                                                 const uint16_t *x,
-                                                 size_t x_len,
-                                                 size_t x_stride,
-                                                 tritgemm_workspace *workspace,
-                                                 tritgemm_prepared **out);
-
-// As tritgemm_linear_prepare_int8(), `x` in the bits of bfloat16.
-tritgemm_status tritgemm_linear_prepare_int8_bf16(const tritgemm_linear *linear,
-                                                  size_t tokens,
-                                                  const uint16_t *x,
-                                                  size_t x_len,
-                                                  size_t x_stride,
-                                                  tritgemm_workspace *workspace,
-                                                  tritgemm_prepared **out);
 
 // Prepares for the f32 forward pass. A NaN or an infinity stays what it is. Otherwise as
 // tritgemm_linear_prepare_int8().

@@ -304,13 +304,17 @@ public:
     /// W1.58A8: int8 inside.
     void forward_int8(std::size_t tokens, Rows<const float> x, Rows<float> y,
                       Workspace &workspace) const {
-        forward(tritgemm_linear_forward_int8, tokens, x, y, workspace);
+        workspace.check_product(tritgemm_linear_forward_int8(
+            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride,
+            y.memory.data(), y.memory.size(), y.stride, workspace.get()));
     }
 
     /// f32 throughout.
     void forward_f32(std::size_t tokens, Rows<const float> x, Rows<float> y,
                      Workspace &workspace) const {
-        forward(tritgemm_linear_forward_f32, tokens, x, y, workspace);
+        workspace.check_product(tritgemm_linear_forward_f32(
+            get(), tokens, x.memory.data(), x.memory.size(), x.stride, y.memory.data(),
+            y.memory.size(), y.stride, workspace.get()));
     }
 
     /// int8 or f32, as `x` was prepared.
@@ -321,29 +325,19 @@ public:
 
     /// For the int8 pass of this layer and of others with the same K and group.
     Prepared prepare_int8(std::size_t tokens, Rows<const float> x, Workspace &workspace) const {
-        return prepare(tritgemm_linear_prepare_int8, tokens, x, workspace);
+        tritgemm_prepared *handle = nullptr;
+        workspace.check_product(tritgemm_linear_prepare_int8(get(), tokens, TRITGEMM_F32,
+                                                             x.memory.data(), x.memory.size(),
+                                                             x.stride, workspace.get(), &handle));
+        return Prepared(handle);
     }
 
     /// As prepare_int8(), for the f32 pass.
     Prepared prepare_f32(std::size_t tokens, Rows<const float> x, Workspace &workspace) const {
-        return prepare(tritgemm_linear_prepare_f32, tokens, x, workspace);
-    }
-
-private:
-    template <typename Function>
-    void forward(Function function, std::size_t tokens, Rows<const float> x, Rows<float> y,
-                 Workspace &workspace) const {
-        workspace.check_product(function(get(), tokens, x.memory.data(), x.memory.size(), x.stride,
-                                         y.memory.data(), y.memory.size(), y.stride,
-                                         workspace.get()));
-    }
-
-    template <typename Function>
-    Prepared prepare(Function function, std::size_t tokens, Rows<const float> x,
-                     Workspace &workspace) const {
         tritgemm_prepared *handle = nullptr;
-        workspace.check_product(function(get(), tokens, x.memory.data(), x.memory.size(), x.stride,
-                                         workspace.get(), &handle));
+        workspace.check_product(tritgemm_linear_prepare_f32(get(), tokens, x.memory.data(),
+                                                            x.memory.size(), x.stride,
+                                                            workspace.get(), &handle));
         return Prepared(handle);
     }
 };

@@ -2,7 +2,7 @@
 
 use crate::buffer::{input, matrix, matrix_mut, output, reads};
 use crate::handle::put;
-use crate::status::{Error, Status, guard};
+use crate::status::{Error, Status, choose, guard};
 use tritgemm::codec;
 
 /// What to do with what the encoding has no meaning for.
@@ -16,16 +16,12 @@ pub enum Mode {
 }
 
 fn mode(number: i32) -> Result<codec::Mode, Error> {
-    const STRICT: i32 = Mode::TritgemmStrict as i32;
-    const LENIENT: i32 = Mode::TritgemmLenient as i32;
-    match number {
-        STRICT => Ok(codec::Mode::Strict),
-        LENIENT => Ok(codec::Mode::Lenient),
-        _ => Err(Error::new(
-            Status::TritgemmInvalidArgument,
-            format!("mode {number}, expected a tritgemm_mode"),
-        )),
-    }
+    use codec::Mode::{Lenient, Strict};
+    let all = [
+        (Mode::TritgemmStrict as i32, Strict),
+        (Mode::TritgemmLenient as i32, Lenient),
+    ];
+    choose("mode", number, &all)
 }
 
 /// Bytes that a packed matrix takes: rows * ceil(cols / 4).

@@ -1,6 +1,6 @@
 //! Opaque handles to and from pointers.
 
-use crate::status::{Error, Status};
+use crate::status::{Error, Status, guard_value};
 
 pub(crate) fn null(what: &str) -> Error {
     Error::new(Status::TritgemmNullPointer, format!("`{what}` is NULL"))
@@ -21,6 +21,15 @@ pub(crate) unsafe fn borrow<'a, T>(what: &str, handle: *const T) -> Result<&'a T
     // SAFETY: by precondition 2, it came from `give` and lives; handles are
     // only ever shared.
     Ok(unsafe { &*handle })
+}
+
+/// A size of what a handle stands for, or 0 for no handle.
+///
+/// # Safety
+/// Precondition 2 of the crate's documentation.
+pub(crate) unsafe fn size<T>(handle: *const T, size: impl FnOnce(&T) -> usize) -> usize {
+    // SAFETY: the caller's precondition.
+    guard_value(0, || unsafe { borrow("handle", handle) }.map_or(0, size))
 }
 
 /// Writes a single result.

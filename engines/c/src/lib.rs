@@ -63,6 +63,7 @@ pub use panel_file::*;
 pub use panels::*;
 pub use parallel_for::{ParallelFor, Work};
 pub use prepared::*;
+pub use product::Float;
 pub use quant::*;
 pub use status::*;
 pub use workspace::*;

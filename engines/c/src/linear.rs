@@ -1,15 +1,14 @@
 //! `tritgemm_linear`.
 
 use crate::buffer::{input, owned};
-use crate::handle::{borrow, destroy, give};
+use crate::handle::{borrow, destroy, give, size};
 use crate::matrix::{Matrix, scales};
 use crate::panels::Panels;
 use crate::prepared::{Path, Prepared};
-use crate::product::{self, Input, Raw};
-use crate::status::{Error, Status, guard, guard_value};
+use crate::product::{self, of_float};
+use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
-use half::{bf16, f16};
-use tritgemm::Activation;
+use core::ffi::c_void;
 
 /// A linear layer: y[n][m] = scale[m] * sum over k of w[m][k] * x[n][k] + bias[m], with
 /// scales for the tensor, for rows or for groups along K.
@@ -75,32 +74,23 @@ pub unsafe extern "C" fn tritgemm_linear_from_panels(
 /// M, the outputs, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_rows(linear: *const Linear) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("linear", linear) }.map_or(0, |l| l.0.out_features())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(linear, |l| l.0.out_features()) }
 }
 
 /// K, the inputs, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_cols(linear: *const Linear) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("linear", linear) }.map_or(0, |l| l.0.in_features())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(linear, |l| l.0.in_features()) }
 }
 
 /// Weights along K that share a scale: 64, 128 or 256, or 0 if scales are not per group.
 /// Activations that are prepared for the layer need to know.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_group(linear: *const Linear) -> usize {
-    let group = || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("linear", linear) }
-            .ok()
-            .and_then(|l| l.0.group())
-    };
-    guard_value(0, || group().map_or(0, |group| group.len()))
+    // SAFETY: precondition 2.
+    unsafe { size(linear, |l| l.0.group().map_or(0, |group| group.len())) }
 }
 
 /// The layer's panels; they share its memory.
@@ -134,35 +124,16 @@ pub unsafe extern "C" fn tritgemm_linear_slice_rows(
     })
 }
 
-/// The forward pass by int8, of activations in any float type.
-///
-/// # Safety
-/// Preconditions 1 and 2 of the crate's documentation.
-unsafe fn forward_int8<T: Input + Activation>(
-    linear: *const Linear,
-    tokens: usize,
-    x: Raw<*const T>,
-    y: Raw<*mut f32>,
-    workspace: *mut Workspace,
-) -> Status {
-    // SAFETY: the caller's preconditions.
-    guard(|| unsafe {
-        let linear = &borrow("linear", linear)?.0;
-        product::of_rows(linear.panels(), tokens, x, y, workspace, |x, y, ws| {
-            linear.forward_int8(x, y, ws)
-        })
-    })
-}
-
-/// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values, `x_stride`
-/// apart) to int8 by its absolute maximum, multiplies exactly, scales and adds the bias
-/// into `y` (rows of M values, `y_stride` apart). As in BitNet b1.58. A NaN or an
-/// infinity in `x` is an error.
+/// The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values of the
+/// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum, multiplies
+/// exactly, scales and adds the bias into `y` (rows of M values, `y_stride` apart). As in
+/// BitNet b1.58. A NaN or an infinity in `x` is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_forward_int8(
     linear: *const Linear,
     tokens: usize,
-    x: *const f32,
+    x_type: i32,
+    x: *const c_void,
     x_len: usize,
     x_stride: usize,
     y: *mut f32,
@@ -170,45 +141,16 @@ pub unsafe extern "C" fn tritgemm_linear_forward_int8(
     y_stride: usize,
     workspace: *mut Workspace,
 ) -> Status {
-    let (x, y) = ((x, x_len, x_stride), (y, y_len, y_stride));
+    let y = (y, y_len, y_stride);
     // SAFETY: preconditions 1 and 2.
-    unsafe { forward_int8(linear, tokens, x, y, workspace) }
-}
-
-/// As tritgemm_linear_forward_int8(), `x` in the bits of IEEE half precision (f16).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_forward_int8_f16(
-    linear: *const Linear,
-    tokens: usize,
-    x: *const u16,
-    x_len: usize,
-    x_stride: usize,
-    y: *mut f32,
-    y_len: usize,
-    y_stride: usize,
-    workspace: *mut Workspace,
-) -> Status {
-    let (x, y) = ((x.cast::<f16>(), x_len, x_stride), (y, y_len, y_stride));
-    // SAFETY: preconditions 1 and 2.
-    unsafe { forward_int8(linear, tokens, x, y, workspace) }
-}
-
-/// As tritgemm_linear_forward_int8(), `x` in the bits of bfloat16.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_forward_int8_bf16(
-    linear: *const Linear,
-    tokens: usize,
-    x: *const u16,
-    x_len: usize,
-    x_stride: usize,
-    y: *mut f32,
-    y_len: usize,
-    y_stride: usize,
-    workspace: *mut Workspace,
-) -> Status {
-    let (x, y) = ((x.cast::<bf16>(), x_len, x_stride), (y, y_len, y_stride));
-    // SAFETY: preconditions 1 and 2.
-    unsafe { forward_int8(linear, tokens, x, y, workspace) }
+    guard(|| unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        let panels = linear.panels();
+        of_float!(x_type, T => {
+            let x = (x.cast::<T>(), x_len, x_stride);
+            product::of_rows(panels, tokens, x, y, workspace, |x, y, ws| linear.forward_int8(x, y, ws))
+        })
+    })
 }
 
 /// The f32 forward pass in the canonical order of summation: the same bits on every

@@ -1,9 +1,9 @@
 //! `tritgemm_matrix`.
 
 use crate::buffer::{input, matrix, owned};
-use crate::handle::{borrow, destroy, give, put};
+use crate::handle::{borrow, destroy, give, put, size};
 use crate::quant::{granularity, number};
-use crate::status::{Error, Status, guard, guard_value};
+use crate::status::{Error, Status, guard};
 use tritgemm::{Scales, TernaryMatrix};
 
 /// A ternary matrix [M][K] in packed rows, with its scales.
@@ -113,19 +113,15 @@ pub unsafe extern "C" fn tritgemm_matrix_quantize(
 /// M, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_matrix_rows(matrix: *const Matrix) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("matrix", matrix) }.map_or(0, |m| m.0.rows())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(matrix, |m| m.0.rows()) }
 }
 
 /// K, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_matrix_cols(matrix: *const Matrix) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("matrix", matrix) }.map_or(0, |m| m.0.cols())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(matrix, |m| m.0.cols()) }
 }
 
 /// The packed bytes [M][ceil(K / 4)], which live as long as the matrix.

@@ -6,7 +6,7 @@ use crate::linear::Linear;
 use crate::matrix::with_granularity;
 use crate::panels::{Panels, lasting};
 use crate::quant::number;
-use crate::status::{Error, Status, guard};
+use crate::status::{Error, Status, choose, guard};
 use core::ffi::{CStr, c_char};
 use std::borrow::Cow;
 use std::path::Path;
@@ -28,16 +28,12 @@ pub enum Verify {
 }
 
 fn verify(number: i32) -> Result<tritgemm::Verify, Error> {
-    const FULL: i32 = Verify::TritgemmVerifyFull as i32;
-    const HEADER: i32 = Verify::TritgemmVerifyHeader as i32;
-    match number {
-        FULL => Ok(tritgemm::Verify::Full),
-        HEADER => Ok(tritgemm::Verify::Header),
-        _ => {
-            let text = format!("verify {number}, expected a tritgemm_verify");
-            Err(Error::new(Status::TritgemmInvalidArgument, text))
-        }
-    }
+    use tritgemm::Verify::{Full, Header};
+    let all = [
+        (Verify::TritgemmVerifyFull as i32, Full),
+        (Verify::TritgemmVerifyHeader as i32, Header),
+    ];
+    choose("verify", number, &all)
 }
 
 /// A path of the caller's: bytes as they are on Unix, else UTF-8.

@@ -1,10 +1,10 @@
 //! `tritgemm_panels`.
 
-use crate::handle::{borrow, destroy, give, null, put};
+use crate::handle::{borrow, destroy, give, null, put, size};
 use crate::matrix::Matrix;
 use crate::prepared::Prepared;
 use crate::product;
-use crate::status::{Error, Status, guard, guard_value};
+use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 
 /// A ternary matrix [M][K] as the kernels read it, without scales:
@@ -91,19 +91,15 @@ pub unsafe extern "C" fn tritgemm_panels_bytes(
 /// M, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_panels_rows(panels: *const Panels) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("panels", panels) }.map_or(0, |p| p.0.rows())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(panels, |p| p.0.rows()) }
 }
 
 /// K, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_panels_cols(panels: *const Panels) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("panels", panels) }.map_or(0, |p| p.0.cols())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(panels, |p| p.0.cols()) }
 }
 
 /// Rows `begin` to `end` (exclusive), sharing the memory: a shard. `begin` must be a

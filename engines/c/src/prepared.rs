@@ -1,13 +1,13 @@
 //! `tritgemm_prepared`.
 
 use crate::buffer::{Rows, input, owned};
-use crate::handle::{borrow, destroy, give};
+use crate::handle::{borrow, destroy, give, size};
 use crate::linear::Linear;
-use crate::product::{Input, Raw};
-use crate::status::{Error, Status, guard, guard_value};
+use crate::product::{Input, Raw, of_float};
+use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
-use half::{bf16, f16};
-use tritgemm::{Activation, GemmError, GroupSize, MatRef, PreparedActivations};
+use core::ffi::c_void;
+use tritgemm::{GemmError, GroupSize, MatRef, PreparedActivations};
 
 /// Activations made ready once for any number of matrices with the same K, such as those
 /// of Q, K and V or of gate and up.
@@ -55,77 +55,32 @@ unsafe fn prepare<T: Input>(
     }
 }
 
-/// Quantises and prepares activations in any float type.
-///
-/// # Safety
-/// Preconditions 1, 2 and 3 of the crate's documentation.
-unsafe fn prepare_int8<T: Input + Activation>(
-    linear: *const Linear,
-    tokens: usize,
-    x: Raw<*const T>,
-    workspace: *mut Workspace,
-    out: *mut *mut Prepared,
-) -> Status {
-    // SAFETY: the caller's preconditions.
-    guard(|| unsafe {
-        give(out, || {
-            let linear = &borrow("linear", linear)?.0;
-            let shape = [tokens, linear.in_features()];
-            prepare(shape, x, Path::Int8, workspace, |x, ws| {
-                linear.prepare_int8(x, ws)
-            })
-        })
-    })
-}
-
 /// Prepares for the int8 forward pass of a layer, and of any other with the same K and
-/// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values, `x_stride`
-/// apart) to int8 by its absolute maximum. A NaN or an infinity in `x` is an error.
+/// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values of the
+/// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum. A NaN or an
+/// infinity in `x` is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
     linear: *const Linear,
     tokens: usize,
-    x: *const f32,
+    x_type: i32,
+    x: *const c_void,
     x_len: usize,
     x_stride: usize,
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
-    let x = (x, x_len, x_stride);
     // SAFETY: preconditions 1, 2 and 3.
-    unsafe { prepare_int8(linear, tokens, x, workspace, out) }
-}
-
-/// As tritgemm_linear_prepare_int8(), `x` in the bits of IEEE half precision (f16).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_prepare_int8_f16(
-    linear: *const Linear,
-    tokens: usize,
-    x: *const u16,
-    x_len: usize,
-    x_stride: usize,
-    workspace: *mut Workspace,
-    out: *mut *mut Prepared,
-) -> Status {
-    let x = (x.cast::<f16>(), x_len, x_stride);
-    // SAFETY: preconditions 1, 2 and 3.
-    unsafe { prepare_int8(linear, tokens, x, workspace, out) }
-}
-
-/// As tritgemm_linear_prepare_int8(), `x` in the bits of bfloat16.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tritgemm_linear_prepare_int8_bf16(
-    linear: *const Linear,
-    tokens: usize,
-    x: *const u16,
-    x_len: usize,
-    x_stride: usize,
-    workspace: *mut Workspace,
-    out: *mut *mut Prepared,
-) -> Status {
-    let x = (x.cast::<bf16>(), x_len, x_stride);
-    // SAFETY: preconditions 1, 2 and 3.
-    unsafe { prepare_int8(linear, tokens, x, workspace, out) }
+    guard(|| unsafe {
+        give(out, || {
+            let linear = &borrow("linear", linear)?.0;
+            let shape = [tokens, linear.in_features()];
+            of_float!(x_type, T => {
+                let x = (x.cast::<T>(), x_len, x_stride);
+                prepare(shape, x, Path::Int8, workspace, |x, ws| linear.prepare_int8(x, ws))
+            })
+        })
+    })
 }
 
 /// Prepares for the f32 forward pass. A NaN or an infinity stays what it is. Otherwise as
@@ -185,19 +140,15 @@ pub unsafe extern "C" fn tritgemm_prepared_from_int8(
 /// Tokens, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_tokens(prepared: *const Prepared) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.x.tokens())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(prepared, |p| p.x.tokens()) }
 }
 
 /// K, the values of a token, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_cols(prepared: *const Prepared) -> usize {
-    guard_value(0, || {
-        // SAFETY: precondition 2.
-        unsafe { borrow("prepared", prepared) }.map_or(0, |p| p.x.cols())
-    })
+    // SAFETY: precondition 2.
+    unsafe { size(prepared, |p| p.x.cols()) }
 }
 
 /// Frees prepared activations, or nothing for NULL.

@@ -2,10 +2,51 @@
 //! cannot be used in place, and runs in a workspace.
 
 use crate::buffer::{Number, Rows, reads_slice};
-use crate::status::Error;
+use crate::status::{Error, choose};
 use crate::workspace::{Stage, Workspace};
 use half::{bf16, f16};
 use tritgemm::{GemmError, MatMut, MatRef, Panels};
+
+/// The type of floats.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Float {
+    /// `float`.
+    TritgemmF32 = 0,
+    /// IEEE half precision.
+    TritgemmF16 = 1,
+    /// bfloat16.
+    TritgemmBf16 = 2,
+}
+
+impl Float {
+    /// What a number of the caller's stands for.
+    pub(crate) fn from_number(number: i32) -> Result<Self, Error> {
+        let all = [Self::TritgemmF32, Self::TritgemmF16, Self::TritgemmBf16];
+        choose("float", number, &all.map(|float| (float as i32, float)))
+    }
+}
+
+/// Evaluates `$body` with `$T` as the type that the number of a [`Float`] stands for.
+macro_rules! of_float {
+    ($number:expr, $T:ident => $body:expr) => {
+        match $crate::product::Float::from_number($number)? {
+            $crate::product::Float::TritgemmF32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::product::Float::TritgemmF16 => {
+                type $T = half::f16;
+                $body
+            }
+            $crate::product::Float::TritgemmBf16 => {
+                type $T = half::bf16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use of_float;
 
 /// Rows of the caller's: pointer, length and stride in elements.
 pub(crate) type Raw<P> = (P, usize, usize);

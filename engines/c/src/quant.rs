@@ -2,7 +2,7 @@
 
 use crate::buffer::{input, matrix, matrix_mut, output, reads};
 use crate::handle::put;
-use crate::status::{Error, Status, guard};
+use crate::status::{Error, Status, choose, guard};
 use tritgemm::{GroupSize, quant};
 
 /// What a scale covers.
@@ -22,22 +22,10 @@ pub enum Granularity {
 }
 
 pub(crate) fn granularity(number: i32) -> Result<tritgemm::Granularity, Error> {
-    const TENSOR: i32 = Granularity::TritgemmPerTensor as i32;
-    const ROW: i32 = Granularity::TritgemmPerRow as i32;
-    match number {
-        TENSOR => Ok(tritgemm::Granularity::PerTensor),
-        ROW => Ok(tritgemm::Granularity::PerRow),
-        _ => {
-            let group = usize::try_from(number).ok().and_then(GroupSize::from_len);
-            let unknown = || {
-                let text = format!("granularity {number}, expected a tritgemm_granularity");
-                Error::new(Status::TritgemmInvalidArgument, text)
-            };
-            group
-                .map(tritgemm::Granularity::PerGroup)
-                .ok_or_else(unknown)
-        }
-    }
+    use tritgemm::Granularity::{PerGroup, PerRow, PerTensor};
+    let [a, b, c] = [GroupSize::G64, GroupSize::G128, GroupSize::G256].map(PerGroup);
+    let all = [PerTensor, PerRow, a, b, c].map(|kind| (self::number(kind), kind));
+    choose("granularity", number, &all)
 }
 
 /// The number of a granularity.

@@ -170,6 +170,15 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<(), Error>) -> Status {
     }
 }
 
+/// What `number`, a value of the C enum `kind`, stands for.
+pub(crate) fn choose<T: Copy>(kind: &str, number: i32, all: &[(i32, T)]) -> Result<T, Error> {
+    let chosen = all.iter().find(|(value, _)| *value == number);
+    chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let text = format!("{kind} {number}, expected a tritgemm_{kind}");
+        Error::new(Status::TritgemmInvalidArgument, text)
+    })
+}
+
 /// As [`guard`], for functions that cannot fail: `or` after a panic.
 pub(crate) fn guard_value<T>(or: T, body: impl FnOnce() -> T) -> T {
     let mut value = or;

@@ -5,8 +5,9 @@
 use std::path::Path;
 
 /// In the order that the header has them.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "status",
+    "product",
     "isa",
     "codec",
     "quant",

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Case, K, M, N, fails, make, ok};
+use common::{Case, K, M, N, fails, forward_int8, make, ok, prepare_int8};
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 use tritgemm_capi::*;
@@ -50,7 +50,7 @@ fn null_handles_and_outs() {
     let (linear, ws) = (case.linear, case.workspace);
     // SAFETY: buffers with their lengths, handles that live or are null.
     unsafe {
-        let forward = tritgemm_linear_forward_int8;
+        let forward = forward_int8;
         fails_null(forward(null(), N, x, len, K, yp, N * M, M, ws), "`linear`");
         fails_null(forward(linear, N, null(), len, K, yp, N * M, M, ws), "`x`");
         fails_null(
@@ -86,7 +86,7 @@ fn null_handles_and_outs() {
             "`bias`",
         );
         let mut prepared = null_mut();
-        let prepare = tritgemm_linear_prepare_int8;
+        let prepare = prepare_int8;
         let layer = case.linear;
         fails_null(prepare(null(), N, x, len, K, ws, &mut prepared), "`linear`");
         fails_null(prepare(layer, N, null(), len, K, ws, &mut prepared), "`x`");
@@ -154,7 +154,7 @@ fn sizes() {
     for ([n, x_len, x_stride, y_len, y_stride], part) in cases {
         // SAFETY: the lengths that are too long do not fit the address space.
         let status = unsafe {
-            let forward = tritgemm_linear_forward_int8;
+            let forward = forward_int8;
             forward(case.linear, n, x, x_len, x_stride, yp, y_len, y_stride, ws)
         };
         fails_size(status, part);
@@ -269,11 +269,14 @@ fn choices_and_values() {
         let quantize = tritgemm_matrix_quantize;
         fails_value(quantize(nan.as_ptr(), 1, 1, 1, 1, &mut matrix), "NaN");
         let (mut prepared, ws) = (null_mut(), case.workspace);
-        let (x, prepare) = ([f32::NAN; K], tritgemm_linear_prepare_int8);
+        let (x, prepare) = ([f32::NAN; K], prepare_int8);
         fails_value(
             prepare(case.linear, 1, x.as_ptr(), K, K, ws, &mut prepared),
             "NaN",
         );
+        let (x, prepare) = (x.as_ptr().cast(), tritgemm_linear_prepare_int8);
+        let status = prepare(case.linear, 1, 3, x, K, K, ws, &mut prepared);
+        fails_choice(status, "float 3, expected a tritgemm_float");
         let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
         let status = prepare(1, 1, i8s, 1, 1, nan.as_ptr(), 1, 7, ws, &mut prepared);
         fails_choice(status, "group");
@@ -331,7 +334,7 @@ fn misaligned_and_strided_buffers() {
         // SAFETY: as long as said, whatever the alignment.
         ok(unsafe {
             let (len, out) = (N * K, N * (M + 2));
-            tritgemm_linear_forward_int8(case.linear, N, xp, len, K, yp, out, M + 2, case.workspace)
+            forward_int8(case.linear, N, xp, len, K, yp, out, M + 2, case.workspace)
         });
     }
     for (i, bytes) in y[at_y..].chunks_exact(4).take(N * (M + 2)).enumerate() {
@@ -426,7 +429,7 @@ fn overlap() {
 #[test]
 fn nothing_to_do() {
     let case = Case::new();
-    let (forward, ws) = (tritgemm_linear_forward_int8, case.workspace);
+    let (forward, ws) = (forward_int8, case.workspace);
     // SAFETY: empty buffers may be null.
     unsafe {
         let (none, gemm) = (null_mut(), tritgemm_panels_gemm_i8);

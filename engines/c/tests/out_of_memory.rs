@@ -14,6 +14,7 @@ static ALLOCATOR: Refusing = Refusing;
 const M: usize = 320;
 const K: usize = 512;
 const N: usize = 20;
+const F32: i32 = Float::TritgemmF32 as i32;
 
 /// Runs `call` once with each of its allocations refused. Returns how many
 /// there are.
@@ -190,18 +191,16 @@ fn products() {
         };
         let (xp, yp) = (x.ptr::<f32>(), y.ptr::<f32>());
         let (nk, nm) = (N * K, N * M);
+        let int8 = |x_type: Float, ws| {
+            let (x_type, x) = (x_type as i32, xp.cast());
+            tritgemm_linear_forward_int8(layer, N, x_type, x, nk, K, yp, nm, M, ws)
+        };
         let forwards: [(_, &dyn Fn(*mut Workspace) -> Status); 4] = [
-            ("forward_int8", &|ws| {
-                tritgemm_linear_forward_int8(layer, N, xp, nk, K, yp, nm, M, ws)
-            }),
+            ("forward_int8", &|ws| int8(Float::TritgemmF32, ws)),
+            ("forward_int8 of f16", &|ws| int8(Float::TritgemmF16, ws)),
+            ("forward_int8 of bf16", &|ws| int8(Float::TritgemmBf16, ws)),
             ("forward_f32", &|ws| {
                 tritgemm_linear_forward_f32(layer, N, xp, nk, K, yp, nm, M, ws)
-            }),
-            ("forward_int8_f16", &|ws| {
-                tritgemm_linear_forward_int8_f16(layer, N, xp.cast(), nk, K, yp, nm, M, ws)
-            }),
-            ("forward_int8_bf16", &|ws| {
-                tritgemm_linear_forward_int8_bf16(layer, N, xp.cast(), nk, K, yp, nm, M, ws)
             }),
         ];
         for (name, forward) in forwards {
@@ -223,13 +222,14 @@ fn products() {
         assert!(every_allocation("from_int8", || new(&from_int8)) >= 2);
         let prepare = |ws| {
             made(
-                |out| tritgemm_linear_prepare_int8(layer, N, xp, nk, K, ws, out),
+                |out| tritgemm_linear_prepare_int8(layer, N, F32, xp.cast(), nk, K, ws, out),
                 prepared,
             )
         };
         assert!(every_allocation("prepare_int8", || new(&prepare)) >= 3);
         let ws = handle(|out| tritgemm_workspace_create(out));
-        let activations = handle(|out| tritgemm_linear_prepare_int8(layer, N, xp, nk, K, ws, out));
+        let activations =
+            handle(|out| tritgemm_linear_prepare_int8(layer, N, F32, xp.cast(), nk, K, ws, out));
         tritgemm_workspace_destroy(ws);
         let forward = |ws| tritgemm_linear_forward_prepared(layer, activations, yp, nm, M, ws);
         assert!(every_allocation("forward_prepared", || new(&forward)) >= 2);

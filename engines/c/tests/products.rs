@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Case, K, M, N, make, ok};
+use common::{Case, K, M, N, forward_int8, make, ok, prepare_int8};
 use half::{bf16, f16};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -91,8 +91,8 @@ fn weights_in_cache_change_no_bit() {
         // SAFETY: buffers with their lengths, handles that live.
         unsafe {
             let (x, y) = (case.x.as_ptr(), y.as_mut_ptr());
-            ok(tritgemm_linear_forward_int8(l, 1, x, K, K, y, M, M, ws));
-            let prepared = make(|out| tritgemm_linear_prepare_int8(l, 1, x, K, K, ws, out));
+            ok(forward_int8(l, 1, x, K, K, y, M, M, ws));
+            let prepared = make(|out| prepare_int8(l, 1, x, K, K, ws, out));
             ok(tritgemm_linear_forward_prepared(l, prepared, y, M, M, ws));
             tritgemm_prepared_destroy(prepared);
         }
@@ -128,11 +128,12 @@ fn sixteen_bit_activations() {
     let half_as_f32 = half.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
     let brain_as_f32 = brain.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
     let (half, brain) = (half.as_ptr().cast(), brain.as_ptr().cast());
+    let [f16, bf16] = [Float::TritgemmF16 as i32, Float::TritgemmBf16 as i32];
     // SAFETY: buffers with their lengths, handles that live.
     unsafe {
         let prepared = [
-            make(|out| tritgemm_linear_prepare_int8_f16(l, N, half, len, K, ws, out)),
-            make(|out| tritgemm_linear_prepare_int8_bf16(l, N, brain, len, K, ws, out)),
+            make(|out| tritgemm_linear_prepare_int8(l, N, f16, half, len, K, ws, out)),
+            make(|out| tritgemm_linear_prepare_int8(l, N, bf16, brain, len, K, ws, out)),
         ];
         let run = |forward: &dyn Fn(*mut f32) -> Status| {
             let mut y = vec![0.0f32; out];
@@ -140,12 +141,12 @@ fn sixteen_bit_activations() {
             y
         };
         let plain = [
-            run(&|y| tritgemm_linear_forward_int8_f16(l, N, half, len, K, y, out, M, ws)),
-            run(&|y| tritgemm_linear_forward_int8_bf16(l, N, brain, len, K, y, out, M, ws)),
+            run(&|y| tritgemm_linear_forward_int8(l, N, f16, half, len, K, y, out, M, ws)),
+            run(&|y| tritgemm_linear_forward_int8(l, N, bf16, brain, len, K, y, out, M, ws)),
         ];
         for (i, x) in [half_as_f32, brain_as_f32].iter().enumerate() {
             let x = x.as_ptr();
-            let wanted = run(&|y| tritgemm_linear_forward_int8(l, N, x, len, K, y, out, M, ws));
+            let wanted = run(&|y| forward_int8(l, N, x, len, K, y, out, M, ws));
             assert!(plain[i] == wanted && wanted != case.quantized);
             let x = prepared[i];
             assert!(run(&|y| tritgemm_linear_forward_prepared(l, x, y, out, M, ws)) == wanted);
@@ -165,7 +166,7 @@ fn prepared_activations() {
     unsafe {
         let (x, x_i8) = (case.x.as_ptr(), case.x_i8.as_ptr());
         let prepared = [
-            make(|out| tritgemm_linear_prepare_int8(l, N, x, len, K, ws, out)),
+            make(|out| prepare_int8(l, N, x, len, K, ws, out)),
             make(|out| tritgemm_linear_prepare_f32(l, N, x, len, K, ws, out)),
             make(|out| {
                 tritgemm_prepared_from_int8(N, K, x_i8, len, K, ones.as_ptr(), N, 0, ws, out)
@@ -245,17 +246,7 @@ fn panels_without_copies() {
             tritgemm_panels_destroy(panels);
             let mut floats = vec![0.0f32; N * M];
             let (x, y) = (case.x.as_ptr(), floats.as_mut_ptr());
-            ok(tritgemm_linear_forward_int8(
-                linear,
-                N,
-                x,
-                N * K,
-                K,
-                y,
-                N * M,
-                M,
-                ws,
-            ));
+            ok(forward_int8(linear, N, x, N * K, K, y, N * M, M, ws));
             assert!(floats == case.quantized);
             tritgemm_linear_destroy(linear);
         }
@@ -283,17 +274,7 @@ fn shards_write_columns_of_one_output() {
                         make(|out| tritgemm_linear_slice_rows(case.linear, begin, end, out));
                     assert_eq!(tritgemm_linear_rows(shard), end - begin);
                     let (x, out) = (case.x.as_ptr(), N * M - begin);
-                    ok(tritgemm_linear_forward_int8(
-                        shard,
-                        N,
-                        x,
-                        N * K,
-                        K,
-                        y,
-                        out,
-                        M,
-                        ws,
-                    ));
+                    ok(forward_int8(shard, N, x, N * K, K, y, out, M, ws));
                     tritgemm_linear_destroy(shard);
                     tritgemm_workspace_destroy(ws);
                 }

@@ -21,6 +21,14 @@ use tritgemm_fuzz::fill::{Fill, Style};
 use tritgemm_fuzz::memory::Memory;
 use tritgemm_testing::oracle::{self, Affine, Operands};
 
+/// What a program begins with.
+const FIRST: [Op; 5] = [
+    Op::Workspace,
+    Op::Threads,
+    Op::Matrix,
+    Op::Panels,
+    Op::Linear,
+];
 /// Most steps of a program.
 const STEPS: usize = 24;
 /// Most handles of a kind.
@@ -34,6 +42,7 @@ const LARGE: usize = 257;
 const MACS: [usize; 2] = [1 << 15, 3 << 20];
 /// Names to pin, the last one of nothing; NULL pins none.
 const NAMES: [Option<&CStr>; 4] = [None, Some(c"scalar"), Some(c"avx2"), Some(c"none")];
+const F32: i32 = c::Float::TritgemmF32 as i32;
 /// What a scale covers.
 const GRANULARITIES: [i32; 5] = [1, 2, 64, 128, 256];
 
@@ -202,14 +211,16 @@ impl Call {
         self.spoil(Buffer::new(values, shape, shape[1], at), how)
     }
 
-    /// Rows with the length of their buffer and their stride.
+    /// Rows with the length of their buffer and their stride: the activations of a
+    /// step (0), or its output (1).
     fn rows<T: Pod>(
         &mut self,
+        (step, which): (&Step, usize),
         dense: &[T],
         [rows, cols]: [usize; 2],
-        (gap, between): (u8, T),
-        at: u8,
+        between: T,
     ) -> Buffer<T> {
+        let (gap, at) = (step.gaps[which], step.at[which]);
         let mut stride = cols + usize::from(gap % 5);
         let mut values = Vec::new();
         for row in dense.chunks(cols.max(1)) {
@@ -264,12 +275,11 @@ impl Call {
         } = self;
         let address = usize::from_ne_bytes(*room[at..].first_chunk().expect("room"));
         if !self.done(status) {
-            assert!(if given {
+            return assert!(if given {
                 address == 0
             } else {
                 room == [0x5a; 24]
             });
-            return;
         }
         assert_ne!(address, 0);
         let handle = std::ptr::with_exposed_provenance_mut(address);
@@ -558,6 +568,34 @@ type Direct<H, X, Y> = unsafe extern "C" fn(
     *mut c::Workspace,
 ) -> Status;
 
+/// The int8 pass on f32 activations.
+unsafe extern "C" fn forward_int8(
+    linear: *const c::Linear,
+    n: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    ws: *mut c::Workspace,
+) -> Status {
+    let forward = c::tritgemm_linear_forward_int8;
+    call!(
+        forward,
+        linear,
+        n,
+        F32,
+        x.cast(),
+        x_len,
+        x_stride,
+        y,
+        y_len,
+        y_stride,
+        ws
+    )
+}
+
 /// The outcome of a product, and what it wrote.
 fn finish<Y: Pod>(
     call: &Call,
@@ -589,18 +627,8 @@ fn direct<H, X: Pod, Y: Pod>(
     let (x, model, legal) = x([n, k]);
     call.wrong_if(!legal);
     let handle = call.handle(kept);
-    let x = call.rows(
-        &model.repeat(&x, k),
-        [n, k],
-        (step.gaps[0], X::zeroed()),
-        step.at[0],
-    );
-    let y = call.rows(
-        &vec![canary; n * m],
-        [n, m],
-        (step.gaps[1], canary),
-        step.at[1],
-    );
+    let x = call.rows((step, 0), &model.repeat(&x, k), [n, k], X::zeroed());
+    let y = call.rows((step, 1), &vec![canary; n * m], [n, m], canary);
     let team = pick(teams, step.workspace);
     let (ws, to, xs, ys) = (call.handle(team), y.ptr, x.stride, y.stride);
     let status = call!(function, handle, n, x.ptr, x.len, xs, to, y.len, ys, ws);
@@ -624,12 +652,7 @@ fn of_prepared<H, Y: Pod>(
     let n = x.map_or(0, |x| x.model.n);
     let m = kept.map_or(0, |kept| kept.model.m);
     let (handle, activations) = (call.handle(kept), call.handle(x));
-    let y = call.rows(
-        &vec![canary; n * m],
-        [n, m],
-        (step.gaps[1], canary),
-        step.at[1],
-    );
+    let y = call.rows((step, 1), &vec![canary; n * m], [n, m], canary);
     let team = pick(teams, step.workspace);
     let (workspace, to) = (call.handle(team), y.ptr);
     let status = run(handle, activations, to, [y.len, y.stride], workspace);
@@ -717,7 +740,7 @@ impl World {
             Op::Forward => {
                 let int8 = step.choice % 2 == 0;
                 let forward = match int8 {
-                    true => c::tritgemm_linear_forward_int8,
+                    true => forward_int8,
                     false => c::tritgemm_linear_forward_f32,
                 };
                 let x = |nk| Activations::floats(step, nk, int8);
@@ -725,31 +748,16 @@ impl World {
             }
             Op::GemmPrepared => {
                 let fit = |_: &W, x: &Activations| x.floats.is_none() && x.group.is_none();
-                let run = |p, x, y, [len, stride]: [usize; 2], ws| {
-                    call!(
-                        c::tritgemm_panels_gemm_i8_prepared,
-                        p,
-                        x,
-                        y,
-                        len,
-                        stride,
-                        ws
-                    )
-                };
+                let gemm = c::tritgemm_panels_gemm_i8_prepared;
+                let run =
+                    |p, x, y, [len, stride]: [usize; 2], ws| call!(gemm, p, x, y, len, stride, ws);
                 of_prepared(with, panels, &self.prepared, run, fit, W::sums);
             }
             Op::ForwardPrepared => {
                 let fit = |w: &W, x: &Activations| w.group() == x.group;
+                let forward = c::tritgemm_linear_forward_prepared;
                 let run = |l, x, y, [len, stride]: [usize; 2], ws| {
-                    call!(
-                        c::tritgemm_linear_forward_prepared,
-                        l,
-                        x,
-                        y,
-                        len,
-                        stride,
-                        ws
-                    )
+                    call!(forward, l, x, y, len, stride, ws)
                 };
                 of_prepared(with, linears, &self.prepared, run, fit, W::outputs);
             }
@@ -774,15 +782,9 @@ impl World {
         call.wrong_if(!name.is_none_or(name_is));
         let name = name.map_or(null(), CStr::as_ptr);
         call.done(call!(c::tritgemm_workspace_pin, handle, name));
-        let status = call!(
-            c::tritgemm_workspace_set_weights_in_cache,
-            handle,
-            step.at[0] > 99
-        );
-        assert_eq!(
-            status == Status::TritgemmOk,
-            handle.is_aligned() && !handle.is_null()
-        );
+        let set = c::tritgemm_workspace_set_weights_in_cache;
+        let worked = call!(set, handle, step.at[0] > 99) == Status::TritgemmOk;
+        assert_eq!(worked, handle.is_aligned() && !handle.is_null());
     }
 
     fn threads(&mut self, step: &Step) {
@@ -895,19 +897,17 @@ impl World {
         call.wrong_if(!legal);
         model.group = kept.and_then(|kept| kept.model.group());
         let handle = call.handle(kept);
-        let x = call.rows(
-            &model.repeat(&x, k),
-            [n, k],
-            (step.gaps[0], 0.0),
-            step.at[0],
-        );
+        let x = call.rows((step, 0), &model.repeat(&x, k), [n, k], 0.0);
         let team = pick(&self.teams, step.workspace);
         let (ptr, xs, ws, out) = (x.ptr, x.stride, call.handle(team), call.out());
-        let prepare = match int8 {
-            true => c::tritgemm_linear_prepare_int8,
-            false => c::tritgemm_linear_prepare_f32,
+        let (int8_of, f32_of) = (
+            c::tritgemm_linear_prepare_int8,
+            c::tritgemm_linear_prepare_f32,
+        );
+        let status = match int8 {
+            true => call!(int8_of, handle, n, F32, ptr.cast(), x.len, xs, ws, out),
+            false => call!(f32_of, handle, n, ptr, x.len, xs, ws, out),
         };
-        let status = call!(prepare, handle, n, ptr, x.len, xs, ws, out);
         call.wrong_if(was_short(team));
         x.untouched();
         let destroy = c::tritgemm_prepared_destroy;
@@ -1009,14 +1009,7 @@ fuzz_target!(|bytes: &[u8]| {
             return;
         }
         if i == 0 {
-            // A program begins with a handle of most kinds.
-            for op in [
-                Op::Workspace,
-                Op::Threads,
-                Op::Matrix,
-                Op::Panels,
-                Op::Linear,
-            ] {
+            for op in FIRST {
                 let (fill, wrong) = (step.fill.clone(), [7; 3]);
                 world.step(&Step {
                     op,

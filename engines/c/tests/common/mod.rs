@@ -1,5 +1,5 @@
 //! What the tests share: a layer with its operands, and the last error.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::too_many_arguments)]
 
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -9,6 +9,49 @@ pub const M: usize = 200;
 pub const K: usize = 300;
 /// Enough for a product to go parallel: 2^21 MACs.
 pub const N: usize = 50;
+
+pub const F32: i32 = Float::TritgemmF32 as i32;
+
+/// `tritgemm_linear_forward_int8` of f32.
+///
+/// # Safety
+/// As for that.
+pub unsafe fn forward_int8(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    y: *mut f32,
+    y_len: usize,
+    y_stride: usize,
+    ws: *mut Workspace,
+) -> Status {
+    let (x, forward) = (x.cast(), tritgemm_linear_forward_int8);
+    // SAFETY: the caller's word.
+    unsafe {
+        forward(
+            linear, tokens, F32, x, x_len, x_stride, y, y_len, y_stride, ws,
+        )
+    }
+}
+
+/// `tritgemm_linear_prepare_int8` of f32.
+///
+/// # Safety
+/// As for that.
+pub unsafe fn prepare_int8(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    ws: *mut Workspace,
+    out: *mut *mut Prepared,
+) -> Status {
+    // SAFETY: the caller's word.
+    unsafe { tritgemm_linear_prepare_int8(linear, tokens, F32, x.cast(), x_len, x_stride, ws, out) }
+}
 
 pub fn last_error() -> String {
     // SAFETY: this thread's message, copied at once.
@@ -125,7 +168,7 @@ impl Case {
         // SAFETY: buffers with their lengths, handles that live.
         let status = unsafe {
             let y = y.as_mut_ptr();
-            tritgemm_linear_forward_int8(self.linear, N, x, len, K, y, N * M, M, workspace)
+            forward_int8(self.linear, N, x, len, K, y, N * M, M, workspace)
         };
         (status, y)
     }
