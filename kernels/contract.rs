@@ -137,6 +137,15 @@ impl<Acc> FewTile<Acc> {
             run,
         }
     }
+
+    /// Tiles of 4, 2 and 1 panels by one token.
+    pub const fn of_panels([four, two, one]: [unsafe fn(&FewCall<Acc>); 3]) -> [Self; 3] {
+        [
+            Self::new(4, 1, four),
+            Self::new(2, 1, two),
+            Self::new(1, 1, one),
+        ]
+    }
 }
 
 /// A kernel for few tokens: lanes are rows, the table sits in a register, and the

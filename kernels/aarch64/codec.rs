@@ -345,7 +345,7 @@ fn transposed(mut rows: [uint8x16_t; 16]) -> [uint8x16_t; 16] {
 unsafe fn transpose(src: *const u8, stride: usize, dst: *mut u8, strips: usize) {
     let mut rows = [vdupq_n_u8(0); 16];
     // Two chains of steps: one of sixteen would be the latency of a square.
-    let mut starts = [src.cast_mut(), src.wrapping_add(stride << 3).cast_mut()];
+    let mut starts = [src.cast_mut(), src.wrapping_add(8 * stride).cast_mut()];
     for i in 0..8 {
         for (half, row) in starts.iter_mut().enumerate() {
             // SAFETY: the caller's word; not dereferenced after the last row.
@@ -398,14 +398,14 @@ unsafe fn pack_panel(
                 // SAFETY: the square is 256 bytes; `width` strips are left.
                 unsafe { transpose(square.as_ptr().cast(), WIDTH, out, width) };
             }
-            first = first.wrapping_add(stride << 4);
+            first = first.wrapping_add(16 * stride);
             out = out.wrapping_add(WIDTH);
             rows_left = rows_left.saturating_sub(WIDTH);
         }
         column = column.wrapping_add(width);
-        strips = strips.wrapping_add(width << 6);
+        strips = strips.wrapping_add(width * PANEL_ROWS);
         left -= width;
     }
     // SAFETY: the caller's word: `depth` strips, of which `bytes` are written.
-    unsafe { core::ptr::write_bytes(strips, 0, (depth - bytes) << 6) };
+    unsafe { core::ptr::write_bytes(strips, 0, (depth - bytes) * PANEL_ROWS) };
 }

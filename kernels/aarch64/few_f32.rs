@@ -307,9 +307,9 @@ unsafe fn tile<const TOKENS: usize, const GROUPS: usize>(call: &FewCall<f32>) {
             break;
         }
         // Shifts by 6: 64 bytes of panel and of table a unit.
-        panel = panel.wrapping_add(units << 6);
+        panel = panel.wrapping_add(units * PANEL_ROWS);
         for table in &mut tables {
-            *table = table.wrapping_add(units << 6);
+            *table = table.wrapping_add(units * TABLE_BYTES);
         }
         accumulate = true;
     }
@@ -332,5 +332,3 @@ unsafe fn few_f32_1x2(call: &FewCall<f32>) {
     // SAFETY: the caller's preconditions, handed on unchanged.
     unsafe { tile::<2, 2>(call) }
 }
-
-const _: () = assert!(PANEL_ROWS == 1 << 6 && TABLE_BYTES == 1 << 6);

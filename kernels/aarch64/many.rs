@@ -93,7 +93,7 @@ unsafe fn expand(panel: *const u8, quad: &mut Quad<u64>) {
         // offsets each; at most one past the end.
         unsafe {
             let index = |strip: usize| {
-                let bytes = vld1q_u8(codes.add(strip << 6));
+                let bytes = vld1q_u8(codes.add(strip * PANEL_ROWS));
                 vaddq_u8(
                     vqtbl1q_u8(high, vshrq_n_u8::<4>(bytes)),
                     vqtbl1q_u8(low, vandq_u8(bytes, vdupq_n_u8(15))),

@@ -26,7 +26,7 @@ impl Word for u32 {
     fn next(&mut self, entry: usize) -> usize {
         let index = (*self & 0xff) as usize;
         *self >>= 8;
-        index << entry.trailing_zeros()
+        index * entry
     }
 }
 

@@ -38,26 +38,10 @@ pub fn transposed_product(
     // out is m rows of k; it is `&mut`, so it overlaps neither. `read_dst` is
     // false, and the destination is initialised all the same.
     unsafe {
+        #[rustfmt::skip]
         gemm::gemm(
-            m,
-            k,
-            n,
-            out.as_mut_ptr(),
-            1,
-            out_row,
-            false,
-            a.as_ptr(),
-            a_row,
-            1,
-            b.as_ptr(),
-            1,
-            b_row,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
+            m, k, n, out.as_mut_ptr(), 1, out_row, false, a.as_ptr(), a_row, 1, b.as_ptr(), 1,
+            b_row, 0.0, 1.0, false, false, false, parallelism,
         );
     }
 }

@@ -352,7 +352,7 @@ pub unsafe fn pack_panel(
         let mut row = src.wrapping_add(offset);
         // The 64 rows that follow are the next panel's; read in order, they are
         // in L2 when their columns are wanted 64 rows at a time.
-        let mut next = src.wrapping_add((stride + offset) << 6);
+        let mut next = src.wrapping_add((stride + offset) * PANEL_ROWS);
         for line in &mut stage.0[..rows] {
             // SAFETY: the row has `cols` bytes from `at` on, a line of the stage
             // 64 aligned ones; a prefetch never faults.

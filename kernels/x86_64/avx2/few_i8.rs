@@ -218,8 +218,8 @@ unsafe fn sum<const P: usize>(call: &FewCall<i32>) {
             }
             part = part.wrapping_add(call.panel_stride);
         }
-        panel = panel.wrapping_add(now << 6);
-        tables = tables.wrapping_add(now << 6);
+        panel = panel.wrapping_add(now * PANEL_ROWS);
+        tables = tables.wrapping_add(now * TABLE_BYTES);
         left -= now;
     }
     // 2 look-ups a unit, each 256 too large.

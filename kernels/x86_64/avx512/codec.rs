@@ -114,7 +114,7 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
         // SAFETY: `at + 256 <= cols`, so 64 bytes of `dst` follow `at / 4`.
         unsafe {
             for (i, v) in v.iter_mut().enumerate() {
-                *v = _mm512_loadu_epi8(src.add(offset + (i << 6)));
+                *v = _mm512_loadu_epi8(src.add(offset + 64 * i));
             }
             _mm512_storeu_si512(dst.add(offset / 4).cast(), encode_step(v, &mut legal));
         }
@@ -126,8 +126,8 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
         // SAFETY: the masks admit only the `rest` trits and their bytes.
         unsafe {
             for (i, v) in v.iter_mut().enumerate() {
-                let mask = first(rest.saturating_sub(i << 6));
-                *v = _mm512_maskz_loadu_epi8(mask, src.wrapping_add(offset + (i << 6)));
+                let mask = first(rest.saturating_sub(64 * i));
+                *v = _mm512_maskz_loadu_epi8(mask, src.wrapping_add(offset + 64 * i));
             }
             let packed = encode_step(v, &mut legal);
             _mm512_mask_storeu_epi8(dst.add(offset / 4).cast(), first(rest.div_ceil(4)), packed);

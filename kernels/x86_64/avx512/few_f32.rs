@@ -48,33 +48,21 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     table_bytes: 128,
     max_units: usize::MAX / 256,
     build,
-    tiles: &[
-        FewTile::new(4, 1, few_4),
-        FewTile::new(2, 1, few_2),
-        FewTile::new(1, 1, few_1),
-    ],
+    tiles: &FewTile::of_panels([few_4, few_2, few_1]),
     from_memory: None,
 };
 
 /// The kernel by the multishift of VBMI, as Zen 4 prefetches best.
 pub static FEW_F32_ZEN4: FewKernel<f32, f32> = FewKernel {
     name: "avx512-vbmi-few_f32",
-    tiles: &[
-        FewTile::new(4, 1, few_4_zen4),
-        FewTile::new(2, 1, few_2_zen4),
-        FewTile::new(1, 1, few_1_zen4),
-    ],
+    tiles: &FewTile::of_panels([few_4_zen4, few_2_zen4, few_1_zen4]),
     ..FEW_F32
 };
 
 /// The kernel by the multishift of VBMI, as Zen 5 prefetches best.
 pub static FEW_F32_ZEN5: FewKernel<f32, f32> = FewKernel {
     name: "avx512-vbmi-few_f32-zen5",
-    tiles: &[
-        FewTile::new(4, 1, few_4_zen5),
-        FewTile::new(2, 1, few_2_zen5),
-        FewTile::new(1, 1, few_1_zen5),
-    ],
+    tiles: &FewTile::of_panels([few_4_zen5, few_2_zen5, few_1_zen5]),
     ..FEW_F32
 };
 
@@ -272,8 +260,8 @@ unsafe fn sum<N: Nibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>)
         while left > 0 {
             let now = left.min(BLOCK_STRIPS);
             let near = if ZEN5 { PREFETCH_ZEN5 } else { PREFETCH_L1 };
-            let near = call.prefetch(near, left << 6);
-            let far = call.prefetch(PREFETCH_L2, left << 6);
+            let near = call.prefetch(near, left * PANEL_ROWS);
+            let far = call.prefetch(PREFETCH_L2, left * PANEL_ROWS);
             let mut block = [[zero; 4]; P];
             for unit in 0..now {
                 let followed = left - unit > 1;

@@ -43,33 +43,21 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     table_bytes: TABLE_BYTES,
     max_units: MAX_UNITS,
     build,
-    tiles: &[
-        FewTile::new(4, 1, few_4),
-        FewTile::new(2, 1, few_2),
-        FewTile::new(1, 1, few_1),
-    ],
+    tiles: &FewTile::of_panels([few_4, few_2, few_1]),
     from_memory: None,
 };
 
 /// The kernel by `vpermb`, for weights from memory.
 pub static FEW_I8_MEMORY: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8-nibbles",
-    tiles: &[
-        FewTile::new(4, 1, few_4_vbmi),
-        FewTile::new(2, 1, few_2_vbmi),
-        FewTile::new(1, 1, few_1_vbmi),
-    ],
+    tiles: &FewTile::of_panels([few_4_vbmi, few_2_vbmi, few_1_vbmi]),
     ..FEW_I8
 };
 
 /// The kernel by `vpermb` whose loads keep the pace of a Zen 5's memory.
 pub static FEW_I8_MEMORY_ZEN5: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8-nibbles-paced",
-    tiles: &[
-        FewTile::new(4, 1, few_4_paced),
-        FewTile::new(2, 1, few_2_vbmi),
-        FewTile::new(1, 1, few_1_vbmi),
-    ],
+    tiles: &FewTile::of_panels([few_4_paced, few_2_vbmi, few_1_vbmi]),
     ..FEW_I8
 };
 
@@ -207,8 +195,8 @@ unsafe fn sum<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>
             for _ in 0..2 {
                 let mut low8 = [zero; P];
                 let now = left.min(UNITS_PER_FOLD);
-                let near = call.prefetch(near, left << 6);
-                let far = call.prefetch(PREFETCH_L2, left << 6);
+                let near = call.prefetch(near, left * PANEL_ROWS);
+                let far = call.prefetch(PREFETCH_L2, left * PANEL_ROWS);
                 for _ in 0..now {
                     // Precondition 4: 4 vectors of 16 bytes a unit, aligned; at
                     // most one past the tables.

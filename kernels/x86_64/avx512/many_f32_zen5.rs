@@ -194,7 +194,7 @@ unsafe fn four_rows<const LANE: i32, const N: usize>(
                 pairs[1] >> 32 & 0xff,
             ];
             for (sum, &index) in sums.iter_mut().zip(&indices) {
-                let offset = (index as usize) << ENTRY.trailing_zeros();
+                let offset = index as usize * ENTRY;
                 // SAFETY: precondition 4: the table of a strip of the chunk, which has 81
                 // entries.
                 let entry = unsafe { *table.add(offset).cast::<__m512>() };

@@ -130,7 +130,9 @@ unsafe fn square(rows: &mut Rows, to: *mut u8) {
                 _mm512_extracti64x4_epi64::<1>(last),
             ];
             for (lane, &strip) in halves.iter().enumerate() {
-                let to = to.wrapping_add(((lane << 4) + i) << 6).wrapping_add(half);
+                let to = to
+                    .wrapping_add((16 * lane + i) * PANEL_ROWS)
+                    .wrapping_add(half);
                 // SAFETY: half of one of the 64 strips.
                 unsafe { _mm256_storeu_si256(to.cast(), strip) };
             }
@@ -156,13 +158,13 @@ pub unsafe fn pack_panel(
 ) {
     for offset in (0..bytes).step_by(SPAN) {
         let cols = (bytes - offset).min(SPAN);
-        let to = dst.wrapping_add(offset << 6);
+        let to = dst.wrapping_add(offset * PANEL_ROWS);
         let mut from = Rows {
             next: src.wrapping_add(offset),
             stride,
             // The 64 rows that follow are the next panel's; read in order, they
             // are in L2 when their columns are wanted 64 rows at a time.
-            ahead: src.wrapping_add((stride + offset) << 6),
+            ahead: src.wrapping_add((stride + offset) * PANEL_ROWS),
         };
         if rows == PANEL_ROWS && cols == SPAN {
             // SAFETY: the caller's word for the rows and for 64 strips.
@@ -181,9 +183,12 @@ pub unsafe fn pack_panel(
         // strips.
         unsafe {
             square(&mut from, strips.0.as_mut_ptr().cast());
-            to.copy_from_nonoverlapping(strips.0.as_ptr().cast(), cols << 6);
+            to.copy_from_nonoverlapping(strips.0.as_ptr().cast(), cols * PANEL_ROWS);
         }
     }
     // SAFETY: strips `bytes .. depth` of `dst`.
-    unsafe { dst.add(bytes << 6).write_bytes(0, (depth - bytes) << 6) };
+    unsafe {
+        dst.add(bytes * PANEL_ROWS)
+            .write_bytes(0, (depth - bytes) * PANEL_ROWS)
+    };
 }
