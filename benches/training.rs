@@ -33,25 +33,10 @@ fn dense(w: &[f32], x: &[f32], y: &mut [f32]) {
     assert!(w.len() == ROWS * COLS && x.len() == TOKENS * COLS && y.len() == TOKENS * ROWS);
     // SAFETY: the three matrices have the asserted shapes, y is exclusive.
     unsafe {
+        #[rustfmt::skip]
         gemm::gemm(
-            TOKENS,
-            ROWS,
-            COLS,
-            y.as_mut_ptr(),
-            1,
-            ROWS as isize,
-            false,
-            x.as_ptr(),
-            1,
-            COLS as isize,
-            w.as_ptr(),
-            COLS as isize,
-            1,
-            0.0_f32,
-            1.0,
-            false,
-            false,
-            false,
+            TOKENS, ROWS, COLS, y.as_mut_ptr(), 1, ROWS as isize, false, x.as_ptr(), 1,
+            COLS as isize, w.as_ptr(), COLS as isize, 1, 0.0_f32, 1.0, false, false, false,
             threads,
         );
     }

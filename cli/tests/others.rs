@@ -249,26 +249,18 @@ fn demo_runs_without_any_file_and_fits_a_narrow_terminal() {
 /// `tritgemm ... | head` is no failure.
 #[test]
 fn a_reader_that_leaves_is_no_error() {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
-        .args(["bench", "--help"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
-
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
-        .args(["info", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    for args in [["bench", "--help"], ["info", "--json"]] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tritgemm"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    }
 }
 
 /// Ctrl-C in the middle of a long run leaves no temporary file, nor does SIGTERM where

@@ -50,26 +50,11 @@ pub fn product(
     // SAFETY: by the assertions every element that the strides reach lies in its
     // slice; `c` is borrowed alone and its rows do not overlap.
     unsafe {
+        #[rustfmt::skip]
         gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            stride as isize,
-            false,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            0.0_f32,
-            1.0,
-            false,
-            false,
-            false,
-            threads,
+            m, n, k, c.as_mut_ptr(), 1, stride as isize, false, a.data.as_ptr(),
+            a.col as isize, a.row as isize, b.data.as_ptr(), b.col as isize, b.row as isize,
+            0.0_f32, 1.0, false, false, false, threads,
         );
     }
 }
