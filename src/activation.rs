@@ -1,7 +1,7 @@
 //! The float types that activations come in.
 
 use crate::kernels::auto::norm::InverseRms;
-use crate::kernels::auto::{activations, norm};
+use crate::kernels::auto::{activations, norm, scale};
 
 /// A float type of activations: `f32`, and with the feature `half` also
 /// `half::f16` and `half::bf16`.
@@ -21,6 +21,12 @@ pub(crate) mod sealed {
     pub trait Sealed: Float {
         /// See [`activations::quantize`](super::activations::quantize).
         fn quantize(x: &[Self], q: &mut [i8]) -> Option<f32>;
+        /// The same values, if they are f32.
+        fn as_f32(y: &mut [Self]) -> Option<&mut [f32]>;
+        /// See [`scale::store`](super::scale::store).
+        fn store(values: &[f32], y: &mut [Self]);
+        /// See [`scale::add`](super::scale::add).
+        fn add(values: &[f32], y: &mut [Self]);
         /// See [`norm::sum_of_squares`](super::norm::sum_of_squares).
         fn sum_of_squares(x: &[Self]) -> f64;
         /// See [`norm::normalize`](super::norm::normalize).
@@ -48,8 +54,20 @@ pub(crate) mod sealed {
 }
 
 macro_rules! activation {
-    ($($float:ty),*) => {$(
+    ($($float:ty, $as_f32:expr;)*) => {$(
         impl sealed::Sealed for $float {
+            fn as_f32(y: &mut [Self]) -> Option<&mut [f32]> {
+                $as_f32(y)
+            }
+
+            fn store(values: &[f32], y: &mut [Self]) {
+                scale::store(values, y);
+            }
+
+            fn add(values: &[f32], y: &mut [Self]) {
+                scale::add(values, y);
+            }
+
             fn quantize(x: &[Self], q: &mut [i8]) -> Option<f32> {
                 activations::quantize(x, q)
             }
@@ -94,7 +112,7 @@ macro_rules! activation {
     )*};
 }
 
-activation!(f32);
+activation!(f32, Some;);
 
 #[cfg(feature = "half")]
-activation!(half::f16, half::bf16);
+activation!(half::f16, |_| None; half::bf16, |_| None;);

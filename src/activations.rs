@@ -49,6 +49,18 @@ enum Values {
     F32(Box<Prepared<f32>>),
 }
 
+impl Default for PreparedActivations {
+    /// No tokens, and no memory yet: to be filled by
+    /// [`Linear::prepare_int8_into`](crate::Linear::prepare_int8_into) or
+    /// [`Linear::prepare_f32_into`](crate::Linear::prepare_f32_into).
+    fn default() -> Self {
+        Self {
+            group: None,
+            values: Values::Int8(Box::default()),
+        }
+    }
+}
+
 impl PreparedActivations {
     /// For the W1.58A8 path with activations that are int8 already;
     /// `token_scales` turn them back into floats (one a token). `group` is the group size
@@ -73,30 +85,42 @@ impl PreparedActivations {
         })
     }
 
+    /// Quantises `x` into the memory there is. Without tokens after an error.
     pub(crate) fn quantize<T: Activation>(
+        &mut self,
         x: MatRef<'_, T>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
-    ) -> Result<Self, GemmError> {
-        let mut quantized = Box::<Quantized>::default();
+    ) -> Result<(), GemmError> {
+        let mut quantized = match core::mem::take(self).values {
+            Values::Int8(quantized) => quantized,
+            Values::F32(_) => Box::default(),
+        };
         quantize(x, group, &mut quantized, ws)?;
-        Ok(Self {
+        *self = Self {
             group,
             values: Values::Int8(quantized),
-        })
+        };
+        Ok(())
     }
 
+    /// As [`Self::quantize`], of f32 as they are.
     pub(crate) fn float(
+        &mut self,
         x: MatRef<'_, f32>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
-    ) -> Result<Self, GemmError> {
-        let mut prepared = Box::<Prepared<f32>>::default();
+    ) -> Result<(), GemmError> {
+        let mut prepared = match core::mem::take(self).values {
+            Values::F32(prepared) => prepared,
+            Values::Int8(_) => Box::default(),
+        };
         build(&mut prepared, x, group, ws)?;
-        Ok(Self {
+        *self = Self {
             group,
             values: Values::F32(prepared),
-        })
+        };
+        Ok(())
     }
 
     /// Number of tokens (N).

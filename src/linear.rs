@@ -7,26 +7,33 @@ use crate::gemm_error::GemmError;
 use crate::matrix::{MatrixError, TernaryMatrix, check_scales};
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
+use crate::output::Output;
 use crate::panels::Panels;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
 use crate::scales::{Granularity, GroupSize, Scales};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
+use core::marker::PhantomData;
 use core::ops::Range;
 
-fn check_shapes<T>(
+fn check_width(cols: usize, panels: &Panels) -> Result<(), GemmError> {
+    match panels.cols() {
+        expected if cols != expected => Err(GemmError::InputWidth { cols, expected }),
+        _ => Ok(()),
+    }
+}
+
+fn check_shapes(
     [tokens, cols]: [usize; 2],
     panels: &Panels,
-    y: &MatMut<'_, T>,
+    y: [usize; 2],
 ) -> Result<(), GemmError> {
-    let (expected, expected_cols) = (panels.cols(), panels.rows());
-    if cols != expected {
-        return Err(GemmError::InputWidth { cols, expected });
-    }
-    if [y.rows(), y.cols()] != [tokens, expected_cols] {
+    check_width(cols, panels)?;
+    let expected_cols = panels.rows();
+    if y != [tokens, expected_cols] {
         return Err(GemmError::OutputShape {
-            rows: y.rows(),
-            cols: y.cols(),
+            rows: y[0],
+            cols: y[1],
             tokens,
             expected_cols,
         });
@@ -52,9 +59,9 @@ impl Panels {
         y: MatMut<'_, i32>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_shapes(x.shape(), self, &y)?;
+        check_shapes(x.shape(), self, [y.rows(), y.cols()])?;
         x.with(None, ws, |x, ws| {
-            Ok(ws.run((self.view(), self.rows()), x, Raw, y)?)
+            Ok(ws.run(|_| (self, x, Raw), [y].into_iter())?)
         })
     }
 }
@@ -215,7 +222,25 @@ impl Linear {
         x: MatRef<'_, T>,
         ws: &mut Workspace,
     ) -> Result<PreparedActivations, GemmError> {
-        PreparedActivations::quantize(x, self.group(), ws)
+        let mut prepared = PreparedActivations::default();
+        self.prepare_int8_into(x, &mut prepared, ws)?;
+        Ok(prepared)
+    }
+
+    /// As [`prepare_int8`](Self::prepare_int8), in the memory of activations that were
+    /// prepared before: nothing is allocated where it is enough. Those have no tokens after
+    /// an error.
+    ///
+    /// # Errors
+    /// As [`prepare_int8`](Self::prepare_int8).
+    pub fn prepare_int8_into<T: Activation>(
+        &self,
+        x: MatRef<'_, T>,
+        prepared: &mut PreparedActivations,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_width(x.cols(), &self.panels)?;
+        prepared.quantize(x, self.group(), ws)
     }
 
     /// As [`prepare_int8`](Self::prepare_int8), for the f32 path: nothing is quantised. A
@@ -230,7 +255,25 @@ impl Linear {
         x: MatRef<'_, f32>,
         ws: &mut Workspace,
     ) -> Result<PreparedActivations, GemmError> {
-        PreparedActivations::float(x, self.group(), ws)
+        let mut prepared = PreparedActivations::default();
+        self.prepare_f32_into(x, &mut prepared, ws)?;
+        Ok(prepared)
+    }
+
+    /// As [`prepare_f32`](Self::prepare_f32), in the memory of activations that were
+    /// prepared before: nothing is allocated where it is enough. Those have no tokens after
+    /// an error.
+    ///
+    /// # Errors
+    /// As [`prepare_f32`](Self::prepare_f32).
+    pub fn prepare_f32_into(
+        &self,
+        x: MatRef<'_, f32>,
+        prepared: &mut PreparedActivations,
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_width(x.cols(), &self.panels)?;
+        prepared.float(x, self.group(), ws)
     }
 
     /// The W1.58A8 forward pass: quantises each token of `x` (`[N][K]`, f32,
@@ -245,24 +288,43 @@ impl Linear {
     /// If the shapes or the group sizes do not fit, prepared activations are f32, an
     /// activation is NaN or infinite, the backend that was asked for is not available, a
     /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
-    pub fn forward_int8(
+    pub fn forward_int8<O: Output>(
         &self,
         x: impl Int8Input,
-        y: MatMut<'_, f32>,
+        y: O,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_shapes(x.shape(), &self.panels, &y)?;
-        x.with(self.group(), ws, |x, ws| {
-            let sink = W1A8 {
-                affine: self.affine(),
-                token_scales: &x.token_scales,
+        Self::forward_many_int8(&[self], x, &mut [y], ws)
+    }
+
+    /// [`forward_int8`](Self::forward_int8) of several layers on one input, such as Q, K
+    /// and V or gate and up: the same bits, with the activations quantised once and the
+    /// rows of all layers shared among the threads in one loop. `ys[i]` is the output of
+    /// `layers[i]`.
+    ///
+    /// # Errors
+    /// As [`forward_int8`](Self::forward_int8), or if there are more or fewer outputs than
+    /// layers, or the layers differ in K or in their groups.
+    pub fn forward_many_int8<O: Output>(
+        layers: &[&Linear],
+        x: impl Int8Input,
+        ys: &mut [O],
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        let Some(group) = check_layers(layers, x.shape(), ys)? else {
+            return Ok(());
+        };
+        x.with(group, ws, |x, ws| {
+            let token_scales = &x.token_scales[..];
+            let operands = |i: usize| {
+                let affine = layers[i].affine::<O>();
+                let sink = W1A8 {
+                    affine,
+                    token_scales,
+                };
+                (layers[i].panels(), &x.prepared, sink)
             };
-            Ok(ws.run(
-                (self.panels.view(), self.panels.rows()),
-                &x.prepared,
-                sink,
-                y,
-            )?)
+            Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
         })
     }
 
@@ -278,24 +340,63 @@ impl Linear {
     /// If the shapes or the group sizes do not fit, prepared activations are int8, the
     /// backend that was asked for is not available, a
     /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
-    pub fn forward_f32(
+    pub fn forward_f32<O: Output>(
         &self,
         x: impl F32Input,
-        y: MatMut<'_, f32>,
+        y: O,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_shapes(x.shape(), &self.panels, &y)?;
-        x.with(self.group(), ws, |x, ws| {
-            let sink = Canonical(self.affine());
-            Ok(ws.run((self.panels.view(), self.panels.rows()), x, sink, y)?)
+        Self::forward_many_f32(&[self], x, &mut [y], ws)
+    }
+
+    /// [`forward_f32`](Self::forward_f32) of several layers on one input: see
+    /// [`forward_many_int8`](Self::forward_many_int8).
+    ///
+    /// # Errors
+    /// As [`forward_f32`](Self::forward_f32), or if there are more or fewer outputs than
+    /// layers, or the layers differ in K or in their groups.
+    pub fn forward_many_f32<O: Output>(
+        layers: &[&Linear],
+        x: impl F32Input,
+        ys: &mut [O],
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        let Some(group) = check_layers(layers, x.shape(), ys)? else {
+            return Ok(());
+        };
+        x.with(group, ws, |x, ws| {
+            let operands = |i: usize| {
+                let sink = Canonical(layers[i].affine::<O>());
+                (layers[i].panels(), x, sink)
+            };
+            Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
         })
     }
 
-    fn affine(&self) -> Affine<'_> {
+    fn affine<O: Output>(&self) -> Affine<'_, O::Element> {
         Affine {
             rows: self.out_features(),
             scales: &self.by_group,
             bias: self.bias(),
+            adds: O::ADDS,
+            out: PhantomData,
         }
     }
+}
+
+/// The group size of all layers, if there are layers.
+fn check_layers<O: Output>(
+    layers: &[&Linear],
+    x: [usize; 2],
+    ys: &[O],
+) -> Result<Option<Option<GroupSize>>, GemmError> {
+    check_length("outputs", ys.len(), layers.len())?;
+    for (layer, y) in layers.iter().zip(ys) {
+        check_shapes(x, &layer.panels, y.shape())?;
+        let [prepared, matrix] = [layers[0], layer].map(Linear::group);
+        if prepared != matrix {
+            return Err(GemmError::Group { prepared, matrix });
+        }
+    }
+    Ok(layers.first().map(|layer| layer.group()))
 }

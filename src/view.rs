@@ -157,6 +157,16 @@ impl<'a, T> MatMut<'a, T> {
         &mut self.data[row * self.stride..][..self.cols]
     }
 
+    /// The same matrix, borrowed for a while.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut {
+            data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+
     /// The same matrix, not to be changed.
     pub(crate) fn as_ref(&self) -> MatRef<'_, T> {
         MatRef {

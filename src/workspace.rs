@@ -1,14 +1,15 @@
 //! What a product runs in: the memory it reuses, and the options it runs with.
 
 use crate::isa::{Backend, IsaError};
-use crate::kernels::call::PanelView;
+use crate::kernels::memory::tiles::TileStore;
 use crate::options::Options;
-use crate::product;
+use crate::panels::Panels;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::prepare::Prepared;
 use crate::product::scratch::Slots;
 use crate::product::sink::Sink;
+use crate::product::{self, Room};
 use crate::threads::Stopped;
 use crate::view::MatMut;
 use core::fmt;
@@ -25,6 +26,7 @@ use core::fmt;
 pub struct Workspace {
     options: Options,
     slots: Slots,
+    tiles: TileStore,
     /// int8 values of tokens that were quantised for this product alone.
     pub(crate) values: Vec<i8>,
     pub(crate) quantized: Quantized,
@@ -67,24 +69,34 @@ impl Workspace {
         self.options.backend.map_or_else(Backend::active, Ok)
     }
 
-    /// Runs a product of `rows` rows of weights.
-    pub(crate) fn run<X: Folded, S: Sink<X>>(
+    /// Runs products, which have one K, in one loop: the weights, the activations and what
+    /// becomes of the sums of each, by its number, and its output.
+    pub(crate) fn run<'a, 'y, X: Folded, S: Sink<X>>(
         &mut self,
-        (view, rows): (PanelView<'_>, usize),
-        prepared: &Prepared<X>,
-        sink: S,
-        y: MatMut<'_, S::Out>,
-    ) -> Result<(), Stopped> {
+        operands: impl Fn(usize) -> (&'a Panels, &'a Prepared<X>, S) + Sync,
+        ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
+    ) -> Result<(), Stopped>
+    where
+        S::Out: 'y,
+    {
         let weights_in_cache = self.options.weights_in_cache;
-        let product = Product {
-            view,
-            rows,
-            prepared,
-            few: prepared.few(weights_in_cache),
-            weights_in_cache,
-            sink,
+        let product = |i| {
+            let (panels, prepared, sink) = operands(i);
+            Product {
+                view: panels.view(),
+                rows: panels.rows(),
+                prepared,
+                few: prepared.few(weights_in_cache),
+                weights_in_cache,
+                sink,
+            }
         };
-        product::run(&product, y, &self.options.threads, &mut self.slots)
+        let room = Room {
+            threads: &self.options.threads,
+            slots: &mut self.slots,
+            tiles: &mut self.tiles,
+        };
+        product::run(product, ys, room)
     }
 }
 

@@ -6,6 +6,7 @@
 //! quiet NaN `0x7fc0_0000`: which of several NaNs survives an addition differs
 //! between instruction sets, and this keeps results equal bit for bit.
 
+use crate::kernels::auto::float::Float;
 use multiversion::multiversion;
 
 /// The NaN that results hold.
@@ -85,5 +86,29 @@ pub fn add_bias(bias: Option<&[f32]>, total: &mut [f32]) {
                 *total = canonical(*total);
             }
         }
+    }
+}
+
+/// `y[m] = values[m]`, rounded to the type of `y`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn store<T: Float>(values: &[f32], y: &mut [T]) {
+    for (y, &value) in y.iter_mut().zip(values) {
+        *y = T::of_wide(value);
+    }
+}
+
+/// `y[m] += values[m]`: one addition in f32, rounded to the type of `y`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn add<T: Float>(values: &[f32], y: &mut [T]) {
+    for (y, &value) in y.iter_mut().zip(values) {
+        *y = T::of_wide(canonical(y.to_wide() + value));
+    }
+}
+
+/// `y[m] += weight * values[m]`, rounded after the product and after the sum.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn add_weighted(values: &[f32], weight: f32, y: &mut [f32]) {
+    for (y, &value) in y.iter_mut().zip(values) {
+        *y = canonical(*y + weight * value);
     }
 }

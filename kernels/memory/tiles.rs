@@ -1,25 +1,99 @@
 //! Disjoint output tiles: many workers, one output, no two on the same element.
 //!
-//! A [`TileGrid`] cuts a row-major matrix into `across x down` tiles. Any
-//! thread may [`claim`](TileGrid::claim) a tile by its number; a tile is handed
-//! out once, so a work list that repeats a number cannot make two owners of
-//! one element.
+//! A [`TileGrid`] cuts a row-major matrix into tiles, and a [`TileSet`] several
+//! matrices. Any thread may claim a tile by its number; a tile is handed out once, so a
+//! work list that repeats a number cannot make two owners of one element.
 
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::TryReserveError;
 
 /// Most tiles that a grid can have; the claims live inside it.
 pub const MAX_TILES: usize = 64 * 64;
 
-/// A row-major matrix cut into tiles that are claimed one by one.
-pub struct TileGrid<'a, T> {
-    data: *mut T,
+/// A row-major matrix cut into `down x across` tiles of `tile_rows x tile_cols`, those at
+/// its ends smaller. What type its elements have, whoever keeps it knows.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    data: *mut (),
     stride: usize,
     rows: usize,
     cols: usize,
     tile_rows: usize,
     tile_cols: usize,
+}
+
+impl Cut {
+    /// Its memory is checked here, and borrowed by whoever keeps the result.
+    fn new<T>(
+        data: &mut [T],
+        [rows, cols]: [usize; 2],
+        stride: usize,
+        [tile_rows, tile_cols]: [usize; 2],
+    ) -> Self {
+        assert!(cols <= stride || rows <= 1, "rows of the output overlap");
+        let needed = rows.checked_sub(1).map_or(Some(0), |last| {
+            last.checked_mul(stride)
+                .and_then(|start| start.checked_add(cols))
+        });
+        assert!(
+            needed.is_some_and(|n| n <= data.len()),
+            "the output is shorter than its shape"
+        );
+        assert!(tile_rows > 0 && tile_cols > 0, "empty tiles");
+        let cut = Self {
+            data: data.as_mut_ptr().cast(),
+            stride,
+            rows,
+            cols,
+            tile_rows,
+            tile_cols,
+        };
+        let tiles = cut.down().checked_mul(cut.across());
+        assert!(tiles.is_some_and(|n| n <= MAX_TILES), "too many tiles");
+        cut
+    }
+
+    fn down(&self) -> usize {
+        self.rows.div_ceil(self.tile_rows)
+    }
+
+    fn across(&self) -> usize {
+        self.cols.div_ceil(self.tile_cols)
+    }
+
+    fn len(&self) -> usize {
+        self.down() * self.across()
+    }
+
+    /// Tile number `index`, along the columns first.
+    fn tile<'a, T>(&self, index: usize) -> Tile<'a, T> {
+        let (row, col) = (
+            index / self.across() * self.tile_rows,
+            index % self.across() * self.tile_cols,
+        );
+        Tile {
+            data: self.data.cast(),
+            stride: self.stride,
+            rows: row..self.rows.min(row + self.tile_rows),
+            cols: col..self.cols.min(col + self.tile_cols),
+            _data: PhantomData,
+        }
+    }
+}
+
+/// Whether tile number `index` had no owner so far; it has one from now on.
+fn claim(claims: &[AtomicU64], index: usize) -> bool {
+    let bit = 1u64 << (index % 64);
+    // Relaxed: the claim orders nothing but itself; the data was handed to this thread
+    // together with the claims.
+    claims[index / 64].fetch_or(bit, Ordering::Relaxed) & bit == 0
+}
+
+/// A row-major matrix cut into tiles that are claimed one by one.
+pub struct TileGrid<'a, T> {
+    cut: Cut,
     claims: [AtomicU64; MAX_TILES / 64],
     _data: PhantomData<&'a mut [T]>,
 }
@@ -37,79 +111,110 @@ impl<'a, T> TileGrid<'a, T> {
     /// # Panics
     /// If the matrix does not fit `data`, a tile is empty, or there are more
     /// than [`MAX_TILES`].
-    pub fn new(
-        data: &'a mut [T],
-        [rows, cols]: [usize; 2],
-        stride: usize,
-        [tile_rows, tile_cols]: [usize; 2],
-    ) -> Self {
-        assert!(cols <= stride || rows <= 1, "rows of the output overlap");
-        let needed = rows.checked_sub(1).map_or(Some(0), |last| {
-            last.checked_mul(stride)
-                .and_then(|start| start.checked_add(cols))
-        });
-        assert!(
-            needed.is_some_and(|n| n <= data.len()),
-            "the output is shorter than its shape"
-        );
-        assert!(tile_rows > 0 && tile_cols > 0, "empty tiles");
-        let grid = Self {
-            data: data.as_mut_ptr(),
-            stride,
-            rows,
-            cols,
-            tile_rows,
-            tile_cols,
+    pub fn new(data: &'a mut [T], shape: [usize; 2], stride: usize, tile: [usize; 2]) -> Self {
+        Self {
+            cut: Cut::new(data, shape, stride, tile),
             claims: [const { AtomicU64::new(0) }; MAX_TILES / 64],
             _data: PhantomData,
-        };
-        let tiles = grid.down().checked_mul(grid.across());
-        assert!(tiles.is_some_and(|n| n <= MAX_TILES), "too many tiles");
-        grid
-    }
-
-    fn down(&self) -> usize {
-        self.rows.div_ceil(self.tile_rows)
-    }
-
-    fn across(&self) -> usize {
-        self.cols.div_ceil(self.tile_cols)
+        }
     }
 
     /// Number of tiles.
     pub fn len(&self) -> usize {
-        self.down() * self.across()
+        self.cut.len()
     }
 
     /// Tile number `index`, unless it does not exist or was claimed before.
     /// Tiles are numbered along the columns first.
     pub fn claim(&self, index: usize) -> Option<Tile<'_, T>> {
-        if index >= self.len() {
-            return None;
-        }
-        let bit = 1u64 << (index % 64);
-        // Relaxed: the claim orders nothing but itself; the data was handed to
-        // this thread together with the grid.
-        if self.claims[index / 64].fetch_or(bit, Ordering::Relaxed) & bit != 0 {
-            return None;
-        }
-        let (row, col) = (
-            index / self.across() * self.tile_rows,
-            index % self.across() * self.tile_cols,
-        );
-        let rows = row..self.rows.min(row + self.tile_rows);
-        let cols = col..self.cols.min(col + self.tile_cols);
-        Some(Tile {
-            data: self.data,
-            stride: self.stride,
-            rows,
-            cols,
-            _data: PhantomData,
-        })
+        (index < self.len() && claim(&self.claims, index)).then(|| self.cut.tile(index))
     }
 }
 
-/// One claimed tile of a [`TileGrid`].
+/// Memory that sets of tiles reuse.
+#[derive(Debug, Default)]
+pub struct TileStore {
+    /// Matrices with the numbers of their first tiles.
+    cuts: Vec<(usize, Cut)>,
+    claims: Vec<AtomicU64>,
+}
+
+// SAFETY: it is memory for the pointers of a `TileSet`, which borrows it; on its own it
+// follows none of them.
+unsafe impl Sync for TileStore {}
+// SAFETY: likewise.
+unsafe impl Send for TileStore {}
+
+/// Row-major matrices cut into tiles that are claimed one by one, numbered through all of
+/// them.
+pub struct TileSet<'a, T> {
+    store: &'a mut TileStore,
+    len: usize,
+    _data: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: as for a `TileGrid`.
+unsafe impl<T: Send> Sync for TileSet<'_, T> {}
+// SAFETY: as a `&mut [T]` would be.
+unsafe impl<T: Send> Send for TileSet<'_, T> {}
+
+impl<'a, T> TileSet<'a, T> {
+    /// A set of no matrices.
+    pub fn new(store: &'a mut TileStore) -> Self {
+        store.cuts.clear();
+        store.claims.clear();
+        Self {
+            store,
+            len: 0,
+            _data: PhantomData,
+        }
+    }
+
+    /// Adds a matrix, as [`TileGrid::new`] takes it.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    ///
+    /// # Panics
+    /// As [`TileGrid::new`].
+    pub fn push(
+        &mut self,
+        data: &'a mut [T],
+        shape: [usize; 2],
+        stride: usize,
+        tile: [usize; 2],
+    ) -> Result<(), TryReserveError> {
+        let cut = Cut::new(data, shape, stride, tile);
+        let TileStore { cuts, claims } = &mut *self.store;
+        let len = self.len + cut.len();
+        cuts.try_reserve(1)?;
+        claims.try_reserve(len.div_ceil(64) - claims.len())?;
+        claims.resize_with(len.div_ceil(64), AtomicU64::default);
+        cuts.push((self.len, cut));
+        self.len = len;
+        Ok(())
+    }
+
+    /// Number of tiles.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Tile number `index` and the number of its matrix, unless it does not exist or was
+    /// claimed before.
+    pub fn claim(&self, index: usize) -> Option<(usize, Tile<'_, T>)> {
+        if index >= self.len || !claim(&self.store.claims, index) {
+            return None;
+        }
+        // The last that starts there or before: those without tiles start where it does.
+        let cuts = &self.store.cuts;
+        let matrix = cuts.partition_point(|&(first, _)| first <= index) - 1;
+        let (first, cut) = cuts[matrix];
+        Some((matrix, cut.tile(index - first)))
+    }
+}
+
+/// One claimed tile.
 pub struct Tile<'a, T> {
     data: *mut T,
     stride: usize,
@@ -140,7 +245,7 @@ impl<T> Tile<'_, T> {
             self.cols.start <= cols.start && cols.start <= cols.end && cols.end <= self.cols.end,
             "columns outside the tile"
         );
-        // SAFETY: within the matrix `TileGrid::new` checked, in a tile that
+        // SAFETY: within the matrix `Cut::new` checked, in a tile that
         // `claim` gave to this one owner; the borrow of `self` keeps slices of
         // one tile apart.
         unsafe {

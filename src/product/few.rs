@@ -21,7 +21,7 @@ use crate::memory::{OutOfMemory, reserve};
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups};
 use crate::product::scratch::Scratch;
-use crate::product::sink::{Place, Sink};
+use crate::product::sink::{Place, Sink, part_of};
 use core::mem::size_of;
 
 /// Computes one tile of `y`.
@@ -32,7 +32,10 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
 ) -> Result<(), OutOfMemory> {
     let (prepared, kernel) = (product.prepared, product.few);
     let Scratch {
-        few_tables, sums, ..
+        few_tables,
+        sums,
+        staged,
+        ..
     } = scratch;
     let tables = prepared.tables(product.weights_in_cache, few_tables)?;
     let (tokens, rows) = (y.rows(), y.cols());
@@ -49,6 +52,10 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
         let stride = part_panels * PANEL_ROWS;
         let sums = reserve(sums, panel_bytes.saturating_mul(part_panels))?;
         let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
+        let staged: &mut [f32] = match product.sink.stages() {
+            true => bytemuck::cast_slice_mut(reserve(staged, size_of_val(sums))?),
+            false => &mut [],
+        };
         for (index, (group, place)) in all_groups.clone().zip(prepared.places()).enumerate() {
             let unit = kernel.unit_strips;
             let table_unit = place.start / unit;
@@ -77,7 +84,8 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                     row,
                 };
                 let out = y.row_mut(tokens.start + t, row..end);
-                product.sink.emit(place, &sums[..end - row], out);
+                let staged = part_of(staged, t * stride, end - row);
+                product.sink.emit(place, &sums[..end - row], staged, out);
             }
         }
     }

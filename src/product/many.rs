@@ -21,7 +21,7 @@ use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups, pieces};
 use crate::product::scratch::Scratch;
-use crate::product::sink::{Place, Sink};
+use crate::product::sink::{Place, Sink, part_of};
 use core::mem::size_of;
 use core::ops::Range;
 
@@ -86,6 +86,14 @@ fn run_part<X: Folded, S: Sink<X>>(
     let kept = if waiting { part.panels.len() } else { 1 };
     let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>())?;
     let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
+    let panel_staged = PANEL_ROWS * part.tokens.len();
+    let staged: &mut [f32] = match product.sink.stages() {
+        true => {
+            let len = part.panels.len() * panel_staged * size_of::<f32>();
+            bytemuck::cast_slice_mut(reserve(&mut scratch.staged, len)?)
+        }
+        false => &mut [],
+    };
     let group_count = groups(strips, group_strips).len();
 
     for piece in pieces(strips, group_strips, X::MOST_STRIPS) {
@@ -105,7 +113,8 @@ fn run_part<X: Folded, S: Sink<X>>(
             let row_end = part.row_end.min(row + PANEL_ROWS);
             // Their rows are far apart: the CPU sees no stream of writes.
             let next = part.row_end.min(row_end + PANEL_ROWS);
-            for (token, sums) in part.tokens.clone().zip(sums.chunks(PANEL_ROWS)) {
+            for (t, sums) in sums.chunks(PANEL_ROWS).take(part.tokens.len()).enumerate() {
+                let token = part.tokens.start + t;
                 prefetch::output(y.row_mut(token, row_end..next));
                 let place = Place {
                     group: (piece.group, group_count),
@@ -113,7 +122,11 @@ fn run_part<X: Folded, S: Sink<X>>(
                     row,
                 };
                 let out = y.row_mut(token, row..row_end);
-                product.sink.emit(place, &sums[..row_end - row], out);
+                let at = i * panel_staged + t * PANEL_ROWS;
+                let staged = part_of(staged, at, row_end - row);
+                product
+                    .sink
+                    .emit(place, &sums[..row_end - row], staged, out);
             }
         }
     }

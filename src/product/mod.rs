@@ -26,60 +26,73 @@ pub(crate) mod scratch;
 pub(crate) mod sink;
 mod tables;
 
-use crate::kernels::memory::tiles::{MAX_TILES, Tile, TileGrid};
+use crate::kernels::memory::tiles::{MAX_TILES, TileSet, TileStore};
 use crate::memory::OutOfMemory;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;
-use crate::product::scratch::{Scratch, Slots};
+use crate::product::plan::Share;
+use crate::product::scratch::Slots;
 use crate::product::sink::Sink;
 use crate::threads::{Stopped, Threads};
 use crate::view::MatMut;
 
-/// Computes `y[n][m]` for all tokens and rows; fails if the caller's pool left
-/// some of it out, or a worker has no memory.
-pub(crate) fn run<X: Folded, S: Sink<X>>(
-    product: &Product<'_, X, S>,
-    y: MatMut<'_, S::Out>,
-    threads: &Threads,
-    slots: &mut Slots,
-) -> Result<(), Stopped> {
-    let prepared = product.prepared;
-    if prepared.k() == 0 {
-        empty(&product.sink, y);
-        return Ok(());
-    }
-    let workers = plan::workers(threads, [y.rows(), product.rows, prepared.k()]);
-    slots.grow(workers)?;
-    let shared = (threads, workers, &*slots);
-    let mut rest = y;
-    for (choice, tokens) in prepared.split().parts() {
-        let (y, after) = rest.split_at_row(tokens.len());
-        rest = after;
-        let shape = [tokens.len(), product.rows];
-        let tile = plan::many_tile(shape, prepared.many(choice).tokens, workers);
-        share(y, tile, shared, |tile, scratch| {
-            many::run_tile(product, (choice, tokens.start), tile, scratch)
-        })?;
-    }
-    let tile = plan::few_tile([rest.rows(), product.rows], workers);
-    share(rest, tile, shared, |tile, scratch| {
-        few::run_tile(product, tile, scratch)
-    })
+/// What products run in.
+pub(crate) struct Room<'a> {
+    pub(crate) threads: &'a Threads,
+    pub(crate) slots: &'a mut Slots,
+    pub(crate) tiles: &'a mut TileStore,
 }
 
-/// Runs `work` for each tile of `y`, by all workers.
-fn share<T: Send>(
-    y: MatMut<'_, T>,
-    tile: [usize; 2],
-    (threads, workers, slots): (&Threads, usize, &Slots),
-    work: impl Fn(&mut Tile<'_, T>, &mut Scratch) -> Result<(), OutOfMemory> + Sync,
-) -> Result<(), Stopped> {
-    let grid = grid(y, tile);
-    threads.for_each(workers, grid.len(), |i| {
-        let Some(mut tile) = grid.claim(i) else {
+/// Computes `y[n][m]` of all tokens and rows of products, which have one K, in one loop; fails if the caller's pool left some of it out, or a worker has no memory.
+pub(crate) fn run<'a, 'y, X: Folded, S: Sink<X>>(
+    product: impl Fn(usize) -> Product<'a, X, S> + Sync,
+    ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
+    room: Room<'_>,
+) -> Result<(), Stopped>
+where
+    S::Out: 'y,
+{
+    let macs = |p: &Product<'a, X, S>| plan::macs([p.prepared.tokens(), p.rows, p.prepared.k()]);
+    let all_macs = (0..ys.len()).fold(0_usize, |sum, i| sum.saturating_add(macs(&product(i))));
+    let workers = plan::workers(room.threads, all_macs);
+    room.slots.grow(workers)?;
+    let slots = &*room.slots;
+    let mut tiles = TileSet::new(room.tiles);
+    for (i, y) in ys.enumerate() {
+        let product = product(i);
+        let prepared = product.prepared;
+        if prepared.k() == 0 {
+            empty(&product.sink, y);
+            continue;
+        }
+        let part = macs(&product) as f64 / all_macs as f64;
+        let share = Share { workers, part };
+        let mut rest = y;
+        for (choice, tokens) in prepared.split().parts() {
+            let (y, after) = rest.split_at_row(tokens.len());
+            rest = after;
+            let shape = [tokens.len(), product.rows];
+            let tile = plan::many_tile(shape, prepared.many(choice).tokens, share);
+            push(&mut tiles, y, tile)?;
+        }
+        let tile = plan::few_tile([rest.rows(), product.rows], share);
+        push(&mut tiles, rest, tile)?;
+    }
+    room.threads.for_each(workers, tiles.len(), |item| {
+        // Three matrices of tiles a product: of two kernels for many tokens, and of few.
+        let Some((matrix, mut tile)) = tiles.claim(item) else {
             return Ok(false);
         };
-        slots.with(threads.worker(), |scratch| work(&mut tile, scratch))?;
+        let product = product(matrix / 3);
+        let parts = product.prepared.split().parts();
+        slots.with(room.threads.worker(), |scratch| {
+            match parts.get(matrix % 3) {
+                Some(&(choice, ref tokens)) => {
+                    many::run_tile(&product, (choice, tokens.start), &mut tile, scratch)
+                }
+                None => few::run_tile(&product, &mut tile, scratch),
+            }
+        })?;
         Ok(true)
     })
 }
@@ -94,8 +107,22 @@ fn empty<X: Folded, S: Sink<X>>(sink: &S, mut y: MatMut<'_, S::Out>) {
     }
 }
 
-fn grid<T>(y: MatMut<'_, T>, [mut tile_tokens, mut tile_rows]: [usize; 2]) -> TileGrid<'_, T> {
+/// Adds `y` to the set, in larger tiles where there would be too many.
+fn push<'y, T>(
+    tiles: &mut TileSet<'y, T>,
+    y: MatMut<'y, T>,
+    tile: [usize; 2],
+) -> Result<(), OutOfMemory> {
     let (shape, stride) = ([y.rows(), y.cols()], y.stride());
+    let tile = fewer_tiles(shape, tile);
+    let pushed = tiles.push(y.into_data(), shape, stride, tile);
+    pushed.map_err(|_| OutOfMemory {
+        bytes: MAX_TILES / 8,
+    })
+}
+
+/// The tile grows, tokens first, until a matrix has no more than [`MAX_TILES`].
+fn fewer_tiles(shape: [usize; 2], [mut tile_tokens, mut tile_rows]: [usize; 2]) -> [usize; 2] {
     while shape[0]
         .div_ceil(tile_tokens)
         .saturating_mul(shape[1].div_ceil(tile_rows))
@@ -107,7 +134,7 @@ fn grid<T>(y: MatMut<'_, T>, [mut tile_tokens, mut tile_rows]: [usize; 2]) -> Ti
             tile_rows = tile_rows.saturating_mul(2);
         }
     }
-    TileGrid::new(y.into_data(), shape, stride, [tile_tokens, tile_rows])
+    [tile_tokens, tile_rows]
 }
 
 #[cfg(test)]
@@ -121,10 +148,12 @@ mod tests {
         for shape in [[5000, 2], [3, 5000], [90, 91], [1, 1]] {
             let mut y = vec![0_u8; shape[0] * shape[1]];
             let view = MatMut::new(&mut y, shape[0], shape[1]).expect("dense");
-            let grid = grid(view, [1, 1]);
-            assert!((1..=MAX_TILES).contains(&grid.len()), "{shape:?}");
-            for tile in 0..grid.len() {
-                let mut tile = grid.claim(tile).expect("not claimed yet");
+            let mut store = TileStore::default();
+            let mut tiles = TileSet::new(&mut store);
+            push(&mut tiles, view, [1, 1]).expect("little memory");
+            assert!((1..=MAX_TILES).contains(&tiles.len()), "{shape:?}");
+            for tile in 0..tiles.len() {
+                let (_, mut tile) = tiles.claim(tile).expect("not claimed yet");
                 for row in tile.rows() {
                     tile.row_mut(row, tile.cols())
                         .iter_mut()

@@ -182,9 +182,13 @@ pub(crate) fn shares_tables(bytes: usize) -> bool {
     bytes > OWN_TABLES
 }
 
-/// Workers of a product of `[tokens, rows, k]`.
-pub(crate) fn workers(threads: &Threads, [tokens, rows, k]: [usize; 3]) -> usize {
-    let macs = rows.saturating_mul(k).saturating_mul(tokens);
+/// Multiply-adds of a product of `[tokens, rows, k]`.
+pub(crate) fn macs([tokens, rows, k]: [usize; 3]) -> usize {
+    rows.saturating_mul(k).saturating_mul(tokens)
+}
+
+/// Workers of so many multiply-adds.
+pub(crate) fn workers(threads: &Threads, macs: usize) -> usize {
     if macs < SERIAL_MACS {
         1
     } else {
@@ -217,22 +221,44 @@ pub(crate) fn packing(threads: &Threads, bytes: usize, panels: usize) -> (usize,
     (workers, panels.div_ceil(items))
 }
 
+/// The workers that share a loop, and the part of its work that one product is, above 0
+/// and at most 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    pub(crate) workers: usize,
+    pub(crate) part: f64,
+}
+
+impl Share {
+    /// Work items of the product: [`ITEMS_PER_WORKER`] for each worker that it would have
+    /// by its part.
+    fn items(self) -> usize {
+        let items = (ITEMS_PER_WORKER * self.workers) as f64 * self.part;
+        (items.ceil() as usize).max(1)
+    }
+}
+
 /// The work item of `[tokens, rows]` for many tokens. Tokens are cut first: each tile of
 /// tokens builds its tables once, and a cut of the rows would build them again.
 pub(crate) fn many_tile(
     [tokens, rows]: [usize; 2],
     tile_tokens: usize,
-    workers: usize,
+    share: Share,
 ) -> [usize; 2] {
     let tiles = tokens.div_ceil(tile_tokens);
-    if workers <= 1 || tiles == 0 {
+    if share.workers <= 1 || tiles == 0 {
         return [tokens.max(1), rows.max(1)];
     }
-    if tiles >= 2 * workers {
-        let per_item = tiles.div_ceil(ITEMS_PER_WORKER * workers).max(1);
+    // As many tiles as if the whole loop were products like this one.
+    let alike = (tiles as f64 / share.part).round() as usize;
+    if alike >= 2 * share.workers {
+        let per_item = tiles.div_ceil(share.items()).max(1);
         return [per_item * tile_tokens, rows.max(1)];
     }
-    [tile_tokens, panel_rows(rows, row_parts(tiles, workers))]
+    [
+        tile_tokens,
+        panel_rows(rows, row_parts(alike, share.workers)),
+    ]
 }
 
 /// Parts along the rows that `tiles` tiles are cut into for `workers`: few, as
@@ -251,12 +277,8 @@ fn row_parts(tiles: usize, workers: usize) -> usize {
 
 /// The work item of `[tokens, rows]` for few tokens: rows are cut, and all tokens pass
 /// over the panels of an item.
-pub(crate) fn few_tile([tokens, rows]: [usize; 2], workers: usize) -> [usize; 2] {
-    let parts = if workers <= 1 {
-        1
-    } else {
-        ITEMS_PER_WORKER * workers
-    };
+pub(crate) fn few_tile([tokens, rows]: [usize; 2], share: Share) -> [usize; 2] {
+    let parts = if share.workers <= 1 { 1 } else { share.items() };
     [tokens.max(1), panel_rows(rows, parts)]
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct Scratch {
     pub(crate) acc: Lines,
     pub(crate) total: Lines,
     pub(crate) sums: Lines,
+    /// Outputs that are not yet in the caller's type.
+    pub(crate) staged: Lines,
 }
 
 impl Default for Scratch {
@@ -22,6 +24,7 @@ impl Default for Scratch {
             acc: lines(),
             total: lines(),
             sums: lines(),
+            staged: lines(),
         }
     }
 }

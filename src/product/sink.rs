@@ -1,7 +1,9 @@
 //! What becomes of the sums.
 
+use crate::activation::Activation;
 use crate::kernels::auto::scale;
 use crate::kernels::element::Element;
+use core::marker::PhantomData;
 
 /// Where sums belong.
 #[derive(Clone, Copy)]
@@ -18,11 +20,22 @@ pub(crate) struct Place {
 pub(crate) trait Sink<X: Element>: Sync + Send {
     /// Element of the output.
     type Out: Send;
-    /// Takes the sums of one token and group; `out` is theirs.
-    fn emit(&self, place: Place, sums: &[X::Acc], out: &mut [Self::Out]);
+    /// Whether outputs are made in memory of the worker's first.
+    fn stages(&self) -> bool;
+    /// Takes the sums of one token and group; `out` is theirs, and `staged` as long as it
+    /// and the same for each of the groups, or empty if the sink does not stage.
+    fn emit(&self, place: Place, sums: &[X::Acc], staged: &mut [f32], out: &mut [Self::Out]);
     /// Writes a whole row of sums over nothing (K = 0): +0 whatever the scale,
     /// and the bias.
     fn empty(&self, out: &mut [Self::Out]);
+}
+
+/// `len` of the staged outputs from `at` on, or none where nothing is staged.
+pub(crate) fn part_of(staged: &mut [f32], at: usize, len: usize) -> &mut [f32] {
+    match staged {
+        [] => staged,
+        _ => &mut staged[at..][..len],
+    }
 }
 
 /// Exact int32 sums.
@@ -30,7 +43,10 @@ pub(crate) struct Raw;
 
 impl Sink<i8> for Raw {
     type Out = i32;
-    fn emit(&self, _: Place, sums: &[i32], out: &mut [i32]) {
+    fn stages(&self) -> bool {
+        false
+    }
+    fn emit(&self, _: Place, sums: &[i32], _: &mut [f32], out: &mut [i32]) {
         out.copy_from_slice(sums);
     }
     fn empty(&self, out: &mut [i32]) {
@@ -38,15 +54,19 @@ impl Sink<i8> for Raw {
     }
 }
 
-/// Scales and bias of a layer: `scales[group * rows + row]`.
+/// Scales and bias of a layer, `scales[group * rows + row]`, and what becomes of outputs
+/// in the type `O`.
 #[derive(Clone, Copy)]
-pub(crate) struct Affine<'a> {
+pub(crate) struct Affine<'a, O> {
     pub(crate) rows: usize,
     pub(crate) scales: &'a [f32],
     pub(crate) bias: Option<&'a [f32]>,
+    /// Outputs are added to what is there.
+    pub(crate) adds: bool,
+    pub(crate) out: PhantomData<fn() -> O>,
 }
 
-impl<'a> Affine<'a> {
+impl<'a, O: Activation> Affine<'a, O> {
     fn scales(&self, place: Place, len: usize) -> &'a [f32] {
         &self.scales[place.group.0 * self.rows + place.row..][..len]
     }
@@ -55,71 +75,105 @@ impl<'a> Affine<'a> {
         self.bias.map(|bias| &bias[place.row..][..len])
     }
 
-    /// Runs `single` where there is one group, else `fold` for each, adding
-    /// up in `out`.
+    fn stages(&self) -> bool {
+        self.adds || O::as_f32(&mut []).is_none()
+    }
+
+    /// Runs `single` where there is one group, else `fold` for each, adding up in `staged`
+    /// or, where nothing is staged, in `out`.
     fn emit(
         &self,
         place: Place,
-        out: &mut [f32],
+        staged: &mut [f32],
+        out: &mut [O],
         single: impl FnOnce(&[f32], Option<&[f32]>, &mut [f32]),
         fold: impl FnOnce(&[f32], &mut [f32]),
     ) {
-        let scales = self.scales(place, out.len());
+        let len = out.len();
         let (group, groups) = place.group;
+        let (first, last) = (group == 0, group + 1 == groups);
+        let y = match O::as_f32(&mut *out) {
+            Some(out) if !self.adds => out,
+            _ => &mut *staged,
+        };
+        let scales = self.scales(place, len);
         if groups == 1 {
-            return single(scales, self.bias(place, out.len()), out);
+            single(scales, self.bias(place, len), y);
+        } else {
+            if first {
+                y.fill(0.0);
+            }
+            fold(scales, y);
+            if last {
+                scale::add_bias(self.bias(place, len), y);
+            }
         }
-        if group == 0 {
-            out.fill(0.0);
-        }
-        fold(scales, out);
-        if group + 1 == groups {
-            scale::add_bias(self.bias(place, out.len()), out);
+        if last && self.stages() {
+            self.store(staged, out);
         }
     }
 
-    fn empty(&self, out: &mut [f32]) {
-        out.fill(0.0);
-        scale::add_bias(self.bias, out);
+    fn store(&self, staged: &[f32], out: &mut [O]) {
+        match self.adds {
+            true => O::add(staged, out),
+            false => O::store(staged, out),
+        }
+    }
+
+    /// Value by value: nobody staged memory for a product of nothing.
+    fn empty(&self, out: &mut [O]) {
+        for (row, out) in out.chunks_mut(1).enumerate() {
+            let mut y = [0.0];
+            scale::add_bias(self.bias.map(|bias| &bias[row..=row]), &mut y);
+            self.store(&y, out);
+        }
     }
 }
 
 /// The W1.58A8 output: sum times the row's and the token's scale, plus bias.
-pub(crate) struct W1A8<'a> {
-    pub(crate) affine: Affine<'a>,
+pub(crate) struct W1A8<'a, O> {
+    pub(crate) affine: Affine<'a, O>,
     pub(crate) token_scales: &'a [f32],
 }
 
-impl Sink<i8> for W1A8<'_> {
-    type Out = f32;
-    fn emit(&self, place: Place, sums: &[i32], out: &mut [f32]) {
+impl<O: Activation> Sink<i8> for W1A8<'_, O> {
+    type Out = O;
+    fn stages(&self) -> bool {
+        self.affine.stages()
+    }
+    fn emit(&self, place: Place, sums: &[i32], staged: &mut [f32], out: &mut [O]) {
         let token_scale = self.token_scales[place.token];
         self.affine.emit(
             place,
+            staged,
             out,
-            |scales, bias, out| scale::scale_i32(sums, scales, token_scale, bias, out),
-            |scales, out| scale::fold_group_i32(sums, scales, token_scale, out),
+            |scales, bias, y| scale::scale_i32(sums, scales, token_scale, bias, y),
+            |scales, y| scale::fold_group_i32(sums, scales, token_scale, y),
         );
     }
-    fn empty(&self, out: &mut [f32]) {
+    fn empty(&self, out: &mut [O]) {
         self.affine.empty(out);
     }
 }
 
 /// The f32 output: sum times the row's scale, plus bias.
-pub(crate) struct Canonical<'a>(pub(crate) Affine<'a>);
+pub(crate) struct Canonical<'a, O>(pub(crate) Affine<'a, O>);
 
-impl Sink<f32> for Canonical<'_> {
-    type Out = f32;
-    fn emit(&self, place: Place, sums: &[f32], out: &mut [f32]) {
+impl<O: Activation> Sink<f32> for Canonical<'_, O> {
+    type Out = O;
+    fn stages(&self) -> bool {
+        self.0.stages()
+    }
+    fn emit(&self, place: Place, sums: &[f32], staged: &mut [f32], out: &mut [O]) {
         self.0.emit(
             place,
+            staged,
             out,
-            |scales, bias, out| scale::scale_f32(sums, scales, bias, out),
-            |scales, out| scale::fold_group_f32(sums, scales, out),
+            |scales, bias, y| scale::scale_f32(sums, scales, bias, y),
+            |scales, y| scale::fold_group_f32(sums, scales, y),
         );
     }
-    fn empty(&self, out: &mut [f32]) {
+    fn empty(&self, out: &mut [O]) {
         self.0.empty(out);
     }
 }

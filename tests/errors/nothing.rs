@@ -88,7 +88,10 @@ fn nothing_may_be_as_many_rows_as_it_likes() {
     for way in &ways() {
         let ws = &mut workspace(way);
         // No tokens for all those rows.
-        let (x, y) = (|| view::<f32>(&[], 0, 0), || MatMut::new(&mut [], 0, HUGE));
+        let (x, y) = (
+            || view::<f32>(&[], 0, 0),
+            || MatMut::<f32>::new(&mut [], 0, HUGE),
+        );
         for layer in [&tall, &grouped] {
             layer
                 .forward_int8(x(), y().expect("empty"), ws)
