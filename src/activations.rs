@@ -5,6 +5,8 @@ use crate::gemm_error::GemmError;
 use crate::kernels::element::Element;
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
+use crate::options::Options;
+use crate::product::layout::Tokens;
 use crate::product::plan::Split;
 use crate::product::prepare::Prepared;
 use crate::quant;
@@ -296,8 +298,16 @@ fn build<X: Element>(
     group: Option<GroupSize>,
     ws: &Workspace,
 ) -> Result<(), GemmError> {
-    let group_strips = group.map_or(usize::MAX, |group| group.len() / 4);
-    Ok(prepared.build(x, group_strips, ws.backend()?, ws.options())?)
+    let Options {
+        family, threads, ..
+    } = ws.options();
+    let how = (*family, threads);
+    Ok(prepared.build(Tokens::all(x), group_strips(group), ws.backend()?, how)?)
+}
+
+/// Strips of a group of scales.
+pub(crate) fn group_strips(group: Option<GroupSize>) -> usize {
+    group.map_or(usize::MAX, |group| group.len() / 4)
 }
 
 /// Quantises every token and makes the values ready.
@@ -307,27 +317,40 @@ fn quantize<T: Activation>(
     quantized: &mut Quantized,
     ws: &mut Workspace,
 ) -> Result<(), GemmError> {
-    let (tokens, k) = (x.rows(), x.cols());
-    let len = tokens
-        .checked_mul(k)
-        .ok_or(OutOfMemory { bytes: usize::MAX })?;
     let mut values = core::mem::take(&mut ws.values);
     let Quantized {
         prepared,
         token_scales,
     } = quantized;
-    // Without K there is nothing to scale, for however many tokens.
-    let scales = if k == 0 { 0 } else { tokens };
-    let done = (|| {
-        memory::resize(&mut values, len, 0)?;
-        memory::resize(token_scales, scales, 0.0)?;
-        if k > 0 {
-            let q = MatMut::dense(&mut values, tokens, k);
-            quant::quantize_tokens(x, q, token_scales, &ws.options().threads)?;
-        }
-        let x = MatRef::dense(&values, tokens, k);
-        build(prepared, x, group, ws)
-    })();
+    let done = quantize_rows(x, &mut values, token_scales, ws).and_then(|()| {
+        build(
+            prepared,
+            MatRef::dense(&values, x.rows(), x.cols()),
+            group,
+            ws,
+        )
+    });
     ws.values = values;
     done
+}
+
+/// Quantises every token into `values`, which are dense, with its scale.
+pub(crate) fn quantize_rows<T: Activation>(
+    x: MatRef<'_, T>,
+    values: &mut Vec<i8>,
+    token_scales: &mut Vec<f32>,
+    ws: &Workspace,
+) -> Result<(), GemmError> {
+    let (tokens, k) = (x.rows(), x.cols());
+    let len = tokens
+        .checked_mul(k)
+        .ok_or(OutOfMemory { bytes: usize::MAX })?;
+    memory::resize(values, len, 0)?;
+    // Without K there is nothing to scale, for however many tokens.
+    memory::resize(token_scales, if k == 0 { 0 } else { tokens }, 0.0)?;
+    if k > 0 {
+        let q = MatMut::dense(values, tokens, k);
+        quant::quantize_tokens(x, q, token_scales, &ws.options().threads)?;
+    }
+    Ok(())
 }

@@ -54,6 +54,22 @@ pub enum GemmError {
         /// The length it should have.
         expected: usize,
     },
+    /// A number in a list is not of a row.
+    NoRow {
+        /// Where in the list.
+        index: usize,
+        /// The number.
+        row: usize,
+        /// The rows there are.
+        rows: usize,
+    },
+    /// Two rows would be written to one.
+    RowTwice {
+        /// Where in the list the second of them is.
+        index: usize,
+        /// The row of both.
+        row: usize,
+    },
     /// The caller's threads left work out; the output is partly written.
     Incomplete(Incomplete),
     /// The activations could not be quantised.
@@ -92,6 +108,13 @@ impl fmt::Display for GemmError {
                 len,
                 expected,
             } => fmt_length(f, argument, len, expected),
+            Self::NoRow { index, row, rows } => {
+                write!(f, "number {index} of the list is row {row} of {rows}")
+            }
+            Self::RowTwice { index, row } => write!(
+                f,
+                "number {index} of the list is row {row}, which is there already"
+            ),
             Self::Quant(e) => e.fmt(f),
             Self::Isa(e) => e.fmt(f),
             Self::Incomplete(e) => e.fmt(f),

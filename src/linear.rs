@@ -9,10 +9,11 @@ use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::output::Output;
 use crate::panels::Panels;
+use crate::product::prepare::Prepared;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
 use crate::scales::{Granularity, GroupSize, Scales};
 use crate::view::{MatMut, MatRef};
-use crate::workspace::Workspace;
+use crate::workspace::{Quantized, Workspace};
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -315,15 +316,7 @@ impl Linear {
             return Ok(());
         };
         x.with(group, ws, |x, ws| {
-            let token_scales = &x.token_scales[..];
-            let operands = |i: usize| {
-                let affine = layers[i].affine::<O>();
-                let sink = W1A8 {
-                    affine,
-                    token_scales,
-                };
-                (layers[i].panels(), &x.prepared, sink)
-            };
+            let operands = |i: usize| layers[i].int8_operands::<O>(x);
             Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
         })
     }
@@ -365,12 +358,29 @@ impl Linear {
             return Ok(());
         };
         x.with(group, ws, |x, ws| {
-            let operands = |i: usize| {
-                let sink = Canonical(layers[i].affine::<O>());
-                (layers[i].panels(), x, sink)
-            };
+            let operands = |i: usize| layers[i].f32_operands::<O>(x);
             Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
         })
+    }
+
+    /// What an int8 product into an output is of.
+    pub(crate) fn int8_operands<'a, O: Output>(
+        &'a self,
+        x: &'a Quantized,
+    ) -> (&'a Panels, &'a Prepared<i8>, W1A8<'a, O::Element>) {
+        let sink = W1A8 {
+            affine: self.affine::<O>(),
+            token_scales: &x.token_scales,
+        };
+        (&self.panels, &x.prepared, sink)
+    }
+
+    /// As [`Self::int8_operands`], of f32.
+    pub(crate) fn f32_operands<'a, O: Output>(
+        &'a self,
+        x: &'a Prepared<f32>,
+    ) -> (&'a Panels, &'a Prepared<f32>, Canonical<'a, O::Element>) {
+        (&self.panels, x, Canonical(self.affine::<O>()))
     }
 
     fn affine<O: Output>(&self) -> Affine<'_, O::Element> {

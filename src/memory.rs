@@ -57,9 +57,7 @@ pub(crate) fn collected<T>(
     values: impl ExactSizeIterator<Item = T>,
 ) -> Result<Vec<T>, OutOfMemory> {
     let mut all = Vec::new();
-    let len = values.len();
-    all.try_reserve_exact(len).map_err(|_| missing::<T>(len))?;
-    all.extend(values);
+    extend(&mut all, values)?;
     Ok(all)
 }
 
@@ -74,6 +72,17 @@ pub(crate) fn resize<T: Clone>(
         .try_reserve_exact(more)
         .map_err(|_| missing::<T>(len))?;
     values.resize(len, value);
+    Ok(())
+}
+
+/// `values.extend(more)`.
+pub(crate) fn extend<T>(
+    values: &mut Vec<T>,
+    more: impl ExactSizeIterator<Item = T>,
+) -> Result<(), OutOfMemory> {
+    let len = more.len();
+    values.try_reserve(len).map_err(|_| missing::<T>(len))?;
+    values.extend(more);
     Ok(())
 }
 

@@ -29,6 +29,10 @@ pub struct Workspace {
     tiles: TileStore,
     /// int8 values of tokens that were quantised for this product alone.
     pub(crate) values: Vec<i8>,
+    /// Rows of experts that are not yet where they belong, and the rows of an output that
+    /// are taken.
+    pub(crate) staged: Vec<f32>,
+    pub(crate) taken: Vec<bool>,
     pub(crate) quantized: Quantized,
     pub(crate) prepared_i8: Prepared<i8>,
     pub(crate) prepared_f32: Prepared<f32>,

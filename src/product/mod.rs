@@ -17,7 +17,7 @@
 mod caches;
 mod few;
 pub(crate) mod folds;
-mod layout;
+pub(crate) mod layout;
 mod many;
 pub(crate) mod operands;
 pub(crate) mod plan;

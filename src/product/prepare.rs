@@ -6,12 +6,11 @@ use crate::kernels::contract::Runnable;
 use crate::kernels::element::{Element, Few, Many};
 use crate::kernels::memory::tiles::TileGrid;
 use crate::memory::{self, Lines, OutOfMemory, lines, reserve};
-use crate::options::Options;
-use crate::product::layout::lay_out_tile;
+use crate::options::Family;
+use crate::product::layout::{Tokens, lay_out_tile};
 use crate::product::plan::{self, Split, groups, strips};
 use crate::product::tables::{FewRows, FewTables};
 use crate::threads::{Stopped, Threads};
-use crate::view::MatRef;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -184,10 +183,10 @@ impl<X: Element> Prepared<X> {
     /// of it out, or memory runs out.
     pub(crate) fn build(
         &mut self,
-        x: MatRef<'_, X>,
+        x: Tokens<'_, X>,
         group_strips: usize,
         backend: Backend,
-        options: &Options,
+        (family, threads): (Family, &Threads),
     ) -> Result<(), Stopped> {
         static IDS: AtomicU64 = AtomicU64::new(0);
         // Relaxed: only that they differ matters.
@@ -196,17 +195,17 @@ impl<X: Element> Prepared<X> {
         self.tokens = x.rows();
         self.k = x.cols();
         self.group_strips = group_strips;
-        self.split = plan::split::<X>(self.kernels(), options.family, x.rows());
+        self.split = plan::split::<X>(self.kernels(), family, x.rows());
         if x.cols() == 0 {
             return Ok(());
         }
         self.check_sizes()?;
-        self.lay_out_tiles(x, &options.threads)?;
+        self.lay_out_tiles(x, threads)?;
         self.lay_out_rows(x)?;
         if self.shares_tables() {
             let mut shared = core::mem::take(&mut self.shared);
             let rows = self.few_rows(Few::new(self.kernels(), false));
-            let built = shared.build_shared(&rows, &options.threads);
+            let built = shared.build_shared(&rows, threads);
             self.shared = shared;
             built?;
         }
@@ -232,7 +231,7 @@ impl<X: Element> Prepared<X> {
         }
     }
 
-    fn lay_out_tiles(&mut self, x: MatRef<'_, X>, threads: &Threads) -> Result<(), Stopped> {
+    fn lay_out_tiles(&mut self, x: Tokens<'_, X>, threads: &Threads) -> Result<(), Stopped> {
         let (tiles, tile_bytes, group_strips) =
             (self.whole_tiles(), self.tile_bytes(0), self.group_strips);
         let [(_, whole), (choice, left)] = self.split.parts();
@@ -269,7 +268,7 @@ impl<X: Element> Prepared<X> {
     }
 
     /// Rows of few tokens. Strips that pad a group to whole units count as zero.
-    fn lay_out_rows(&mut self, x: MatRef<'_, X>) -> Result<(), OutOfMemory> {
+    fn lay_out_rows(&mut self, x: Tokens<'_, X>) -> Result<(), OutOfMemory> {
         let (strips, unit) = (self.strips(), self.unit());
         let end = self.places().last().map_or(0, |place| place.end);
         self.row_strips = end.next_multiple_of(unit);
