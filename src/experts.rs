@@ -26,7 +26,7 @@ use crate::workspace::{Quantized, Workspace};
 /// each layer computes of its tokens by itself.
 ///
 /// ```
-/// use tritgemm::{Experts, Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
+/// use tritgemm::{Experts, Linear, MatMut, MatRef, Routes, Scales, TernaryMatrix, Workspace};
 /// let expert = |trits: [i8; 4]| {
 ///     let trits = MatRef::new(&trits, 2, 2).expect("2 x 2");
 ///     let matrix = TernaryMatrix::from_trits(trits, Scales::per_tensor(1.0));
@@ -35,7 +35,8 @@ use crate::workspace::{Quantized, Workspace};
 /// let experts = Experts::new(vec![expert([1, 0, 0, 1]), expert([-1, 0, 0, 0])])?;
 /// let (x, mut ws) = ([1.0, 2.0, 3.0, 4.0], Workspace::new());
 /// // Token 1 goes to both experts, token 0 to the first one.
-/// let routed = experts.prepare_f32(MatRef::new(&x, 2, 2)?, &[&[0, 1], &[1]], &mut ws)?;
+/// let routes = Routes { tokens: &[0, 1, 1], counts: &[2, 1] };
+/// let routed = experts.prepare_f32(MatRef::new(&x, 2, 2)?, routes, &mut ws)?;
 /// let mut y = [0.0; 4];
 /// // Rows of the first expert, then of the second: back to their tokens, by weight.
 /// let y_view = MatMut::new(&mut y, 2, 2)?;
@@ -46,6 +47,25 @@ use crate::workspace::{Quantized, Workspace};
 #[derive(Clone, Debug)]
 pub struct Experts {
     layers: Vec<Linear>,
+}
+
+/// Which tokens each expert gets: the first `counts[0]` of `tokens` go to expert 0, those
+/// after them to expert 1, and so on. A token may go to any number of experts, and an
+/// expert may get none.
+#[derive(Clone, Copy, Debug)]
+pub struct Routes<'a> {
+    /// Numbers of tokens, expert after expert.
+    pub tokens: &'a [usize],
+    /// How many of them each expert gets.
+    pub counts: &'a [usize],
+}
+
+impl<'a> Routes<'a> {
+    /// Whose counts were checked.
+    fn tokens_of(&self, expert: usize) -> &'a [usize] {
+        let start: usize = self.counts[..expert].iter().sum();
+        &self.tokens[start..][..self.counts[expert]]
+    }
 }
 
 /// Activations made ready for the experts that their tokens were sent to, by
@@ -83,15 +103,12 @@ impl RoutedActivations {
     fn refill(
         &mut self,
         experts: &Experts,
-        tokens: &[&[usize]],
+        routes: Routes<'_>,
         float: bool,
         fill: impl FnOnce(&mut Self) -> Result<(), GemmError>,
     ) -> Result<(), GemmError> {
         self.counts.clear();
-        memory::resize(&mut self.counts, tokens.len(), 0)?;
-        for (count, tokens) in self.counts.iter_mut().zip(tokens) {
-            *count = tokens.len();
-        }
+        memory::extend(&mut self.counts, routes.counts.iter().copied())?;
         (self.group, self.cols, self.float) = (experts.group(), experts.in_features(), float);
         fill(self).inspect_err(|_| self.counts.clear())
     }
@@ -137,22 +154,22 @@ impl Experts {
     }
 
     /// Quantises each token of `x` (`[N][K]`, f32, f16 or bf16) to int8 by its absolute
-    /// maximum and gathers, for expert `e`, the tokens of the numbers `tokens[e]`, in that
-    /// order; a token may go to any number of experts, and an expert may get none.
+    /// maximum and gathers for each expert the tokens that it gets.
     ///
     /// # Errors
-    /// If there is not one list an expert, a number is not of a token, `x` is not as wide
+    /// If there is not one count an expert, or not as many tokens as they say, a number is not
+    /// of a token, `x` is not as wide
     /// as the experts, an activation is NaN or infinite, the backend that was asked for is
     /// not available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs
     /// out.
     pub fn prepare_int8<T: Activation>(
         &self,
         x: MatRef<'_, T>,
-        tokens: &[&[usize]],
+        routes: Routes<'_>,
         ws: &mut Workspace,
     ) -> Result<RoutedActivations, GemmError> {
         let mut routed = RoutedActivations::default();
-        self.prepare_int8_into(x, tokens, &mut routed, ws)?;
+        self.prepare_int8_into(x, routes, &mut routed, ws)?;
         Ok(routed)
     }
 
@@ -164,22 +181,22 @@ impl Experts {
     pub fn prepare_int8_into<T: Activation>(
         &self,
         x: MatRef<'_, T>,
-        tokens: &[&[usize]],
+        routes: Routes<'_>,
         routed: &mut RoutedActivations,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        self.check_routes([x.rows(), x.cols()], tokens)?;
-        routed.refill(self, tokens, false, |routed| {
+        self.check_routes([x.rows(), x.cols()], routes)?;
+        routed.refill(self, routes, false, |routed| {
             let (k, gather) = (self.in_features(), self.gather(ws)?);
             let rows = routed.rows();
             let mut scales = core::mem::take(&mut ws.quantized.token_scales);
             let mut values = core::mem::take(&mut ws.values);
             let done = quantize_rows(x, &mut values, &mut scales, ws).and_then(|()| {
-                more(&mut routed.int8, tokens.len())?;
+                more(&mut routed.int8, routes.counts.len())?;
                 let x = MatRef::dense(&values, x.rows(), k);
                 each(
                     &mut routed.int8,
-                    tokens,
+                    routes,
                     (&ws.options().threads, rows.saturating_mul(k)),
                     |one, tokens| {
                         one.token_scales.clear();
@@ -203,11 +220,11 @@ impl Experts {
     pub fn prepare_f32(
         &self,
         x: MatRef<'_, f32>,
-        tokens: &[&[usize]],
+        routes: Routes<'_>,
         ws: &mut Workspace,
     ) -> Result<RoutedActivations, GemmError> {
         let mut routed = RoutedActivations::default();
-        self.prepare_f32_into(x, tokens, &mut routed, ws)?;
+        self.prepare_f32_into(x, routes, &mut routed, ws)?;
         Ok(routed)
     }
 
@@ -219,19 +236,19 @@ impl Experts {
     pub fn prepare_f32_into(
         &self,
         x: MatRef<'_, f32>,
-        tokens: &[&[usize]],
+        routes: Routes<'_>,
         routed: &mut RoutedActivations,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        self.check_routes([x.rows(), x.cols()], tokens)?;
-        routed.refill(self, tokens, true, |routed| {
+        self.check_routes([x.rows(), x.cols()], routes)?;
+        routed.refill(self, routes, true, |routed| {
             let gather = self.gather(ws)?;
             let bytes = size_of::<f32>().saturating_mul(routed.rows());
             let bytes = bytes.saturating_mul(routed.cols);
-            more(&mut routed.f32, tokens.len())?;
+            more(&mut routed.f32, routes.counts.len())?;
             each(
                 &mut routed.f32,
-                tokens,
+                routes,
                 (&ws.options().threads, bytes),
                 |one, tokens| gather(one, Tokens::chosen(x, tokens)),
             )
@@ -382,15 +399,18 @@ impl Experts {
         })
     }
 
-    fn check_routes(&self, [rows, cols]: [usize; 2], tokens: &[&[usize]]) -> Result<(), GemmError> {
-        check_length("tokens", tokens.len(), self.layers.len())?;
+    fn check_routes(&self, [rows, cols]: [usize; 2], routes: Routes<'_>) -> Result<(), GemmError> {
+        check_length("counts", routes.counts.len(), self.layers.len())?;
+        let sent = routes
+            .counts
+            .iter()
+            .fold(0_usize, |sum, &count| sum.saturating_add(count));
+        check_length("tokens", routes.tokens.len(), sent)?;
         let expected = self.in_features();
         if cols != expected && !self.layers.is_empty() {
             return Err(GemmError::InputWidth { cols, expected });
         }
-        tokens
-            .iter()
-            .try_for_each(|tokens| check_rows(tokens, rows))
+        check_rows(routes.tokens, rows)
     }
 
     fn check_routed(&self, x: &RoutedActivations) -> Result<(), GemmError> {
@@ -448,11 +468,11 @@ fn more<T: Default>(all: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
 /// Runs `prepare` for each expert with its tokens, which take so many bytes.
 fn each<T: Send>(
     all: &mut [T],
-    tokens: &[&[usize]],
+    routes: Routes<'_>,
     (threads, bytes): (&Threads, usize),
     prepare: impl Fn(&mut T, &[usize]) -> Result<(), OutOfMemory> + Sync,
 ) -> Result<(), GemmError> {
-    let count = tokens.len();
+    let count = routes.counts.len();
     let workers = plan::layout_workers(threads, bytes);
     let item = plan::per_item(count, workers);
     let grid = TileGrid::new(all, [count, 1], 1, [item, 1]);
@@ -461,7 +481,7 @@ fn each<T: Send>(
             return Ok(false);
         };
         for expert in tile.rows() {
-            prepare(&mut tile.row_mut(expert, 0..1)[0], tokens[expert])?;
+            prepare(&mut tile.row_mut(expert, 0..1)[0], routes.tokens_of(expert))?;
         }
         Ok(true)
     })?;

@@ -67,7 +67,7 @@ mod workspace;
 pub use activation::Activation;
 pub use activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
 pub use error::Error;
-pub use experts::{Experts, RoutedActivations};
+pub use experts::{Experts, RoutedActivations, Routes};
 pub use gemm_error::GemmError;
 pub use isa::{Backend, Isa, IsaError, pin};
 pub use linear::Linear;

@@ -2,8 +2,8 @@
 //! computes of them alone; outputs go where they are sent, in order.
 
 use tritgemm::{
-    Added, Experts, GemmError, GroupSize, Linear, MatMut, Options, RoutedActivations, Threads,
-    Workspace,
+    Added, Experts, GemmError, GroupSize, Linear, MatMut, Options, RoutedActivations, Routes,
+    Threads, Workspace,
 };
 use tritgemm_testing::case::{Case, Shape};
 use tritgemm_testing::{FAMILIES, backends, bits, quick, view, view_mut, workspace};
@@ -28,10 +28,6 @@ fn experts(k: usize, granularity: usize, count: usize) -> Experts {
 fn routes(n: usize) -> [Vec<usize>; 4] {
     let to = |skipped: usize| (0..n).rev().filter(|t| t % 3 != skipped).collect();
     [to(0), to(1), to(2), Vec::new()]
-}
-
-fn slices(routes: &[Vec<usize>]) -> Vec<&[usize]> {
-    routes.iter().map(Vec::as_slice).collect()
 }
 
 /// What each layer makes of its tokens by itself, expert after expert.
@@ -63,15 +59,19 @@ fn check(experts: &Experts, n: usize, options: &Options, routed: &mut RoutedActi
     let k = experts.in_features();
     let x = Case::new(Shape::new(1, k, n)).x_f32;
     let (routes, ws) = (routes(n), &mut workspace(options));
-    let lists = slices(&routes);
     let to: Vec<usize> = routes.iter().flatten().copied().collect();
+    let counts: Vec<usize> = routes.iter().map(Vec::len).collect();
+    let lists = Routes {
+        tokens: &to,
+        counts: &counts,
+    };
     let rows = to.len();
     let weights: Vec<f32> = (0..rows).map(|i| 0.25 + i as f32 / 7.0).collect();
     for int8 in [true, false] {
         let want = alone(experts, &x, &routes, int8);
         match int8 {
-            true => experts.prepare_int8_into(view(&x, n, k), &lists, routed, ws),
-            false => experts.prepare_f32_into(view(&x, n, k), &lists, routed, ws),
+            true => experts.prepare_int8_into(view(&x, n, k), lists, routed, ws),
+            false => experts.prepare_f32_into(view(&x, n, k), lists, routed, ws),
         }
         .expect("finite");
         assert_eq!((routed.rows(), routed.cols()), (rows, k));
@@ -157,7 +157,16 @@ fn bad_input_is_an_error_that_writes_nothing() {
         expected,
     };
     let no_row = |index, row, rows| GemmError::NoRow { index, row, rows };
-    let prepare = |tokens: &[&[usize]], ws: &mut Workspace| {
+    let one = Routes {
+        tokens: &[0],
+        counts: &[1, 0],
+    };
+    let both = Routes {
+        tokens: &[0, 2, 1],
+        counts: &[2, 1],
+    };
+    let prepare = |tokens: &[usize], counts: &[usize], ws: &mut Workspace| {
+        let tokens = Routes { tokens, counts };
         let float = experts.prepare_f32(x, tokens, ws).expect_err("wrong");
         assert_eq!(
             experts.prepare_int8(x, tokens, ws).expect_err("wrong"),
@@ -165,19 +174,22 @@ fn bad_input_is_an_error_that_writes_nothing() {
         );
         float
     };
-    assert_eq!(prepare(&[&[0]], ws), length("tokens", 1, 2));
-    assert_eq!(prepare(&[&[0], &[2, 3]], ws), no_row(1, 3, 3));
+    assert_eq!(prepare(&[0], &[1], ws), length("counts", 1, 2));
+    assert_eq!(prepare(&[0], &[1, 1], ws), length("tokens", 1, 2));
+    assert_eq!(
+        prepare(&[0], &[usize::MAX, 2], ws),
+        length("tokens", 1, usize::MAX)
+    );
+    assert_eq!(prepare(&[0, 2, 3], &[1, 2], ws), no_row(2, 3, 3));
     let narrow = view(&[1.0f32; 99], 1, 99);
     let width = GemmError::InputWidth {
         cols: 99,
         expected: 100,
     };
-    let got = experts
-        .prepare_f32(narrow, &[&[0], &[]], ws)
-        .expect_err("wrong");
+    let got = experts.prepare_f32(narrow, one, ws).expect_err("wrong");
     assert_eq!(got, width);
 
-    let mut routed = experts.prepare_int8(x, &[&[0, 2], &[1]], ws).expect("fits");
+    let mut routed = experts.prepare_int8(x, both, ws).expect("fits");
     let mut y = vec![CANARY; 3 * M];
     let mut failed = |run: &dyn Fn(MatMut<'_, f32>, &mut Workspace) -> Result<(), GemmError>| {
         let got = run(view_mut(&mut y, 3, M), ws).expect_err("wrong");
@@ -222,7 +234,7 @@ fn bad_input_is_an_error_that_writes_nothing() {
 
     // What could not be prepared again is gone.
     let nan = vec![f32::NAN; 100];
-    let got = experts.prepare_int8_into(view(&nan, 1, 100), &[&[0], &[]], &mut routed, ws);
+    let got = experts.prepare_int8_into(view(&nan, 1, 100), one, &mut routed, ws);
     assert!(matches!(got, Err(GemmError::Quant(_))), "{got:?}");
     assert_eq!(routed.rows(), 0);
 }
@@ -250,7 +262,11 @@ fn experts_are_alike() {
         &mut Workspace::new(),
     );
     let x = view(&[1.0f32; 6], 2, 3);
-    let routed = none.prepare_f32(x, &[], ws).expect("nothing");
+    let nowhere = Routes {
+        tokens: &[],
+        counts: &[],
+    };
+    let routed = none.prepare_f32(x, nowhere, ws).expect("nothing");
     none.forward(&routed, view_mut::<f32>(&mut [], 0, 0), ws)
         .expect("nothing");
 }
