@@ -20,9 +20,10 @@
  *
  * Handles. Made by functions whose last argument is `out`, freed by `_destroy`,
  * which takes NULL as well. Every handle keeps what it needs of the others:
- * they may be destroyed in any order. All but workspaces are immutable, and
- * any number of threads may use one at a time. A workspace serves one call at
- * a time; another one meanwhile fails with TRITGEMM_BUSY.
+ * they may be destroyed in any order. Any number of threads may use one at a
+ * time, but a workspace serves one call at a time, and so do prepared or routed
+ * activations while they are made anew: another call meanwhile fails with
+ * TRITGEMM_BUSY.
  */
 
 #ifndef TRITGEMM_H
@@ -106,6 +107,9 @@ typedef enum {
     TRITGEMM_VERIFY_HEADER = 1,
 } tritgemm_verify;
 
+// The experts of a mixture: layers with one M, one K and one tritgemm_linear_group().
+typedef struct tritgemm_experts tritgemm_experts;
+
 // A linear layer: y[n][m] = scale[m] * sum over k of w[m][k] * x[n][k] + bias[m], with
 // scales for the tensor, for rows or for groups along K.
 typedef struct tritgemm_linear tritgemm_linear;
@@ -125,6 +129,11 @@ typedef struct tritgemm_panels tritgemm_panels;
 // Activations made ready once for any number of matrices with the same K, such as those
 // of Q, K and V or of gate and up.
 typedef struct tritgemm_prepared tritgemm_prepared;
+
+// Activations made ready for the experts that their tokens were sent to, again and again
+// in the same memory. Rows of products are those of the first expert's tokens, then those
+// of the second's, and so on.
+typedef struct tritgemm_routed tritgemm_routed;
 
 // Scratch memory that products reuse, and how they run: their backend, their threads and
 // where their weights are. After the first product of a shape, further ones allocate
@@ -148,6 +157,21 @@ typedef void (*tritgemm_parallel_for)(void *ctx,
                                       size_t items,
                                       tritgemm_work work,
                                       void *work_ctx);
+
+// Where outputs go: rows of one of the types of tritgemm_float, `stride` elements apart.
+// They are computed in f32 and rounded once, half to even.
+typedef struct {
+    // The first row.
+    void *data;
+    // Elements there are.
+    size_t len;
+    // Elements from a row to the next.
+    size_t stride;
+    // A tritgemm_float.
+    int32_t type;
+    // Whether they are added to what is there, in f32.
+    bool add;
+} tritgemm_output;
 
 #ifdef __cplusplus
 extern "C" {
@@ -501,6 +525,28 @@ tritgemm_status tritgemm_linear_prepare_int8(const tritgemm_linear *linear,
                                              tritgemm_workspace *workspace,
                                              tritgemm_prepared **out);
 
+// As tritgemm_linear_prepare_int8(), in the memory of `prepared`, which may have been for
+// any other activations: from the second time on nothing is allocated where it is enough.
+// While another call uses them it fails with TRITGEMM_BUSY. They have no tokens after any
+// other error.
+tritgemm_status tritgemm_linear_prepare_int8_into(const tritgemm_linear *linear,
+                                                  size_t tokens,
+                                                  int32_t x_type,
+                                                  const void *x,
+                                                  size_t x_len,
+                                                  size_t x_stride,
+                                                  tritgemm_workspace *workspace,
+                                                  tritgemm_prepared *prepared);
+
+// As tritgemm_linear_prepare_int8_into(), for the f32 forward pass.
+tritgemm_status tritgemm_linear_prepare_f32_into(const tritgemm_linear *linear,
+                                                 size_t tokens,
+                                                 const float *x,
+                                                 size_t x_len,
+                                                 size_t x_stride,
+                                                 tritgemm_workspace *workspace,
+                                                 tritgemm_prepared *prepared);
+
 // Prepares for the f32 forward pass. A NaN or an infinity stays what it is. Otherwise as
 // tritgemm_linear_prepare_int8().
 tritgemm_status tritgemm_linear_prepare_f32(const tritgemm_linear *linear,
@@ -533,6 +579,103 @@ size_t tritgemm_prepared_cols(const tritgemm_prepared *prepared);
 
 // Frees prepared activations, or nothing for NULL.
 void tritgemm_prepared_destroy(tritgemm_prepared *prepared);
+
+// The forward passes of `count` layers with one K and one tritgemm_linear_group() on the
+// same prepared activations, by int8 or by f32 as they were prepared: the bits of
+// tritgemm_linear_forward_prepared(), with the rows of all layers (16 at a time) shared
+// among the threads in one loop, so that layers which are too small to be shared alone
+// are shared together. Output `i` is of `layers[i]`, with a row for each of the tokens.
+// Outputs have one type, all or none are added to, and none overlaps another.
+tritgemm_status tritgemm_linear_forward_many(const tritgemm_linear *const *layers,
+                                             const tritgemm_output *outputs,
+                                             size_t count,
+                                             const tritgemm_prepared *x,
+                                             tritgemm_workspace *workspace);
+
+// Experts of `count` layers, in the order of the router's numbers; they share the layers'
+// memory.
+tritgemm_status tritgemm_experts_create(const tritgemm_linear *const *layers,
+                                        size_t count,
+                                        tritgemm_experts **out);
+
+// Frees experts, or nothing for NULL.
+void tritgemm_experts_destroy(tritgemm_experts *experts);
+
+// Routed activations of no tokens yet.
+tritgemm_status tritgemm_routed_create(tritgemm_routed **out);
+
+// Frees routed activations, or nothing for NULL.
+void tritgemm_routed_destroy(tritgemm_routed *routed);
+
+// Rows of a product: the tokens of all experts. 0 for NULL.
+size_t tritgemm_routed_rows(const tritgemm_routed *routed);
+
+// Quantises each of `tokens` rows of `x` (K values of the tritgemm_float `x_type`,
+// `x_stride` apart) to int8 by its absolute maximum, once, and makes ready in `routed` what
+// each expert gets of them: expert 0 the first `counts[0]` of the numbers in `sent`, expert
+// 1 those after them, and so on, a count for each of the experts. A token may be sent to
+// any number of experts. While another call uses `routed` it fails with TRITGEMM_BUSY;
+// after any other error `routed` has no rows.
+tritgemm_status tritgemm_experts_prepare_int8(const tritgemm_experts *experts,
+                                              size_t tokens,
+                                              int32_t x_type,
+                                              const void *x,
+                                              size_t x_len,
+                                              size_t x_stride,
+                                              const size_t *sent,
+                                              size_t sent_len,
+                                              const size_t *counts,
+                                              size_t counts_len,
+                                              tritgemm_workspace *workspace,
+                                              tritgemm_routed *routed);
+
+// As tritgemm_experts_prepare_int8(), for the f32 pass.
+tritgemm_status tritgemm_experts_prepare_f32(const tritgemm_experts *experts,
+                                             size_t tokens,
+                                             const float *x,
+                                             size_t x_len,
+                                             size_t x_stride,
+                                             const size_t *sent,
+                                             size_t sent_len,
+                                             const size_t *counts,
+                                             size_t counts_len,
+                                             tritgemm_workspace *workspace,
+                                             tritgemm_routed *routed);
+
+// Every expert's forward pass on its tokens, by int8 or by f32 as they were prepared, in one
+// loop, into tritgemm_routed_rows() rows of `output`: the bits of each layer by itself.
+tritgemm_status tritgemm_experts_forward(const tritgemm_experts *experts,
+                                         const tritgemm_routed *x,
+                                         const tritgemm_output *output,
+                                         tritgemm_workspace *workspace);
+
+// As tritgemm_experts_forward(), row `i` into row `to[i]` of the `tokens` rows of `y` (M
+// values, `y_stride` apart), a number for each row and none twice. Other rows stay as they
+// are.
+tritgemm_status tritgemm_experts_scatter(const tritgemm_experts *experts,
+                                         const tritgemm_routed *x,
+                                         const size_t *to,
+                                         size_t to_len,
+                                         size_t tokens,
+                                         float *y,
+                                         size_t y_len,
+                                         size_t y_stride,
+                                         tritgemm_workspace *workspace);
+
+// As tritgemm_experts_forward(), row `i` times `weights[i]` added to row `to[i]` of the
+// `tokens` rows of `y` (M values, `y_stride` apart), one after the other, rounded after the
+// product and after the sum.
+tritgemm_status tritgemm_experts_add_weighted(const tritgemm_experts *experts,
+                                              const tritgemm_routed *x,
+                                              const size_t *to,
+                                              size_t to_len,
+                                              const float *weights,
+                                              size_t weights_len,
+                                              size_t tokens,
+                                              float *y,
+                                              size_t y_len,
+                                              size_t y_stride,
+                                              tritgemm_workspace *workspace);
 
 // Maps a panel file into memory: panels are read from the disk when they are first used,
 // and shared with every process that maps them; nothing is copied. Nobody may change or

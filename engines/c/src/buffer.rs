@@ -21,7 +21,7 @@ fn size(message: String) -> Error {
 }
 
 /// Addresses of a buffer.
-type Span = Range<usize>;
+pub(crate) type Span = Range<usize>;
 
 /// The addresses of `len` elements at `ptr`, if they can be.
 fn span<T>(what: &str, ptr: *const T, len: usize) -> Result<Span, Error> {
@@ -76,7 +76,7 @@ pub(crate) unsafe fn input<'a, T: Number>(
 }
 
 /// Makes `values` `len` zeros.
-fn zeros<T: Number>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
+pub(crate) fn zeros<T: Number>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     values.clear();
     reserve(values, len)?;
     values.resize(len, T::default());
@@ -292,40 +292,85 @@ impl<'n, T: Number> Rows<'n, T> {
         Ok(stage)
     }
 
+    /// Fails if the rows, which are written, overlap `other`.
+    pub(crate) fn check_apart<U>(&self, other: &Rows<'_, U>) -> Result<(), Error> {
+        match self.overlaps(other) {
+            true => Err(overlap(other.what, self.what)),
+            false => Ok(()),
+        }
+    }
+
+    /// Fails if the rows, which are written, overlap what is read.
+    pub(crate) fn check_apart_from(&self, (what, read): &(&str, Span)) -> Result<(), Error> {
+        match overlapping(read, &self.span) {
+            true => Err(overlap(what, self.what)),
+            false => Ok(()),
+        }
+    }
+
+    /// Elements that need memory to be written in, if the rows are not a slice.
+    pub(crate) fn staged_len(&self) -> usize {
+        if self.in_place() { 0 } else { self.len() }
+    }
+
+    /// The rows, dense, to be written: in place, or `stage`, of [`Self::staged_len`], which
+    /// has them if they are to be kept.
+    ///
+    /// # Safety
+    /// Precondition 1 of the crate's documentation, for `'a`; nothing else that is read or
+    /// written meanwhile overlaps them.
+    pub(crate) unsafe fn slice_mut<'a>(&self, stage: &'a mut [T], kept: bool) -> &'a mut [T] {
+        let len = self.len();
+        if len == 0 {
+            return &mut [];
+        }
+        if self.in_place() {
+            // SAFETY: by precondition 1: checked by `new`, aligned, dense.
+            return unsafe { core::slice::from_raw_parts_mut(self.ptr, len) };
+        }
+        if kept {
+            for (row, to) in stage.chunks_exact_mut(self.cols).enumerate() {
+                // SAFETY: by precondition 1: `new` checked that every row is inside.
+                unsafe { copy_bytes(self.row(row).cast_const(), to.as_mut_ptr(), self.cols) };
+            }
+        }
+        stage
+    }
+
+    /// Writes back what was written into the memory of [`Self::slice_mut`].
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn written(&self, stage: &[T]) {
+        if self.staged_len() > 0 {
+            for (row, from) in stage.chunks_exact(self.cols).enumerate() {
+                // SAFETY: by precondition 1: `new` checked that every row is inside.
+                unsafe { copy_bytes(from.as_ptr(), self.row(row), self.cols) };
+            }
+        }
+    }
+
     /// Runs `write` with the rows, dense: in place, or through `stage`. They
     /// must not overlap `input`, nor what is in `others`.
     ///
     /// # Safety
     /// Precondition 1 of the crate's documentation.
-    pub(crate) unsafe fn write<U>(
+    pub(crate) unsafe fn write<U: Number>(
         &self,
         stage: &mut Vec<T>,
         input: Option<&Rows<'_, U>>,
         others: &[(&str, Span)],
         write: impl FnOnce(&mut [T]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if let Some(input) = input.filter(|input| self.overlaps(input)) {
-            return Err(overlap(input.what, self.what));
-        }
-        for (other, span) in others {
-            if overlapping(span, &self.span) {
-                return Err(overlap(other, self.what));
-            }
-        }
-        let len = self.len();
-        if len == 0 {
-            return write(&mut []);
-        }
-        if self.in_place() {
-            // SAFETY: by precondition 1: checked by `new`, aligned, dense; it
-            // overlaps nothing that is read.
-            return write(unsafe { core::slice::from_raw_parts_mut(self.ptr, len) });
-        }
-        zeros(stage, len)?;
-        write(stage)?;
-        for (row, from) in stage.chunks_exact(self.cols).enumerate() {
-            // SAFETY: by precondition 1: `new` checked that every row is inside.
-            unsafe { copy_bytes(from.as_ptr(), self.row(row), self.cols) };
+        input.map_or(Ok(()), |input| self.check_apart(input))?;
+        others
+            .iter()
+            .try_for_each(|other| self.check_apart_from(other))?;
+        zeros(stage, self.staged_len())?;
+        // SAFETY: the caller's; they overlap nothing that is read.
+        unsafe {
+            write(self.slice_mut(stage, false))?;
+            self.written(stage);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Opaque handles to and from pointers.
 
 use crate::status::{Error, Status, guard_value};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 pub(crate) fn null(what: &str) -> Error {
     Error::new(Status::TritgemmNullPointer, format!("`{what}` is NULL"))
@@ -30,6 +31,38 @@ pub(crate) unsafe fn borrow<'a, T>(what: &str, handle: *const T) -> Result<&'a T
 pub(crate) unsafe fn size<T>(handle: *const T, size: impl FnOnce(&T) -> usize) -> usize {
     // SAFETY: the caller's precondition.
     guard_value(0, || unsafe { borrow("handle", handle) }.map_or(0, size))
+}
+
+/// What calls only read, except those that make it anew in its memory.
+#[derive(Default)]
+pub(crate) struct Shared<T>(RwLock<T>);
+
+impl<T> Shared<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(RwLock::new(value))
+    }
+
+    /// To be read, unless it is made anew meanwhile.
+    pub(crate) fn read(&self, what: &str) -> Result<RwLockReadGuard<'_, T>, Error> {
+        free(what, self.0.try_read())
+    }
+
+    /// To be made anew, unless another call has it.
+    pub(crate) fn write(&self, what: &str) -> Result<RwLockWriteGuard<'_, T>, Error> {
+        free(what, self.0.try_write())
+    }
+}
+
+fn free<G>(what: &str, guard: Result<G, TryLockError<G>>) -> Result<G, Error> {
+    match guard {
+        Ok(guard) => Ok(guard),
+        // What is made anew is empty until it is ready, whatever panicked.
+        Err(TryLockError::Poisoned(e)) => Ok(e.into_inner()),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            Status::TritgemmBusy,
+            format!("`{what}` is in use by another call"),
+        )),
+    }
 }
 
 /// Writes a single result.

@@ -8,8 +8,8 @@
 //! | `buffer` | pointers of the caller to slices: length, alignment, overlap |
 //! | `handle` | opaque handles to and from pointers |
 //! | `isa`, `codec`, `quant` | functions without handles |
-//! | `product` | what products do with the caller's rows |
-//! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `workspace` | one handle each |
+//! | `product`, `outputs` | what products do with the caller's rows |
+//! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `workspace`, `experts` | their handles |
 //! | `parallel_for` | the caller's threads behind a callback |
 //!
 //! # What every function is owed
@@ -42,10 +42,12 @@
 
 mod buffer;
 mod codec;
+mod experts;
 mod handle;
 mod isa;
 mod linear;
 mod matrix;
+mod outputs;
 mod panel_file;
 mod panels;
 mod parallel_for;
@@ -56,9 +58,11 @@ mod status;
 mod workspace;
 
 pub use codec::*;
+pub use experts::*;
 pub use isa::*;
 pub use linear::*;
 pub use matrix::*;
+pub use outputs::{Output, tritgemm_linear_forward_many};
 pub use panel_file::*;
 pub use panels::*;
 pub use parallel_for::{ParallelFor, Work};

@@ -4,7 +4,7 @@ use crate::buffer::{input, owned};
 use crate::handle::{borrow, destroy, give, size};
 use crate::matrix::{Matrix, scales};
 use crate::panels::Panels;
-use crate::prepared::{Path, Prepared};
+use crate::prepared::{Path, Prepared, Ready};
 use crate::product::{self, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn tritgemm_linear_forward_prepared(
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
         let linear = &borrow("linear", linear)?.0;
-        let Prepared { x, path } = borrow("x", x)?;
+        let Ready { x, path } = &*borrow("x", x)?.0.read("x")?;
         let y = (y, y_len, y_stride);
         product::of_prepared(
             linear.panels(),

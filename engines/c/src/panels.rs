@@ -157,7 +157,7 @@ pub unsafe extern "C" fn tritgemm_panels_gemm_i8_prepared(
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
         let panels = &borrow("panels", panels)?.0;
-        let x = &borrow("x", x)?.x;
+        let x = &borrow("x", x)?.0.read("x")?.x;
         let y = (y, y_len, y_stride);
         product::of_prepared(panels, x.tokens(), y, workspace, |y, ws| {
             panels.gemm_i8(x, y, ws)

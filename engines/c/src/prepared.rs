@@ -1,7 +1,7 @@
 //! `tritgemm_prepared`.
 
 use crate::buffer::{Rows, input, owned};
-use crate::handle::{borrow, destroy, give, size};
+use crate::handle::{Shared, borrow, destroy, give, size};
 use crate::linear::Linear;
 use crate::product::{Input, Raw, of_float};
 use crate::status::{Error, Status, guard};
@@ -11,7 +11,9 @@ use tritgemm::{GemmError, GroupSize, MatRef, PreparedActivations};
 
 /// Activations made ready once for any number of matrices with the same K, such as those
 /// of Q, K and V or of gate and up.
-pub struct Prepared {
+pub struct Prepared(pub(crate) Shared<Ready>);
+
+pub(crate) struct Ready {
     pub(crate) x: PreparedActivations,
     pub(crate) path: Path,
 }
@@ -44,13 +46,27 @@ unsafe fn prepare<T: Input>(
     workspace: *mut Workspace,
     run: impl FnOnce(MatRef<'_, T>, &mut tritgemm::Workspace) -> Result<PreparedActivations, GemmError>,
 ) -> Result<Prepared, Error> {
+    // SAFETY: the caller's preconditions.
+    let x = unsafe { with_input([tokens, cols], x, workspace, run) }?;
+    Ok(Prepared(Shared::new(Ready { x, path })))
+}
+
+/// Runs `run` with `tokens` rows of `cols` values.
+///
+/// # Safety
+/// Preconditions 1 and 2 of the crate's documentation.
+pub(crate) unsafe fn with_input<T: Input, R>(
+    [tokens, cols]: [usize; 2],
+    x: Raw<*const T>,
+    workspace: *mut Workspace,
+    run: impl FnOnce(MatRef<'_, T>, &mut tritgemm::Workspace) -> Result<R, GemmError>,
+) -> Result<R, Error> {
     let x = Rows::new("x", x, [tokens, cols])?;
     // SAFETY: the caller's preconditions.
     unsafe {
         Workspace::with(workspace, |inner| {
             let x = MatRef::new(x.read(T::copies(&mut inner.stage))?, tokens, cols)?;
-            let x = run(x, &mut inner.products)?;
-            Ok(Prepared { x, path })
+            Ok(run(x, &mut inner.products)?)
         })
     }
 }
@@ -79,6 +95,59 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
                 let x = (x.cast::<T>(), x_len, x_stride);
                 prepare(shape, x, Path::Int8, workspace, |x, ws| linear.prepare_int8(x, ws))
             })
+        })
+    })
+}
+
+/// As tritgemm_linear_prepare_int8(), in the memory of `prepared`, which may have been for
+/// any other activations: from the second time on nothing is allocated where it is enough.
+/// While another call uses them it fails with TRITGEMM_BUSY. They have no tokens after any
+/// other error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_prepare_int8_into(
+    linear: *const Linear,
+    tokens: usize,
+    x_type: i32,
+    x: *const c_void,
+    x_len: usize,
+    x_stride: usize,
+    workspace: *mut Workspace,
+    prepared: *mut Prepared,
+) -> Status {
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        let shape = [tokens, linear.in_features()];
+        let ready = &mut *borrow("prepared", prepared)?.0.write("prepared")?;
+        of_float!(x_type, T => {
+            let x = (x.cast::<T>(), x_len, x_stride);
+            with_input(shape, x, workspace, |x, ws| {
+                ready.path = Path::Int8;
+                linear.prepare_int8_into(x, &mut ready.x, ws)
+            })
+        })
+    })
+}
+
+/// As tritgemm_linear_prepare_int8_into(), for the f32 forward pass.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_prepare_f32_into(
+    linear: *const Linear,
+    tokens: usize,
+    x: *const f32,
+    x_len: usize,
+    x_stride: usize,
+    workspace: *mut Workspace,
+    prepared: *mut Prepared,
+) -> Status {
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        let (shape, x) = ([tokens, linear.in_features()], (x, x_len, x_stride));
+        let ready = &mut *borrow("prepared", prepared)?.0.write("prepared")?;
+        with_input(shape, x, workspace, |x, ws| {
+            ready.path = Path::F32;
+            linear.prepare_f32_into(x, &mut ready.x, ws)
         })
     })
 }
@@ -141,14 +210,22 @@ pub unsafe extern "C" fn tritgemm_prepared_from_int8(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_tokens(prepared: *const Prepared) -> usize {
     // SAFETY: precondition 2.
-    unsafe { size(prepared, |p| p.x.tokens()) }
+    unsafe {
+        size(prepared, |p| {
+            p.0.read("prepared").map_or(0, |ready| ready.x.tokens())
+        })
+    }
 }
 
 /// K, the values of a token, or 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_cols(prepared: *const Prepared) -> usize {
     // SAFETY: precondition 2.
-    unsafe { size(prepared, |p| p.x.cols()) }
+    unsafe {
+        size(prepared, |p| {
+            p.0.read("prepared").map_or(0, |ready| ready.x.cols())
+        })
+    }
 }
 
 /// Frees prepared activations, or nothing for NULL.

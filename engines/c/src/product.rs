@@ -80,6 +80,8 @@ copies! {
     Input for bf16: x_bf16;
     Output for i32: y_i32;
     Output for f32: y_f32;
+    Output for f16: y_f16;
+    Output for bf16: y_bf16;
 }
 
 /// Runs a product of `panels` with `tokens` rows of `x`.

@@ -118,7 +118,9 @@ fn matrix(error: &MatrixError) -> Status {
 
 fn gemm(error: &GemmError) -> Status {
     match error {
-        GemmError::PreparedType { .. } => Status::TritgemmInvalidArgument,
+        GemmError::PreparedType { .. } | GemmError::NoRow { .. } | GemmError::RowTwice { .. } => {
+            Status::TritgemmInvalidArgument
+        }
         GemmError::Quant(e) => quant(e),
         GemmError::Memory(_) => Status::TritgemmOutOfMemory,
         GemmError::Isa(_) => Status::TritgemmUnsupportedIsa,

@@ -55,6 +55,8 @@ pub(crate) struct Stage {
     pub(crate) x_bf16: Vec<bf16>,
     pub(crate) y_i32: Vec<i32>,
     pub(crate) y_f32: Vec<f32>,
+    pub(crate) y_f16: Vec<f16>,
+    pub(crate) y_bf16: Vec<bf16>,
 }
 
 impl Workspace {

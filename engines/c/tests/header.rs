@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// In the order that the header has them.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 14] = [
     "status",
     "product",
     "isa",
@@ -17,6 +17,8 @@ const SOURCES: [&str; 12] = [
     "panels",
     "linear",
     "prepared",
+    "outputs",
+    "experts",
     "panel_file",
 ];
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Case, K, M, N, fails, forward_int8, make, ok, prepare_int8};
+use common::{Case, F32, K, M, N, fails, forward_int8, make, ok, prepare_int8};
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 use tritgemm_capi::*;
@@ -457,5 +457,127 @@ fn nothing_to_do() {
         for layer in [layer, flat_layer] {
             tritgemm_linear_destroy(layer);
         }
+    }
+}
+
+/// What is wrong with several outputs or with routes is said, and nothing is written.
+#[test]
+fn outputs_and_routes() {
+    let case = Case::new();
+    let (l, ws, x) = (case.linear, case.workspace, case.x.as_ptr());
+    let mut y = vec![7.0f32; 2 * N * M];
+    let output = |data: *mut f32, float: i32| Output {
+        data: data.cast(),
+        len: N * M,
+        stride: M,
+        r#type: float,
+        add: false,
+    };
+    // SAFETY: buffers with their lengths, handles that live or are null.
+    unsafe {
+        let prepared = make(|out| tritgemm_linear_prepare_f32(l, N, x, N * K, K, ws, out));
+        let yp = y.as_mut_ptr();
+        let layers = [l.cast_const(), l];
+        let many = |layers: &[*const Linear; 2], ys: [Output; 2]| {
+            tritgemm_linear_forward_many(layers.as_ptr(), ys.as_ptr(), 2, prepared, ws)
+        };
+        let (first, second) = (output(yp, 0), output(yp.wrapping_add(N * M), 0));
+        ok(many(&layers, [first, second]));
+        y.fill(7.0);
+        fails_null(many(&[l, null()], [first, second]), "`layers`");
+        fails_null(many(&layers, [first, output(null_mut(), 0)]), "`outputs`");
+        fails_choice(
+            many(&layers, [output(yp, 9), output(yp, 9)]),
+            "tritgemm_float",
+        );
+        fails_choice(many(&layers, [first, output(yp, 1)]), "one type");
+        let short = Output {
+            len: N * M - 1,
+            ..second
+        };
+        fails_size(many(&layers, [first, short]), "too few");
+        let close = output(yp.wrapping_add(N * M - 1), 0);
+        fails(
+            many(&layers, [first, close]),
+            Status::TritgemmOverlap,
+            "`outputs`",
+        );
+        let (mut bytes, mut len) = (null(), 0);
+        ok(tritgemm_panels_bytes(case.panels, &mut bytes, &mut len));
+        let bytes = bytes.cast_mut().cast();
+        fails(
+            many(&layers, [first, output(bytes, 0)]),
+            Status::TritgemmOverlap,
+            "`layers`",
+        );
+        let none = tritgemm_linear_forward_many(null(), null(), 0, prepared, ws);
+        ok(none);
+        fails_null(
+            tritgemm_linear_forward_many(null(), &first, 1, prepared, ws),
+            "`layers`",
+        );
+        fails_null(
+            tritgemm_linear_forward_many(&layers[0], null(), 1, prepared, ws),
+            "`outputs`",
+        );
+        fails_null(
+            tritgemm_linear_forward_many(&layers[0], &first, 1, null(), ws),
+            "`x`",
+        );
+        let again = tritgemm_linear_prepare_f32_into;
+        fails_size(again(l, 1, x, K - 1, K, ws, prepared), "too few");
+        fails_null(again(l, 1, x, K, K, ws, null_mut()), "`prepared`");
+        let nan = [f32::NAN; K];
+        let again = tritgemm_linear_prepare_int8_into;
+        fails_value(
+            again(l, 1, F32, nan.as_ptr().cast(), K, K, ws, prepared),
+            "NaN",
+        );
+        assert_eq!(tritgemm_prepared_tokens(prepared), 0);
+        tritgemm_prepared_destroy(prepared);
+
+        let mut experts = null_mut();
+        fails_null(
+            tritgemm_experts_create([null()].as_ptr(), 1, &mut experts),
+            "`layers`",
+        );
+        let shard = make(|out| tritgemm_linear_slice_rows(l, 0, 64, out));
+        let unlike = [l.cast_const(), shard];
+        fails_size(
+            tritgemm_experts_create(unlike.as_ptr(), 2, &mut experts),
+            "out_features",
+        );
+        assert!(experts.is_null());
+        let experts = make(|out| tritgemm_experts_create(layers.as_ptr(), 2, out));
+        let routed = make(|out| tritgemm_routed_create(out));
+        let route = |sent: &[usize], counts: &[usize]| {
+            let ((s, sl), (c, cl)) = ((sent.as_ptr(), sent.len()), (counts.as_ptr(), counts.len()));
+            tritgemm_experts_prepare_f32(experts, N, x, N * K, K, s, sl, c, cl, ws, routed)
+        };
+        fails_size(route(&[0], &[1]), "`counts`");
+        fails_size(route(&[0], &[1, 1]), "`tokens`");
+        fails_choice(route(&[0, N], &[1, 1]), "row 50 of 50");
+        ok(route(&[0, 1], &[1, 1]));
+        let scatter = |to: [usize; 2]| {
+            tritgemm_experts_scatter(experts, routed, to.as_ptr(), 2, N, yp, N * M, M, ws)
+        };
+        fails_choice(scatter([0, N]), "row 50 of 50");
+        fails_choice(scatter([3, 3]), "there already");
+        let (to, y_bytes) = ([0usize, 1], yp.cast::<usize>());
+        let add = tritgemm_experts_add_weighted;
+        let weights = [1.0f32; 2];
+        let (t, w) = (to.as_ptr(), weights.as_ptr());
+        fails_size(
+            add(experts, routed, t, 2, w, 1, N, yp, N * M, M, ws),
+            "`weights`",
+        );
+        let status = add(experts, routed, y_bytes, 2, w, 2, N, yp, N * M, M, ws);
+        fails(status, Status::TritgemmOverlap, "`to`");
+        fails_null(add(experts, null(), t, 2, w, 2, N, yp, N * M, M, ws), "`x`");
+        assert!(y.iter().all(|&y| y == 7.0));
+        tritgemm_routed_destroy(routed);
+        tritgemm_experts_destroy(experts);
+        tritgemm_experts_destroy(null_mut());
+        tritgemm_linear_destroy(shard);
     }
 }

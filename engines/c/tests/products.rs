@@ -356,3 +356,194 @@ fn codec_and_quantisers() {
         );
     }
 }
+
+/// An output of `values`, rows `stride` apart.
+fn output<T>(values: &mut [T], stride: usize, float: Float, add: bool) -> Output {
+    Output {
+        data: values.as_mut_ptr().cast(),
+        len: values.len(),
+        stride,
+        r#type: float as i32,
+        add,
+    }
+}
+
+/// More layers than share a loop, of different rows, give the bits of each; outputs of any
+/// type, strided, and added to.
+#[test]
+fn many_layers() {
+    let case = Case::new();
+    let ws = case.workspace;
+    // SAFETY: buffers with their lengths, handles that live.
+    unsafe {
+        let shard = |i: usize| {
+            let (begin, end) = [(0, M), (64, 128), (0, 64)][i % 3];
+            make(|out| tritgemm_linear_slice_rows(case.linear, begin, end, out))
+        };
+        let layers: Vec<*mut Linear> = (0..20).map(shard).collect();
+        let rows: Vec<usize> = layers.iter().map(|&l| tritgemm_linear_rows(l)).collect();
+        let x = case.x.as_ptr();
+        let prepared = make(|out| tritgemm_linear_prepare_f32(case.linear, 1, x, K, K, ws, out));
+        for int8 in [true, false] {
+            // In the memory of the other path, and of fewer tokens.
+            ok(match int8 {
+                true => {
+                    let again = tritgemm_linear_prepare_int8_into;
+                    let f32 = Float::TritgemmF32 as i32;
+                    again(case.linear, N, f32, x.cast(), N * K, K, ws, prepared)
+                }
+                false => {
+                    tritgemm_linear_prepare_f32_into(case.linear, N, x, N * K, K, ws, prepared)
+                }
+            });
+            assert_eq!(tritgemm_prepared_tokens(prepared), N);
+            let single = |layer: *mut Linear, m: usize| {
+                let mut y = vec![0.0f32; N * m];
+                let to = y.as_mut_ptr();
+                ok(tritgemm_linear_forward_prepared(
+                    layer,
+                    prepared,
+                    to,
+                    N * m,
+                    m,
+                    ws,
+                ));
+                y
+            };
+            let want: Vec<Vec<f32>> = layers
+                .iter()
+                .zip(&rows)
+                .map(|(&l, &m)| single(l, m))
+                .collect();
+            for (gap, add) in [(0, false), (3, false), (0, true), (3, true)] {
+                let before = |m: usize| (0..N * (m + gap)).map(|i| i as f32).collect::<Vec<_>>();
+                let mut ys: Vec<Vec<f32>> = rows.iter().map(|&m| before(m)).collect();
+                let outputs = ys.iter_mut().zip(&rows);
+                let outputs: Vec<Output> = outputs
+                    .map(|(y, &m)| output(y, m + gap, Float::TritgemmF32, add))
+                    .collect();
+                let (l, o) = (layers.as_ptr().cast(), outputs.as_ptr());
+                ok(tritgemm_linear_forward_many(
+                    l,
+                    o,
+                    layers.len(),
+                    prepared,
+                    ws,
+                ));
+                for ((y, want), &m) in ys.iter().zip(&want).zip(&rows) {
+                    for (i, (&y, before)) in y.iter().zip(before(m)).enumerate() {
+                        let (n, column) = (i / (m + gap), i % (m + gap));
+                        let expected = match want.get(n * m + column).filter(|_| column < m) {
+                            Some(want) if add => before + want,
+                            Some(&want) => want,
+                            None => before,
+                        };
+                        assert_eq!(y, expected, "{gap} {add} int8: {int8}");
+                    }
+                }
+            }
+            let (mut half, mut brain) = (vec![f16::ZERO; N * M], vec![bf16::ZERO; N * M]);
+            let l = (&raw const case.linear).cast();
+            for y in [
+                output(&mut half, M, Float::TritgemmF16, false),
+                output(&mut brain, M, Float::TritgemmBf16, false),
+            ] {
+                ok(tritgemm_linear_forward_many(l, &y, 1, prepared, ws));
+            }
+            for (i, &want) in want[0].iter().enumerate() {
+                assert_eq!(
+                    (half[i], brain[i]),
+                    (f16::from_f32(want), bf16::from_f32(want))
+                );
+            }
+        }
+        tritgemm_prepared_destroy(prepared);
+        layers
+            .into_iter()
+            .for_each(|layer| tritgemm_linear_destroy(layer));
+    }
+}
+
+/// Experts that are shards of one layer give the layer's values of the tokens sent to them.
+#[test]
+fn experts() {
+    let case = Case::new();
+    let ws = case.workspace;
+    // SAFETY: buffers with their lengths, handles that live.
+    unsafe {
+        let shards = [(0, 64), (64, 128), (128, 192)];
+        let shard =
+            |(begin, end)| make(|out| tritgemm_linear_slice_rows(case.linear, begin, end, out));
+        let layers = shards.map(shard);
+        let experts = make(|out| tritgemm_experts_create(layers.as_ptr().cast(), 3, out));
+        let routed = make(|out| tritgemm_routed_create(out));
+        let (sent, counts) = ([3usize, 7, 7, 0, 49], [2usize, 0, 3]);
+        let (s, c) = (sent.as_ptr(), counts.as_ptr());
+        let (x, len) = (case.x.as_ptr(), N * K);
+        for int8 in [false, true] {
+            let float = Float::TritgemmF32 as i32;
+            ok(match int8 {
+                true => tritgemm_experts_prepare_int8(
+                    experts,
+                    N,
+                    float,
+                    x.cast(),
+                    len,
+                    K,
+                    s,
+                    5,
+                    c,
+                    3,
+                    ws,
+                    routed,
+                ),
+                false => {
+                    tritgemm_experts_prepare_f32(experts, N, x, len, K, s, 5, c, 3, ws, routed)
+                }
+            });
+            assert_eq!(tritgemm_routed_rows(routed), 5);
+            let whole = if int8 { &case.quantized } else { &case.floats };
+            let expert = [0, 0, 2, 2, 2];
+            let want: Vec<&[f32]> = (0..5)
+                .map(|i| &whole[sent[i] * M + 64 * expert[i]..][..64])
+                .collect();
+            let mut y = vec![0.0f32; 5 * 64];
+            let to = output(&mut y, 64, Float::TritgemmF32, false);
+            ok(tritgemm_experts_forward(experts, routed, &to, ws));
+            assert!(
+                y.chunks(64).eq(want.iter().copied()),
+                "forward, int8: {int8}"
+            );
+            let (to, mut y) = ([4usize, 0, 2, 5, 1], vec![7.0f32; 6 * 70]);
+            let (t, yp) = (to.as_ptr(), y.as_mut_ptr());
+            ok(tritgemm_experts_scatter(
+                experts, routed, t, 5, 6, yp, 420, 70, ws,
+            ));
+            for (row, y) in y.chunks(70).enumerate() {
+                match to.iter().position(|&to| to == row) {
+                    Some(i) => assert_eq!(y[..64], *want[i]),
+                    None => assert!(y.iter().all(|&y| y == 7.0)),
+                }
+                assert!(y[64..].iter().all(|&y| y == 7.0));
+            }
+            let (to, weights, mut y) = (
+                [0usize, 1, 0, 1, 1],
+                [0.5f32, 2.0, 3.0, 4.0, 5.0],
+                vec![1.0f32; 128],
+            );
+            let (t, w, yp) = (to.as_ptr(), weights.as_ptr(), y.as_mut_ptr());
+            let add = tritgemm_experts_add_weighted;
+            ok(add(experts, routed, t, 5, w, 5, 2, yp, 128, 64, ws));
+            let mut sums = vec![1.0f32; 128];
+            for i in 0..5 {
+                for (sum, value) in sums[64 * to[i]..].iter_mut().zip(want[i]) {
+                    *sum += weights[i] * value;
+                }
+            }
+            assert_eq!(y, sums);
+        }
+        tritgemm_routed_destroy(routed);
+        tritgemm_experts_destroy(experts);
+        layers.map(|layer| tritgemm_linear_destroy(layer));
+    }
+}
