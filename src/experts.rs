@@ -3,12 +3,14 @@
 use crate::activation::Activation;
 use crate::activations::{group_strips, quantize_rows};
 use crate::gemm_error::GemmError;
+use crate::isa::Backend;
 use crate::kernels::auto::scale;
 use crate::kernels::element::Element;
 use crate::kernels::memory::tiles::TileGrid;
 use crate::linear::Linear;
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
+use crate::options::Family;
 use crate::output::Output;
 use crate::product::layout::Tokens;
 use crate::product::plan;
@@ -203,7 +205,7 @@ impl Experts {
                         let of_token = tokens.iter().map(|&token| scales.get(token));
                         let of_token = of_token.map(|scale| scale.copied().unwrap_or_default());
                         memory::extend(&mut one.token_scales, of_token)?;
-                        gather(&mut one.prepared, Tokens::chosen(x, tokens))
+                        gather.run(&mut one.prepared, Tokens::chosen(x, tokens))
                     },
                 )
             });
@@ -250,7 +252,7 @@ impl Experts {
                 &mut routed.f32,
                 routes,
                 (&ws.options().threads, bytes),
-                |one, tokens| gather(one, Tokens::chosen(x, tokens)),
+                |one, tokens| gather.run(one, Tokens::chosen(x, tokens)),
             )
         })
     }
@@ -380,22 +382,11 @@ impl Experts {
         done
     }
 
-    /// Makes tokens ready, on the calling thread.
-    fn gather<X: Element>(
-        &self,
-        ws: &Workspace,
-    ) -> Result<
-        impl Fn(&mut Prepared<X>, Tokens<'_, X>) -> Result<(), OutOfMemory> + use<X>,
-        GemmError,
-    > {
-        let (backend, group_strips) = (ws.backend()?, group_strips(self.group()));
-        let family = ws.options().family;
-        Ok(move |prepared: &mut Prepared<X>, x: Tokens<'_, X>| {
-            let built = prepared.build(x, group_strips, backend, (family, &Threads::Serial));
-            built.map_err(|stopped| match stopped {
-                Stopped::Memory(e) => e,
-                Stopped::Incomplete(_) => unreachable!("one thread leaves nothing out"),
-            })
+    fn gather(&self, ws: &Workspace) -> Result<Gather, GemmError> {
+        Ok(Gather {
+            backend: ws.backend()?,
+            family: ws.options().family,
+            group_strips: group_strips(self.group()),
         })
     }
 
@@ -444,6 +435,28 @@ impl Experts {
         }
         check_length("to", to.len(), x.rows())?;
         check_rows(to, rows)
+    }
+}
+
+/// How the tokens of an expert are made ready: by the thread that has it.
+struct Gather {
+    backend: Backend,
+    family: Family,
+    group_strips: usize,
+}
+
+impl Gather {
+    fn run<X: Element>(
+        &self,
+        prepared: &mut Prepared<X>,
+        x: Tokens<'_, X>,
+    ) -> Result<(), OutOfMemory> {
+        let how = (self.family, &Threads::Serial);
+        let built = prepared.build(x, self.group_strips, self.backend, how);
+        built.map_err(|stopped| match stopped {
+            Stopped::Memory(e) => e,
+            Stopped::Incomplete(_) => unreachable!("one thread leaves nothing out"),
+        })
     }
 }
 

@@ -93,7 +93,7 @@ void run(const std::string &path) {
 
     // Both layers from the same prepared activations.
     const auto prepared = gate.prepare_int8(tokens, {x, K}, workspace);
-    std::vector<float> y(tokens * M), z(tokens * M), wanted(tokens * M);
+    std::vector<float> y(tokens * M), z(tokens * M), wanted(tokens * M), joined(tokens * M);
     gate.forward_prepared(prepared, {y, M}, workspace);
     up.forward_prepared(prepared, {z, M}, workspace);
     gate.forward_int8(tokens, {x, K}, {wanted, M}, workspace);
@@ -103,6 +103,31 @@ void run(const std::string &path) {
         biased = biased && y[i] == z[i] + bias[i % M];
     }
     require(biased, "gate and up differ by the bias");
+
+    // Both in one loop, the second one added to what is there.
+    std::fill(y.begin(), y.end(), 0.0f);
+    const std::vector<const Linear *> both{&gate, &up};
+    const std::vector<Output> outputs{output({y, M}), output({joined, M})};
+    Linear::forward_many(both, outputs, prepared, workspace);
+    require(y == wanted && joined == z, "one loop gives the same");
+    Linear::forward_many(both, std::vector<Output>{output({y, M}, true), output({joined, M}, true)},
+                         prepared, workspace);
+    require(y[0] == 2 * wanted[0] && joined[M] == 2 * z[M], "outputs are added to");
+
+    // As two experts: token 5 goes to both, token 0 to the second.
+    const auto experts = Experts::of(both);
+    const std::vector<std::size_t> sent{5, 5, 0}, counts{1, 2}, to{1, 1, 0};
+    Routed routed;
+    experts.prepare_int8(tokens, {x, K}, sent, counts, routed, workspace);
+    std::vector<float> rows(3 * M), sums_of_two(2 * M);
+    experts.forward(routed, output({rows, M}), workspace);
+    require(rows[0] == wanted[5 * M] && rows[M] == z[5 * M] && rows[2 * M] == z[0],
+            "experts give the same");
+    experts.add_weighted(routed, to, std::vector<float>{1, 2, 3}, 2, {sums_of_two, M}, workspace);
+    require(sums_of_two[0] == 3 * rows[2 * M] && sums_of_two[M] == rows[0] + 2 * rows[M],
+            "and are added by weight");
+    experts.scatter(routed, std::vector<std::size_t>{2, 0, 1}, 3, {joined, M}, workspace);
+    require(joined[0] == rows[M] && joined[2 * M] == rows[0], "and go where they are sent");
 
     // The same bits on the f32 path, and whatever is said about speed.
     const auto floats = gate.prepare_f32(tokens, {x, K}, workspace);
@@ -117,7 +142,6 @@ void run(const std::string &path) {
     workspace.pin(nullptr);
 
     // Two shards write the columns of one output.
-    std::vector<float> joined(tokens * M);
     for (std::size_t begin = 0; begin < M; begin += M / 2) {
         const auto shard = gate.slice_rows(begin, begin + M / 2);
         const Span<float> columns(joined.data() + begin, joined.size() - begin);

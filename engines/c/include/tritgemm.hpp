@@ -212,6 +212,19 @@ private:
     std::exception_ptr thrown_;
 };
 
+/// Where outputs go: see output().
+using Output = tritgemm_output;
+
+/// Rows that outputs replace, or are added to.
+inline Output output(Rows<float> rows, bool add = false) {
+    return {rows.memory.data(), rows.memory.size(), rows.stride, TRITGEMM_F32, add};
+}
+
+/// As output(), of 16 bits in the type TRITGEMM_F16 or TRITGEMM_BF16.
+inline Output output(Rows<std::uint16_t> rows, tritgemm_float type, bool add = false) {
+    return {rows.memory.data(), rows.memory.size(), rows.stride, type, add};
+}
+
 /// Activations made ready once for several matrices, by Linear::prepare_int8(),
 /// Linear::prepare_f32() or of int8 values.
 class Prepared : public Handle<tritgemm_prepared, tritgemm_prepared_destroy> {
@@ -276,6 +289,9 @@ public:
     }
 };
 
+class Linear;
+inline std::vector<const tritgemm_linear *> handles_of(Span<const Linear *const> layers);
+
 /// A linear layer.
 class Linear : public Handle<tritgemm_linear, tritgemm_linear_destroy> {
 public:
@@ -317,6 +333,17 @@ public:
             y.memory.size(), y.stride, workspace.get()));
     }
 
+    /// Of several layers in one loop, output `i` of `layers[i]`: see output().
+    static void forward_many(Span<const Linear *const> layers, Span<const Output> outputs,
+                             const Prepared &x, Workspace &workspace) {
+        if (layers.size() != outputs.size()) {
+            throw std::invalid_argument("as many outputs as layers");
+        }
+        const auto handles = handles_of(layers);
+        workspace.check_product(tritgemm_linear_forward_many(
+            handles.data(), outputs.data(), outputs.size(), x.get(), workspace.get()));
+    }
+
     /// int8 or f32, as `x` was prepared.
     void forward_prepared(const Prepared &x, Rows<float> y, Workspace &workspace) const {
         workspace.check_product(tritgemm_linear_forward_prepared(
@@ -332,6 +359,22 @@ public:
         return Prepared(handle);
     }
 
+    /// As prepare_int8(), in the memory of `prepared`.
+    void prepare_int8_into(std::size_t tokens, Rows<const float> x, Prepared &prepared,
+                           Workspace &workspace) const {
+        workspace.check_product(tritgemm_linear_prepare_int8_into(
+            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride,
+            workspace.get(), prepared.get()));
+    }
+
+    /// As prepare_f32(), in the memory of `prepared`.
+    void prepare_f32_into(std::size_t tokens, Rows<const float> x, Prepared &prepared,
+                          Workspace &workspace) const {
+        workspace.check_product(tritgemm_linear_prepare_f32_into(
+            get(), tokens, x.memory.data(), x.memory.size(), x.stride, workspace.get(),
+            prepared.get()));
+    }
+
     /// As prepare_int8(), for the f32 pass.
     Prepared prepare_f32(std::size_t tokens, Rows<const float> x, Workspace &workspace) const {
         tritgemm_prepared *handle = nullptr;
@@ -339,6 +382,73 @@ public:
                                                             x.memory.size(), x.stride,
                                                             workspace.get(), &handle));
         return Prepared(handle);
+    }
+};
+
+inline std::vector<const tritgemm_linear *> handles_of(Span<const Linear *const> layers) {
+    std::vector<const tritgemm_linear *> handles;
+    for (const Linear *layer : layers) {
+        handles.push_back(layer->get());
+    }
+    return handles;
+}
+
+/// Activations made ready for the experts that their tokens were sent to.
+class Routed : public Handle<tritgemm_routed, tritgemm_routed_destroy> {
+public:
+    Routed() : Handle(make<tritgemm_routed>(tritgemm_routed_create)) {}
+
+    std::size_t rows() const { return tritgemm_routed_rows(get()); }
+};
+
+/// The experts of a mixture.
+class Experts : public Handle<tritgemm_experts, tritgemm_experts_destroy> {
+public:
+    using Handle::Handle;
+
+    static Experts of(Span<const Linear *const> layers) {
+        const auto handles = handles_of(layers);
+        return Experts(
+            make<tritgemm_experts>(tritgemm_experts_create, handles.data(), handles.size()));
+    }
+
+    /// `sent` are the tokens of expert 0, `counts[0]` of them, then those of expert 1, ...
+    void prepare_int8(std::size_t tokens, Rows<const float> x, Span<const std::size_t> sent,
+                      Span<const std::size_t> counts, Routed &routed, Workspace &workspace) const {
+        workspace.check_product(tritgemm_experts_prepare_int8(
+            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride, sent.data(),
+            sent.size(), counts.data(), counts.size(), workspace.get(), routed.get()));
+    }
+
+    /// As prepare_int8(), for the f32 pass.
+    void prepare_f32(std::size_t tokens, Rows<const float> x, Span<const std::size_t> sent,
+                     Span<const std::size_t> counts, Routed &routed, Workspace &workspace) const {
+        workspace.check_product(tritgemm_experts_prepare_f32(
+            get(), tokens, x.memory.data(), x.memory.size(), x.stride, sent.data(), sent.size(),
+            counts.data(), counts.size(), workspace.get(), routed.get()));
+    }
+
+    /// Row after row, expert after expert.
+    void forward(const Routed &x, Output output, Workspace &workspace) const {
+        workspace.check_product(
+            tritgemm_experts_forward(get(), x.get(), &output, workspace.get()));
+    }
+
+    /// Row `i` into row `to[i]` of the `tokens` rows of `y`.
+    void scatter(const Routed &x, Span<const std::size_t> to, std::size_t tokens, Rows<float> y,
+                 Workspace &workspace) const {
+        workspace.check_product(tritgemm_experts_scatter(get(), x.get(), to.data(), to.size(),
+                                                         tokens, y.memory.data(),
+                                                         y.memory.size(), y.stride,
+                                                         workspace.get()));
+    }
+
+    /// Row `i` times `weights[i]` added to row `to[i]` of the `tokens` rows of `y`.
+    void add_weighted(const Routed &x, Span<const std::size_t> to, Span<const float> weights,
+                      std::size_t tokens, Rows<float> y, Workspace &workspace) const {
+        workspace.check_product(tritgemm_experts_add_weighted(
+            get(), x.get(), to.data(), to.size(), weights.data(), weights.size(), tokens,
+            y.memory.data(), y.memory.size(), y.stride, workspace.get()));
     }
 };
 
