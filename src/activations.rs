@@ -6,13 +6,58 @@ use crate::kernels::element::Element;
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::options::Options;
-use crate::product::layout::Tokens;
+use crate::product::layout::TokenRows;
 use crate::product::plan::Split;
 use crate::product::prepare::Prepared;
 use crate::quant;
 use crate::scales::GroupSize;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
+use sealed::{Scaled, Tokens as _};
+
+/// Activations with one int8 scale for each group along K of a token, instead of one for
+/// the token: a large value then costs precision in its own group alone. Products sum each
+/// group by itself, so small groups take longer.
+///
+/// ```
+/// use tritgemm::{GroupSize, Grouped, Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
+/// let trits = MatRef::new(&[1; 64], 1, 64)?;
+/// let layer = Linear::new(&TernaryMatrix::from_trits(trits, Scales::per_tensor(1.0))?)?;
+/// let mut x = [0.001_f32; 64];
+/// x[0] = 1000.0;
+/// let (x, mut y, mut ws) = (MatRef::new(&x, 1, 64)?, [0.0], Workspace::new());
+/// layer.forward_int8(x, MatMut::new(&mut y, 1, 1)?, &mut ws)?;
+/// assert_eq!(y, [1000.0]); // 0.001 is nothing beside it,
+/// layer.forward_int8(Grouped(x, GroupSize::G32), MatMut::new(&mut y, 1, 1)?, &mut ws)?;
+/// assert_eq!(y, [1000.032]); // but not by itself.
+/// # Ok::<(), tritgemm::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Grouped<'a, T>(pub MatRef<'a, T>, pub GroupSize);
+
+/// Activations that are quantised, or int8 already: a [`MatRef`], with one scale a token,
+/// or [`Grouped`]. Sealed.
+pub trait Tokens<'a, T>: sealed::Tokens<'a, T> {}
+impl<'a, T> Tokens<'a, T> for MatRef<'a, T> {}
+impl<'a, T> Tokens<'a, T> for Grouped<'a, T> {}
+
+impl<'a, T> sealed::Tokens<'a, T> for MatRef<'a, T> {
+    fn grouped(self) -> sealed::Scaled<'a, T> {
+        sealed::Scaled {
+            x: self,
+            group: None,
+        }
+    }
+}
+
+impl<'a, T> sealed::Tokens<'a, T> for Grouped<'a, T> {
+    fn grouped(self) -> sealed::Scaled<'a, T> {
+        sealed::Scaled {
+            x: self.0,
+            group: Some(self.1),
+        }
+    }
+}
 
 /// Activations `[tokens][K]` made ready once for any number of matrices with
 /// the same K: quantised, scaled, laid out.
@@ -65,22 +110,30 @@ impl Default for PreparedActivations {
 
 impl PreparedActivations {
     /// For the W1.58A8 path with activations that are int8 already;
-    /// `token_scales` turn them back into floats (one a token). `group` is the group size
-    /// of the matrices' scales, if they have one.
+    /// `token_scales` turn them back into floats (one a token, or of [`Grouped`] ones
+    /// `[tokens][groups]`). `group` is the group size of the matrices' scales, if they have
+    /// one.
     ///
     /// # Errors
-    /// If there is not one scale a token, the backend that was asked for is not
+    /// If there is another number of scales, the backend that was asked for is not
     /// available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
-    pub fn from_int8(
-        x: MatRef<'_, i8>,
+    pub fn from_int8<'x>(
+        x: impl Tokens<'x, i8>,
         token_scales: Vec<f32>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
     ) -> Result<Self, GemmError> {
-        check_length("token_scales", token_scales.len(), x.rows())?;
+        let x = x.grouped();
+        let groups = x.group.map_or(1, |group| group.groups(x.x.cols()));
+        check_length(
+            "token_scales",
+            token_scales.len(),
+            x.x.rows().saturating_mul(groups),
+        )?;
         let mut quantized = Box::<Quantized>::default();
-        build(&mut quantized.prepared, x, group, ws)?;
+        build(&mut quantized.prepared, x.x, [group, x.group], ws)?;
         quantized.token_scales = token_scales;
+        quantized.group = x.group;
         Ok(Self {
             group,
             values: Values::Int8(quantized),
@@ -90,7 +143,7 @@ impl PreparedActivations {
     /// Quantises `x` into the memory there is. Without tokens after an error.
     pub(crate) fn quantize<T: Activation>(
         &mut self,
-        x: MatRef<'_, T>,
+        x: Scaled<'_, T>,
         group: Option<GroupSize>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
@@ -117,7 +170,7 @@ impl PreparedActivations {
             Values::F32(prepared) => prepared,
             Values::Int8(_) => Box::default(),
         };
-        build(&mut prepared, x, group, ws)?;
+        build(&mut prepared, x, [group, None], ws)?;
         *self = Self {
             group,
             values: Values::F32(prepared),
@@ -172,6 +225,18 @@ impl PreparedActivations {
         }
     }
 
+    /// What has one sum a row, whatever its scales.
+    fn exact(&self, group: Option<GroupSize>) -> Result<&Prepared<i8>, GemmError> {
+        let quantized = self.int8(group)?;
+        match quantized.group {
+            None => Ok(&quantized.prepared),
+            prepared => Err(GemmError::Group {
+                prepared,
+                matrix: group,
+            }),
+        }
+    }
+
     fn f32(&self, group: Option<GroupSize>) -> Result<&Prepared<f32>, GemmError> {
         self.check_group(group)?;
         match &self.values {
@@ -196,15 +261,27 @@ pub trait F32Input: sealed::Ready<Prepared<f32>> {}
 /// [`PreparedActivations`], whose scales it does not apply. Sealed.
 pub trait ExactInput: sealed::Ready<Prepared<i8>> {}
 
-impl<T: Activation> Int8Input for MatRef<'_, T> {}
 impl Int8Input for &PreparedActivations {}
 impl F32Input for MatRef<'_, f32> {}
 impl F32Input for &PreparedActivations {}
 impl ExactInput for MatRef<'_, i8> {}
 impl ExactInput for &PreparedActivations {}
 
-mod sealed {
-    use super::{GemmError, GroupSize, Workspace};
+pub(crate) mod sealed {
+    use super::{GemmError, GroupSize, MatRef, Workspace};
+
+    /// See [`Tokens`](super::Tokens).
+    pub trait Tokens<'a, T> {
+        /// The activations, and what a scale covers.
+        fn grouped(self) -> Scaled<'a, T>;
+    }
+
+    /// Activations, and how many of a token share a scale, if not all do.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Scaled<'a, T> {
+        pub x: MatRef<'a, T>,
+        pub group: Option<GroupSize>,
+    }
 
     /// Activations that are `P`, prepared, once they are made so in the workspace or
     /// found to be.
@@ -222,24 +299,33 @@ mod sealed {
     }
 }
 
-impl<T: Activation> sealed::Ready<Quantized> for MatRef<'_, T> {
-    fn shape(&self) -> [usize; 2] {
-        [self.rows(), self.cols()]
-    }
+/// Activations that are quantised in the workspace.
+macro_rules! quantized {
+    ($($input:ty),+) => {$(
+        impl<T: Activation> sealed::Ready<Quantized> for $input {
+            fn shape(&self) -> [usize; 2] {
+                let Scaled { x, .. } = self.grouped();
+                [x.rows(), x.cols()]
+            }
 
-    fn with(
-        self,
-        group: Option<GroupSize>,
-        ws: &mut Workspace,
-        product: impl FnOnce(&Quantized, &mut Workspace) -> Result<(), GemmError>,
-    ) -> Result<(), GemmError> {
-        let mut quantized = core::mem::take(&mut ws.quantized);
-        let done = quantize(self, group, &mut quantized, ws);
-        let done = done.and_then(|()| product(&quantized, ws));
-        ws.quantized = quantized;
-        done
-    }
+            fn with(
+                self,
+                group: Option<GroupSize>,
+                ws: &mut Workspace,
+                product: impl FnOnce(&Quantized, &mut Workspace) -> Result<(), GemmError>,
+            ) -> Result<(), GemmError> {
+                let mut quantized = core::mem::take(&mut ws.quantized);
+                let done = quantize(self.grouped(), group, &mut quantized, ws);
+                let done = done.and_then(|()| product(&quantized, ws));
+                ws.quantized = quantized;
+                done
+            }
+        }
+
+        impl<T: Activation> Int8Input for $input {}
+    )+};
 }
+quantized!(MatRef<'_, T>, Grouped<'_, T>);
 
 /// Activations that are multiplied as they are, made ready in the workspace.
 macro_rules! unchanged {
@@ -256,7 +342,7 @@ macro_rules! unchanged {
                 product: impl FnOnce(&Prepared<$element>, &mut Workspace) -> Result<(), GemmError>,
             ) -> Result<(), GemmError> {
                 let mut prepared = core::mem::take(&mut ws.$field);
-                let done = build(&mut prepared, self, group, ws);
+                let done = build(&mut prepared, self, [group, None], ws);
                 let done = done.and_then(|()| product(&prepared, ws));
                 ws.$field = prepared;
                 done
@@ -289,30 +375,32 @@ macro_rules! prepared {
 }
 prepared!(Quantized, |x, group| x.int8(group));
 prepared!(Prepared<f32>, |x, group| x.f32(group));
-prepared!(Prepared<i8>, |x, group| x.int8(group).map(|q| &q.prepared));
+prepared!(Prepared<i8>, |x, group| x.exact(group));
 
-/// Makes activations ready for matrices whose scales have groups of a size.
+/// Makes activations ready for groups of two kinds: those of the matrices' scales, and their
+/// own. Sums are cut where either ends.
 fn build<X: Element>(
     prepared: &mut Prepared<X>,
     x: MatRef<'_, X>,
-    group: Option<GroupSize>,
+    groups: [Option<GroupSize>; 2],
     ws: &Workspace,
 ) -> Result<(), GemmError> {
     let Options {
         family, threads, ..
     } = ws.options();
-    let how = (*family, threads);
-    Ok(prepared.build(Tokens::all(x), group_strips(group), ws.backend()?, how)?)
+    let (x, strips) = (TokenRows::all(x), group_strips(groups));
+    Ok(prepared.build(x, strips, ws.backend()?, (*family, threads))?)
 }
 
-/// Strips of a group of scales.
-pub(crate) fn group_strips(group: Option<GroupSize>) -> usize {
-    group.map_or(usize::MAX, |group| group.len() / 4)
+/// Strips of the smaller of two groups: the sizes are powers of two.
+pub(crate) fn group_strips(groups: [Option<GroupSize>; 2]) -> usize {
+    let lens = groups.into_iter().flatten().map(GroupSize::len);
+    lens.min().map_or(usize::MAX, |len| len / 4)
 }
 
 /// Quantises every token and makes the values ready.
 fn quantize<T: Activation>(
-    x: MatRef<'_, T>,
+    x: Scaled<'_, T>,
     group: Option<GroupSize>,
     quantized: &mut Quantized,
     ws: &mut Workspace,
@@ -321,22 +409,20 @@ fn quantize<T: Activation>(
     let Quantized {
         prepared,
         token_scales,
+        group: own,
     } = quantized;
+    *own = x.group;
     let done = quantize_rows(x, &mut values, token_scales, ws).and_then(|()| {
-        build(
-            prepared,
-            MatRef::dense(&values, x.rows(), x.cols()),
-            group,
-            ws,
-        )
+        let values = MatRef::dense(&values, x.x.rows(), x.x.cols());
+        build(prepared, values, [group, x.group], ws)
     });
     ws.values = values;
     done
 }
 
-/// Quantises every token into `values`, which are dense, with its scale.
+/// Quantises every token into `values`, which are dense, with its scales.
 pub(crate) fn quantize_rows<T: Activation>(
-    x: MatRef<'_, T>,
+    Scaled { x, group }: Scaled<'_, T>,
     values: &mut Vec<i8>,
     token_scales: &mut Vec<f32>,
     ws: &Workspace,
@@ -346,11 +432,17 @@ pub(crate) fn quantize_rows<T: Activation>(
         .checked_mul(k)
         .ok_or(OutOfMemory { bytes: usize::MAX })?;
     memory::resize(values, len, 0)?;
+    let group = group.map_or(k.max(1), GroupSize::len);
     // Without K there is nothing to scale, for however many tokens.
-    memory::resize(token_scales, if k == 0 { 0 } else { tokens }, 0.0)?;
+    memory::resize(token_scales, tokens.saturating_mul(k.div_ceil(group)), 0.0)?;
     if k > 0 {
         let q = MatMut::dense(values, tokens, k);
-        quant::quantize_tokens(x, q, token_scales, &ws.options().threads)?;
+        let Options {
+            threads,
+            non_finite,
+            ..
+        } = ws.options();
+        quant::quantize_tokens(x, q, (token_scales, group), (threads, *non_finite))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Mixtures of experts: several layers of one shape, each on tokens of its own.
 
 use crate::activation::Activation;
-use crate::activations::{group_strips, quantize_rows};
+use crate::activations::{Tokens, group_strips, quantize_rows};
 use crate::gemm_error::GemmError;
 use crate::isa::Backend;
 use crate::kernels::auto::scale;
@@ -12,7 +12,7 @@ use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::options::Family;
 use crate::output::Output;
-use crate::product::layout::Tokens;
+use crate::product::layout::TokenRows;
 use crate::product::plan;
 use crate::product::prepare::Prepared;
 use crate::scales::GroupSize;
@@ -164,9 +164,9 @@ impl Experts {
     /// as the experts, an activation is NaN or infinite, the backend that was asked for is
     /// not available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs
     /// out.
-    pub fn prepare_int8<T: Activation>(
+    pub fn prepare_int8<'x, T: Activation>(
         &self,
-        x: MatRef<'_, T>,
+        x: impl Tokens<'x, T>,
         routes: Routes<'_>,
         ws: &mut Workspace,
     ) -> Result<RoutedActivations, GemmError> {
@@ -180,32 +180,36 @@ impl Experts {
     ///
     /// # Errors
     /// As [`prepare_int8`](Self::prepare_int8).
-    pub fn prepare_int8_into<T: Activation>(
+    pub fn prepare_int8_into<'x, T: Activation>(
         &self,
-        x: MatRef<'_, T>,
+        x: impl Tokens<'x, T>,
         routes: Routes<'_>,
         routed: &mut RoutedActivations,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        self.check_routes([x.rows(), x.cols()], routes)?;
+        let x = x.grouped();
+        self.check_routes([x.x.rows(), x.x.cols()], routes)?;
         routed.refill(self, routes, false, |routed| {
-            let (k, gather) = (self.in_features(), self.gather(ws)?);
-            let rows = routed.rows();
+            let (k, rows) = (self.in_features(), routed.rows());
+            let (gather, group) = (self.gather(x.group, ws)?, x.group);
+            let of_token = group.map_or(1, |group| group.groups(k));
             let mut scales = core::mem::take(&mut ws.quantized.token_scales);
             let mut values = core::mem::take(&mut ws.values);
             let done = quantize_rows(x, &mut values, &mut scales, ws).and_then(|()| {
                 more(&mut routed.int8, routes.counts.len())?;
-                let x = MatRef::dense(&values, x.rows(), k);
+                let x = MatRef::dense(&values, x.x.rows(), k);
                 each(
                     &mut routed.int8,
                     routes,
                     (&ws.options().threads, rows.saturating_mul(k)),
                     |one, tokens| {
+                        one.group = group;
                         one.token_scales.clear();
-                        let of_token = tokens.iter().map(|&token| scales.get(token));
-                        let of_token = of_token.map(|scale| scale.copied().unwrap_or_default());
-                        memory::extend(&mut one.token_scales, of_token)?;
-                        gather.run(&mut one.prepared, Tokens::chosen(x, tokens))
+                        for &token in tokens.iter().filter(|_| k > 0) {
+                            let scales = &scales[token * of_token..][..of_token];
+                            memory::extend(&mut one.token_scales, scales.iter().copied())?;
+                        }
+                        gather.run(&mut one.prepared, TokenRows::chosen(x, tokens))
                     },
                 )
             });
@@ -244,7 +248,7 @@ impl Experts {
     ) -> Result<(), GemmError> {
         self.check_routes([x.rows(), x.cols()], routes)?;
         routed.refill(self, routes, true, |routed| {
-            let gather = self.gather(ws)?;
+            let gather = self.gather(None, ws)?;
             let bytes = size_of::<f32>().saturating_mul(routed.rows());
             let bytes = bytes.saturating_mul(routed.cols);
             more(&mut routed.f32, routes.counts.len())?;
@@ -252,7 +256,7 @@ impl Experts {
                 &mut routed.f32,
                 routes,
                 (&ws.options().threads, bytes),
-                |one, tokens| gather.run(one, Tokens::chosen(x, tokens)),
+                |one, tokens| gather.run(one, TokenRows::chosen(x, tokens)),
             )
         })
     }
@@ -382,11 +386,11 @@ impl Experts {
         done
     }
 
-    fn gather(&self, ws: &Workspace) -> Result<Gather, GemmError> {
+    fn gather(&self, group: Option<GroupSize>, ws: &Workspace) -> Result<Gather, GemmError> {
         Ok(Gather {
             backend: ws.backend()?,
             family: ws.options().family,
-            group_strips: group_strips(self.group()),
+            group_strips: group_strips([self.group(), group]),
         })
     }
 
@@ -449,7 +453,7 @@ impl Gather {
     fn run<X: Element>(
         &self,
         prepared: &mut Prepared<X>,
-        x: Tokens<'_, X>,
+        x: TokenRows<'_, X>,
     ) -> Result<(), OutOfMemory> {
         let how = (self.family, &Threads::Serial);
         let built = prepared.build(x, self.group_strips, self.backend, how);

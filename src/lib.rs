@@ -65,7 +65,7 @@ mod view;
 mod workspace;
 
 pub use activation::Activation;
-pub use activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
+pub use activations::{ExactInput, F32Input, Grouped, Int8Input, PreparedActivations, Tokens};
 pub use error::Error;
 pub use experts::{Experts, RoutedActivations, Routes};
 pub use gemm_error::GemmError;
@@ -73,7 +73,7 @@ pub use isa::{Backend, Isa, IsaError, pin};
 pub use linear::Linear;
 pub use matrix::{MAX_COLS, MatrixError, TernaryMatrix};
 pub use memory::OutOfMemory;
-pub use options::{Family, Options};
+pub use options::{Family, NonFinite, Options};
 pub use output::{Added, Output};
 pub use panel_file::{PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels};

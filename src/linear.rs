@@ -2,7 +2,7 @@
 //! scales and bias.
 
 use crate::activation::Activation;
-use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations};
+use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations, Tokens};
 use crate::gemm_error::GemmError;
 use crate::matrix::{MatrixError, TernaryMatrix, check_scales};
 use crate::memory::{self, OutOfMemory};
@@ -212,15 +212,16 @@ impl Linear {
     }
 
     /// Activations `[tokens][K]` (f32, f16 or bf16) quantised to int8, each token by its
-    /// absolute maximum, and made ready once for this layer and for any other of the same
-    /// K and [`group`](Self::group).
+    /// absolute maximum or, of [`Grouped`](crate::Grouped) ones, each group of a token by its own, and made
+    /// ready once for this layer and for any other of the same K and
+    /// [`group`](Self::group).
     ///
     /// # Errors
     /// If an activation is NaN or infinite, the backend that was asked for is not
     /// available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
-    pub fn prepare_int8<T: Activation>(
+    pub fn prepare_int8<'x, T: Activation>(
         &self,
-        x: MatRef<'_, T>,
+        x: impl Tokens<'x, T>,
         ws: &mut Workspace,
     ) -> Result<PreparedActivations, GemmError> {
         let mut prepared = PreparedActivations::default();
@@ -234,13 +235,14 @@ impl Linear {
     ///
     /// # Errors
     /// As [`prepare_int8`](Self::prepare_int8).
-    pub fn prepare_int8_into<T: Activation>(
+    pub fn prepare_int8_into<'x, T: Activation>(
         &self,
-        x: MatRef<'_, T>,
+        x: impl Tokens<'x, T>,
         prepared: &mut PreparedActivations,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        check_width(x.cols(), &self.panels)?;
+        let x = x.grouped();
+        check_width(x.x.cols(), &self.panels)?;
         prepared.quantize(x, self.group(), ws)
     }
 
@@ -282,8 +284,8 @@ impl Linear {
     /// and adds the bias into `y` (`[N][M]`). As in BitNet b1.58,
     /// arXiv:2402.17764.
     ///
-    /// `x` is a [`MatRef`], or [`PreparedActivations`] of int8, which keep the backend that
-    /// they were prepared with.
+    /// `x` is a [`MatRef`], [`Grouped`](crate::Grouped), or [`PreparedActivations`] of int8, which keep the
+    /// backend that they were prepared with.
     ///
     /// # Errors
     /// If the shapes or the group sizes do not fit, prepared activations are f32, an
@@ -369,8 +371,10 @@ impl Linear {
         x: &'a Quantized,
     ) -> (&'a Panels, &'a Prepared<i8>, W1A8<'a, O::Element>) {
         let sink = W1A8 {
-            affine: self.affine::<O>(),
+            affine: self.affine::<O>(x.prepared.group_strips()),
             token_scales: &x.token_scales,
+            scales_per_token: x.group.map_or(1, |group| group.groups(x.prepared.k())),
+            sums_per_scale: sums_per_scale(x.group, x.prepared.group_strips()),
         };
         (&self.panels, &x.prepared, sink)
     }
@@ -380,18 +384,29 @@ impl Linear {
         &'a self,
         x: &'a Prepared<f32>,
     ) -> (&'a Panels, &'a Prepared<f32>, Canonical<'a, O::Element>) {
-        (&self.panels, x, Canonical(self.affine::<O>()))
+        (
+            &self.panels,
+            x,
+            Canonical(self.affine::<O>(x.group_strips())),
+        )
     }
 
-    fn affine<O: Output>(&self) -> Affine<'_, O::Element> {
+    fn affine<O: Output>(&self, group_strips: usize) -> Affine<'_, O::Element> {
         Affine {
             rows: self.out_features(),
             scales: &self.by_group,
+            sums_per_scale: sums_per_scale(self.group(), group_strips),
             bias: self.bias(),
             adds: O::ADDS,
             out: PhantomData,
         }
     }
+}
+
+/// How many groups of so many strips, which are summed apart, share a scale: those in its
+/// group, or all.
+fn sums_per_scale(group: Option<GroupSize>, group_strips: usize) -> usize {
+    group.map_or(usize::MAX, |group| group.len() / 4 / group_strips)
 }
 
 /// The group size of all layers, if there are layers.

@@ -16,7 +16,18 @@ pub enum Family {
     Many,
 }
 
-/// How products run. Results never depend on it.
+/// What becomes of a NaN or an infinity in activations that are quantised to int8.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NonFinite {
+    /// The product is an error that names its place.
+    #[default]
+    Error,
+    /// All outputs of its token are NaN, those of other tokens what they are without it.
+    Propagate,
+}
+
+/// How products run. Results never depend on it, but for what [`NonFinite`] says of tokens
+/// that are not finite.
 ///
 /// ```
 /// use tritgemm::{Backend, Options, Threads, Workspace};
@@ -29,6 +40,7 @@ pub struct Options {
     pub(crate) threads: Threads,
     pub(crate) family: Family,
     pub(crate) weights_in_cache: bool,
+    pub(crate) non_finite: NonFinite,
 }
 
 impl Options {
@@ -52,6 +64,12 @@ impl Options {
     /// Forces a family of kernels, for measurements and tests.
     pub fn family(mut self, family: Family) -> Self {
         self.family = family;
+        self
+    }
+
+    /// Says what becomes of a NaN or an infinity where activations are quantised to int8.
+    pub fn non_finite(mut self, non_finite: NonFinite) -> Self {
+        self.non_finite = non_finite;
         self
     }
 

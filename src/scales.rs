@@ -3,30 +3,33 @@
 use crate::memory::{self, OutOfMemory};
 use core::fmt;
 
-/// Columns in one group of [`Granularity::PerGroup`]: 64, 128 or 256 weights
-/// along K share a scale.
+/// Values along K that share a scale: weights of a row ([`Granularity::PerGroup`]), or int8
+/// activations of a token ([`Grouped`](crate::Grouped)).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum GroupSize {
-    /// 64 weights.
-    G64,
-    /// 128 weights.
-    G128,
-    /// 256 weights.
-    G256,
+    /// 32.
+    G32 = 32,
+    /// 64.
+    G64 = 64,
+    /// 128.
+    G128 = 128,
+    /// 256.
+    G256 = 256,
 }
 
 impl GroupSize {
     /// Every group size.
-    pub const ALL: &'static [GroupSize] = &[GroupSize::G64, GroupSize::G128, GroupSize::G256];
+    pub const ALL: &'static [GroupSize] = &[
+        GroupSize::G32,
+        GroupSize::G64,
+        GroupSize::G128,
+        GroupSize::G256,
+    ];
 
-    /// Weights in a full group.
+    /// Values in a full group.
     #[allow(clippy::len_without_is_empty)]
     pub const fn len(self) -> usize {
-        match self {
-            GroupSize::G64 => 64,
-            GroupSize::G128 => 128,
-            GroupSize::G256 => 256,
-        }
+        self as usize
     }
 
     /// Groups in a row of `cols` weights; the last one may be short.
@@ -43,6 +46,7 @@ impl GroupSize {
     /// ```
     pub const fn from_len(len: usize) -> Option<GroupSize> {
         match len {
+            32 => Some(GroupSize::G32),
             64 => Some(GroupSize::G64),
             128 => Some(GroupSize::G128),
             256 => Some(GroupSize::G256),

@@ -10,6 +10,7 @@ use crate::product::prepare::Prepared;
 use crate::product::scratch::Slots;
 use crate::product::sink::Sink;
 use crate::product::{self, Room};
+use crate::scales::GroupSize;
 use crate::threads::Stopped;
 use crate::view::MatMut;
 use core::fmt;
@@ -42,7 +43,10 @@ pub struct Workspace {
 #[derive(Debug, Default)]
 pub struct Quantized {
     pub(crate) prepared: Prepared<i8>,
+    /// `[tokens][groups]`, one group without [`Self::group`].
     pub(crate) token_scales: Vec<f32>,
+    /// Activations of a token that share a scale, if not all do.
+    pub(crate) group: Option<GroupSize>,
 }
 
 impl Workspace {

@@ -41,6 +41,8 @@ pub enum Grain {
     Tensor,
     /// one scale a row
     Row,
+    /// one for every 32 weights of a row
+    Group32,
     /// one for every 64 weights of a row
     Group64,
     /// one for every 128 weights of a row
@@ -55,6 +57,7 @@ impl Grain {
         match granularity {
             Granularity::PerTensor => Grain::Tensor,
             Granularity::PerRow => Grain::Row,
+            Granularity::PerGroup(GroupSize::G32) => Grain::Group32,
             Granularity::PerGroup(GroupSize::G64) => Grain::Group64,
             Granularity::PerGroup(GroupSize::G128) => Grain::Group128,
             Granularity::PerGroup(GroupSize::G256) => Grain::Group256,
@@ -66,6 +69,7 @@ impl Grain {
         match self {
             Grain::Tensor => Granularity::PerTensor,
             Grain::Row => Granularity::PerRow,
+            Grain::Group32 => Granularity::PerGroup(GroupSize::G32),
             Grain::Group64 => Granularity::PerGroup(GroupSize::G64),
             Grain::Group128 => Granularity::PerGroup(GroupSize::G128),
             Grain::Group256 => Granularity::PerGroup(GroupSize::G256),

@@ -109,7 +109,7 @@ impl fmt::Display for PanelFileError {
             } => write!(f, "header field `{name}` is {found}, expected {expected}"),
             Self::Granularity { found } => write!(
                 f,
-                "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 64, 128 or 256 (group)"
+                "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 32, 64, 128 or 256 (group)"
             ),
             Self::TooLarge { rows, cols } => write!(
                 f,

@@ -45,7 +45,7 @@ pub use error::PanelFileError;
 /// | 16 | 8 | rows (M) |
 /// | 24 | 8 | columns (K), at most [`MAX_COLS`](crate::MAX_COLS) |
 /// | 32 | 8 | depth: strips of a panel, `ceil(K / 4)` rounded up to a multiple of 3 |
-/// | 40 | 4 | what a scale covers: 0 no scales, 1 the tensor, 2 a row, 64, 128 or 256 a group |
+/// | 40 | 4 | what a scale covers: 0 no scales, 1 the tensor, 2 a row, 32, 64, 128 or 256 a group |
 /// | 44 | 4 | flags: bit 0, there is a bias |
 /// | 48 | 8 | offset of the panels: 128 |
 /// | 56 | 8 | offset of the scales |

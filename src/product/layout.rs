@@ -7,14 +7,14 @@ use crate::product::plan::{LAYOUT_SPAN, groups, strips};
 use crate::view::MatRef;
 use core::ops::Range;
 
-/// Tokens of activations: all rows of a matrix, or those of some numbers.
+/// TokenRows of activations: all rows of a matrix, or those of some numbers.
 #[derive(Clone, Copy)]
-pub(crate) struct Tokens<'a, X> {
+pub(crate) struct TokenRows<'a, X> {
     x: MatRef<'a, X>,
     chosen: Option<&'a [usize]>,
 }
 
-impl<'a, X> Tokens<'a, X> {
+impl<'a, X> TokenRows<'a, X> {
     pub(crate) fn all(x: MatRef<'a, X>) -> Self {
         Self { x, chosen: None }
     }
@@ -45,7 +45,7 @@ impl<'a, X> Tokens<'a, X> {
 /// change every `group_strips` strips. Values of k beyond K become zero; so do those of
 /// tokens that are not there, except for kernels that are token-major and skip them.
 pub(super) fn lay_out_tile<X: Element>(
-    x: Tokens<'_, X>,
+    x: TokenRows<'_, X>,
     tokens: Range<usize>,
     kernel: &ManyKernel<X, X::Acc>,
     group_strips: usize,
@@ -72,7 +72,7 @@ pub(super) fn lay_out_tile<X: Element>(
 /// but the last of `chunk` strips. The loop over tiles cuts the same chunks, as the pieces
 /// of a group are whole blocks, and blocks whole chunks of a token-major kernel.
 fn copy<X: Element>(
-    x: Tokens<'_, X>,
+    x: TokenRows<'_, X>,
     tokens: Range<usize>,
     [lanes, chunk]: [usize; 2],
     group_strips: usize,
@@ -94,8 +94,8 @@ fn copy<X: Element>(
     }
 }
 
-/// Tokens to lanes: `xt[k][lane]`.
-fn transpose<X: Element>(x: Tokens<'_, X>, tokens: Range<usize>, lanes: usize, xt: &mut [X]) {
+/// TokenRows to lanes: `xt[k][lane]`.
+fn transpose<X: Element>(x: TokenRows<'_, X>, tokens: Range<usize>, lanes: usize, xt: &mut [X]) {
     let k = x.cols();
     let span = LAYOUT_SPAN / (lanes * size_of::<X>());
     for start in (0..k).step_by(span) {
@@ -221,7 +221,7 @@ mod tests {
                     let x: Vec<X> = (0..(tokens + 1) * k).map(X::number).collect();
                     let mut xt = vec![X::number(0); 4 * strips(k) * kernel.tokens];
                     let view = MatRef::new(&x, tokens + 1, k).expect("a matrix");
-                    let view = Tokens::all(view);
+                    let view = TokenRows::all(view);
                     lay_out_tile(view, 1..tokens + 1, kernel, group_strips, &mut xt);
                     let mut read = read(&xt, kernel.token_major, shape, k, group_strips);
                     if kernel.token_major {
@@ -247,7 +247,7 @@ mod tests {
             for group_strips in [usize::MAX, 1, 2, 3, 5] {
                 let x: Vec<f32> = (0..4 * k).map(Numbered::number).collect();
                 let mut xt = vec![-1.0; 4 * strips(k) * 3];
-                let view = Tokens::all(MatRef::new(&x, 4, k).expect("a matrix"));
+                let view = TokenRows::all(MatRef::new(&x, 4, k).expect("a matrix"));
                 copy(view, 1..3, shape, group_strips, &mut xt);
                 check(&read(&xt, true, shape, k, group_strips)[..2], &x, k, 1, 2);
             }

@@ -7,7 +7,7 @@ use crate::kernels::element::{Element, Few, Many};
 use crate::kernels::memory::tiles::TileGrid;
 use crate::memory::{self, Lines, OutOfMemory, lines, reserve};
 use crate::options::Family;
-use crate::product::layout::{Tokens, lay_out_tile};
+use crate::product::layout::{TokenRows, lay_out_tile};
 use crate::product::plan::{self, Split, groups, strips};
 use crate::product::tables::{FewRows, FewTables};
 use crate::threads::{Stopped, Threads};
@@ -71,7 +71,7 @@ impl<X: Element> Prepared<X> {
         self.split
     }
 
-    /// Tokens that are few.
+    /// TokenRows that are few.
     pub(crate) fn few_tokens(&self) -> usize {
         self.tokens - self.split.many()
     }
@@ -183,7 +183,7 @@ impl<X: Element> Prepared<X> {
     /// of it out, or memory runs out.
     pub(crate) fn build(
         &mut self,
-        x: Tokens<'_, X>,
+        x: TokenRows<'_, X>,
         group_strips: usize,
         backend: Backend,
         (family, threads): (Family, &Threads),
@@ -231,7 +231,7 @@ impl<X: Element> Prepared<X> {
         }
     }
 
-    fn lay_out_tiles(&mut self, x: Tokens<'_, X>, threads: &Threads) -> Result<(), Stopped> {
+    fn lay_out_tiles(&mut self, x: TokenRows<'_, X>, threads: &Threads) -> Result<(), Stopped> {
         let (tiles, tile_bytes, group_strips) =
             (self.whole_tiles(), self.tile_bytes(0), self.group_strips);
         let [(_, whole), (choice, left)] = self.split.parts();
@@ -268,7 +268,7 @@ impl<X: Element> Prepared<X> {
     }
 
     /// Rows of few tokens. Strips that pad a group to whole units count as zero.
-    fn lay_out_rows(&mut self, x: Tokens<'_, X>) -> Result<(), OutOfMemory> {
+    fn lay_out_rows(&mut self, x: TokenRows<'_, X>) -> Result<(), OutOfMemory> {
         let (strips, unit) = (self.strips(), self.unit());
         let end = self.places().last().map_or(0, |place| place.end);
         self.row_strips = end.next_multiple_of(unit);

@@ -60,6 +60,8 @@ impl Sink<i8> for Raw {
 pub(crate) struct Affine<'a, O> {
     pub(crate) rows: usize,
     pub(crate) scales: &'a [f32],
+    /// Groups of sums that share a scale.
+    pub(crate) sums_per_scale: usize,
     pub(crate) bias: Option<&'a [f32]>,
     /// Outputs are added to what is there.
     pub(crate) adds: bool,
@@ -68,7 +70,8 @@ pub(crate) struct Affine<'a, O> {
 
 impl<'a, O: Activation> Affine<'a, O> {
     fn scales(&self, place: Place, len: usize) -> &'a [f32] {
-        &self.scales[place.group.0 * self.rows + place.row..][..len]
+        let group = place.group.0 / self.sums_per_scale;
+        &self.scales[group * self.rows + place.row..][..len]
     }
 
     fn bias(&self, place: Place, len: usize) -> Option<&'a [f32]> {
@@ -133,7 +136,11 @@ impl<'a, O: Activation> Affine<'a, O> {
 /// The W1.58A8 output: sum times the row's and the token's scale, plus bias.
 pub(crate) struct W1A8<'a, O> {
     pub(crate) affine: Affine<'a, O>,
+    /// `[tokens][scales_per_token]`.
     pub(crate) token_scales: &'a [f32],
+    pub(crate) scales_per_token: usize,
+    /// Groups of sums that share one.
+    pub(crate) sums_per_scale: usize,
 }
 
 impl<O: Activation> Sink<i8> for W1A8<'_, O> {
@@ -142,7 +149,8 @@ impl<O: Activation> Sink<i8> for W1A8<'_, O> {
         self.affine.stages()
     }
     fn emit(&self, place: Place, sums: &[i32], staged: &mut [f32], out: &mut [O]) {
-        let token_scale = self.token_scales[place.token];
+        let group = place.group.0 / self.sums_per_scale;
+        let token_scale = self.token_scales[place.token * self.scales_per_token + group];
         self.affine.emit(
             place,
             staged,

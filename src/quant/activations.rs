@@ -2,9 +2,11 @@
 
 use crate::activation::Activation;
 use crate::kernels::auto::activations::MIN_ABSMAX;
+use crate::kernels::auto::scale::NAN;
 use crate::kernels::memory::tiles::TileGrid;
 use crate::memory;
 use crate::mismatch::{check_length, check_shape};
+use crate::options::NonFinite;
 use crate::product::plan;
 use crate::quant::error::QuantError;
 use crate::threads::{MAX_EMPTY_ROWS, Stopped, Threads};
@@ -94,7 +96,8 @@ pub fn quantize_activations_into<T: Activation>(
     if tokens == 0 || features == 0 {
         return Ok(());
     }
-    match quantize_tokens(x, q, token_scales, &Threads::Rayon) {
+    let how = (&Threads::Rayon, NonFinite::Error);
+    match quantize_tokens(x, q, (token_scales, features), how) {
         Ok(()) => Ok(()),
         Err(TokensError::Quant(e)) => Err(e),
         Err(TokensError::Stopped(_)) => unreachable!("rayon leaves no item out"),
@@ -110,19 +113,21 @@ pub(crate) enum TokensError {
 from_variants!(TokensError: Quant(QuantError), Stopped(Stopped));
 
 /// Quantises every token of `x`, which has some values, into `q` of the same shape and
-/// `token_scales`, by all workers.
+/// `token_scales`, one for each `group` values of a token, by all workers.
 pub(crate) fn quantize_tokens<T: Activation>(
     x: MatRef<'_, T>,
     mut q: MatMut<'_, i8>,
-    token_scales: &mut [f32],
-    threads: &Threads,
+    (token_scales, group): (&mut [f32], usize),
+    (threads, non_finite): (&Threads, NonFinite),
 ) -> Result<(), TokensError> {
     let (tokens, k) = (x.rows(), x.cols());
     let workers = plan::layout_workers(threads, tokens * k);
     let per_item = plan::per_item(tokens, workers);
     let (q, stride) = q.strided();
     let q = TileGrid::new(q, [tokens, k], stride, [per_item, k]);
-    let scales = TileGrid::new(token_scales, [tokens, 1], 1, [per_item, 1]);
+    let groups_of_token = k.div_ceil(group);
+    let shape = [tokens, groups_of_token];
+    let scales = TileGrid::new(token_scales, shape, shape[1], [per_item, shape[1]]);
     let not_finite = AtomicUsize::new(usize::MAX);
     threads.for_each(workers, q.len(), |i| {
         let Some(mut q) = q.claim(i) else {
@@ -133,12 +138,23 @@ pub(crate) fn quantize_tokens<T: Activation>(
             return Ok(false);
         };
         for token in q.rows() {
-            match T::quantize(x.row(token), q.row_mut(token, 0..k)) {
-                Some(absmax) => scales.row_mut(token, 0..1)[0] = token_scale(absmax),
-                // Relaxed: `for_each` returns after its items, which orders them.
-                None => {
-                    not_finite.fetch_min(token, Ordering::Relaxed);
-                }
+            let groups = x
+                .row(token)
+                .chunks(group)
+                .zip(q.row_mut(token, 0..k).chunks_mut(group));
+            for ((x, q), scale) in groups.zip(scales.row_mut(token, 0..groups_of_token)) {
+                *scale = match (T::quantize(x, q), non_finite) {
+                    (Some(absmax), _) => token_scale(absmax),
+                    (None, NonFinite::Propagate) => {
+                        q.fill(0);
+                        NAN
+                    }
+                    // Relaxed: `for_each` returns after its items, which orders them.
+                    (None, NonFinite::Error) => {
+                        not_finite.fetch_min(token, Ordering::Relaxed);
+                        NAN
+                    }
+                };
             }
         }
         Ok(true)

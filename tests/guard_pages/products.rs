@@ -205,7 +205,7 @@ fn every_tail_of_n() {
 /// Groups cut K where no unit of a kernel ends.
 #[test]
 fn scales_by_group() {
-    for granularity in [64, 128, 256] {
+    for granularity in [32, 64, 128, 256] {
         for k in [64, 65, 130, 300] {
             let case = case([70, k, 5], [1, 2], granularity);
             let expected = case.expected();

@@ -85,7 +85,7 @@ pub unsafe extern "C" fn tritgemm_linear_cols(linear: *const Linear) -> usize {
     unsafe { size(linear, |l| l.0.in_features()) }
 }
 
-/// Weights along K that share a scale: 64, 128 or 256, or 0 if scales are not per group.
+/// Weights along K that share a scale: 32, 64, 128 or 256, or 0 if scales are not per group.
 /// Activations that are prepared for the layer need to know.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_group(linear: *const Linear) -> usize {

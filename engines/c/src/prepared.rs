@@ -26,7 +26,7 @@ pub(crate) enum Path {
 
 fn group(len: usize) -> Result<Option<GroupSize>, Error> {
     let unknown = || {
-        let text = format!("group of {len}, expected 0 (none), 64, 128 or 256");
+        let text = format!("group of {len}, expected 0 (none), 32, 64, 128 or 256");
         Error::new(Status::TritgemmInvalidArgument, text)
     };
     match len {

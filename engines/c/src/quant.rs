@@ -13,7 +13,9 @@ pub enum Granularity {
     TritgemmPerTensor = 1,
     /// A row: M scales.
     TritgemmPerRow = 2,
-    /// 64 weights along K: [M][ceil(K / 64)] scales.
+    /// 32 weights along K: [M][ceil(K / 32)] scales.
+    TritgemmPerGroup32 = 32,
+    /// 64 weights along K.
     TritgemmPerGroup64 = 64,
     /// 128 weights along K.
     TritgemmPerGroup128 = 128,
@@ -23,8 +25,14 @@ pub enum Granularity {
 
 pub(crate) fn granularity(number: i32) -> Result<tritgemm::Granularity, Error> {
     use tritgemm::Granularity::{PerGroup, PerRow, PerTensor};
-    let [a, b, c] = [GroupSize::G64, GroupSize::G128, GroupSize::G256].map(PerGroup);
-    let all = [PerTensor, PerRow, a, b, c].map(|kind| (self::number(kind), kind));
+    let groups = [
+        GroupSize::G32,
+        GroupSize::G64,
+        GroupSize::G128,
+        GroupSize::G256,
+    ];
+    let [a, b, c, d] = groups.map(PerGroup);
+    let all = [PerTensor, PerRow, a, b, c, d].map(|kind| (self::number(kind), kind));
     choose("granularity", number, &all)
 }
 

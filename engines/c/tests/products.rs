@@ -292,7 +292,7 @@ fn codec_and_quantisers() {
     let (w, len) = (weights.as_ptr(), M * K);
     // SAFETY: buffers with their lengths, out pointers, handles that live.
     unsafe {
-        for granularity in [1, 2, 64, 128, 256] {
+        for granularity in [1, 2, 32, 64, 128, 256] {
             let mut count = 0;
             ok(tritgemm_scale_count(M, K, granularity, &mut count));
             let mut scales = vec![0.0f32; count];

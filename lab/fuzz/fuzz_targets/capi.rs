@@ -44,7 +44,7 @@ const MACS: [usize; 2] = [1 << 15, 3 << 20];
 const NAMES: [Option<&CStr>; 4] = [None, Some(c"scalar"), Some(c"avx2"), Some(c"none")];
 const F32: i32 = c::Float::TritgemmF32 as i32;
 /// What a scale covers.
-const GRANULARITIES: [i32; 5] = [1, 2, 64, 128, 256];
+const GRANULARITIES: [i32; 6] = [1, 2, 32, 64, 128, 256];
 
 #[derive(Arbitrary, Clone, Copy, PartialEq, Debug)]
 enum Op {
@@ -418,7 +418,7 @@ impl Weights {
             Some(floats) => oracle::canonical(self.operands(floats, x.distinct), &affine),
             None => {
                 let operands = self.operands(&x.values, x.distinct);
-                oracle::scaled_integers(operands, &x.scales, &affine)
+                oracle::scaled_integers(operands, |token, _| x.scales[token], &affine)
             }
         };
         x.repeat(&y, self.m)

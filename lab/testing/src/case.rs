@@ -11,7 +11,7 @@ use tritgemm::{
 
 /// What a scale covers, by the numbers of the panel file: 1 the tensor, 2 a
 /// row, else a group of so many.
-pub const GRANULARITIES: [usize; 5] = [1, 2, 64, 128, 256];
+pub const GRANULARITIES: [usize; 6] = [1, 2, 32, 64, 128, 256];
 
 /// How f32 activations are distributed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -290,7 +290,9 @@ impl Case {
             q.extend(values);
             token_scales.push(scale);
         }
-        let y = self.affine(|a| oracle::scaled_integers(self.operands(&q), &token_scales, a));
+        let y = self.affine(|a| {
+            oracle::scaled_integers(self.operands(&q), |token, _| token_scales[token], a)
+        });
         Ok(bits(&y))
     }
 
@@ -302,7 +304,8 @@ impl Case {
     /// Bits of what comes of the int8 activations with [`Self::token_scales`].
     pub fn expected_int8(&self) -> Vec<u32> {
         let x = self.operands(&self.x_i8);
-        bits(&self.affine(|a| oracle::scaled_integers(x, &self.token_scales(), a)))
+        let scales = self.token_scales();
+        bits(&self.affine(|a| oracle::scaled_integers(x, |token, _| scales[token], a)))
     }
 
     pub fn gemm_i8(&self, ws: &mut Workspace) -> Vec<i32> {

@@ -65,11 +65,16 @@ fn combine(terms: &[(f32, f32)], bias: Option<f32>) -> f32 {
     }
 }
 
-/// The W1.58A8 output for int8 activations and their token scales.
-pub fn scaled_integers(a: Operands<'_, i8>, token_scales: &[f32], affine: &Affine<'_>) -> Vec<f32> {
+/// The W1.58A8 output for int8 activations; `token_scale` is that of a token and of the
+/// group which starts at a column.
+pub fn scaled_integers(
+    a: Operands<'_, i8>,
+    token_scale: impl Fn(usize, usize) -> f32,
+    affine: &Affine<'_>,
+) -> Vec<f32> {
     outputs(a, affine, |token, row, (start, end)| {
         let sum = dot(a, token, row, start, end) as f32;
-        (sum, (affine.scale)(row, start) * token_scales[token])
+        (sum, (affine.scale)(row, start) * token_scale(token, start))
     })
 }
 
