@@ -211,6 +211,34 @@ impl Linear {
         Ok(Self::assemble(panels, scales, bias.transpose()?)?)
     }
 
+    /// One row of weights times their scales, without bias, into `y`, K values: a row of an
+    /// embedding whose matrix is the output layer's, too.
+    ///
+    /// # Errors
+    /// If there is no such row, or `y` has another length.
+    ///
+    /// ```
+    /// use tritgemm::{Linear, MatRef, Scales, TernaryMatrix};
+    /// let trits = MatRef::new(&[1, 0, -1, 1], 2, 2)?;
+    /// let head = Linear::new(&TernaryMatrix::from_trits(trits, Scales::per_tensor(0.5))?)?;
+    /// let mut embedding = [0.0; 2];
+    /// head.unpack_row(1, &mut embedding)?;
+    /// assert_eq!(embedding, [-0.5, 0.5]);
+    /// # Ok::<(), tritgemm::Error>(())
+    /// ```
+    pub fn unpack_row(&self, row: usize, y: &mut [f32]) -> Result<(), MatrixError> {
+        check_length("y", y.len(), self.in_features())?;
+        let weights = self.panels.row_trits(row)?;
+        let k = self.in_features();
+        for (col, (y, trit)) in y.iter_mut().zip(weights).enumerate() {
+            *y = match trit {
+                0 => 0.0,
+                trit => f32::from(trit) * self.scales.at(row, col, k),
+            };
+        }
+        Ok(())
+    }
+
     /// Activations `[tokens][K]` (f32, f16 or bf16) quantised to int8, each token by its
     /// absolute maximum or, of [`Grouped`](crate::Grouped) ones, each group of a token by its own, and made
     /// ready once for this layer and for any other of the same K and

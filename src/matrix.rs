@@ -51,6 +51,13 @@ pub enum MatrixError {
         /// Rows of the matrix.
         rows: usize,
     },
+    /// A range of bytes leaves the memory or ends before it starts.
+    NoBytes {
+        /// The range.
+        range: Range<usize>,
+        /// Bytes there are.
+        len: usize,
+    },
     /// The caller's threads left work out.
     Incomplete(Incomplete),
     /// The weights could not be encoded or decoded.
@@ -75,6 +82,9 @@ impl fmt::Display for MatrixError {
             } => fmt_length(f, argument, len, expected),
             Self::Scale { index, value } => {
                 write!(f, "scale {index} is {value}, expected a finite number")
+            }
+            Self::NoBytes { range, len } => {
+                write!(f, "bytes {}..{} of {len}", range.start, range.end)
             }
             Self::Unaligned { row } => {
                 write!(f, "rows can be sliced at multiples of 64, not at {row}")

@@ -6,9 +6,8 @@ use crate::isa::Backend;
 use crate::kernels::auto::transpose::transposed_panel;
 use crate::kernels::call::PanelView;
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
-use crate::kernels::memory::panel_memory::{self, PanelMemory};
+use crate::kernels::memory::panel_memory;
 use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
-use crate::memory::Lines;
 use crate::memory::OutOfMemory;
 use crate::mismatch::check_length;
 use crate::product::plan::{self, strips};
@@ -36,61 +35,87 @@ pub struct Panels {
     cols: usize,
 }
 
-/// Where panels lie in memory. Made by `From` from what the caller has; any
-/// alignment works, 64 bytes is fastest.
-#[derive(Clone, Debug)]
-pub struct PanelBytes(Storage);
-
-#[derive(Clone, Debug)]
-enum Storage {
-    Packed(Arc<PanelMemory>),
-    Lines(Arc<Lines>),
-    Vec(Arc<Vec<u8>>),
-    Slice(Arc<[u8]>),
-    Static(&'static [u8]),
-    #[cfg(feature = "mmap")]
-    Mapped(Arc<memmap2::Mmap>),
+/// Bytes in memory that somebody owns: panels or a panel file. Made by `From` of what the
+/// caller has, or by [`shared`](Self::shared) of a part of it; any alignment works, 64 bytes
+/// is fastest. Cloning shares them.
+#[derive(Clone)]
+pub struct PanelBytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
 }
 
 impl PanelBytes {
-    #[cfg(feature = "mmap")]
-    pub(crate) fn mapped(bytes: memmap2::Mmap) -> Self {
-        Self(Storage::Mapped(Arc::new(bytes)))
+    /// The bytes `range` of what `owner` has, such as a file that is mapped into memory. It
+    /// must give the same bytes every time, or products are wrong or panic.
+    ///
+    /// # Errors
+    /// If there are not as many.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tritgemm::{MatRef, PanelBytes, Panels};
+    /// let panels = Panels::from_packed(MatRef::new(&[0b01_00_10_01_u8], 1, 1)?, 4)?;
+    /// let mut container = b"a header and ".to_vec();
+    /// container.extend(panels.as_bytes());
+    /// let bytes = PanelBytes::shared(Arc::new(container), 13..13 + panels.as_bytes().len())?;
+    /// let same = Panels::from_bytes(bytes, 1, 4)?;
+    /// assert_eq!(same.to_packed(), [0b01_00_10_01]);
+    /// # Ok::<(), tritgemm::Error>(())
+    /// ```
+    pub fn shared(
+        owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+        range: Range<usize>,
+    ) -> Result<Self, MatrixError> {
+        let len = (*owner).as_ref().len();
+        if range.start > range.end || range.end > len {
+            return Err(MatrixError::NoBytes { range, len });
+        }
+        Ok(Self { owner, range })
     }
 
-    pub(crate) fn lines(bytes: Lines) -> Self {
-        Self(Storage::Lines(Arc::new(bytes)))
+    /// All bytes of an owner.
+    pub(crate) fn of(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        let range = 0..owner.as_ref().len();
+        let owner = Arc::new(owner);
+        Self { owner, range }
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        match &self.0 {
-            Storage::Packed(bytes) => bytes,
-            Storage::Lines(bytes) => bytes,
-            Storage::Vec(bytes) => bytes,
-            Storage::Slice(bytes) => bytes,
-            Storage::Static(bytes) => bytes,
-            #[cfg(feature = "mmap")]
-            Storage::Mapped(bytes) => bytes,
-        }
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+impl core::fmt::Debug for PanelBytes {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("PanelBytes").field(&self.as_slice()).finish()
     }
 }
 
 impl From<Vec<u8>> for PanelBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Storage::Vec(Arc::new(bytes)))
+        Self::of(bytes)
     }
 }
 
 impl From<Arc<[u8]>> for PanelBytes {
     fn from(bytes: Arc<[u8]>) -> Self {
-        Self(Storage::Slice(bytes))
+        Self::of(bytes)
     }
 }
 
 impl From<&'static [u8]> for PanelBytes {
     fn from(bytes: &'static [u8]) -> Self {
-        Self(Storage::Static(bytes))
+        Self::of(bytes)
+    }
+}
+
+/// What a code stands for; that which no weight has counts as 0.
+fn trit(code: u8) -> i8 {
+    match code {
+        0b01 => 1,
+        0b10 => -1,
+        _ => 0,
     }
 }
 
@@ -183,7 +208,7 @@ impl Panels {
         crate::threads::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
             transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
         });
-        Ok(Self::from_parts(PanelBytes::lines(bytes), 0, rows, cols))
+        Ok(Self::from_parts(PanelBytes::of(bytes), 0, rows, cols))
     }
 
     fn pack_bytes(
@@ -203,7 +228,7 @@ impl Panels {
         let kernels = backend.runnable();
         let panels = panel_memory::pack(kernels, packed.strided(), shape, per_item, run)?;
         let panels = panels.ok_or(OutOfMemory { bytes: len })?;
-        let bytes = PanelBytes(Storage::Packed(Arc::new(panels)));
+        let bytes = PanelBytes::of(panels);
         Ok(Self::from_parts(bytes, 0, rows, cols))
     }
 
@@ -302,6 +327,33 @@ impl Panels {
             rows: range.len(),
             cols: self.cols,
         })
+    }
+
+    /// The weights of one row, -1, 0 or +1, into `trits`, K values: a row of an embedding.
+    ///
+    /// # Errors
+    /// If there is no such row, or `trits` has another length.
+    pub fn unpack_row(&self, row: usize, trits: &mut [i8]) -> Result<(), MatrixError> {
+        check_length("trits", trits.len(), self.cols)?;
+        for (to, trit) in trits.iter_mut().zip(self.row_trits(row)?) {
+            *to = trit;
+        }
+        Ok(())
+    }
+
+    /// The weights of one row.
+    pub(crate) fn row_trits(&self, row: usize) -> Result<impl Iterator<Item = i8>, MatrixError> {
+        if row >= self.rows {
+            return Err(MatrixError::OutOfRange {
+                range: row..row.saturating_add(1),
+                rows: self.rows,
+            });
+        }
+        let (panel, r) = (row / PANEL_ROWS, row % PANEL_ROWS);
+        let strips =
+            self.as_bytes()[panel * PANEL_ROWS * depth(self.cols)..].chunks_exact(PANEL_ROWS);
+        let four = move |strip: &[u8]| [6, 4, 2, 0].map(|shift| trit(strip[r] >> shift & 3));
+        Ok(strips.flat_map(four).take(self.cols))
     }
 
     /// Back to packed rows, `[rows][ceil(cols / 4)]`. Aborts if memory runs out.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use tritgemm::diagnostics::token_split;
 use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::{
-    Backend, Family, GroupSize, Linear, Options, PanelFile, Panels, ParallelFor,
-    PreparedActivations, Scales, TernaryMatrix, Threads, Workspace,
+    Backend, Family, GroupSize, Linear, MatrixError, Options, PanelBytes, PanelFile, Panels,
+    ParallelFor, PreparedActivations, Scales, TernaryMatrix, Threads, Workspace,
 };
-use tritgemm_testing::{backends, view, workspace};
+use tritgemm_testing::case::{Case, GRANULARITIES, Shape};
+use tritgemm_testing::{backends, bits, view, workspace};
 
 fn matrix(rows: usize, cols: usize, scales: Scales) -> TernaryMatrix {
     let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 3) as i8 - 1).collect();
@@ -137,4 +138,80 @@ fn a_workspace_shows_its_options_and_takes_others() {
     let x = view(&[1.0_f32, 2.0, 3.0, 4.0], 1, 4);
     let x = layer.prepare_int8(x, &mut ws).expect("prepared");
     assert_eq!(token_split(&x)[2], 0, "many");
+}
+
+/// A row alone is what the whole matrix has there; there is no other row.
+#[test]
+fn rows_are_unpacked_one_by_one() {
+    for granularity in GRANULARITIES {
+        for (m, k) in [(1, 1), (130, 77), (64, 300), (3, 0)] {
+            let case = Case::new(Shape {
+                granularity,
+                ..Shape::new(m, k, 1)
+            });
+            let layer = &case.layer;
+            let (mut trits, mut values) = (vec![7; k], vec![7.0; k]);
+            for row in 0..m {
+                layer.panels().unpack_row(row, &mut trits).expect("a row");
+                assert_eq!(trits, case.trits[row * k..][..k]);
+                layer.unpack_row(row, &mut values).expect("a row");
+                let scale = |col| case.affine(|a| (a.scale)(row, col));
+                let want: Vec<f32> = trits
+                    .iter()
+                    .enumerate()
+                    .map(|(col, &t)| {
+                        if t == 0 {
+                            0.0
+                        } else {
+                            f32::from(t) * scale(col)
+                        }
+                    })
+                    .collect();
+                assert_eq!(bits(&values), bits(&want), "row {row} of {:?}", case.shape);
+            }
+            let out = MatrixError::OutOfRange {
+                range: m..m + 1,
+                rows: m,
+            };
+            assert_eq!(layer.unpack_row(m, &mut values), Err(out.clone()));
+            assert_eq!(layer.panels().unpack_row(m, &mut trits), Err(out));
+            let length = |argument| MatrixError::Length {
+                argument,
+                len: k + 1,
+                expected: k,
+            };
+            let got = layer.unpack_row(0, &mut vec![0.0; k + 1]);
+            assert_eq!(got, Err(length("y")));
+            let got = layer.panels().unpack_row(0, &mut vec![0; k + 1]);
+            assert_eq!(got, Err(length("trits")));
+        }
+    }
+}
+
+/// Panels in a part of what somebody else owns, who lives as long as they do.
+#[test]
+fn panels_lie_in_any_owners_memory() {
+    let case = Case::new(Shape::new(130, 77, 3));
+    let bytes = case.layer.panels().as_bytes();
+    let container: Vec<u8> = [&[9; 5], bytes, &[9; 7]].concat();
+    let (start, len) = (5, container.len());
+    let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(container);
+    let weak = Arc::downgrade(&owner);
+    let shared = PanelBytes::shared(owner.clone(), start..start + bytes.len()).expect("inside");
+    for range in [start..len + 1, 7..6] {
+        let got = PanelBytes::shared(owner.clone(), range.clone()).expect_err("outside");
+        assert_eq!(got, MatrixError::NoBytes { range, len });
+    }
+    drop(owner);
+    let panels = Panels::from_bytes(shared, 130, 77).expect("as long");
+    assert_eq!(panels.as_bytes(), bytes);
+    let shard = panels.slice_rows(64..130).expect("at a panel");
+    drop(panels);
+    assert_eq!(
+        shard.to_packed(),
+        case.layer.panels().to_packed()[64 * 20..]
+    );
+    assert!(weak.upgrade().is_some());
+    drop(shard);
+    assert!(weak.upgrade().is_none(), "nobody else has it");
 }

@@ -23,6 +23,6 @@ impl PanelFile {
         let file = File::open(path).map_err(io)?;
         // SAFETY: the caller's word that the file does not change.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-        Self::from_bytes(PanelBytes::mapped(bytes), verify)
+        Self::from_bytes(PanelBytes::of(bytes), verify)
     }
 }

@@ -37,6 +37,12 @@ impl Deref for PanelMemory {
     }
 }
 
+impl AsRef<[u8]> for PanelMemory {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl core::fmt::Debug for PanelMemory {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_list().entries(self.iter()).finish()

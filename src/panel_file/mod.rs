@@ -226,7 +226,7 @@ impl PanelFile {
         check("panels", crcs[0], &panels)?;
         check("scales", crcs[1], &scales)?;
         check("bias", crcs[2], &bias)?;
-        let panels = Panels::from_parts(PanelBytes::lines(panels), 0, layout.rows, layout.cols);
+        let panels = Panels::from_parts(PanelBytes::of(panels), 0, layout.rows, layout.cols);
         Self::assemble(&layout, panels, &scales, &bias)
     }
 
