@@ -75,7 +75,7 @@ pub use matrix::{MAX_COLS, MatrixError, TernaryMatrix};
 pub use memory::OutOfMemory;
 pub use options::{Family, NonFinite, Options};
 pub use output::{Added, Output};
-pub use panel_file::{PanelFile, PanelFileError, Verify};
+pub use panel_file::{ModelFile, ModelWriter, PanelFile, PanelFileError, Verify};
 pub use panels::{PanelBytes, Panels};
 pub use scales::{Granularity, GroupSize, Scales};
 pub use threads::{Incomplete, ParallelFor, Threads};

@@ -80,6 +80,14 @@ impl PanelBytes {
         Self { owner, range }
     }
 
+    /// Some of the bytes.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        debug_assert!(range.end <= self.range.len());
+        let range = self.range.start + range.start..self.range.start + range.end;
+        let owner = self.owner.clone();
+        Self { owner, range }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.range.clone()]

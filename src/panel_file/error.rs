@@ -43,7 +43,7 @@ pub enum PanelFileError {
     },
     /// A section is damaged.
     Checksum {
-        /// `panels`, `scales` or `bias`.
+        /// `panels`, `scales`, `bias` or `index`.
         section: &'static str,
         /// As the header says.
         stored: u32,
@@ -58,6 +58,23 @@ pub enum PanelFileError {
         found: u64,
         /// What it must be for this shape.
         expected: u64,
+    },
+    /// An entry of a model file's index contradicts the file.
+    Entry {
+        /// Which.
+        index: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Two matrices of a model file have one name.
+    NameTwice {
+        /// The name.
+        name: String,
+    },
+    /// A model file has no matrix of this name.
+    NoMatrix {
+        /// The name.
+        name: String,
     },
     /// No such granularity.
     Granularity {
@@ -85,7 +102,14 @@ impl fmt::Display for PanelFileError {
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
             Self::NotPanelFile => write!(f, "not a panel file: it does not start with `TRITPANL`"),
             Self::Version { found, supported } => {
-                write!(f, "panel file of version {found}, supported is {supported}")
+                let of_model = match found {
+                    2 => " (of a model, not of one matrix)",
+                    _ => "",
+                };
+                write!(
+                    f,
+                    "panel file of version {found}{of_model}, supported is {supported}"
+                )
             }
             Self::HeaderChecksum { stored, computed } => write!(
                 f,
@@ -107,6 +131,9 @@ impl fmt::Display for PanelFileError {
                 found,
                 expected,
             } => write!(f, "header field `{name}` is {found}, expected {expected}"),
+            Self::Entry { index, what } => write!(f, "entry {index} of the index: {what}"),
+            Self::NameTwice { name } => write!(f, "two matrices are named `{name}`"),
+            Self::NoMatrix { name } => write!(f, "the panel file has no matrix `{name}`"),
             Self::Granularity { found } => write!(
                 f,
                 "header field `granularity` is {found}, expected 0 (no scales), 1 (tensor), 2 (row), 32, 64, 128 or 256 (group)"

@@ -204,6 +204,13 @@ impl Layout {
     }
 }
 
+/// The version in a header's start.
+pub(super) fn version(start: &[u8; 64]) -> u32 {
+    let mut header = [0; HEADER];
+    header[..64].copy_from_slice(start);
+    VERSION_FIELD.get_u32(&header)
+}
+
 /// Whether `start`, the first bytes of something, can be those of a panel file.
 pub(super) fn check_magic(start: &[u8]) -> Result<(), PanelFileError> {
     let len = start.len().min(MAGIC.len());

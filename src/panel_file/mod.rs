@@ -4,6 +4,7 @@
 mod error;
 mod floats;
 mod header;
+mod model;
 mod save;
 
 use crate::linear::Linear;
@@ -18,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 pub use error::PanelFileError;
+pub use model::{ModelFile, ModelWriter};
 
 /// Panels with their scales and bias, as a file holds them.
 ///

@@ -3,6 +3,7 @@
 mod hostile;
 #[cfg(unix)]
 mod killed;
+mod model;
 mod saving;
 mod using;
 
