@@ -59,10 +59,15 @@ impl AtomicFile {
 
     /// Writes `bytes` at `offset`.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let file = self.temp.as_mut().expect("not committed yet").as_file_mut();
+        let file = self.writer();
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.write_all(bytes))
             .context("cannot write")
+    }
+
+    /// The file itself, to be written from where it is on.
+    pub fn writer(&mut self) -> &mut File {
+        self.temp.as_mut().expect("not committed yet").as_file_mut()
     }
 
     /// Bytes written so far, up to the last one.

@@ -90,6 +90,7 @@ impl Grain {
         match self {
             Grain::Tensor => "tensor",
             Grain::Row => "row",
+            Grain::Group32 => "group32",
             Grain::Group64 => "group64",
             Grain::Group128 => "group128",
             Grain::Group256 => "group256",

@@ -7,7 +7,7 @@ use common::{Dir, f32_tensor, floats, matrix, read, tritgemm, weights};
 use safetensors::Dtype;
 use std::fs;
 use std::path::Path;
-use tritgemm::{MatRef, PanelFile, Scales, TernaryMatrix};
+use tritgemm::{MatRef, ModelFile, PanelFile, Scales, TernaryMatrix};
 use tritgemm_formats::ScaleRounding;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::{Gguf, Value};
@@ -72,7 +72,7 @@ fn through_hf_and_back_no_byte_changes() {
 }
 
 #[test]
-fn panels_hold_one_matrix_and_its_bias() {
+fn panels_hold_matrices_and_their_biases() {
     let dir = Dir::new();
     let bias = f32_tensor(&weights(9), &[9]);
     let tensors = [
@@ -87,8 +87,17 @@ fn panels_hold_one_matrix_and_its_bias() {
         .args([&latent, &start])
         .args(["--granularity", "group64"]);
     command.assert().success();
-    let text = refusal(&dir, &start, &["--to", "panels"]);
-    assert!(text.contains("2 matrices"), "{text}");
+    let model = dir.path("model.panels");
+    convert(&start, &model, &[]);
+    let file = ModelFile::load(&model).unwrap();
+    let mut names: Vec<&str> = file.names().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["x.weight", "y"]);
+    let bytes = &read(&start).0["y"].2;
+    assert_eq!(&file.get("y").unwrap().panels().to_packed(), bytes);
+    let again = dir.path("again.safetensors");
+    convert(&model, &again, &[]);
+    assert_eq!(read(&again).0, read(&start).0);
 
     let panels = dir.path("x.weight.panels");
     convert(&start, &panels, &["--tensor", "x.*"]);

@@ -12,7 +12,7 @@ use tritgemm_formats::hf::LinearClass;
 pub enum Target {
     /// ours: safetensors as `tritgemm quantize` writes it; any scales
     Safetensors,
-    /// a panel file, the layout that kernels read; one matrix
+    /// a panel file, the layout that kernels read; any scales, f32 biases
     Panels,
     /// GGUF, 1.69 bits a weight; K a multiple of 256, f16 scales
     #[value(name = "tq1_0")]

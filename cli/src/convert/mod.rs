@@ -197,12 +197,6 @@ impl<'a> Job<'a> {
         let names: Vec<String> = refused.iter().map(|o| o.name.clone()).collect();
         self.model.others.retain(|o| !names.contains(&o.name));
         self.skipped = names;
-        if self.target == Target::Panels && self.model.matrices.len() != 1 {
-            bail!(
-                "holds {}, and a panel file one; --tensor chooses",
-                count(self.model.matrices.len(), "matrix", "matrices")
-            );
-        }
         Ok(())
     }
 

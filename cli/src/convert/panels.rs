@@ -5,7 +5,8 @@ use crate::atomic::AtomicFile;
 use crate::model::{Matrix, Other, bias_name};
 use anyhow::{Context, Result};
 use safetensors::Dtype;
-use tritgemm::{PanelFile, Panels};
+use std::io::BufWriter;
+use tritgemm::{ModelWriter, PanelFile, Panels};
 
 /// Whether `other` is the bias of `matrix`, which a panel file can hold.
 pub fn is_bias_of(other: &Other<'_>, matrix: &Matrix<'_>) -> bool {
@@ -14,9 +15,27 @@ pub fn is_bias_of(other: &Other<'_>, matrix: &Matrix<'_>) -> bool {
         && other.shape == [matrix.shape[0]]
 }
 
-/// Writes the one matrix; returns the length of the file.
+/// Writes one matrix as a file of its own, several as that of a model; returns the length of
+/// the file.
 pub fn write(job: &Job<'_>, file: &mut AtomicFile) -> Result<u64> {
-    let m = job.model.matrices.first().context("one matrix")?;
+    let in_output = || format!("`{}`", job.args.output.display());
+    if let [matrix] = &job.model.matrices[..] {
+        let matrix = panels(job, matrix)?;
+        matrix.write_to(file.writer()).with_context(in_output)?;
+        return file.len();
+    }
+    let mut writer = ModelWriter::new(BufWriter::new(file.writer())).with_context(in_output)?;
+    for matrix in &job.model.matrices {
+        writer
+            .add(&matrix.name, &panels(job, matrix)?)
+            .with_context(in_output)?;
+    }
+    writer.finish().with_context(in_output)?;
+    file.len()
+}
+
+/// A matrix with its scales and its bias.
+fn panels(job: &Job<'_>, m: &Matrix<'_>) -> Result<PanelFile> {
     let matrix = job.matrix(m)?;
     let bias = job.model.others.iter().find(|o| is_bias_of(o, m));
     let bias = bias.map(|o| {
@@ -26,9 +45,5 @@ pub fn write(job: &Job<'_>, file: &mut AtomicFile) -> Result<u64> {
             .collect()
     });
     let panels = Panels::pack(&matrix)?;
-    let mut bytes = Vec::new();
-    PanelFile::new(panels, Some(matrix.scales().clone()), bias)?.write_to(&mut bytes)?;
-    let in_output = || format!("`{}`", job.args.output.display());
-    file.write_at(0, &bytes).with_context(in_output)?;
-    Ok(bytes.len() as u64)
+    Ok(PanelFile::new(panels, Some(matrix.scales().clone()), bias)?)
 }
