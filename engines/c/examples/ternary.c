@@ -232,7 +232,7 @@ int main(void) {
     check(tritgemm_workspace_set_parallel_for(workspace, 1, NULL, NULL), "no threads");
     tritgemm_prepared *prepared = NULL;
     check(tritgemm_workspace_pin(workspace, "scalar"), "pin");
-    check(tritgemm_linear_prepare_int8(layer, TOKENS, TRITGEMM_F32, x, TOKENS * K, K, workspace,
+    check(tritgemm_linear_prepare_int8(layer, TOKENS, TRITGEMM_F32, x, TOKENS * K, K, 0, workspace,
                                        &prepared), "prepare_int8");
     check(tritgemm_linear_forward_prepared(layer, prepared, z, TOKENS * M, M, workspace),
           "forward_prepared");

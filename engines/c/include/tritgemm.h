@@ -82,7 +82,9 @@ typedef enum {
     TRITGEMM_PER_TENSOR = 1,
     // A row: M scales.
     TRITGEMM_PER_ROW = 2,
-    // 64 weights along K: [M][ceil(K / 64)] scales.
+    // 32 weights along K: [M][ceil(K / 32)] scales.
+    TRITGEMM_PER_GROUP32 = 32,
+    // 64 weights along K.
     TRITGEMM_PER_GROUP64 = 64,
     // 128 weights along K.
     TRITGEMM_PER_GROUP128 = 128,
@@ -116,6 +118,10 @@ typedef struct tritgemm_linear tritgemm_linear;
 
 // A ternary matrix [M][K] in packed rows, with its scales.
 typedef struct tritgemm_matrix tritgemm_matrix;
+
+// A panel file of a whole model: many matrices with their scales and biases, by their
+// names. A file of one matrix is a model of one without a name.
+typedef struct tritgemm_model_file tritgemm_model_file;
 
 // A panel file: one matrix in panels with its scales and bias, versioned and
 // checksummed, the same on every CPU.
@@ -311,6 +317,11 @@ tritgemm_status tritgemm_workspace_pin(tritgemm_workspace *workspace, const char
 tritgemm_status tritgemm_workspace_set_weights_in_cache(tritgemm_workspace *workspace,
                                                         bool weights_in_cache);
 
+// Says what becomes of a NaN or an infinity in activations that are quantised to int8. Unless
+// said it is an error; propagated, all outputs of its token are NaN.
+tritgemm_status tritgemm_workspace_set_propagate_non_finite(tritgemm_workspace *workspace,
+                                                            bool propagate);
+
 // Runs this workspace's products on the caller's threads: `parallel_for` is called with
 // `ctx` for every loop that is worth it, and `workers` is the number of threads that
 // share its items, counted as 1 to 1024. NULL returns to the calling thread.
@@ -431,6 +442,12 @@ tritgemm_status tritgemm_panels_gemm_i8_prepared(const tritgemm_panels *panels,
                                                  size_t y_stride,
                                                  tritgemm_workspace *workspace);
 
+// The weights of one row, -1, 0 or +1, into `trits`, K values.
+tritgemm_status tritgemm_panels_unpack_row(const tritgemm_panels *panels,
+                                           size_t row,
+                                           int8_t *trits,
+                                           size_t trits_len);
+
 // Frees panels, or nothing for NULL.
 void tritgemm_panels_destroy(tritgemm_panels *panels);
 
@@ -456,7 +473,7 @@ size_t tritgemm_linear_rows(const tritgemm_linear *linear);
 // K, the inputs, or 0 for NULL.
 size_t tritgemm_linear_cols(const tritgemm_linear *linear);
 
-// Weights along K that share a scale: 64, 128 or 256, or 0 if scales are not per group.
+// Weights along K that share a scale: 32, 64, 128 or 256, or 0 if scales are not per group.
 // Activations that are prepared for the layer need to know.
 size_t tritgemm_linear_group(const tritgemm_linear *linear);
 
@@ -470,6 +487,13 @@ tritgemm_status tritgemm_linear_slice_rows(const tritgemm_linear *linear,
                                            size_t begin,
                                            size_t end,
                                            tritgemm_linear **out);
+
+// One row of weights times their scales, without bias, into `y`, K values: a row of an
+// embedding whose matrix is the output layer's, too.
+tritgemm_status tritgemm_linear_unpack_row(const tritgemm_linear *linear,
+                                           size_t row,
+                                           float *y,
+                                           size_t y_len);
 
 // The W1.58A8 forward pass: quantises each of `tokens` rows of `x` (K values of the
 // tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum, multiplies
@@ -514,14 +538,17 @@ void tritgemm_linear_destroy(tritgemm_linear *linear);
 
 // Prepares for the int8 forward pass of a layer, and of any other with the same K and
 // tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values of the
-// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum. A NaN or an
-// infinity in `x` is an error.
+// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum, or each
+// `x_group` values of a row (32, 64, 128 or 256) by their own; 0 for the whole row. A NaN or
+// an infinity in `x` is an error, unless tritgemm_workspace_set_propagate_non_finite() says
+// otherwise.
 tritgemm_status tritgemm_linear_prepare_int8(const tritgemm_linear *linear,
                                              size_t tokens,
                                              int32_t x_type,
                                              const void *x,
                                              size_t x_len,
                                              size_t x_stride,
+                                             size_t x_group,
                                              tritgemm_workspace *workspace,
                                              tritgemm_prepared **out);
 
@@ -535,6 +562,7 @@ tritgemm_status tritgemm_linear_prepare_int8_into(const tritgemm_linear *linear,
                                                   const void *x,
                                                   size_t x_len,
                                                   size_t x_stride,
+                                                  size_t x_group,
                                                   tritgemm_workspace *workspace,
                                                   tritgemm_prepared *prepared);
 
@@ -558,13 +586,15 @@ tritgemm_status tritgemm_linear_prepare_f32(const tritgemm_linear *linear,
                                             tritgemm_prepared **out);
 
 // Prepares activations that are int8 already, `tokens` rows of `cols` = K values,
-// `x_stride` apart; `token_scales`, one a token, turn them back into floats. `group` is
-// the tritgemm_linear_group() of the layers that they are for.
+// `x_stride` apart; `token_scales`, one for each `x_group` values of a token or, if that is 0,
+// one a token, turn them back into floats. `group` is the tritgemm_linear_group() of the
+// layers that they are for.
 tritgemm_status tritgemm_prepared_from_int8(size_t tokens,
                                             size_t cols,
                                             const int8_t *x,
                                             size_t x_len,
                                             size_t x_stride,
+                                            size_t x_group,
                                             const float *token_scales,
                                             size_t token_scales_len,
                                             size_t group,
@@ -611,7 +641,8 @@ void tritgemm_routed_destroy(tritgemm_routed *routed);
 size_t tritgemm_routed_rows(const tritgemm_routed *routed);
 
 // Quantises each of `tokens` rows of `x` (K values of the tritgemm_float `x_type`,
-// `x_stride` apart) to int8 by its absolute maximum, once, and makes ready in `routed` what
+// `x_stride` apart) to int8 by its absolute maximum, or each `x_group`
+// values by their own as in tritgemm_linear_prepare_int8(), once, and makes ready in `routed` what
 // each expert gets of them: expert 0 the first `counts[0]` of the numbers in `sent`, expert
 // 1 those after them, and so on, a count for each of the experts. A token may be sent to
 // any number of experts. While another call uses `routed` it fails with TRITGEMM_BUSY;
@@ -622,6 +653,7 @@ tritgemm_status tritgemm_experts_prepare_int8(const tritgemm_experts *experts,
                                               const void *x,
                                               size_t x_len,
                                               size_t x_stride,
+                                              size_t x_group,
                                               const size_t *sent,
                                               size_t sent_len,
                                               const size_t *counts,
@@ -719,6 +751,45 @@ tritgemm_status tritgemm_linear_save(const tritgemm_linear *linear, const char *
 
 // Frees a panel file, or nothing for NULL.
 void tritgemm_panel_file_destroy(tritgemm_panel_file *file);
+
+// Maps a model's panel file into memory, as tritgemm_panel_file_map() does a matrix's.
+// `verify` says what is checked of each matrix when it is taken; with
+// TRITGEMM_VERIFY_HEADER a shard touches the pages of its own rows alone.
+tritgemm_status tritgemm_model_file_map(const char *path,
+                                        int32_t verify,
+                                        tritgemm_model_file **out);
+
+// Reads a model's panel file into memory; each matrix is checked when it is taken.
+tritgemm_status tritgemm_model_file_load(const char *path, tritgemm_model_file **out);
+
+// A model's panel file that is in memory already: see tritgemm_panel_file_from_memory().
+tritgemm_status tritgemm_model_file_from_memory(const uint8_t *bytes,
+                                                size_t bytes_len,
+                                                int32_t verify,
+                                                tritgemm_model_file **out);
+
+// Number of matrices, or 0 for NULL.
+size_t tritgemm_model_file_count(const tritgemm_model_file *model);
+
+// The name of a matrix, in the order of the file; it lives as long as the handle. NULL if
+// there are not that many.
+const char *tritgemm_model_file_name(const tritgemm_model_file *model, size_t index);
+
+// The layer of a name; it shares the file's panels. An error if there is none, it is damaged
+// or it has no scales.
+tritgemm_status tritgemm_model_file_linear(const tritgemm_model_file *model,
+                                           const char *name,
+                                           tritgemm_linear **out);
+
+// Writes `count` layers and their names as one panel file, atomically: see
+// tritgemm_linear_save().
+tritgemm_status tritgemm_model_file_save(const char *path,
+                                         const char *const *names,
+                                         const tritgemm_linear *const *layers,
+                                         size_t count);
+
+// Frees a model's panel file, or nothing for NULL.
+void tritgemm_model_file_destroy(tritgemm_model_file *model);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -174,6 +174,11 @@ public:
         check(tritgemm_workspace_set_weights_in_cache(get(), weights_in_cache));
     }
 
+    /// Says whether a NaN or an infinity makes its token's outputs NaN, instead of an error.
+    void set_propagate_non_finite(bool propagate) {
+        check(tritgemm_workspace_set_propagate_non_finite(get(), propagate));
+    }
+
     /// Runs products on the caller's threads. What `run` throws is thrown again
     /// by the product.
     void set_parallel_for(std::size_t workers, ParallelFor run) {
@@ -237,7 +242,7 @@ public:
                               Workspace &workspace) {
         tritgemm_prepared *handle = nullptr;
         workspace.check_product(tritgemm_prepared_from_int8(
-            tokens, cols, x.memory.data(), x.memory.size(), x.stride, token_scales.data(),
+            tokens, cols, x.memory.data(), x.memory.size(), x.stride, 0, token_scales.data(),
             token_scales.size(), group, workspace.get(), &handle));
         return Prepared(handle);
     }
@@ -317,6 +322,11 @@ public:
 
     void save(const std::string &path) const { check(tritgemm_linear_save(get(), path.c_str())); }
 
+    /// A row of weights times their scales, K values.
+    void unpack_row(std::size_t row, Span<float> y) const {
+        check(tritgemm_linear_unpack_row(get(), row, y.data(), y.size()));
+    }
+
     /// W1.58A8: int8 inside.
     void forward_int8(std::size_t tokens, Rows<const float> x, Rows<float> y,
                       Workspace &workspace) const {
@@ -351,19 +361,22 @@ public:
     }
 
     /// For the int8 pass of this layer and of others with the same K and group.
-    Prepared prepare_int8(std::size_t tokens, Rows<const float> x, Workspace &workspace) const {
+    /// `x_group` values of a token share a scale, or all (0).
+    Prepared prepare_int8(std::size_t tokens, Rows<const float> x, Workspace &workspace,
+                          std::size_t x_group = 0) const {
         tritgemm_prepared *handle = nullptr;
         workspace.check_product(tritgemm_linear_prepare_int8(get(), tokens, TRITGEMM_F32,
                                                              x.memory.data(), x.memory.size(),
-                                                             x.stride, workspace.get(), &handle));
+                                                             x.stride, x_group, workspace.get(),
+                                                             &handle));
         return Prepared(handle);
     }
 
     /// As prepare_int8(), in the memory of `prepared`.
     void prepare_int8_into(std::size_t tokens, Rows<const float> x, Prepared &prepared,
-                           Workspace &workspace) const {
+                           Workspace &workspace, std::size_t x_group = 0) const {
         workspace.check_product(tritgemm_linear_prepare_int8_into(
-            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride,
+            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride, x_group,
             workspace.get(), prepared.get()));
     }
 
@@ -414,9 +427,11 @@ public:
 
     /// `sent` are the tokens of expert 0, `counts[0]` of them, then those of expert 1, ...
     void prepare_int8(std::size_t tokens, Rows<const float> x, Span<const std::size_t> sent,
-                      Span<const std::size_t> counts, Routed &routed, Workspace &workspace) const {
+                      Span<const std::size_t> counts, Routed &routed, Workspace &workspace,
+                      std::size_t x_group = 0) const {
         workspace.check_product(tritgemm_experts_prepare_int8(
-            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride, sent.data(),
+            get(), tokens, TRITGEMM_F32, x.memory.data(), x.memory.size(), x.stride, x_group,
+            sent.data(),
             sent.size(), counts.data(), counts.size(), workspace.get(), routed.get()));
     }
 
@@ -480,6 +495,47 @@ public:
 
     Panels panels() const {
         return Panels(make<tritgemm_panels>(tritgemm_panel_file_panels, get()));
+    }
+};
+
+/// A panel file of a whole model.
+class ModelFile : public Handle<tritgemm_model_file, tritgemm_model_file_destroy> {
+public:
+    using Handle::Handle;
+
+    /// The file must not change while anything that was made of it lives.
+    static ModelFile map(const std::string &path, tritgemm_verify verify = TRITGEMM_VERIFY_FULL) {
+        return ModelFile(make<tritgemm_model_file>(tritgemm_model_file_map, path.c_str(),
+                                                   std::int32_t(verify)));
+    }
+
+    static ModelFile load(const std::string &path) {
+        return ModelFile(make<tritgemm_model_file>(tritgemm_model_file_load, path.c_str()));
+    }
+
+    static void save(const std::string &path, const std::vector<std::string> &names,
+                     Span<const Linear *const> layers) {
+        if (names.size() != layers.size()) {
+            throw std::invalid_argument("as many names as layers");
+        }
+        std::vector<const char *> texts;
+        for (const auto &name : names) {
+            texts.push_back(name.c_str());
+        }
+        const auto handles = handles_of(layers);
+        check(tritgemm_model_file_save(path.c_str(), texts.data(), handles.data(), texts.size()));
+    }
+
+    std::vector<std::string> names() const {
+        std::vector<std::string> names;
+        for (std::size_t i = 0; i < tritgemm_model_file_count(get()); i++) {
+            names.emplace_back(tritgemm_model_file_name(get(), i));
+        }
+        return names;
+    }
+
+    Linear linear(const std::string &name) const {
+        return Linear(make<tritgemm_linear>(tritgemm_model_file_linear, get(), name.c_str()));
     }
 };
 

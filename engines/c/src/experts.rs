@@ -4,12 +4,12 @@ use crate::buffer::{Number, Span, input, reads, reads_slice};
 use crate::handle::{Shared, borrow, destroy, give, size};
 use crate::linear::Linear;
 use crate::outputs::{Output, Ys, array, into_outputs, rows};
-use crate::prepared::with_input;
+use crate::prepared::{group, with_input};
 use crate::product::{self, Float, Raw, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
-use tritgemm::{GemmError, MatMut, RoutedActivations, Routes};
+use tritgemm::{GemmError, Grouped, MatMut, RoutedActivations, Routes};
 
 /// The experts of a mixture: layers with one M, one K and one tritgemm_linear_group().
 pub struct Experts(tritgemm::Experts);
@@ -74,7 +74,8 @@ pub unsafe extern "C" fn tritgemm_routed_rows(routed: *const Routed) -> usize {
 }
 
 /// Quantises each of `tokens` rows of `x` (K values of the tritgemm_float `x_type`,
-/// `x_stride` apart) to int8 by its absolute maximum, once, and makes ready in `routed` what
+/// `x_stride` apart) to int8 by its absolute maximum, or each `x_group`
+/// values by their own as in tritgemm_linear_prepare_int8(), once, and makes ready in `routed` what
 /// each expert gets of them: expert 0 the first `counts[0]` of the numbers in `sent`, expert
 /// 1 those after them, and so on, a count for each of the experts. A token may be sent to
 /// any number of experts. While another call uses `routed` it fails with TRITGEMM_BUSY;
@@ -87,6 +88,7 @@ pub unsafe extern "C" fn tritgemm_experts_prepare_int8(
     x: *const c_void,
     x_len: usize,
     x_stride: usize,
+    x_group: usize,
     sent: *const usize,
     sent_len: usize,
     counts: *const usize,
@@ -106,10 +108,13 @@ pub unsafe extern "C" fn tritgemm_experts_prepare_int8(
             counts: &counts,
         };
         let routed = &mut *borrow("routed", routed)?.0.write("routed")?;
-        let shape = [tokens, experts.in_features()];
+        let (shape, x_group) = ([tokens, experts.in_features()], group(x_group)?);
         of_float!(x_type, T => {
             let x = (x.cast::<T>(), x_len, x_stride);
-            with_input(shape, x, workspace, |x, ws| experts.prepare_int8_into(x, routes, routed, ws))
+            with_input(shape, x, workspace, |x, ws| match x_group {
+                None => experts.prepare_int8_into(x, routes, routed, ws),
+                Some(group) => experts.prepare_int8_into(Grouped(x, group), routes, routed, ws),
+            })
         })
     })
 }

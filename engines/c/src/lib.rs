@@ -9,7 +9,7 @@
 //! | `handle` | opaque handles to and from pointers |
 //! | `isa`, `codec`, `quant` | functions without handles |
 //! | `product`, `outputs` | what products do with the caller's rows |
-//! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `workspace`, `experts` | their handles |
+//! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `model_file`, `workspace`, `experts` | their handles |
 //! | `parallel_for` | the caller's threads behind a callback |
 //!
 //! # What every function is owed
@@ -47,6 +47,7 @@ mod handle;
 mod isa;
 mod linear;
 mod matrix;
+mod model_file;
 mod outputs;
 mod panel_file;
 mod panels;
@@ -62,6 +63,7 @@ pub use experts::*;
 pub use isa::*;
 pub use linear::*;
 pub use matrix::*;
+pub use model_file::*;
 pub use outputs::{Output, tritgemm_linear_forward_many};
 pub use panel_file::*;
 pub use panels::*;

@@ -1,6 +1,6 @@
 //! `tritgemm_linear`.
 
-use crate::buffer::{input, owned};
+use crate::buffer::{input, output, owned, reads_slice};
 use crate::handle::{borrow, destroy, give, size};
 use crate::matrix::{Matrix, scales};
 use crate::panels::Panels;
@@ -121,6 +121,23 @@ pub unsafe extern "C" fn tritgemm_linear_slice_rows(
         give(out, || {
             Ok(Linear(borrow("linear", linear)?.0.slice_rows(begin..end)?))
         })
+    })
+}
+
+/// One row of weights times their scales, without bias, into `y`, K values: a row of an
+/// embedding whose matrix is the output layer's, too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_unpack_row(
+    linear: *const Linear,
+    row: usize,
+    y: *mut f32,
+    y_len: usize,
+) -> Status {
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        let weights = [reads_slice("linear", linear.panels().as_bytes())];
+        output("y", y, y_len, &weights, |y| Ok(linear.unpack_row(row, y)?))
     })
 }
 

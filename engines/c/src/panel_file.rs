@@ -27,7 +27,7 @@ pub enum Verify {
     TritgemmVerifyHeader = 1,
 }
 
-fn verify(number: i32) -> Result<tritgemm::Verify, Error> {
+pub(crate) fn verify(number: i32) -> Result<tritgemm::Verify, Error> {
     use tritgemm::Verify::{Full, Header};
     let all = [
         (Verify::TritgemmVerifyFull as i32, Full),
@@ -40,7 +40,7 @@ fn verify(number: i32) -> Result<tritgemm::Verify, Error> {
 ///
 /// # Safety
 /// Precondition 4 of the crate's documentation.
-unsafe fn path<'a>(ptr: *const c_char) -> Result<Cow<'a, Path>, Error> {
+pub(crate) unsafe fn path<'a>(ptr: *const c_char) -> Result<Cow<'a, Path>, Error> {
     if ptr.is_null() {
         return Err(null("path"));
     }

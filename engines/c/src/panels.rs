@@ -1,5 +1,6 @@
 //! `tritgemm_panels`.
 
+use crate::buffer::{output, reads_slice};
 use crate::handle::{borrow, destroy, give, null, put, size};
 use crate::matrix::Matrix;
 use crate::prepared::Prepared;
@@ -161,6 +162,24 @@ pub unsafe extern "C" fn tritgemm_panels_gemm_i8_prepared(
         let y = (y, y_len, y_stride);
         product::of_prepared(panels, x.tokens(), y, workspace, |y, ws| {
             panels.gemm_i8(x, y, ws)
+        })
+    })
+}
+
+/// The weights of one row, -1, 0 or +1, into `trits`, K values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_panels_unpack_row(
+    panels: *const Panels,
+    row: usize,
+    trits: *mut i8,
+    trits_len: usize,
+) -> Status {
+    // SAFETY: preconditions 1 and 2.
+    guard(|| unsafe {
+        let panels = &borrow("panels", panels)?.0;
+        let weights = [reads_slice("panels", panels.as_bytes())];
+        output("trits", trits, trits_len, &weights, |trits| {
+            Ok(panels.unpack_row(row, trits)?)
         })
     })
 }

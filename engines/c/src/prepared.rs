@@ -7,7 +7,7 @@ use crate::product::{Input, Raw, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
-use tritgemm::{GemmError, GroupSize, MatRef, PreparedActivations};
+use tritgemm::{GemmError, GroupSize, Grouped, MatRef, PreparedActivations};
 
 /// Activations made ready once for any number of matrices with the same K, such as those
 /// of Q, K and V or of gate and up.
@@ -24,7 +24,7 @@ pub(crate) enum Path {
     F32,
 }
 
-fn group(len: usize) -> Result<Option<GroupSize>, Error> {
+pub(crate) fn group(len: usize) -> Result<Option<GroupSize>, Error> {
     let unknown = || {
         let text = format!("group of {len}, expected 0 (none), 32, 64, 128 or 256");
         Error::new(Status::TritgemmInvalidArgument, text)
@@ -73,8 +73,10 @@ pub(crate) unsafe fn with_input<T: Input, R>(
 
 /// Prepares for the int8 forward pass of a layer, and of any other with the same K and
 /// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values of the
-/// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum. A NaN or an
-/// infinity in `x` is an error.
+/// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum, or each
+/// `x_group` values of a row (32, 64, 128 or 256) by their own; 0 for the whole row. A NaN or
+/// an infinity in `x` is an error, unless tritgemm_workspace_set_propagate_non_finite() says
+/// otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
     linear: *const Linear,
@@ -83,6 +85,7 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
     x: *const c_void,
     x_len: usize,
     x_stride: usize,
+    x_group: usize,
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
@@ -90,10 +93,13 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
     guard(|| unsafe {
         give(out, || {
             let linear = &borrow("linear", linear)?.0;
-            let shape = [tokens, linear.in_features()];
+            let (shape, x_group) = ([tokens, linear.in_features()], self::group(x_group)?);
             of_float!(x_type, T => {
                 let x = (x.cast::<T>(), x_len, x_stride);
-                prepare(shape, x, Path::Int8, workspace, |x, ws| linear.prepare_int8(x, ws))
+                prepare(shape, x, Path::Int8, workspace, |x, ws| match x_group {
+                    None => linear.prepare_int8(x, ws),
+                    Some(group) => linear.prepare_int8(Grouped(x, group), ws),
+                })
             })
         })
     })
@@ -111,19 +117,23 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8_into(
     x: *const c_void,
     x_len: usize,
     x_stride: usize,
+    x_group: usize,
     workspace: *mut Workspace,
     prepared: *mut Prepared,
 ) -> Status {
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
         let linear = &borrow("linear", linear)?.0;
-        let shape = [tokens, linear.in_features()];
+        let (shape, x_group) = ([tokens, linear.in_features()], self::group(x_group)?);
         let ready = &mut *borrow("prepared", prepared)?.0.write("prepared")?;
         of_float!(x_type, T => {
             let x = (x.cast::<T>(), x_len, x_stride);
             with_input(shape, x, workspace, |x, ws| {
                 ready.path = Path::Int8;
-                linear.prepare_int8_into(x, &mut ready.x, ws)
+                match x_group {
+                    None => linear.prepare_int8_into(x, &mut ready.x, ws),
+                    Some(group) => linear.prepare_int8_into(Grouped(x, group), &mut ready.x, ws),
+                }
             })
         })
     })
@@ -177,8 +187,9 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_f32(
 }
 
 /// Prepares activations that are int8 already, `tokens` rows of `cols` = K values,
-/// `x_stride` apart; `token_scales`, one a token, turn them back into floats. `group` is
-/// the tritgemm_linear_group() of the layers that they are for.
+/// `x_stride` apart; `token_scales`, one for each `x_group` values of a token or, if that is 0,
+/// one a token, turn them back into floats. `group` is the tritgemm_linear_group() of the
+/// layers that they are for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_prepared_from_int8(
     tokens: usize,
@@ -186,6 +197,7 @@ pub unsafe extern "C" fn tritgemm_prepared_from_int8(
     x: *const i8,
     x_len: usize,
     x_stride: usize,
+    x_group: usize,
     token_scales: *const f32,
     token_scales_len: usize,
     group: usize,
@@ -196,11 +208,15 @@ pub unsafe extern "C" fn tritgemm_prepared_from_int8(
     // SAFETY: preconditions 1, 2 and 3.
     guard(|| unsafe {
         give(out, || {
-            let group = self::group(group)?;
+            let (group, x_group) = (self::group(group)?, self::group(x_group)?);
             let token_scales = input("token_scales", token_scales, token_scales_len);
             let token_scales = owned(token_scales?)?;
-            prepare(shape, x, Path::Int8, workspace, |x, ws| {
-                PreparedActivations::from_int8(x, token_scales, group, ws)
+            prepare(shape, x, Path::Int8, workspace, |x, ws| match x_group {
+                None => PreparedActivations::from_int8(x, token_scales, group, ws),
+                Some(own) => {
+                    let x = Grouped(x, own);
+                    PreparedActivations::from_int8(x, token_scales, group, ws)
+                }
             })
         })
     })

@@ -132,6 +132,9 @@ fn gemm(error: &GemmError) -> Status {
 fn panel_file(error: &PanelFileError) -> Status {
     match error {
         PanelFileError::Io { .. } => Status::TritgemmIo,
+        PanelFileError::NoMatrix { .. } | PanelFileError::NameTwice { .. } => {
+            Status::TritgemmInvalidArgument
+        }
         PanelFileError::Memory(_) | PanelFileError::Matrix(MatrixError::Memory(_)) => {
             Status::TritgemmOutOfMemory
         }

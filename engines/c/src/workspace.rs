@@ -7,7 +7,7 @@ use crate::status::{Error, Status, guard};
 use core::ffi::{c_char, c_void};
 use half::{bf16, f16};
 use std::sync::{Arc, Mutex, TryLockError};
-use tritgemm::{Backend, Options, Threads};
+use tritgemm::{Backend, NonFinite, Options, Threads};
 
 /// Scratch memory that products reuse, and how they run: their backend, their threads and
 /// where their weights are. After the first product of a shape, further ones allocate
@@ -28,6 +28,7 @@ struct Settings {
     backend: Option<Backend>,
     pool: Option<Arc<Callback>>,
     weights_in_cache: bool,
+    non_finite: NonFinite,
 }
 
 impl Settings {
@@ -38,7 +39,8 @@ impl Settings {
         };
         let options = Options::new()
             .threads(threads)
-            .weights_in_cache(self.weights_in_cache);
+            .weights_in_cache(self.weights_in_cache)
+            .non_finite(self.non_finite);
         match self.backend {
             Some(backend) => options.backend(backend),
             None => options,
@@ -138,6 +140,27 @@ pub unsafe extern "C" fn tritgemm_workspace_set_weights_in_cache(
     })
 }
 
+/// Says what becomes of a NaN or an infinity in activations that are quantised to int8. Unless
+/// said it is an error; propagated, all outputs of its token are NaN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_workspace_set_propagate_non_finite(
+    workspace: *mut Workspace,
+    propagate: bool,
+) -> Status {
+    // SAFETY: precondition 2.
+    guard(|| unsafe {
+        Workspace::with(workspace, |inner| {
+            inner.set(|settings| {
+                settings.non_finite = match propagate {
+                    true => NonFinite::Propagate,
+                    false => NonFinite::Error,
+                };
+            });
+            Ok(())
+        })
+    })
+}
+
 /// Runs this workspace's products on the caller's threads: `parallel_for` is called with
 /// `ctx` for every loop that is worth it, and `workers` is the number of threads that
 /// share its items, counted as 1 to 1024. NULL returns to the calling thread.
@@ -190,14 +213,15 @@ mod tests {
         unsafe {
             ok(tritgemm_workspace_create(&mut made));
             let ws = made;
-            let options = |backend: &str, threads: &str, in_cache: bool| {
+            let options = |backend: &str, threads: &str, in_cache: bool, non_finite: &str| {
                 let inner = (*ws).0.lock().expect("not poisoned");
                 let wanted = format!(
-                    "Options {{ backend: {backend}, threads: {threads}, family: Auto, weights_in_cache: {in_cache} }}"
+                    "Options {{ backend: {backend}, threads: {threads}, family: Auto, weights_in_cache: {in_cache}, non_finite: {non_finite} }}"
                 );
                 assert_eq!(format!("{:?}", inner.products.options()), wanted);
             };
-            options("None", "Serial", false);
+            options("None", "Serial", false, "Error");
+            ok(tritgemm_workspace_set_propagate_non_finite(ws, true));
             ok(tritgemm_workspace_set_parallel_for(
                 ws,
                 4,
@@ -207,13 +231,14 @@ mod tests {
             ok(tritgemm_workspace_set_weights_in_cache(ws, true));
             ok(tritgemm_workspace_pin(ws, c"scalar".as_ptr()));
             let scalar = "Some(Backend(\"scalar\"))";
-            options(scalar, "Pool(4)", true);
+            options(scalar, "Pool(4)", true, "Propagate");
             ok(tritgemm_workspace_set_parallel_for(ws, 4, None, null_mut()));
-            options(scalar, "Serial", true);
+            options(scalar, "Serial", true, "Propagate");
             ok(tritgemm_workspace_set_weights_in_cache(ws, false));
-            options(scalar, "Serial", false);
+            options(scalar, "Serial", false, "Propagate");
+            ok(tritgemm_workspace_set_propagate_non_finite(ws, false));
             ok(tritgemm_workspace_pin(ws, null()));
-            options("None", "Serial", false);
+            options("None", "Serial", false, "Error");
             tritgemm_workspace_destroy(ws);
         }
     }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// In the order that the header has them.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "status",
     "product",
     "isa",
@@ -20,6 +20,7 @@ const SOURCES: [&str; 14] = [
     "outputs",
     "experts",
     "panel_file",
+    "model_file",
 ];
 
 fn generated() -> String {

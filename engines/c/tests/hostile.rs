@@ -209,9 +209,9 @@ fn sizes() {
         fails_null(from_memory(null(), 192, 1, 1, &mut panels), "`bytes`");
         let mut prepared = null_mut();
         let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
-        let status = prepare(N, K, i8s, len, K, s, 1, 0, ws, &mut prepared);
+        let status = prepare(N, K, i8s, len, K, 0, s, 1, 0, ws, &mut prepared);
         fails_size(status, "`token_scales` has length 1, expected");
-        let prepared = make(|out| prepare(1, K - 1, i8s, K - 1, K - 1, s, 1, 0, ws, out));
+        let prepared = make(|out| prepare(1, K - 1, i8s, K - 1, K - 1, 0, s, 1, 0, ws, out));
         let forward = tritgemm_linear_forward_prepared;
         fails_size(
             forward(case.linear, prepared, yp, M, M, ws),
@@ -275,10 +275,10 @@ fn choices_and_values() {
             "NaN",
         );
         let (x, prepare) = (x.as_ptr().cast(), tritgemm_linear_prepare_int8);
-        let status = prepare(case.linear, 1, 3, x, K, K, ws, &mut prepared);
+        let status = prepare(case.linear, 1, 3, x, K, K, 0, ws, &mut prepared);
         fails_choice(status, "float 3, expected a tritgemm_float");
         let (i8s, prepare) = (case.x_i8.as_ptr(), tritgemm_prepared_from_int8);
-        let status = prepare(1, 1, i8s, 1, 1, nan.as_ptr(), 1, 7, ws, &mut prepared);
+        let status = prepare(1, 1, i8s, 1, 1, 0, nan.as_ptr(), 1, 7, ws, &mut prepared);
         fails_choice(status, "group");
         assert!(matrix.is_null() && prepared.is_null());
 
@@ -530,7 +530,7 @@ fn outputs_and_routes() {
         let nan = [f32::NAN; K];
         let again = tritgemm_linear_prepare_int8_into;
         fails_value(
-            again(l, 1, F32, nan.as_ptr().cast(), K, K, ws, prepared),
+            again(l, 1, F32, nan.as_ptr().cast(), K, K, 0, ws, prepared),
             "NaN",
         );
         assert_eq!(tritgemm_prepared_tokens(prepared), 0);

@@ -216,20 +216,20 @@ fn products() {
         let ts = token_scales.ptr::<f32>();
         let prepared = tritgemm_prepared_destroy;
         let from_int8 = |ws| {
-            let make = |out| tritgemm_prepared_from_int8(n, 1, xi, n, 1, ts, n, 0, ws, out);
+            let make = |out| tritgemm_prepared_from_int8(n, 1, xi, n, 1, 0, ts, n, 0, ws, out);
             made(make, prepared)
         };
         assert!(every_allocation("from_int8", || new(&from_int8)) >= 2);
         let prepare = |ws| {
             made(
-                |out| tritgemm_linear_prepare_int8(layer, N, F32, xp.cast(), nk, K, ws, out),
+                |out| tritgemm_linear_prepare_int8(layer, N, F32, xp.cast(), nk, K, 0, ws, out),
                 prepared,
             )
         };
         assert!(every_allocation("prepare_int8", || new(&prepare)) >= 3);
         let ws = handle(|out| tritgemm_workspace_create(out));
         let activations =
-            handle(|out| tritgemm_linear_prepare_int8(layer, N, F32, xp.cast(), nk, K, ws, out));
+            handle(|out| tritgemm_linear_prepare_int8(layer, N, F32, xp.cast(), nk, K, 0, ws, out));
         tritgemm_workspace_destroy(ws);
         let forward = |ws| tritgemm_linear_forward_prepared(layer, activations, yp, nm, M, ws);
         assert!(every_allocation("forward_prepared", || new(&forward)) >= 2);

@@ -132,8 +132,8 @@ fn sixteen_bit_activations() {
     // SAFETY: buffers with their lengths, handles that live.
     unsafe {
         let prepared = [
-            make(|out| tritgemm_linear_prepare_int8(l, N, f16, half, len, K, ws, out)),
-            make(|out| tritgemm_linear_prepare_int8(l, N, bf16, brain, len, K, ws, out)),
+            make(|out| tritgemm_linear_prepare_int8(l, N, f16, half, len, K, 0, ws, out)),
+            make(|out| tritgemm_linear_prepare_int8(l, N, bf16, brain, len, K, 0, ws, out)),
         ];
         let run = |forward: &dyn Fn(*mut f32) -> Status| {
             let mut y = vec![0.0f32; out];
@@ -169,7 +169,7 @@ fn prepared_activations() {
             make(|out| prepare_int8(l, N, x, len, K, ws, out)),
             make(|out| tritgemm_linear_prepare_f32(l, N, x, len, K, ws, out)),
             make(|out| {
-                tritgemm_prepared_from_int8(N, K, x_i8, len, K, ones.as_ptr(), N, 0, ws, out)
+                tritgemm_prepared_from_int8(N, K, x_i8, len, K, 0, ones.as_ptr(), N, 0, ws, out)
             }),
         ];
         for (prepared, wanted) in prepared.iter().zip([&case.quantized, &case.floats]) {
@@ -322,7 +322,7 @@ fn codec_and_quantisers() {
                     (&scales[..], granularity)
                 );
                 let linear = make(|out| tritgemm_linear_create(matrix, null(), 0, out));
-                let group = if granularity < 64 {
+                let group = if granularity < 32 {
                     0
                 } else {
                     granularity as usize
@@ -390,7 +390,7 @@ fn many_layers() {
                 true => {
                     let again = tritgemm_linear_prepare_int8_into;
                     let f32 = Float::TritgemmF32 as i32;
-                    again(case.linear, N, f32, x.cast(), N * K, K, ws, prepared)
+                    again(case.linear, N, f32, x.cast(), N * K, K, 0, ws, prepared)
                 }
                 false => {
                     tritgemm_linear_prepare_f32_into(case.linear, N, x, N * K, K, ws, prepared)
@@ -490,6 +490,7 @@ fn experts() {
                     x.cast(),
                     len,
                     K,
+                    0,
                     s,
                     5,
                     c,
@@ -546,4 +547,135 @@ fn experts() {
         tritgemm_experts_destroy(experts);
         layers.map(|layer| tritgemm_linear_destroy(layer));
     }
+}
+
+/// Activations in groups, those that are not finite, single rows, and files of a model.
+#[test]
+fn groups_rows_and_models() {
+    let case = Case::new();
+    let (l, ws, x, len) = (case.linear, case.workspace, case.x.as_ptr(), N * K);
+    let f32 = Float::TritgemmF32 as i32;
+    let layer = tritgemm::Linear::load;
+    let dir = std::env::temp_dir().join(format!("tritgemm-c-model-{}", std::process::id()));
+    std::fs::create_dir(&dir).expect("a new folder");
+    let (one, all) = (dir.join("one"), dir.join("all"));
+    let text = |path: &std::path::Path| {
+        std::ffi::CString::new(path.to_str().expect("UTF-8")).expect("no zero")
+    };
+    // SAFETY: buffers with their lengths, handles and strings that live.
+    unsafe {
+        ok(tritgemm_linear_save(l, text(&one).as_ptr()));
+        let core = layer(&one).expect("a layer");
+        let mut core_ws = tritgemm::Workspace::new();
+        let rows = tritgemm::MatRef::new(&case.x, N, K).expect("dense");
+        for group in tritgemm::GroupSize::ALL {
+            let mut want = vec![0.0f32; N * M];
+            let to = tritgemm::MatMut::new(&mut want, N, M).expect("dense");
+            let grouped = tritgemm::Grouped(rows, *group);
+            core.forward_int8(grouped, to, &mut core_ws).expect("fits");
+            let prepare = tritgemm_linear_prepare_int8;
+            let g = group.len();
+            let prepared = make(|out| prepare(l, N, f32, x.cast(), len, K, g, ws, out));
+            let mut y = vec![0.0f32; N * M];
+            let to = y.as_mut_ptr();
+            ok(tritgemm_linear_forward_prepared(
+                l,
+                prepared,
+                to,
+                N * M,
+                M,
+                ws,
+            ));
+            assert!(y == want && y != case.quantized, "groups of {group}");
+            tritgemm_prepared_destroy(prepared);
+        }
+
+        let mut bad = case.x.clone();
+        bad[K] = f32::NAN;
+        let (bad, mut y) = (bad.as_ptr(), vec![0.0f32; N * M]);
+        let to = y.as_mut_ptr();
+        ok(tritgemm_workspace_set_propagate_non_finite(ws, true));
+        ok(forward_int8(l, N, bad, len, K, to, N * M, M, ws));
+        for (n, (y, want)) in y.chunks(M).zip(case.quantized.chunks(M)).enumerate() {
+            assert!(
+                if n == 1 {
+                    y.iter().all(|y| y.is_nan())
+                } else {
+                    y == want
+                },
+                "token {n}"
+            );
+        }
+        ok(tritgemm_workspace_set_propagate_non_finite(ws, false));
+        let status = forward_int8(l, N, bad, len, K, to, N * M, M, ws);
+        common::fails(status, Status::TritgemmInvalidValue, "NaN");
+
+        let (mut trits, mut values, mut want) = ([0i8; K], [0.0f32; K], [0.0f32; K]);
+        ok(tritgemm_panels_unpack_row(
+            case.panels,
+            130,
+            trits.as_mut_ptr(),
+            K,
+        ));
+        assert_eq!(trits, case.trits[130 * K..131 * K]);
+        ok(tritgemm_linear_unpack_row(l, 130, values.as_mut_ptr(), K));
+        core.unpack_row(130, &mut want).expect("a row");
+        assert_eq!(values, want);
+        let status = tritgemm_linear_unpack_row(l, M, values.as_mut_ptr(), K);
+        common::fails(status, Status::TritgemmInvalidSize, "rows 200..201");
+        let status = tritgemm_panels_unpack_row(case.panels, 0, trits.as_mut_ptr(), K - 1);
+        common::fails(status, Status::TritgemmInvalidSize, "`trits`");
+
+        let shard = make(|out| tritgemm_linear_slice_rows(l, 64, 128, out));
+        let (names, layers) = (
+            [c"a".as_ptr(), c"b.weight".as_ptr()],
+            [l.cast_const(), shard],
+        );
+        let save = |names: &[*const std::ffi::c_char; 2]| {
+            tritgemm_model_file_save(text(&all).as_ptr(), names.as_ptr(), layers.as_ptr(), 2)
+        };
+        ok(save(&names));
+        let path = text(&all);
+        let bytes = std::fs::read(&all).expect("written");
+        let models = [
+            make(|out| tritgemm_model_file_load(path.as_ptr(), out)),
+            make(|out| tritgemm_model_file_map(path.as_ptr(), 1, out)),
+            make(|out| tritgemm_model_file_from_memory(bytes.as_ptr(), bytes.len(), 0, out)),
+        ];
+        for model in models {
+            assert_eq!(tritgemm_model_file_count(model), 2);
+            let name = |i| std::ffi::CStr::from_ptr(tritgemm_model_file_name(model, i));
+            assert_eq!([name(0), name(1)], [c"a", c"b.weight"]);
+            assert!(tritgemm_model_file_name(model, 2).is_null());
+            let again = make(|out| tritgemm_model_file_linear(model, c"b.weight".as_ptr(), out));
+            let mut none = std::ptr::null_mut();
+            let status = tritgemm_model_file_linear(model, c"c".as_ptr(), &mut none);
+            common::fails(status, Status::TritgemmInvalidArgument, "no matrix `c`");
+            tritgemm_model_file_destroy(model);
+            let mut y = vec![0.0f32; N * 64];
+            ok(tritgemm_linear_forward_f32(
+                again,
+                N,
+                x,
+                len,
+                K,
+                y.as_mut_ptr(),
+                N * 64,
+                64,
+                ws,
+            ));
+            let want = case.floats.chunks(M).flat_map(|row| &row[64..128]);
+            assert!(y.iter().eq(want));
+            tritgemm_linear_destroy(again);
+        }
+        common::fails(
+            save(&[names[0]; 2]),
+            Status::TritgemmInvalidArgument,
+            "named `a`",
+        );
+        let file = std::fs::read(&all).expect("still there");
+        assert!(file == bytes);
+        tritgemm_linear_destroy(shard);
+    }
+    std::fs::remove_dir_all(dir).expect("removed");
 }

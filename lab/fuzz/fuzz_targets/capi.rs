@@ -905,7 +905,7 @@ impl World {
             c::tritgemm_linear_prepare_f32,
         );
         let status = match int8 {
-            true => call!(int8_of, handle, n, F32, ptr.cast(), x.len, xs, ws, out),
+            true => call!(int8_of, handle, n, F32, ptr.cast(), x.len, xs, 0, ws, out),
             false => call!(f32_of, handle, n, ptr, x.len, xs, ws, out),
         };
         call.wrong_if(was_short(team));

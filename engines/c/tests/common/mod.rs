@@ -50,7 +50,9 @@ pub unsafe fn prepare_int8(
     out: *mut *mut Prepared,
 ) -> Status {
     // SAFETY: the caller's word.
-    unsafe { tritgemm_linear_prepare_int8(linear, tokens, F32, x.cast(), x_len, x_stride, ws, out) }
+    unsafe {
+        tritgemm_linear_prepare_int8(linear, tokens, F32, x.cast(), x_len, x_stride, 0, ws, out)
+    }
 }
 
 pub fn last_error() -> String {
