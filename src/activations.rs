@@ -84,27 +84,32 @@ impl<'a, T> sealed::Tokens<'a, T> for Grouped<'a, T> {
 /// }
 /// # Ok::<(), tritgemm::Error>(())
 /// ```
-#[derive(Debug)]
+///
+/// `default()` has no tokens and no memory yet: to be filled by
+/// [`Linear::prepare_int8_into`](crate::Linear::prepare_int8_into) or
+/// [`Linear::prepare_f32_into`](crate::Linear::prepare_f32_into).
+#[derive(Debug, Default)]
 pub struct PreparedActivations {
     group: Option<GroupSize>,
     values: Values,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Values {
+    #[default]
+    None,
     Int8(Box<Quantized>),
     F32(Box<Prepared<f32>>),
 }
 
-impl Default for PreparedActivations {
-    /// No tokens, and no memory yet: to be filled by
-    /// [`Linear::prepare_int8_into`](crate::Linear::prepare_int8_into) or
-    /// [`Linear::prepare_f32_into`](crate::Linear::prepare_f32_into).
-    fn default() -> Self {
-        Self {
-            group: None,
-            values: Values::Int8(Box::default()),
-        }
+impl Values {
+    fn is_not(&self, expected: &'static str) -> GemmError {
+        let prepared = match self {
+            Values::None => "nothing",
+            Values::Int8(_) => "int8",
+            Values::F32(_) => "f32",
+        };
+        GemmError::PreparedType { prepared, expected }
     }
 }
 
@@ -147,9 +152,9 @@ impl PreparedActivations {
         group: Option<GroupSize>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        let mut quantized = match core::mem::take(self).values {
+        let mut quantized = match core::mem::take(&mut self.values) {
             Values::Int8(quantized) => quantized,
-            Values::F32(_) => Box::default(),
+            _ => Box::default(),
         };
         quantize(x, group, &mut quantized, ws)?;
         *self = Self {
@@ -166,9 +171,9 @@ impl PreparedActivations {
         group: Option<GroupSize>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        let mut prepared = match core::mem::take(self).values {
+        let mut prepared = match core::mem::take(&mut self.values) {
             Values::F32(prepared) => prepared,
-            Values::Int8(_) => Box::default(),
+            _ => Box::default(),
         };
         build(&mut prepared, x, [group, None], ws)?;
         *self = Self {
@@ -183,6 +188,7 @@ impl PreparedActivations {
         match &self.values {
             Values::Int8(quantized) => quantized.prepared.tokens(),
             Values::F32(prepared) => prepared.tokens(),
+            Values::None => 0,
         }
     }
 
@@ -191,6 +197,7 @@ impl PreparedActivations {
         match &self.values {
             Values::Int8(quantized) => quantized.prepared.k(),
             Values::F32(prepared) => prepared.k(),
+            Values::None => 0,
         }
     }
 
@@ -203,6 +210,7 @@ impl PreparedActivations {
         match &self.values {
             Values::Int8(quantized) => quantized.prepared.split(),
             Values::F32(prepared) => prepared.split(),
+            Values::None => Split::default(),
         }
     }
 
@@ -218,10 +226,7 @@ impl PreparedActivations {
         self.check_group(group)?;
         match &self.values {
             Values::Int8(quantized) => Ok(quantized),
-            Values::F32(_) => Err(GemmError::PreparedType {
-                prepared: "f32",
-                expected: "int8",
-            }),
+            other => Err(other.is_not("int8")),
         }
     }
 
@@ -241,10 +246,7 @@ impl PreparedActivations {
         self.check_group(group)?;
         match &self.values {
             Values::F32(prepared) => Ok(prepared),
-            Values::Int8(_) => Err(GemmError::PreparedType {
-                prepared: "int8",
-                expected: "f32",
-            }),
+            other => Err(other.is_not("f32")),
         }
     }
 }

@@ -109,10 +109,14 @@ impl RoutedActivations {
         float: bool,
         fill: impl FnOnce(&mut Self) -> Result<(), GemmError>,
     ) -> Result<(), GemmError> {
-        self.counts.clear();
-        memory::extend(&mut self.counts, routes.counts.iter().copied())?;
+        // None until all is well, whatever fails or panics.
+        let mut counts = core::mem::take(&mut self.counts);
+        counts.clear();
+        memory::extend(&mut counts, routes.counts.iter().copied())?;
         (self.group, self.cols, self.float) = (experts.group(), experts.in_features(), float);
-        fill(self).inspect_err(|_| self.counts.clear())
+        fill(self)?;
+        self.counts = counts;
+        Ok(())
     }
 }
 
@@ -190,7 +194,7 @@ impl Experts {
         let x = x.grouped();
         self.check_routes([x.x.rows(), x.x.cols()], routes)?;
         routed.refill(self, routes, false, |routed| {
-            let (k, rows) = (self.in_features(), routed.rows());
+            let (k, rows) = (self.in_features(), routes.tokens.len());
             let (gather, group) = (self.gather(x.group, ws)?, x.group);
             let of_token = group.map_or(1, |group| group.groups(k));
             let mut scales = core::mem::take(&mut ws.quantized.token_scales);
@@ -249,7 +253,7 @@ impl Experts {
         self.check_routes([x.rows(), x.cols()], routes)?;
         routed.refill(self, routes, true, |routed| {
             let gather = self.gather(None, ws)?;
-            let bytes = size_of::<f32>().saturating_mul(routed.rows());
+            let bytes = size_of::<f32>().saturating_mul(routes.tokens.len());
             let bytes = bytes.saturating_mul(routed.cols);
             more(&mut routed.f32, routes.counts.len())?;
             each(

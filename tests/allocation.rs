@@ -5,9 +5,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tritgemm::{Family, MatMut, Options, ParallelFor, PreparedActivations, Threads, Workspace};
+use tritgemm::nn::RmsNorm;
+use tritgemm::{
+    Added, Experts, Family, GroupSize, Grouped, Linear, MatMut, Options, ParallelFor,
+    PreparedActivations, RoutedActivations, Routes, Threads, Workspace,
+};
 use tritgemm_testing::case::{Case, Shape};
-use tritgemm_testing::{FAMILIES, backends, quick, view, workspace};
+use tritgemm_testing::{FAMILIES, backends, quick, view, view_mut, workspace};
 
 thread_local! {
     /// Where this thread's allocations are counted, if they are. Tests run side
@@ -268,6 +272,110 @@ fn a_parallel_for_allocates_only_the_first_time() {
             products.run(which, ws);
             let again = during(counter, || products.run(which, ws));
             assert_eq!(again, 0, "{name}, {family:?}");
+        }
+    }
+}
+
+/// A decoder block without its attention, in memory of its own.
+struct Block {
+    norms: [RmsNorm; 2],
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    hidden: PreparedActivations,
+    /// The residual, its norm, q, k, v, gate and up.
+    buffers: [Vec<f32>; 7],
+}
+
+impl Block {
+    const WIDTH: usize = 192;
+    const KV: usize = 64;
+    const FFN: usize = 300;
+
+    fn new(tokens: usize) -> Self {
+        let (d, kv, f) = (Self::WIDTH, Self::KV, Self::FFN);
+        let layer = |m, k| case(m, k, 1, 1).layer;
+        let norm = || RmsNorm::new(vec![1.0; d]).expect("a norm");
+        Self {
+            norms: [norm(), norm()],
+            q: layer(d, d),
+            k: layer(kv, d),
+            v: layer(kv, d),
+            o: layer(d, d),
+            gate: layer(f, d),
+            up: layer(f, d),
+            down: layer(d, f),
+            hidden: PreparedActivations::default(),
+            buffers: [d, d, d, kv, kv, f, f].map(|width| vec![0.5; tokens * width]),
+        }
+    }
+
+    fn forward(&mut self, n: usize, ws: &mut Workspace) -> Result<(), tritgemm::Error> {
+        let (d, kv, f) = (Self::WIDTH, Self::KV, Self::FFN);
+        let [x, h, q, k, v, gate, up] = &mut self.buffers;
+        let normed = view_mut(h, n, d);
+        self.norms[0].forward(view(x, n, d), normed)?;
+        self.q
+            .prepare_int8_into(view(h, n, d), &mut self.hidden, ws)?;
+        let mut ys = [view_mut(q, n, d), view_mut(k, n, kv), view_mut(v, n, kv)];
+        Linear::forward_many_int8(&[&self.q, &self.k, &self.v], &self.hidden, &mut ys, ws)?;
+        self.o
+            .forward_int8(view(q, n, d), Added(view_mut(x, n, d)), ws)?;
+        self.norms[1].forward(view(x, n, d), view_mut(h, n, d))?;
+        self.gate
+            .prepare_int8_into(view(h, n, d), &mut self.hidden, ws)?;
+        let mut ys = [view_mut(gate, n, f), view_mut(up, n, f)];
+        Linear::forward_many_int8(&[&self.gate, &self.up], &self.hidden, &mut ys, ws)?;
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = gate.max(0.0) * *up;
+        }
+        self.down.forward_int8(
+            Grouped(view(gate, n, f), GroupSize::G64),
+            Added(view_mut(x, n, d)),
+            ws,
+        )?;
+        Ok(())
+    }
+}
+
+/// A whole decoder block allocates nothing from the second time on, nor does a mixture of
+/// experts, on the calling thread and in a pool.
+#[test]
+fn a_decoder_block_allocates_only_the_first_time() {
+    let counter = counter();
+    for n in [1, 5, 40] {
+        for threads in [Threads::Serial, Threads::Pool(Arc::new(InTurn))] {
+            let (ws, mut block) = (
+                &mut workspace(Options::new().threads(threads)),
+                Block::new(n),
+            );
+            let first = during(counter, || block.forward(n, ws).expect("fits"));
+            assert!(first > 0, "memory comes from somewhere");
+            let again = during(counter, || block.forward(n, ws).expect("fits"));
+            assert_eq!(again, 0, "{n} tokens");
+
+            let layers = [block.gate.clone(), block.up.clone()];
+            let experts = Experts::new(layers.to_vec()).expect("alike");
+            let (tokens, counts): (Vec<usize>, _) = ((0..n).chain(0..n).collect(), [n, n]);
+            let routes = Routes {
+                tokens: &tokens,
+                counts: &counts,
+            };
+            let (mut routed, weights) = (RoutedActivations::default(), vec![0.5; 2 * n]);
+            let [_, h, .., up] = &mut block.buffers;
+            let mut mix = |ws: &mut Workspace| {
+                let x = view(h, n, Block::WIDTH);
+                experts.prepare_int8_into(x, routes, &mut routed, ws)?;
+                let y = view_mut(up, n, Block::FFN);
+                experts.add_weighted(&routed, &tokens, &weights, y, ws)
+            };
+            mix(ws).expect("fits");
+            let again = during(counter, || mix(ws).expect("fits"));
+            assert_eq!(again, 0, "experts, {n} tokens");
         }
     }
 }

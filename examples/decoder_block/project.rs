@@ -72,21 +72,15 @@ impl Project for Ternary {
         outputs: &mut [(Site, &mut Vec<f32>)],
     ) -> Result<()> {
         let x = MatRef::new(x, tokens, x.len() / tokens)?;
-        if let [(site, y)] = outputs {
-            let layer = &self.layers[*site as usize];
-            let y = MatMut::new(y, tokens, layer.out_features())?;
-            return Ok(layer.forward_int8(x, y, &mut self.ws)?);
-        }
-        let Some((site, _)) = outputs.first() else {
-            return Ok(());
-        };
-        // Quantised and tabulated once for all of them.
-        let x = self.layers[*site as usize].prepare_int8(x, &mut self.ws)?;
-        for (site, y) in outputs {
-            let layer = &self.layers[*site as usize];
-            let y = MatMut::new(y, tokens, layer.out_features())?;
-            layer.forward_int8(&x, y, &mut self.ws)?;
-        }
+        let layers: Vec<&Linear> = outputs
+            .iter()
+            .map(|(site, _)| &self.layers[*site as usize])
+            .collect();
+        let outputs = layers.iter().zip(outputs);
+        let outputs = outputs.map(|(layer, (_, y))| MatMut::new(y, tokens, layer.out_features()));
+        let mut outputs = outputs.collect::<std::result::Result<Vec<_>, _>>()?;
+        // Quantised once, and all of them in one loop.
+        Linear::forward_many_int8(&layers, x, &mut outputs, &mut self.ws)?;
         Ok(())
     }
 }

@@ -545,7 +545,9 @@ fn experts() {
         }
         tritgemm_routed_destroy(routed);
         tritgemm_experts_destroy(experts);
-        layers.into_iter().for_each(|layer| tritgemm_linear_destroy(layer));
+        layers
+            .into_iter()
+            .for_each(|layer| tritgemm_linear_destroy(layer));
     }
 }
 
