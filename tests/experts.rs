@@ -15,7 +15,7 @@ fn experts(k: usize, granularity: usize, count: usize) -> Experts {
     let layer = |i: usize| {
         let shape = Shape {
             granularity,
-            bias: i % 2 == 0,
+            bias: i.is_multiple_of(2),
             seed: i as u64,
             ..Shape::new(M, k, 1)
         };
@@ -191,7 +191,8 @@ fn bad_input_is_an_error_that_writes_nothing() {
 
     let mut routed = experts.prepare_int8(x, both, ws).expect("fits");
     let mut y = vec![CANARY; 3 * M];
-    let mut failed = |run: &dyn Fn(MatMut<'_, f32>, &mut Workspace) -> Result<(), GemmError>| {
+    type Run<'a> = &'a dyn Fn(MatMut<'_, f32>, &mut Workspace) -> Result<(), GemmError>;
+    let mut failed = |run: Run<'_>| {
         let got = run(view_mut(&mut y, 3, M), ws).expect_err("wrong");
         assert!(y.iter().all(|&y| y == CANARY), "{got}");
         got

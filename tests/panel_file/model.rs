@@ -133,7 +133,8 @@ fn indexes_that_lie_are_errors() {
     let name_len = layers[0].0.len();
     let place = at + 4 + name_len;
     let second = place + 16;
-    let cases: [(&dyn Fn(&mut Vec<u8>), &str); 9] = [
+    type Lie<'a> = (&'a dyn Fn(&mut Vec<u8>), &'a str);
+    let cases: [Lie<'_>; 9] = [
         (
             &|b| b.truncate(b.len() - 1),
             "entry 1 of the index: it is cut",
