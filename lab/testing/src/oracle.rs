@@ -201,7 +201,7 @@ mod tests {
             bias: Some(&[1.0, -1.0]),
         };
         let x = &[1, 2, 3];
-        let y = scaled_integers(Operands { x, ..operands }, &[0.25], &affine);
+        let y = scaled_integers(Operands { x, ..operands }, |_, _| 0.25, &affine);
         assert_eq!(y, [0.75, 1.0]);
         let (x, trits) = (&[1.5, f32::NAN, 4.0][..], operands.trits);
         let y = canonical(
