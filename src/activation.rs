@@ -1,7 +1,7 @@
 //! The float types that activations come in.
 
 use crate::kernels::auto::norm::InverseRms;
-use crate::kernels::auto::{activations, norm, scale};
+use crate::kernels::auto::{activations, hadamard, norm, scale};
 
 /// A float type of activations: `f32`, and with the feature `half` also
 /// `half::f16` and `half::bf16`.
@@ -21,6 +21,10 @@ pub(crate) mod sealed {
     pub trait Sealed: Float {
         /// See [`activations::quantize`](super::activations::quantize).
         fn quantize(x: &[Self], q: &mut [i8]) -> Option<f32>;
+        /// See [`hadamard::signed`](super::hadamard::signed).
+        fn signed(x: &[Self], signs: &[u32], y: &mut [f32]);
+        /// See [`hadamard::widen`](super::hadamard::widen).
+        fn widen(x: &[Self], y: &mut [f32]);
         /// The same values, if they are f32.
         fn as_f32(y: &mut [Self]) -> Option<&mut [f32]>;
         /// See [`scale::store`](super::scale::store).
@@ -56,6 +60,14 @@ pub(crate) mod sealed {
 macro_rules! activation {
     ($($float:ty, $as_f32:expr;)*) => {$(
         impl sealed::Sealed for $float {
+            fn signed(x: &[Self], signs: &[u32], y: &mut [f32]) {
+                hadamard::signed(x, signs, y);
+            }
+
+            fn widen(x: &[Self], y: &mut [f32]) {
+                hadamard::widen(x, y);
+            }
+
             fn as_f32(y: &mut [Self]) -> Option<&mut [f32]> {
                 $as_f32(y)
             }

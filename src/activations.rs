@@ -3,14 +3,17 @@
 use crate::activation::Activation;
 use crate::gemm_error::GemmError;
 use crate::kernels::element::Element;
+use crate::kernels::memory::tiles::TileGrid;
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::options::Options;
 use crate::product::layout::TokenRows;
-use crate::product::plan::Split;
+use crate::product::plan::{self, Split};
 use crate::product::prepare::Prepared;
 use crate::quant;
+use crate::rotation::Rotation;
 use crate::scales::GroupSize;
+use crate::threads::Threads;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
 use sealed::{Scaled, Tokens as _};
@@ -91,7 +94,32 @@ impl<'a, T> sealed::Tokens<'a, T> for Grouped<'a, T> {
 #[derive(Debug, Default)]
 pub struct PreparedActivations {
     group: Option<GroupSize>,
+    /// What was applied to them; values that were int8 already may have been rotated anyhow.
+    rotation: Option<Option<Rotation>>,
     values: Values,
+}
+
+/// What activations need to know of the matrices that they are for.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wanted<'a> {
+    pub(crate) group: Option<GroupSize>,
+    pub(crate) rotation: Option<&'a Rotation>,
+}
+
+impl Wanted<'_> {
+    /// Activations for this are activations for the other.
+    pub(crate) fn check(self, other: Wanted<'_>) -> Result<(), GemmError> {
+        let (prepared, matrix) = (self.group, other.group);
+        if prepared != matrix {
+            return Err(GemmError::Group { prepared, matrix });
+        }
+        if self.rotation != other.rotation {
+            let [prepared, matrix] =
+                [self.rotation, other.rotation].map(|r| r.map(Rotation::block));
+            return Err(GemmError::Rotation { prepared, matrix });
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +169,7 @@ impl PreparedActivations {
         quantized.group = x.group;
         Ok(Self {
             group,
+            rotation: None,
             values: Values::Int8(quantized),
         })
     }
@@ -149,16 +178,17 @@ impl PreparedActivations {
     pub(crate) fn quantize<T: Activation>(
         &mut self,
         x: Scaled<'_, T>,
-        group: Option<GroupSize>,
+        wanted: Wanted<'_>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         let mut quantized = match core::mem::take(&mut self.values) {
             Values::Int8(quantized) => quantized,
             _ => Box::default(),
         };
-        quantize(x, group, &mut quantized, ws)?;
+        quantize(x, wanted, &mut quantized, ws)?;
         *self = Self {
-            group,
+            group: wanted.group,
+            rotation: Some(wanted.rotation.cloned()),
             values: Values::Int8(quantized),
         };
         Ok(())
@@ -168,16 +198,17 @@ impl PreparedActivations {
     pub(crate) fn float(
         &mut self,
         x: MatRef<'_, f32>,
-        group: Option<GroupSize>,
+        wanted: Wanted<'_>,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         let mut prepared = match core::mem::take(&mut self.values) {
             Values::F32(prepared) => prepared,
             _ => Box::default(),
         };
-        build(&mut prepared, x, [group, None], ws)?;
+        build_f32(&mut prepared, x, wanted, ws)?;
         *self = Self {
-            group,
+            group: wanted.group,
+            rotation: Some(wanted.rotation.cloned()),
             values: Values::F32(prepared),
         };
         Ok(())
@@ -214,16 +245,19 @@ impl PreparedActivations {
         }
     }
 
-    fn check_group(&self, matrix: Option<GroupSize>) -> Result<(), GemmError> {
-        let prepared = self.group;
-        if prepared != matrix {
-            return Err(GemmError::Group { prepared, matrix });
-        }
-        Ok(())
+    fn check(&self, matrix: Wanted<'_>) -> Result<(), GemmError> {
+        let prepared = Wanted {
+            group: self.group,
+            rotation: match &self.rotation {
+                Some(rotation) => rotation.as_ref(),
+                None => matrix.rotation,
+            },
+        };
+        prepared.check(matrix)
     }
 
-    fn int8(&self, group: Option<GroupSize>) -> Result<&Quantized, GemmError> {
-        self.check_group(group)?;
+    fn int8(&self, matrix: Wanted<'_>) -> Result<&Quantized, GemmError> {
+        self.check(matrix)?;
         match &self.values {
             Values::Int8(quantized) => Ok(quantized),
             other => Err(other.is_not("int8")),
@@ -231,19 +265,23 @@ impl PreparedActivations {
     }
 
     /// What has one sum a row, whatever its scales.
-    fn exact(&self, group: Option<GroupSize>) -> Result<&Prepared<i8>, GemmError> {
-        let quantized = self.int8(group)?;
+    fn exact(&self) -> Result<&Prepared<i8>, GemmError> {
+        let any = Wanted {
+            group: None,
+            rotation: self.rotation.as_ref().and_then(Option::as_ref),
+        };
+        let quantized = self.int8(any)?;
         match quantized.group {
             None => Ok(&quantized.prepared),
             prepared => Err(GemmError::Group {
                 prepared,
-                matrix: group,
+                matrix: None,
             }),
         }
     }
 
-    fn f32(&self, group: Option<GroupSize>) -> Result<&Prepared<f32>, GemmError> {
-        self.check_group(group)?;
+    fn f32(&self, matrix: Wanted<'_>) -> Result<&Prepared<f32>, GemmError> {
+        self.check(matrix)?;
         match &self.values {
             Values::F32(prepared) => Ok(prepared),
             other => Err(other.is_not("f32")),
@@ -270,7 +308,7 @@ impl ExactInput for MatRef<'_, i8> {}
 impl ExactInput for &PreparedActivations {}
 
 pub(crate) mod sealed {
-    use super::{GemmError, GroupSize, MatRef, Workspace};
+    use super::{GemmError, GroupSize, MatRef, Wanted, Workspace};
 
     /// See [`Tokens`](super::Tokens).
     pub trait Tokens<'a, T> {
@@ -291,10 +329,10 @@ pub(crate) mod sealed {
         /// `[tokens, K]`.
         fn shape(&self) -> [usize; 2];
 
-        /// Runs `product` on them, for matrices whose scales have groups of a size.
+        /// Runs `product` on them, for matrices of which `matrix` says what matters.
         fn with(
             self,
-            group: Option<GroupSize>,
+            matrix: Wanted<'_>,
             ws: &mut Workspace,
             product: impl FnOnce(&P, &mut Workspace) -> Result<(), GemmError>,
         ) -> Result<(), GemmError>;
@@ -312,12 +350,12 @@ macro_rules! quantized {
 
             fn with(
                 self,
-                group: Option<GroupSize>,
+                matrix: Wanted<'_>,
                 ws: &mut Workspace,
                 product: impl FnOnce(&Quantized, &mut Workspace) -> Result<(), GemmError>,
             ) -> Result<(), GemmError> {
                 let mut quantized = core::mem::take(&mut ws.quantized);
-                let done = quantize(self.grouped(), group, &mut quantized, ws);
+                let done = quantize(self.grouped(), matrix, &mut quantized, ws);
                 let done = done.and_then(|()| product(&quantized, ws));
                 ws.quantized = quantized;
                 done
@@ -331,7 +369,7 @@ quantized!(MatRef<'_, T>, Grouped<'_, T>);
 
 /// Activations that are multiplied as they are, made ready in the workspace.
 macro_rules! unchanged {
-    ($element:ty, $field:ident) => {
+    ($element:ty, $field:ident, $build:ident) => {
         impl sealed::Ready<Prepared<$element>> for MatRef<'_, $element> {
             fn shape(&self) -> [usize; 2] {
                 [self.rows(), self.cols()]
@@ -339,12 +377,12 @@ macro_rules! unchanged {
 
             fn with(
                 self,
-                group: Option<GroupSize>,
+                matrix: Wanted<'_>,
                 ws: &mut Workspace,
                 product: impl FnOnce(&Prepared<$element>, &mut Workspace) -> Result<(), GemmError>,
             ) -> Result<(), GemmError> {
                 let mut prepared = core::mem::take(&mut ws.$field);
-                let done = build(&mut prepared, self, [group, None], ws);
+                let done = $build(&mut prepared, self, matrix, ws);
                 let done = done.and_then(|()| product(&prepared, ws));
                 ws.$field = prepared;
                 done
@@ -352,12 +390,12 @@ macro_rules! unchanged {
         }
     };
 }
-unchanged!(i8, prepared_i8);
-unchanged!(f32, prepared_f32);
+unchanged!(i8, prepared_i8, build_i8);
+unchanged!(f32, prepared_f32, build_f32);
 
 /// Activations that are prepared already need nothing of the workspace.
 macro_rules! prepared {
-    ($prepared:ty, |$x:ident, $group:ident| $check:expr) => {
+    ($prepared:ty, |$x:ident, $matrix:ident| $check:expr) => {
         impl sealed::Ready<$prepared> for &PreparedActivations {
             fn shape(&self) -> [usize; 2] {
                 [self.tokens(), self.cols()]
@@ -365,7 +403,7 @@ macro_rules! prepared {
 
             fn with(
                 self,
-                $group: Option<GroupSize>,
+                $matrix: Wanted<'_>,
                 ws: &mut Workspace,
                 product: impl FnOnce(&$prepared, &mut Workspace) -> Result<(), GemmError>,
             ) -> Result<(), GemmError> {
@@ -375,9 +413,9 @@ macro_rules! prepared {
         }
     };
 }
-prepared!(Quantized, |x, group| x.int8(group));
-prepared!(Prepared<f32>, |x, group| x.f32(group));
-prepared!(Prepared<i8>, |x, group| x.exact(group));
+prepared!(Quantized, |x, matrix| x.int8(matrix));
+prepared!(Prepared<f32>, |x, matrix| x.f32(matrix));
+prepared!(Prepared<i8>, |x, _matrix| x.exact());
 
 /// Makes activations ready for groups of two kinds: those of the matrices' scales, and their
 /// own. Sums are cut where either ends.
@@ -400,10 +438,76 @@ pub(crate) fn group_strips(groups: [Option<GroupSize>; 2]) -> usize {
     lens.min().map_or(usize::MAX, |len| len / 4)
 }
 
+/// Values that are int8 already, for raw sums.
+fn build_i8(
+    prepared: &mut Prepared<i8>,
+    x: MatRef<'_, i8>,
+    matrix: Wanted<'_>,
+    ws: &mut Workspace,
+) -> Result<(), GemmError> {
+    build(prepared, x, [matrix.group, None], ws)
+}
+
+/// f32 as they are, but for a rotation.
+fn build_f32(
+    prepared: &mut Prepared<f32>,
+    x: MatRef<'_, f32>,
+    matrix: Wanted<'_>,
+    ws: &mut Workspace,
+) -> Result<(), GemmError> {
+    rotated(x, matrix.rotation, ws, |x, ws| {
+        build(prepared, x, [matrix.group, None], ws)
+    })
+}
+
+/// Runs `then` on `x`, rotated if it is to be.
+pub(crate) fn rotated(
+    x: MatRef<'_, f32>,
+    rotation: Option<&Rotation>,
+    ws: &mut Workspace,
+    then: impl FnOnce(MatRef<'_, f32>, &mut Workspace) -> Result<(), GemmError>,
+) -> Result<(), GemmError> {
+    let Some(rotation) = rotation else {
+        return then(x, ws);
+    };
+    let mut values = core::mem::take(&mut ws.rotated);
+    let done = rotate(x, rotation, &mut values, &ws.options().threads)
+        .and_then(|()| then(MatRef::dense(&values, x.rows(), x.cols()), ws));
+    ws.rotated = values;
+    done
+}
+
+/// Rotates every token into `values`, by all workers.
+fn rotate<T: Activation>(
+    x: MatRef<'_, T>,
+    rotation: &Rotation,
+    values: &mut Vec<f32>,
+    threads: &Threads,
+) -> Result<(), GemmError> {
+    let (tokens, k) = (x.rows(), x.cols());
+    let len = tokens
+        .checked_mul(k)
+        .ok_or(OutOfMemory { bytes: usize::MAX })?;
+    memory::resize(values, len, 0.0)?;
+    let workers = plan::layout_workers(threads, size_of_val(&values[..]));
+    let tile = [plan::per_item(tokens, workers), k.max(1)];
+    let grid = TileGrid::new(values, [tokens, k], k, tile);
+    threads.for_each(workers, grid.len(), |i| {
+        let Some(mut tile) = grid.claim(i) else {
+            return Ok(false);
+        };
+        for token in tile.rows() {
+            rotation.rotate(x.row(token), tile.row_mut(token, 0..k));
+        }
+        Ok(true)
+    })?;
+    Ok(())
+}
+
 /// Quantises every token and makes the values ready.
 fn quantize<T: Activation>(
     x: Scaled<'_, T>,
-    group: Option<GroupSize>,
+    matrix: Wanted<'_>,
     quantized: &mut Quantized,
     ws: &mut Workspace,
 ) -> Result<(), GemmError> {
@@ -414,9 +518,9 @@ fn quantize<T: Activation>(
         group: own,
     } = quantized;
     *own = x.group;
-    let done = quantize_rows(x, &mut values, token_scales, ws).and_then(|()| {
+    let done = quantize_rows(x, matrix.rotation, (&mut values, token_scales), ws).and_then(|()| {
         let values = MatRef::dense(&values, x.x.rows(), x.x.cols());
-        build(prepared, values, [group, x.group], ws)
+        build(prepared, values, [matrix.group, x.group], ws)
     });
     ws.values = values;
     done
@@ -425,10 +529,19 @@ fn quantize<T: Activation>(
 /// Quantises every token into `values`, which are dense, with its scales.
 pub(crate) fn quantize_rows<T: Activation>(
     Scaled { x, group }: Scaled<'_, T>,
-    values: &mut Vec<i8>,
-    token_scales: &mut Vec<f32>,
-    ws: &Workspace,
+    rotation: Option<&Rotation>,
+    (values, token_scales): (&mut Vec<i8>, &mut Vec<f32>),
+    ws: &mut Workspace,
 ) -> Result<(), GemmError> {
+    if let Some(rotation) = rotation {
+        let mut turned = core::mem::take(&mut ws.rotated);
+        let done = rotate(x, rotation, &mut turned, &ws.options().threads).and_then(|()| {
+            let x = MatRef::dense(&turned, x.rows(), x.cols());
+            quantize_rows(Scaled { x, group }, None, (values, token_scales), ws)
+        });
+        ws.rotated = turned;
+        return done.map_err(|e| quant::in_input(e, x));
+    }
     let (tokens, k) = (x.rows(), x.cols());
     let len = tokens
         .checked_mul(k)

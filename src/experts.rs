@@ -1,7 +1,7 @@
 //! Mixtures of experts: several layers of one shape, each on tokens of its own.
 
 use crate::activation::Activation;
-use crate::activations::{Tokens, group_strips, quantize_rows};
+use crate::activations::{Tokens, Wanted, group_strips, quantize_rows, rotated};
 use crate::gemm_error::GemmError;
 use crate::isa::Backend;
 use crate::kernels::auto::scale;
@@ -15,6 +15,7 @@ use crate::output::Output;
 use crate::product::layout::TokenRows;
 use crate::product::plan;
 use crate::product::prepare::Prepared;
+use crate::rotation::Rotation;
 use crate::scales::GroupSize;
 use crate::threads::{Stopped, Threads};
 use crate::view::{MatMut, MatRef};
@@ -76,6 +77,7 @@ impl<'a> Routes<'a> {
 #[derive(Debug, Default)]
 pub struct RoutedActivations {
     group: Option<GroupSize>,
+    rotation: Option<Rotation>,
     cols: usize,
     /// Tokens of each expert.
     counts: Vec<usize>,
@@ -114,6 +116,7 @@ impl RoutedActivations {
         counts.clear();
         memory::extend(&mut counts, routes.counts.iter().copied())?;
         (self.group, self.cols, self.float) = (experts.group(), experts.in_features(), float);
+        self.rotation = experts.wanted().rotation.cloned();
         fill(self)?;
         self.counts = counts;
         Ok(())
@@ -124,16 +127,13 @@ impl Experts {
     /// Of layers, in the order of the router's numbers.
     ///
     /// # Errors
-    /// If they differ in M, K or the groups of their scales.
+    /// If they differ in M, K, the groups of their scales or the rotation of their inputs.
     pub fn new(layers: Vec<Linear>) -> Result<Self, GemmError> {
         if let Some(first) = layers.first() {
             for layer in &layers {
                 check_length("out_features", layer.out_features(), first.out_features())?;
                 check_length("in_features", layer.in_features(), first.in_features())?;
-                let [prepared, matrix] = [first, layer].map(Linear::group);
-                if prepared != matrix {
-                    return Err(GemmError::Group { prepared, matrix });
-                }
+                first.wanted().check(layer.wanted())?;
             }
         }
         Ok(Self { layers })
@@ -152,6 +152,10 @@ impl Experts {
     /// M, the outputs; 0 without experts.
     pub fn out_features(&self) -> usize {
         self.layers.first().map_or(0, Linear::out_features)
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        self.layers.first().map(Linear::wanted).unwrap_or_default()
     }
 
     /// The group size of the scales, if they are per group.
@@ -199,24 +203,25 @@ impl Experts {
             let of_token = group.map_or(1, |group| group.groups(k));
             let mut scales = core::mem::take(&mut ws.quantized.token_scales);
             let mut values = core::mem::take(&mut ws.values);
-            let done = quantize_rows(x, &mut values, &mut scales, ws).and_then(|()| {
-                more(&mut routed.int8, routes.counts.len())?;
-                let x = MatRef::dense(&values, x.x.rows(), k);
-                each(
-                    &mut routed.int8,
-                    routes,
-                    (&ws.options().threads, rows.saturating_mul(k)),
-                    |one, tokens| {
-                        one.group = group;
-                        one.token_scales.clear();
-                        for &token in tokens.iter().filter(|_| k > 0) {
-                            let scales = &scales[token * of_token..][..of_token];
-                            memory::extend(&mut one.token_scales, scales.iter().copied())?;
-                        }
-                        gather.run(&mut one.prepared, TokenRows::chosen(x, tokens))
-                    },
-                )
-            });
+            let done = quantize_rows(x, self.wanted().rotation, (&mut values, &mut scales), ws)
+                .and_then(|()| {
+                    more(&mut routed.int8, routes.counts.len())?;
+                    let x = MatRef::dense(&values, x.x.rows(), k);
+                    each(
+                        &mut routed.int8,
+                        routes,
+                        (&ws.options().threads, rows.saturating_mul(k)),
+                        |one, tokens| {
+                            one.group = group;
+                            one.token_scales.clear();
+                            for &token in tokens.iter().filter(|_| k > 0) {
+                                let scales = &scales[token * of_token..][..of_token];
+                                memory::extend(&mut one.token_scales, scales.iter().copied())?;
+                            }
+                            gather.run(&mut one.prepared, TokenRows::chosen(x, tokens))
+                        },
+                    )
+                });
             (ws.values, ws.quantized.token_scales) = (values, scales);
             done
         })
@@ -256,12 +261,12 @@ impl Experts {
             let bytes = size_of::<f32>().saturating_mul(routes.tokens.len());
             let bytes = bytes.saturating_mul(routed.cols);
             more(&mut routed.f32, routes.counts.len())?;
-            each(
-                &mut routed.f32,
-                routes,
-                (&ws.options().threads, bytes),
-                |one, tokens| gather.run(one, TokenRows::chosen(x, tokens)),
-            )
+            rotated(x, self.wanted().rotation, ws, |x, ws| {
+                let how = (&ws.options().threads, bytes);
+                each(&mut routed.f32, routes, how, |one, tokens| {
+                    gather.run(one, TokenRows::chosen(x, tokens))
+                })
+            })
         })
     }
 
@@ -418,11 +423,11 @@ impl Experts {
         if cols != expected {
             return Err(GemmError::InputWidth { cols, expected });
         }
-        let (prepared, matrix) = (x.group, self.group());
-        if prepared != matrix {
-            return Err(GemmError::Group { prepared, matrix });
-        }
-        Ok(())
+        let prepared = Wanted {
+            group: x.group,
+            rotation: x.rotation.as_ref(),
+        };
+        prepared.check(self.wanted())
     }
 
     fn check_targets(

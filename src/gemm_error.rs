@@ -38,6 +38,13 @@ pub enum GemmError {
         /// What the matrix has.
         matrix: Option<GroupSize>,
     },
+    /// The activations were prepared for another rotation than the matrix has.
+    Rotation {
+        /// The blocks that they were rotated in.
+        prepared: Option<usize>,
+        /// The matrix's; the signs differ where the blocks do not.
+        matrix: Option<usize>,
+    },
     /// The activations were prepared in the other element type.
     PreparedType {
         /// Their type.
@@ -99,6 +106,15 @@ impl fmt::Display for GemmError {
             Self::Group { prepared, matrix } => write!(
                 f,
                 "activations prepared for groups of {prepared:?}, the matrix has {matrix:?}"
+            ),
+            Self::Rotation { prepared, matrix } => write!(
+                f,
+                "activations rotated in blocks of {prepared:?}, the matrix has {matrix:?}{}",
+                if prepared == matrix {
+                    " with other signs"
+                } else {
+                    ""
+                }
             ),
             Self::PreparedType { prepared, expected } => {
                 write!(f, "activations prepared as {prepared}, expected {expected}")

@@ -2,7 +2,7 @@
 //! scales and bias.
 
 use crate::activation::Activation;
-use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations, Tokens};
+use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations, Tokens, Wanted};
 use crate::gemm_error::GemmError;
 use crate::matrix::{MatrixError, TernaryMatrix, check_scales};
 use crate::memory::{self, OutOfMemory};
@@ -11,6 +11,7 @@ use crate::output::Output;
 use crate::panels::Panels;
 use crate::product::prepare::Prepared;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
+use crate::rotation::Rotation;
 use crate::scales::{Granularity, GroupSize, Scales};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
@@ -61,7 +62,7 @@ impl Panels {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_shapes(x.shape(), self, [y.rows(), y.cols()])?;
-        x.with(None, ws, |x, ws| {
+        x.with(Wanted::default(), ws, |x, ws| {
             Ok(ws.run(|_| (self, x, Raw), [y].into_iter())?)
         })
     }
@@ -89,6 +90,7 @@ pub struct Linear {
     bias: Option<Vec<f32>>,
     /// `[groups][rows]`: as the epilogue reads them. Empty where K = 0.
     by_group: Vec<f32>,
+    rotation: Option<Rotation>,
 }
 
 impl Linear {
@@ -141,6 +143,7 @@ impl Linear {
             scales,
             bias,
             by_group,
+            rotation: None,
         })
     }
 
@@ -152,6 +155,21 @@ impl Linear {
         check_length("bias", bias.len(), self.panels.rows())?;
         self.bias = Some(bias);
         Ok(self)
+    }
+
+    /// Makes the layer rotate its inputs when they are prepared.
+    ///
+    /// # Errors
+    /// If K is not whole blocks, or there are more or fewer signs.
+    pub fn with_rotation(mut self, rotation: Rotation) -> Result<Self, MatrixError> {
+        rotation.check(self.in_features())?;
+        self.rotation = Some(rotation);
+        Ok(self)
+    }
+
+    /// How inputs are rotated, if they are.
+    pub fn rotation(&self) -> Option<&Rotation> {
+        self.rotation.as_ref()
     }
 
     /// K, the inputs.
@@ -208,7 +226,9 @@ impl Linear {
             }
         };
         let bias = self.bias.as_ref().map(|bias| memory::copied(&bias[range]));
-        Ok(Self::assemble(panels, scales, bias.transpose()?)?)
+        let mut shard = Self::assemble(panels, scales, bias.transpose()?)?;
+        shard.rotation = self.rotation.clone();
+        Ok(shard)
     }
 
     /// One row of weights times their scales, without bias, into `y`, K values: a row of an
@@ -271,7 +291,7 @@ impl Linear {
     ) -> Result<(), GemmError> {
         let x = x.grouped();
         check_width(x.x.cols(), &self.panels)?;
-        prepared.quantize(x, self.group(), ws)
+        prepared.quantize(x, self.wanted(), ws)
     }
 
     /// As [`prepare_int8`](Self::prepare_int8), for the f32 path: nothing is quantised. A
@@ -304,7 +324,7 @@ impl Linear {
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
         check_width(x.cols(), &self.panels)?;
-        prepared.float(x, self.group(), ws)
+        prepared.float(x, self.wanted(), ws)
     }
 
     /// The W1.58A8 forward pass: quantises each token of `x` (`[N][K]`, f32,
@@ -342,10 +362,10 @@ impl Linear {
         ys: &mut [O],
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        let Some(group) = check_layers(layers, x.shape(), ys)? else {
+        let Some(wanted) = check_layers(layers, x.shape(), ys)? else {
             return Ok(());
         };
-        x.with(group, ws, |x, ws| {
+        x.with(wanted, ws, |x, ws| {
             let operands = |i: usize| layers[i].int8_operands::<O>(x);
             Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
         })
@@ -384,13 +404,21 @@ impl Linear {
         ys: &mut [O],
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        let Some(group) = check_layers(layers, x.shape(), ys)? else {
+        let Some(wanted) = check_layers(layers, x.shape(), ys)? else {
             return Ok(());
         };
-        x.with(group, ws, |x, ws| {
+        x.with(wanted, ws, |x, ws| {
             let operands = |i: usize| layers[i].f32_operands::<O>(x);
             Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
         })
+    }
+
+    /// What activations need to know of the layer.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            group: self.group(),
+            rotation: self.rotation(),
+        }
     }
 
     /// What an int8 product into an output is of.
@@ -437,19 +465,16 @@ fn sums_per_scale(group: Option<GroupSize>, group_strips: usize) -> usize {
     group.map_or(usize::MAX, |group| group.len() / 4 / group_strips)
 }
 
-/// The group size of all layers, if there are layers.
-fn check_layers<O: Output>(
-    layers: &[&Linear],
+/// What activations need to know of all layers, if there are layers.
+fn check_layers<'a, O: Output>(
+    layers: &[&'a Linear],
     x: [usize; 2],
     ys: &[O],
-) -> Result<Option<Option<GroupSize>>, GemmError> {
+) -> Result<Option<Wanted<'a>>, GemmError> {
     check_length("outputs", ys.len(), layers.len())?;
     for (layer, y) in layers.iter().zip(ys) {
         check_shapes(x, &layer.panels, y.shape())?;
-        let [prepared, matrix] = [layers[0], layer].map(Linear::group);
-        if prepared != matrix {
-            return Err(GemmError::Group { prepared, matrix });
-        }
+        layers[0].wanted().check(layer.wanted())?;
     }
-    Ok(layers.first().map(|layer| layer.group()))
+    Ok(layers.first().map(|layer| layer.wanted()))
 }

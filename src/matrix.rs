@@ -51,6 +51,20 @@ pub enum MatrixError {
         /// Rows of the matrix.
         rows: usize,
     },
+    /// A rotation's block is no power of two, or the columns are not whole blocks.
+    RotationBlock {
+        /// The block.
+        block: usize,
+        /// The columns, if the block could be.
+        cols: Option<usize>,
+    },
+    /// A rotation's sign is neither 1 nor -1.
+    RotationSign {
+        /// Index in the list of signs.
+        index: usize,
+        /// Its value.
+        value: i8,
+    },
     /// A range of bytes leaves the memory or ends before it starts.
     NoBytes {
         /// The range.
@@ -82,6 +96,13 @@ impl fmt::Display for MatrixError {
             } => fmt_length(f, argument, len, expected),
             Self::Scale { index, value } => {
                 write!(f, "scale {index} is {value}, expected a finite number")
+            }
+            Self::RotationBlock { block, cols } => match cols {
+                None => write!(f, "rotated blocks of {block}, expected a power of two"),
+                Some(cols) => write!(f, "{cols} columns are no whole rotated blocks of {block}"),
+            },
+            Self::RotationSign { index, value } => {
+                write!(f, "sign {index} is {value}, expected 1 or -1")
             }
             Self::NoBytes { range, len } => {
                 write!(f, "bytes {}..{} of {len}", range.start, range.end)

@@ -30,6 +30,8 @@ pub struct Workspace {
     tiles: TileStore,
     /// int8 values of tokens that were quantised for this product alone.
     pub(crate) values: Vec<i8>,
+    /// Activations that were rotated for this product alone.
+    pub(crate) rotated: Vec<f32>,
     /// Rows of experts that are not yet where they belong, and the rows of an output that
     /// are taken.
     pub(crate) staged: Vec<f32>,

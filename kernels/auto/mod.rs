@@ -13,6 +13,7 @@
 
 pub mod activations;
 pub mod float;
+pub mod hadamard;
 #[cfg(feature = "half")]
 mod half;
 pub mod noise;

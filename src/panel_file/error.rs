@@ -43,7 +43,7 @@ pub enum PanelFileError {
     },
     /// A section is damaged.
     Checksum {
-        /// `panels`, `scales`, `bias` or `index`.
+        /// `panels`, `scales`, `bias`, `signs` or `index`.
         section: &'static str,
         /// As the header says.
         stored: u32,

@@ -13,6 +13,8 @@ pub(super) const VERSION: u32 = 1;
 /// the file is.
 pub(super) const HEADER: usize = 128;
 pub(super) const BIAS_FLAG: u32 = 1;
+const ROTATION_FLAG: u32 = 2;
+const SIGNS_FLAG: u32 = 4;
 
 pub(super) type Header = [u8; HEADER];
 
@@ -40,16 +42,18 @@ const SCALES_COUNT: Field = field("scales count", 64, 8);
 const BIAS_AT: Field = field("bias offset", 72, 8);
 const BIAS_COUNT: Field = field("bias count", 80, 8);
 const FILE_LEN: Field = field("file length", 88, 8);
-const SECTION_CRCS: [Field; 3] = [
+const SECTION_CRCS: [Field; 4] = [
     field("panels checksum", 96, 4),
     field("scales checksum", 100, 4),
     field("bias checksum", 104, 4),
+    field("signs checksum", 108, 4),
 ];
-const RESERVED: [Field; 2] = [field("reserved", 108, 8), field("reserved", 116, 8)];
+const ROTATED_BLOCK: Field = field("rotated block", 112, 4);
+const RESERVED: Field = field("reserved", 116, 8);
 const HEADER_CRC: Field = field("header checksum", 124, 4);
 
 /// Fields that follow from the shape, so that they can only be right or wrong.
-const DERIVED: [&Field; 10] = [
+const DERIVED: [&Field; 9] = [
     &HEADER_LEN,
     &DEPTH,
     &PANELS_AT,
@@ -58,8 +62,7 @@ const DERIVED: [&Field; 10] = [
     &BIAS_AT,
     &BIAS_COUNT,
     &FILE_LEN,
-    &RESERVED[0],
-    &RESERVED[1],
+    &RESERVED,
 ];
 
 impl Field {
@@ -85,9 +88,18 @@ pub(super) struct Layout {
     pub(super) cols: usize,
     pub(super) granularity: Option<Granularity>,
     pub(super) has_bias: bool,
+    pub(super) rotation: Option<Turn>,
     pub(super) panels: Range<usize>,
     pub(super) scales: Range<usize>,
     pub(super) bias: Range<usize>,
+    pub(super) signs: Range<usize>,
+}
+
+/// A rotation: the values of a block, and whether there are signs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) block: u32,
+    pub(super) has_signs: bool,
 }
 
 impl Layout {
@@ -97,6 +109,7 @@ impl Layout {
         [rows, cols]: [usize; 2],
         granularity: Option<Granularity>,
         has_bias: bool,
+        rotation: Option<Turn>,
     ) -> Option<Self> {
         let section = |start: usize, len: usize| Some(start..start.checked_add(len)?);
         let floats = |count: usize| count.checked_mul(size_of::<f32>());
@@ -104,24 +117,35 @@ impl Layout {
         let panels = section(HEADER, panel_bytes(rows, cols)?)?;
         let scales = section(panels.end, floats(count)?)?;
         let bias = section(scales.end, floats(if has_bias { rows } else { 0 })?)?;
-        (bias.end <= isize::MAX as usize).then_some(Self {
+        let has_signs = rotation.is_some_and(|turn| turn.has_signs);
+        let signs = section(bias.end, if has_signs { cols.div_ceil(8) } else { 0 })?;
+        (signs.end <= isize::MAX as usize).then_some(Self {
             rows,
             cols,
             granularity,
             has_bias,
+            rotation,
             panels,
             scales,
             bias,
+            signs,
         })
     }
 
     pub(super) fn file_len(&self) -> usize {
-        self.bias.end
+        self.signs.end
+    }
+
+    fn flags(&self) -> u32 {
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        flag(self.has_bias, BIAS_FLAG)
+            | flag(self.rotation.is_some(), ROTATION_FLAG)
+            | flag(!self.signs.is_empty(), SIGNS_FLAG)
     }
 
     /// The header of a file with this layout and these checksums of its
     /// sections.
-    pub(super) fn header(&self, crcs: [u32; 3]) -> Header {
+    pub(super) fn header(&self, crcs: [u32; 4]) -> Header {
         let mut header = [0; HEADER];
         header[..MAGIC.len()].copy_from_slice(&MAGIC);
         let floats = |section: &Range<usize>| (section.len() / size_of::<f32>()) as u64;
@@ -132,7 +156,11 @@ impl Layout {
             (&COLS, self.cols as u64),
             (&DEPTH, depth(self.cols) as u64),
             (&GRANULARITY, u64::from(granularity_code(self.granularity))),
-            (&FLAGS, u64::from(if self.has_bias { BIAS_FLAG } else { 0 })),
+            (&FLAGS, u64::from(self.flags())),
+            (
+                &ROTATED_BLOCK,
+                self.rotation.map_or(0, |turn| turn.block.into()),
+            ),
             (&PANELS_AT, self.panels.start as u64),
             (&SCALES_AT, self.scales.start as u64),
             (&SCALES_COUNT, floats(&self.scales)),
@@ -153,7 +181,7 @@ impl Layout {
 
     /// Reads a header: the layout and the checksums of the sections. Nothing
     /// of it is used, least of all a length, before everything fits together.
-    pub(super) fn parse(header: &Header) -> Result<(Self, [u32; 3]), PanelFileError> {
+    pub(super) fn parse(header: &Header) -> Result<(Self, [u32; 4]), PanelFileError> {
         check_magic(header)?;
         // Before the checksum: another version may keep it elsewhere.
         let found = VERSION_FIELD.get_u32(header);
@@ -178,19 +206,18 @@ impl Layout {
         check_cols(cols)?;
         let granularity = granularity(GRANULARITY.get_u32(header))?;
         let flags = FLAGS.get_u32(header);
-        if flags & !BIAS_FLAG != 0 {
-            return Err(PanelFileError::Field {
-                name: FLAGS.name,
-                found: flags.into(),
-                expected: (flags & BIAS_FLAG).into(),
-            });
-        }
-        let Some(layout) = Self::of([rows, cols], granularity, flags & BIAS_FLAG != 0) else {
+        let rotation = (flags & ROTATION_FLAG != 0).then_some(Turn {
+            block: ROTATED_BLOCK.get_u32(header),
+            has_signs: flags & SIGNS_FLAG != 0,
+        });
+        let has_bias = flags & BIAS_FLAG != 0;
+        let Some(layout) = Self::of([rows, cols], granularity, has_bias, rotation) else {
             return Err(too_large);
         };
         let crcs = SECTION_CRCS.map(|field| field.get_u32(header));
         let wanted = layout.header(crcs);
-        for field in DERIVED {
+        // Signs of no values, or without a rotation, are a flag too many.
+        for field in DERIVED.into_iter().chain([&FLAGS, &ROTATED_BLOCK]) {
             let (found, expected) = (field.get(header), field.get(&wanted));
             if found != expected {
                 return Err(PanelFileError::Field {

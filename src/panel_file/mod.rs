@@ -12,8 +12,9 @@ use crate::matrix::{MatrixError, check_scales};
 use crate::memory::{self, OutOfMemory, lines, resize_lines};
 use crate::mismatch::check_length;
 use crate::panels::{PanelBytes, Panels};
+use crate::rotation::Rotation;
 use crate::scales::Scales;
-use header::{HEADER, Layout, check_magic};
+use header::{HEADER, Layout, Turn, check_magic};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -48,19 +49,21 @@ pub use model::{ModelFile, ModelWriter};
 /// | 24 | 8 | columns (K), at most [`MAX_COLS`](crate::MAX_COLS) |
 /// | 32 | 8 | depth: strips of a panel, `ceil(K / 4)` rounded up to a multiple of 3 |
 /// | 40 | 4 | what a scale covers: 0 no scales, 1 the tensor, 2 a row, 32, 64, 128 or 256 a group |
-/// | 44 | 4 | flags: bit 0, there is a bias |
+/// | 44 | 4 | flags: bit 0, there is a bias; 1, inputs are rotated; 2, with signs |
 /// | 48 | 8 | offset of the panels: 128 |
 /// | 56 | 8 | offset of the scales |
 /// | 64 | 8 | number of scales |
 /// | 72 | 8 | offset of the bias |
 /// | 80 | 8 | number of bias values: rows or 0 |
 /// | 88 | 8 | length of the file |
-/// | 96 | 12 | CRC-32 of the panels, of the scales and of the bias |
-/// | 108 | 16 | zeros |
+/// | 96 | 16 | CRC-32 of the panels, of the scales, of the bias and of the signs |
+/// | 112 | 4 | values of a rotated block, 0 without a [`Rotation`] |
+/// | 116 | 8 | zeros |
 /// | 124 | 4 | CRC-32 of the 124 bytes before |
 /// | 128 | | panels `[ceil(rows / 64)][depth][64]`: see [`Panels`] |
 /// | | | scales, f32: see [`Scales`] |
 /// | | | bias, f32 |
+/// | | | signs of the rotation, `ceil(K / 8)` bytes: bit `j % 8` of byte `j / 8` turns value `j` |
 ///
 /// The CRC is that of zip and Ethernet; it catches every change of a single
 /// byte. Whatever follows from the shape is stored all the same, computed
@@ -70,6 +73,7 @@ pub struct PanelFile {
     panels: Panels,
     scales: Option<Scales>,
     bias: Option<Vec<f32>>,
+    rotation: Option<Rotation>,
 }
 
 /// How much of a panel file is checked against its checksums.
@@ -107,7 +111,23 @@ impl PanelFile {
             panels,
             scales,
             bias,
+            rotation: None,
         })
+    }
+
+    /// The file of a matrix whose inputs are rotated.
+    ///
+    /// # Errors
+    /// If K is not whole blocks, or there are more or fewer signs.
+    pub fn with_rotation(mut self, rotation: Rotation) -> Result<Self, MatrixError> {
+        rotation.check(self.panels.cols())?;
+        self.rotation = Some(rotation);
+        Ok(self)
+    }
+
+    /// How inputs are rotated, if they are.
+    pub fn rotation(&self) -> Option<&Rotation> {
+        self.rotation.as_ref()
     }
 
     /// The packed weights.
@@ -125,7 +145,7 @@ impl PanelFile {
         self.bias.as_deref()
     }
 
-    /// Panels, scales and bias.
+    /// Panels, scales and bias; [`rotation`](Self::rotation) is apart.
     pub fn into_parts(self) -> (Panels, Option<Scales>, Option<Vec<f32>>) {
         (self.panels, self.scales, self.bias)
     }
@@ -138,7 +158,14 @@ impl PanelFile {
         let shape = [self.panels.rows(), self.panels.cols()];
         let granularity = self.scales.as_ref().map(Scales::granularity);
         // Everything is in memory already, less the header.
-        let layout = Layout::of(shape, granularity, self.bias.is_some())
+        let rotation = self.rotation.as_ref();
+        let turn = rotation.map(|rotation| Turn {
+            // A K of at most 2^24 - 1 is whole blocks.
+            block: rotation.block() as u32,
+            has_signs: rotation.signs().is_some(),
+        });
+        let signs = rotation.and_then(Rotation::sign_bits).unwrap_or_default();
+        let layout = Layout::of(shape, granularity, self.bias.is_some(), turn)
             .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let panels = self.panels.as_bytes();
         let scales = self.scales.as_ref().map_or(&[][..], Scales::values);
@@ -147,11 +174,13 @@ impl PanelFile {
             crc32fast::hash(panels),
             floats::crc(scales),
             floats::crc(bias),
+            crc32fast::hash(&signs),
         ];
         out.write_all(&layout.header(crcs))?;
         out.write_all(panels)?;
         floats::write(scales, &mut out)?;
         floats::write(bias, &mut out)?;
+        out.write_all(&signs)?;
         out.flush()
     }
 
@@ -216,6 +245,7 @@ impl PanelFile {
         let panels = section(layout.panels.len())?;
         let scales = section(layout.scales.len())?;
         let bias = section(layout.bias.len())?;
+        let signs = section(layout.signs.len())?;
         let mut after = Vec::new();
         let more = file.take(1).read_to_end(&mut after);
         if more.map_err(|e| PanelFileError::io(path, e))? > 0 {
@@ -228,8 +258,9 @@ impl PanelFile {
         check("panels", crcs[0], &panels)?;
         check("scales", crcs[1], &scales)?;
         check("bias", crcs[2], &bias)?;
+        check("signs", crcs[3], &signs)?;
         let panels = Panels::from_parts(PanelBytes::of(panels), 0, layout.rows, layout.cols);
-        Self::assemble(&layout, panels, &scales, &bias)
+        Self::assemble(&layout, panels, [&scales, &bias, &signs])
     }
 
     /// A panel file that is in memory already: the panels are used where they
@@ -250,32 +281,50 @@ impl PanelFile {
                 expected: layout.file_len() as u64,
             });
         }
-        let (scales, bias) = (&all[layout.scales.clone()], &all[layout.bias.clone()]);
+        let [scales, bias, signs] =
+            [&layout.scales, &layout.bias, &layout.signs].map(|range| &all[range.clone()]);
         if verify == Verify::Full {
             check("panels", crcs[0], &all[layout.panels.clone()])?;
         }
         check("scales", crcs[1], scales)?;
         check("bias", crcs[2], bias)?;
+        check("signs", crcs[3], signs)?;
         let start = layout.panels.start;
         let panels = Panels::from_parts(bytes.clone(), start, layout.rows, layout.cols);
-        Self::assemble(&layout, panels, scales, bias)
+        Self::assemble(&layout, panels, [scales, bias, signs])
     }
 
     fn assemble(
         layout: &Layout,
         panels: Panels,
-        scales: &[u8],
-        bias: &[u8],
+        [scales, bias, signs]: [&[u8]; 3],
     ) -> Result<Self, PanelFileError> {
         let values = floats::read(scales)?;
         let scales = layout.granularity.map(|g| Scales::with(g, values));
         let bias = layout.has_bias.then(|| floats::read(bias));
-        Ok(Self::new(panels, scales, bias.transpose()?)?)
+        let file = Self::new(panels, scales, bias.transpose()?)?;
+        let Some(turn) = layout.rotation else {
+            return Ok(file);
+        };
+        let padding = signs.last().map_or(0, |last| match layout.cols % 8 {
+            0 => 0,
+            used => last >> used,
+        });
+        if padding != 0 {
+            return Err(PanelFileError::Field {
+                name: "signs after the last",
+                found: padding.into(),
+                expected: 0,
+            });
+        }
+        let signs = turn.has_signs.then_some(signs);
+        let rotation = Rotation::from_sign_bits(turn.block as usize, signs, layout.cols)?;
+        Ok(file.with_rotation(rotation)?)
     }
 }
 
 /// A header from what there is of it.
-fn parse(start: &[u8]) -> Result<(Layout, [u32; 3]), PanelFileError> {
+fn parse(start: &[u8]) -> Result<(Layout, [u32; 4]), PanelFileError> {
     check_magic(start)?;
     let header = start.try_into().map_err(|_| PanelFileError::Length {
         len: start.len() as u64,
@@ -304,6 +353,7 @@ impl From<&Linear> for PanelFile {
             panels: layer.panels().clone(),
             scales: Some(layer.scales().clone()),
             bias: layer.bias().map(<[f32]>::to_vec),
+            rotation: layer.rotation().cloned(),
         }
     }
 }
@@ -314,7 +364,11 @@ impl TryFrom<PanelFile> for Linear {
     /// Fails where the file has no scales.
     fn try_from(file: PanelFile) -> Result<Self, PanelFileError> {
         let scales = file.scales.ok_or(PanelFileError::NoScales)?;
-        Ok(Linear::from_parts(file.panels, scales, file.bias)?)
+        let layer = Linear::from_parts(file.panels, scales, file.bias)?;
+        Ok(match file.rotation {
+            Some(rotation) => layer.with_rotation(rotation)?,
+            None => layer,
+        })
     }
 }
 
@@ -328,6 +382,7 @@ impl Linear {
             panels: self.panels().clone(),
             scales: Some(self.scales().try_clone()?),
             bias: self.bias().map(memory::copied).transpose()?,
+            rotation: self.rotation().cloned(),
         };
         file.save(path)
     }

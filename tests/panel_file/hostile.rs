@@ -210,7 +210,7 @@ fn forged_headers_are_found_field_by_field() {
         ("bias offset", 72, 8, 328),
         ("bias count", 80, 8, 2),
         ("file length", 88, 8, 336),
-        ("reserved", 108, 8, 0),
+        ("rotated block", 112, 4, 0),
         ("reserved", 116, 8, 0),
     ];
     for (name, at, len, right) in fields {
@@ -225,10 +225,10 @@ fn forged_headers_are_found_field_by_field() {
             }
         }
     }
-    match forged(&[(44, &[3, 0, 0, 0x80])]) {
+    match forged(&[(44, &[1, 0, 0, 0x80])]) {
         Err(PanelFileError::Field {
             name: "flags",
-            found: 0x8000_0003,
+            found: 0x8000_0001,
             expected: 1,
         }) => {}
         other => panic!("{other:?}"),

@@ -2,7 +2,9 @@
 
 use crate::{Dir, assert_round_trip, bytes, case, crc32, mapped, small};
 use std::sync::Arc;
-use tritgemm::{Linear, Options, PanelFile, PanelFileError, Panels, Scales, TernaryMatrix, Verify};
+use tritgemm::{
+    Linear, Options, PanelFile, PanelFileError, Panels, Rotation, Scales, TernaryMatrix, Verify,
+};
 use tritgemm_testing::case::{Case, GRANULARITIES, Shape};
 use tritgemm_testing::{view, workspace};
 
@@ -137,4 +139,38 @@ fn panels_share_memory_with_the_bytes_given() {
     let file = PanelFile::from_bytes(shared.clone(), Verify::Full).expect("read");
     let panels: &Panels = file.panels();
     assert_eq!(panels.as_bytes().as_ptr(), shared[128..].as_ptr());
+}
+
+/// A rotation is kept, with and without signs, alone and in a model.
+#[test]
+fn rotations_are_kept() {
+    let case = Case::new(Shape::new(70, 96, 2));
+    let signs: Vec<i8> = (0..96).map(|i| if i % 5 < 2 { -1 } else { 1 }).collect();
+    for signs in [None, Some(&signs[..])] {
+        let rotation = Rotation::new(32, signs).expect("a rotation");
+        let layer = case
+            .layer
+            .clone()
+            .with_rotation(rotation.clone())
+            .expect("fits");
+        let dir = Dir::new();
+        let path = dir.join("rotated.panels");
+        layer.save(&path).expect("written");
+        let file = PanelFile::load(&path).expect("a file");
+        assert_eq!(file.rotation(), Some(&rotation));
+        let bytes = std::fs::read(&path).expect("written");
+        let again = PanelFile::from_bytes(bytes.clone(), Verify::Full).expect("a file");
+        let loaded = Linear::try_from(again).expect("scales");
+        assert_eq!(loaded.rotation(), Some(&rotation));
+        for at in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            PanelFile::from_bytes(bytes, Verify::Full).expect_err("damaged");
+        }
+    }
+    let short = Rotation::new(64, None).expect("a rotation");
+    let refused = PanelFile::from(&case.layer)
+        .with_rotation(short)
+        .expect_err("no whole blocks");
+    assert!(refused.to_string().contains("96 columns"), "{refused}");
 }

@@ -467,6 +467,16 @@ tritgemm_status tritgemm_linear_from_panels(const tritgemm_panels *panels,
                                             size_t bias_len,
                                             tritgemm_linear **out);
 
+// The same layer with a rotated input: H (s * x) of each `block` values along K, a power of
+// two, H the Walsh-Hadamard transform in Sylvester's order over sqrt(block) and s the `signs`,
+// 1 or -1 for each of K, or NULL and 0 for none. It is applied when activations are prepared.
+// The layers share their panels.
+tritgemm_status tritgemm_linear_with_rotation(const tritgemm_linear *linear,
+                                              size_t block,
+                                              const int8_t *signs,
+                                              size_t signs_len,
+                                              tritgemm_linear **out);
+
 // M, the outputs, or 0 for NULL.
 size_t tritgemm_linear_rows(const tritgemm_linear *linear);
 

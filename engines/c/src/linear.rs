@@ -9,6 +9,7 @@ use crate::product::{self, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
+use tritgemm::Rotation;
 
 /// A linear layer: y[n][m] = scale[m] * sum over k of w[m][k] * x[n][k] + bias[m], with
 /// scales for the tensor, for rows or for groups along K.
@@ -67,6 +68,30 @@ pub unsafe extern "C" fn tritgemm_linear_from_panels(
             let scales = self::scales(granularity, scales, scales_len)?;
             let bias = self::bias(bias, bias_len)?;
             Ok(Linear(tritgemm::Linear::from_parts(panels, scales, bias)?))
+        })
+    })
+}
+
+/// The same layer with a rotated input: H (s * x) of each `block` values along K, a power of
+/// two, H the Walsh-Hadamard transform in Sylvester's order over sqrt(block) and s the `signs`,
+/// 1 or -1 for each of K, or NULL and 0 for none. It is applied when activations are prepared.
+/// The layers share their panels.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_with_rotation(
+    linear: *const Linear,
+    block: usize,
+    signs: *const i8,
+    signs_len: usize,
+    out: *mut *mut Linear,
+) -> Status {
+    // SAFETY: preconditions 1, 2 and 3.
+    guard(|| unsafe {
+        give(out, || {
+            let linear = &borrow("linear", linear)?.0;
+            let given = !signs.is_null() || signs_len > 0;
+            let signs = input("signs", signs, signs_len)?;
+            let rotation = Rotation::new(block, given.then_some(&signs))?;
+            Ok(Linear(linear.clone().with_rotation(rotation)?))
         })
     })
 }

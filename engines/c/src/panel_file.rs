@@ -168,7 +168,11 @@ pub unsafe extern "C" fn tritgemm_panel_file_linear(
             let bias = file.bias().map(|bias| owned(Cow::Borrowed(bias)));
             let panels = file.panels().clone();
             let layer = tritgemm::Linear::from_parts(panels, scales, bias.transpose()?);
-            Ok(Linear(layer.map_err(PanelFileError::Matrix)?))
+            let layer = layer.map_err(PanelFileError::Matrix)?;
+            Ok(Linear(match file.rotation() {
+                Some(rotation) => layer.with_rotation(rotation.clone())?,
+                None => layer,
+            }))
         })
     })
 }

@@ -108,7 +108,9 @@ fn quant(error: &QuantError) -> Status {
 
 fn matrix(error: &MatrixError) -> Status {
     match error {
-        MatrixError::Scale { .. } => Status::TritgemmInvalidValue,
+        MatrixError::Scale { .. } | MatrixError::RotationSign { .. } => {
+            Status::TritgemmInvalidValue
+        }
         MatrixError::Codec(e) => codec(e),
         MatrixError::Quant(e) => quant(e),
         MatrixError::Memory(_) => Status::TritgemmOutOfMemory,

@@ -551,6 +551,49 @@ fn experts() {
     }
 }
 
+/// A rotated layer rotates as the core does, and keeps it in a file.
+#[test]
+fn rotated_inputs() {
+    let case = Case::new();
+    let (l, ws, x, len) = (case.linear, case.workspace, case.x.as_ptr(), N * K);
+    let signs: Vec<i8> = (0..K).map(|i| if i % 3 == 0 { -1 } else { 1 }).collect();
+    let mut turned = case.x.clone();
+    let rotation = tritgemm::Rotation::new(4, Some(&signs)).expect("a rotation");
+    for token in turned.chunks_mut(K) {
+        rotation.apply(token).expect("fits");
+    }
+    // SAFETY: buffers with their lengths, handles that live.
+    unsafe {
+        let with = tritgemm_linear_with_rotation;
+        let rotated = make(|out| with(l, 4, signs.as_ptr(), K, out));
+        let forward = |layer: *mut Linear, x: *const f32| {
+            let mut y = vec![0.0f32; N * M];
+            ok(tritgemm_linear_forward_f32(
+                layer,
+                N,
+                x,
+                len,
+                K,
+                y.as_mut_ptr(),
+                N * M,
+                M,
+                ws,
+            ));
+            y
+        };
+        assert_eq!(forward(rotated, x), forward(l, turned.as_ptr()));
+        let mut none = std::ptr::null_mut();
+        let status = with(l, 3, std::ptr::null(), 0, &mut none);
+        common::fails(status, Status::TritgemmInvalidSize, "power of two");
+        let status = with(l, 4, signs.as_ptr(), K - 4, &mut none);
+        common::fails(status, Status::TritgemmInvalidSize, "`signs`");
+        let status = with(l, 4, [0i8; K].as_ptr(), K, &mut none);
+        common::fails(status, Status::TritgemmInvalidValue, "sign 0 is 0");
+        assert!(none.is_null());
+        tritgemm_linear_destroy(rotated);
+    }
+}
+
 /// Activations in groups, those that are not finite, single rows, and files of a model.
 #[test]
 fn groups_rows_and_models() {

@@ -9,17 +9,19 @@ const HEADER: usize = 128;
 /// Longest file that [`derive`] makes.
 const MAX_FILE: u64 = 1 << 17;
 
-/// Makes the three sections' checksums and the header's right, where the header
+/// Makes the sections' checksums and the header's right, where the header
 /// says that the sections are.
 pub fn repair(file: &mut [u8]) {
     if file.len() < HEADER {
         return;
     }
-    let [panels, scales, bias, end] = [48, 56, 72, 88].map(|at| word(file, at));
+    let [panels, scales, bias, count, end] = [48, 56, 72, 80, 88].map(|at| word(file, at));
+    let signs = count.saturating_mul(4).saturating_add(bias);
     for (at, [start, end]) in [
         (96, [panels, scales]),
         (100, [scales, bias]),
-        (104, [bias, end]),
+        (104, [bias, signs]),
+        (108, [signs, end]),
     ] {
         let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
         let section = range.and_then(|(start, end)| file.get(start..end));
@@ -44,13 +46,17 @@ pub fn derive(file: &mut Vec<u8>) {
         return;
     };
     let starts = [128, 128 + panels, 128 + panels + 4 * scales];
-    let end = starts[2] + 4 * bias;
+    let signs = if flags & 6 == 6 { cols.div_ceil(8) } else { 0 };
+    let end = starts[2] + 4 * bias + signs;
     if end > MAX_FILE {
         return;
     }
     file.resize(end as usize, 0);
     file[8..16].copy_from_slice(&[1, 0, 0, 0, 128, 0, 0, 0]);
-    file[108..124].fill(0);
+    file[116..124].fill(0);
+    if flags & 2 == 0 {
+        file[112..116].fill(0);
+    }
     let words = [starts[0], starts[1], scales, starts[2], bias, end];
     for (at, value) in [(32, depth)]
         .into_iter()
