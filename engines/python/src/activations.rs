@@ -1,73 +1,112 @@
 //! `PreparedActivations`: activations made ready once for several matrices.
 
-use crate::arrays::{Input, Named, describe};
+use crate::arrays::{Input, Named, Tokens};
 use crate::errors::Error;
 use crate::options::{Path, group_size};
 use crate::pool::run;
 use crate::product::check_width;
 use crate::quant::{ForFloat, for_float};
+use crate::shared::Shared;
 use pyo3::prelude::*;
+use std::sync::RwLockReadGuard;
 use tritgemm::{Activation, GemmError, Linear, MatRef, PreparedActivations as Core, Workspace};
 
 /// Activations made ready once for any number of weights with the same K, as Q,
 /// K and V, or gate and up, have.
 ///
 /// Made by Linear.prepare_int8, Linear.prepare_f32 or from_int8. The arrays can be
-/// changed afterwards.
+/// changed afterwards. What is prepared again in place (`into`) may not be in use by
+/// a call that is running: that is an OverlapError.
 #[pyclass(frozen, module = "tritgemm")]
-pub struct PreparedActivations {
+#[derive(Default)]
+pub struct PreparedActivations(Shared<Ready>);
+
+/// What is prepared; no tokens at first.
+#[derive(Default)]
+pub struct Ready {
     pub core: Core,
     pub path: Path,
     vector: bool,
 }
 
+impl Ready {
+    /// As the activations of a product.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::prepared([self.core.tokens(), self.core.cols()], self.vector)
+    }
+}
+
 impl PreparedActivations {
-    /// Tokens, and whether it is a vector.
-    pub fn rows(&self) -> (usize, bool) {
-        (self.core.tokens(), self.vector)
+    /// What is prepared, unless it is being prepared again.
+    pub fn read(&self) -> Result<RwLockReadGuard<'_, Ready>, Error> {
+        self.0.read("x")
     }
 
-    /// Of an array, as `work` prepares it without the GIL.
-    fn prepare<T: Named + Sync>(
-        py: Python<'_>,
-        path: Path,
-        x: &Input<'_, T>,
-        work: impl FnOnce(MatRef<'_, T>, &mut Workspace) -> Result<Core, GemmError> + Send,
-    ) -> Result<Self, Error> {
-        let view = x.view()?;
-        let size = x.rows().saturating_mul(x.cols());
-        Ok(Self {
-            core: run(py, size, |ws| work(view, ws))??,
+    /// Of an array, as `work` prepares it without the GIL, into new activations or
+    /// those given. They have no tokens after an error of `work`.
+    fn prepare<'py, T: Named + Sync>(
+        py: Python<'py>,
+        (path, x): (Path, &Input<'_, T>),
+        into: Option<&Bound<'py, Self>>,
+        work: impl FnOnce(MatRef<'_, T>, &mut Core, &mut Workspace) -> Result<(), GemmError> + Send,
+    ) -> Result<Bound<'py, Self>, Error> {
+        let prepared = match into {
+            Some(into) => into.clone(),
+            None => Bound::new(py, Self::default())?,
+        };
+        let (view, size) = (x.view()?, x.rows().saturating_mul(x.cols()));
+        let mut held = prepared.get().0.write("into")?;
+        let mut core = std::mem::take(&mut *held).core;
+        run(py, size, |ws| work(view, &mut core, ws))??;
+        *held = Ready {
+            core,
             path,
             vector: x.is_vector(),
-        })
+        };
+        drop(held);
+        Ok(prepared)
     }
 
     /// Quantised for a layer.
-    pub fn int8(py: Python<'_>, layer: &Linear, x: &Bound<'_, PyAny>) -> Result<Self, Error> {
-        for_float(py, "x", "[N, K] or [K]", x, Quantize { layer, x })
+    pub fn int8<'py>(
+        py: Python<'py>,
+        layer: &Linear,
+        x: &Bound<'py, PyAny>,
+        into: Option<&Bound<'py, Self>>,
+    ) -> Result<Bound<'py, Self>, Error> {
+        for_float(py, "x", "[N, K] or [K]", x, Quantize { layer, x, into })
     }
 
     /// For the f32 path of a layer.
-    pub fn f32(py: Python<'_>, layer: &Linear, x: &Bound<'_, PyAny>) -> Result<Self, Error> {
+    pub fn f32<'py>(
+        py: Python<'py>,
+        layer: &Linear,
+        x: &Bound<'py, PyAny>,
+        into: Option<&Bound<'py, Self>>,
+    ) -> Result<Bound<'py, Self>, Error> {
         let x = Input::<f32>::new("x", "[N, K] or [K]", x)?;
         check_width(x.cols(), layer.panels())?;
-        Self::prepare(py, Path::F32, &x, |x, ws| layer.prepare_f32(x, ws))
+        Self::prepare(py, (Path::F32, &x), into, |x, core, ws| {
+            layer.prepare_f32_into(x, core, ws)
+        })
     }
 }
 
 struct Quantize<'a, 'py> {
     layer: &'a Linear,
     x: &'a Bound<'py, PyAny>,
+    into: Option<&'a Bound<'py, PreparedActivations>>,
 }
 
 impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
-    type Output = PreparedActivations;
+    type Output = Bound<'py, PreparedActivations>;
 
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
         let (layer, x) = (self.layer, Input::<T>::new("x", "[N, K] or [K]", self.x)?);
         check_width(x.cols(), layer.panels())?;
-        PreparedActivations::prepare(py, Path::Int8, &x, |x, ws| layer.prepare_int8(x, ws))
+        PreparedActivations::prepare(py, (Path::Int8, &x), self.into, |x, core, ws| {
+            layer.prepare_int8_into(x, core, ws)
+        })
     }
 }
 
@@ -78,48 +117,43 @@ impl PreparedActivations {
     /// weights' scales, if they have one.
     #[staticmethod]
     #[pyo3(signature = (x, token_scales = None, *, group = None))]
-    fn from_int8(
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-        token_scales: Option<&Bound<'_, PyAny>>,
+    fn from_int8<'py>(
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        token_scales: Option<&Bound<'py, PyAny>>,
         group: Option<usize>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Bound<'py, Self>, Error> {
         let group = group.map(group_size).transpose()?;
         let x = Input::<i8>::new("x", "[N, K] or [K]", x)?;
         let scales = match token_scales {
             None => vec![1.0; x.rows()],
-            Some(object) => {
-                let scales = Input::<f32>::new("token_scales", "[N]", object)?;
-                match scales.slice() {
-                    Ok(values) if scales.is_vector() => values.to_vec(),
-                    _ => {
-                        let got = describe(object);
-                        return Err(Error::shape(format!(
-                            "token_scales: expected float32 [N], got {got}"
-                        )));
-                    }
-                }
-            }
+            Some(scales) => Input::<f32>::vector("token_scales", "[N]", scales)?
+                .slice()?
+                .to_vec(),
         };
-        Self::prepare(py, Path::Int8, &x, |x, ws| {
-            Core::from_int8(x, scales, group, ws)
+        Self::prepare(py, (Path::Int8, &x), None, |x, core, ws| {
+            *core = Core::from_int8(x, scales, group, ws)?;
+            Ok(())
         })
     }
 
     /// (N, K).
     #[getter]
-    fn shape(&self) -> (usize, usize) {
-        (self.core.tokens(), self.core.cols())
+    fn shape(&self) -> Result<(usize, usize), Error> {
+        let ready = self.read()?;
+        Ok((ready.core.tokens(), ready.core.cols()))
     }
 
     /// 'f32' or 'int8'.
     #[getter]
-    fn activations(&self) -> &'static str {
-        self.path.name()
+    fn activations(&self) -> Result<&'static str, Error> {
+        Ok(self.read()?.path.name())
     }
 
-    fn __repr__(&self) -> String {
-        let ((n, k), path) = (self.shape(), self.path.name());
-        format!("tritgemm.PreparedActivations(shape=({n}, {k}), activations='{path}')")
+    fn __repr__(&self) -> Result<String, Error> {
+        let ((n, k), path) = (self.shape()?, self.activations()?);
+        Ok(format!(
+            "tritgemm.PreparedActivations(shape=({n}, {k}), activations='{path}')"
+        ))
     }
 }

@@ -184,6 +184,57 @@ fn borrow_error(name: &str, error: BorrowError) -> Error {
     }
 }
 
+/// Checks that two matrices, by name, have no address in common. The borrow checks
+/// know arrays that share an owner; this knows addresses, whoever owns them.
+pub fn check_apart(
+    (name, ours): (&str, &Range<usize>),
+    (other, theirs): (&str, &Range<usize>),
+) -> Result<(), Error> {
+    if ours.start < theirs.end && theirs.start < ours.end {
+        return Err(Error::overlap(format!(
+            "{name}: shares memory with {other}"
+        )));
+    }
+    Ok(())
+}
+
+/// The items of a sequence, of `what`.
+pub fn items<'py>(
+    name: &str,
+    what: &str,
+    object: &Bound<'py, PyAny>,
+) -> Result<Vec<Bound<'py, PyAny>>, Error> {
+    let items = object.try_iter().map_err(|_| {
+        let got = describe(object);
+        Error::wrong_type(format!("{name}: expected a sequence of {what}, got {got}"))
+    })?;
+    Ok(items.collect::<PyResult<_>>()?)
+}
+
+/// The activations of a product, as far as its outputs depend on them.
+pub struct Tokens {
+    /// N.
+    pub rows: usize,
+    /// K.
+    pub cols: usize,
+    /// Whether they are a vector: so are the outputs then.
+    pub vector: bool,
+    /// Where outputs may not lie.
+    pub addresses: Range<usize>,
+}
+
+impl Tokens {
+    /// Prepared ones, whose memory nobody else has.
+    pub fn prepared([rows, cols]: [usize; 2], vector: bool) -> Self {
+        Self {
+            rows,
+            cols,
+            vector,
+            addresses: 0..0,
+        }
+    }
+}
+
 /// An input matrix, borrowed until dropped.
 pub struct Input<'py, T: Element> {
     borrow: PyReadonlyArrayDyn<'py, T>,
@@ -218,17 +269,34 @@ impl<'py, T: Named> Input<'py, T> {
         })
     }
 
-    /// A matrix without gaps between its rows.
-    pub fn dense(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+    /// A matrix, or a `ShapeError` of what was expected if it does not fit.
+    fn fitting(
+        name: &str,
+        (layout, shape): (&str, &str),
+        object: &Bound<'py, PyAny>,
+        fits: impl FnOnce(&Self) -> bool,
+    ) -> Result<Self, Error> {
         let input = Self::new(name, shape, object)?;
-        if input.vector || (input.stride != input.cols && input.rows > 1) {
+        if !fits(&input) {
             let got = describe(object);
             return Err(Error::shape(format!(
-                "{name}: expected C-contiguous {} {shape}, got {got}",
+                "{name}: expected {layout}{} {shape}, got {got}",
                 T::NAME
             )));
         }
         Ok(input)
+    }
+
+    /// A vector.
+    pub fn vector(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+        Self::fitting(name, ("", shape), object, |input| input.vector)
+    }
+
+    /// A matrix without gaps between its rows.
+    pub fn dense(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+        Self::fitting(name, ("C-contiguous ", shape), object, |input| {
+            !input.vector && (input.stride == input.cols || input.rows <= 1)
+        })
     }
 
     /// Rows, N or M.
@@ -244,6 +312,16 @@ impl<'py, T: Named> Input<'py, T> {
     /// Whether it came as a vector.
     pub fn is_vector(&self) -> bool {
         self.vector
+    }
+
+    /// As the activations of a product.
+    pub fn tokens(&self) -> Tokens {
+        Tokens {
+            rows: self.rows,
+            cols: self.cols,
+            vector: self.vector,
+            addresses: self.addresses(),
+        }
     }
 
     /// The addresses from the first element to the end of the last.
@@ -292,11 +370,11 @@ pub struct Output<'py, T: Element> {
 }
 
 impl<'py, T: Named> Output<'py, T> {
-    /// The caller's array, or a new one: `[rows, cols]`, without the first
-    /// dimension for a `vector`.
+    /// The caller's array, by the name that errors give it, or a new one:
+    /// `[rows, cols]`, without the first dimension for a `vector`.
     pub fn new(
         py: Python<'py>,
-        out: Option<&Bound<'py, PyAny>>,
+        (name, out): (&str, Option<&Bound<'py, PyAny>>),
         [rows, cols]: [usize; 2],
         vector: bool,
     ) -> Result<Self, Error> {
@@ -305,27 +383,38 @@ impl<'py, T: Named> Output<'py, T> {
             Some(out) => out.clone(),
             None => PyArrayDyn::<T>::zeros(py, dims, false).into_any(),
         };
-        let shape = format!("{dims:?}");
-        let array = typed::<T>("out", &shape, &object)?;
-        if array.shape() != dims {
+        Self::given(name, &format!("{dims:?}"), object, |shape| shape == dims)
+    }
+
+    /// An array whose shape fits. `shape` says in words which one that is.
+    fn given(
+        name: &str,
+        shape: &str,
+        object: Bound<'py, PyAny>,
+        fits: impl FnOnce(&[usize]) -> bool,
+    ) -> Result<Self, Error> {
+        let array = typed::<T>(name, shape, &object)?;
+        if !fits(array.shape()) {
             let got = describe(array);
             return Err(Error::shape(format!(
-                "out: expected {} {shape}, got {got}",
+                "{name}: expected {} {shape}, got {got}",
                 T::NAME
             )));
         }
         if !array.getattr("flags")?.getattr("writeable")?.is_truthy()? {
-            return Err(borrow_error("out", BorrowError::NotWriteable));
+            return Err(borrow_error(name, BorrowError::NotWriteable));
         }
         let Layout {
             array,
             start,
+            rows,
+            cols,
             stride,
             ..
-        } = Layout::new("out", &shape, array)?;
+        } = Layout::new(name, shape, array)?;
         let borrow = array
             .try_into_readwrite()
-            .map_err(|e| borrow_error("out", e))?;
+            .map_err(|e| borrow_error(name, e))?;
         Ok(Self {
             object,
             borrow,
@@ -342,7 +431,7 @@ impl<'py, T: Named> Output<'py, T> {
         out: Option<&Bound<'py, PyAny>>,
         shape: [usize; 2],
     ) -> Result<Self, Error> {
-        let output = Self::new(py, out, shape, false)?;
+        let output = Self::new(py, ("out", out), shape, false)?;
         if output.stride != output.cols && output.rows > 1 {
             let got = describe(&output.object);
             return Err(Error::shape(format!(
@@ -371,19 +460,18 @@ impl<'py, T: Named> Output<'py, T> {
         })
     }
 
-    /// Checks that no element is the input's as well. The borrow checks know
-    /// arrays that share an owner; this knows addresses, whoever owns them.
-    pub fn check_overlap<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
-        let ours = extent(
+    /// The addresses from the first element to the end of the last.
+    pub fn addresses(&self) -> Range<usize> {
+        extent(
             &self.borrow,
             self.start,
             [self.rows, self.cols, self.stride],
-        );
-        let theirs = input.addresses();
-        if ours.start < theirs.end && theirs.start < ours.end {
-            return Err(Error::overlap(format!("out: shares memory with {name}")));
-        }
-        Ok(())
+        )
+    }
+
+    /// Checks that no element is the input's as well.
+    pub fn check_overlap<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
+        check_apart(("out", &self.addresses()), (name, &input.addresses()))
     }
 
     /// The library's view.

@@ -29,7 +29,8 @@ exceptions! {
     IsaError: TritgemmError = "An instruction set that is unknown or not available.";
     PanelFileError: TritgemmError = "A panel file that is none, damaged, or of another version.";
     OverlapError: TritgemmError =
-        "`out` shares memory with an input, or a running call uses the array.";
+        "`out` shares memory with an input or another output, or a running call uses the array \
+         or the prepared activations.";
 }
 
 /// A Python exception in the making: what `?` turns the library's errors into.

@@ -9,7 +9,9 @@
 //! | [`options`] | arguments that are one of a few words |
 //! | [`codec`], [`quant`] | functions on trits and floats |
 //! | [`packed`], [`linear`], [`activations`] | classes |
-//! | [`product`] | the products behind them |
+//! | [`shared`] | what running calls hold |
+//! | [`product`], [`forward`] | the products behind them |
+//! | [`outputs`] | what they write to |
 //! | [`backend`] | which kernels run |
 #![deny(unsafe_code)]
 
@@ -18,13 +20,16 @@ mod arrays;
 mod backend;
 mod codec;
 mod errors;
+mod forward;
 mod linear;
 mod options;
+mod outputs;
 #[allow(unsafe_code)] // One call: a panel file mapped into memory.
 mod packed;
 mod pool;
 mod product;
 mod quant;
+mod shared;
 
 /// The module.
 #[pyo3::pymodule]
@@ -41,13 +46,15 @@ mod _tritgemm {
         TritgemmError,
     };
     #[pymodule_export]
+    use crate::forward::{forward_many_f32, forward_many_int8, linear};
+    #[pymodule_export]
     use crate::linear::Linear;
     #[pymodule_export]
     use crate::packed::Packed;
     #[pymodule_export]
     use crate::pool::{get_num_threads, set_num_threads};
     #[pymodule_export]
-    use crate::product::{gemm_i8, linear};
+    use crate::product::gemm_i8;
     #[pymodule_export]
     use crate::quant::{quantize_activations, ternarize};
 

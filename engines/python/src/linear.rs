@@ -2,8 +2,10 @@
 
 use crate::activations::PreparedActivations;
 use crate::errors::Error;
+use crate::forward::{Forward, only};
+use crate::outputs::Outputs;
 use crate::packed::{self, Packed};
-use crate::product::{Call, Made};
+use crate::product::Made;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
@@ -31,53 +33,75 @@ impl Linear {
 
     /// The W1.58A8 pass of BitNet b1.58, float32 [N, M]: each token of x (float32,
     /// float16 or bfloat16 [N, K] or [K], or PreparedActivations of prepare_int8)
-    /// is quantised to int8, and the sums are exact. `out` and `weights_in_cache`
-    /// as in gemm_i8.
-    #[pyo3(signature = (x, *, out = None, weights_in_cache = false))]
+    /// is quantised to int8, and the sums are exact.
+    ///
+    /// `out` is written to and returned: float32, float16 or bfloat16 [N, M], not
+    /// overlapping x. Results are rounded to its type once. With `add` they are added
+    /// to it, in float32. `weights_in_cache` as in gemm_i8.
+    #[pyo3(signature = (x, *, out = None, add = false, weights_in_cache = false))]
     fn forward_int8<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
+        add: bool,
         weights_in_cache: bool,
     ) -> Made<'py> {
-        let call = Call::new(py, out, weights_in_cache);
-        call.forward_int8(&self.core, x)
+        let forward = Forward {
+            py,
+            layers: &[&self.core],
+            outputs: Outputs::one(out, add)?,
+            weights_in_cache,
+        };
+        only(forward.int8(x))
     }
 
     /// The f32 pass, float32 [N, M], of x (float32 [N, K] or [K], or
     /// PreparedActivations of prepare_f32): sums have one order, the same bits on
-    /// every instruction set and number of threads. `out` and `weights_in_cache`
-    /// as in gemm_i8.
-    #[pyo3(signature = (x, *, out = None, weights_in_cache = false))]
+    /// every instruction set and number of threads. `out`, `add` and
+    /// `weights_in_cache` as in forward_int8.
+    #[pyo3(signature = (x, *, out = None, add = false, weights_in_cache = false))]
     fn forward_f32<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
+        add: bool,
         weights_in_cache: bool,
     ) -> Made<'py> {
-        let call = Call::new(py, out, weights_in_cache);
-        call.forward_f32(&self.core, x)
+        let forward = Forward {
+            py,
+            layers: &[&self.core],
+            outputs: Outputs::one(out, add)?,
+            weights_in_cache,
+        };
+        only(forward.f32(x))
     }
 
     /// Quantises x (float32, float16 or bfloat16 [N, K] or [K]) once for
     /// forward_int8 of this layer and of others with the same K and group size.
-    fn prepare_int8(
+    ///
+    /// `into` is prepared again, in its memory, and returned; what it held is gone.
+    /// It has no tokens after a QuantizationError.
+    #[pyo3(signature = (x, *, into = None))]
+    fn prepare_int8<'py>(
         &self,
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-    ) -> Result<PreparedActivations, Error> {
-        PreparedActivations::int8(py, &self.core, x)
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        into: Option<&Bound<'py, PreparedActivations>>,
+    ) -> Result<Bound<'py, PreparedActivations>, Error> {
+        PreparedActivations::int8(py, &self.core, x, into)
     }
 
     /// As prepare_int8, of float32 x for forward_f32.
-    fn prepare_f32(
+    #[pyo3(signature = (x, *, into = None))]
+    fn prepare_f32<'py>(
         &self,
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-    ) -> Result<PreparedActivations, Error> {
-        PreparedActivations::f32(py, &self.core, x)
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        into: Option<&Bound<'py, PreparedActivations>>,
+    ) -> Result<Bound<'py, PreparedActivations>, Error> {
+        PreparedActivations::f32(py, &self.core, x, into)
     }
 
     /// Reads a panel file, which must have scales. `mmap` and `verify` as in

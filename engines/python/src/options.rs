@@ -5,11 +5,12 @@ use pyo3::prelude::*;
 use tritgemm::{Granularity, GroupSize};
 
 /// Which path the activations take.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub enum Path {
     /// f32 throughout.
     F32,
     /// Quantised to int8, token by token (W1.58A8).
+    #[default]
     Int8,
 }
 

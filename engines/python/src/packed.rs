@@ -5,7 +5,7 @@ use crate::codec::check_width;
 use crate::errors::Error;
 use crate::options::{granularity, group_size, is_2_4};
 use crate::pool::run;
-use crate::product::{Call, Made};
+use crate::product::{Made, exact};
 use crate::quant::{scales_shape, ternarize_matrix};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -322,8 +322,7 @@ impl Packed {
         out: Option<&Bound<'py, PyAny>>,
         weights_in_cache: bool,
     ) -> Made<'py> {
-        let call = Call::new(py, out, weights_in_cache);
-        call.gemm_i8(self.core.panels(), x)
+        exact(py, self.core.panels(), x, out, weights_in_cache)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -351,16 +350,9 @@ pub fn reduce<'py>(
 
 /// A bias: float32 [M], copied.
 pub fn bias(object: &Bound<'_, PyAny>) -> Result<Vec<f32>, Error> {
-    let array = Input::<f32>::new("bias", "[M]", object)?;
-    match array.slice() {
-        Ok(values) if array.is_vector() => Ok(values.to_vec()),
-        _ => {
-            let got = describe(object);
-            Err(Error::shape(format!(
-                "bias: expected float32 [M], got {got}"
-            )))
-        }
-    }
+    Ok(Input::<f32>::vector("bias", "[M]", object)?
+        .slice()?
+        .to_vec())
 }
 
 /// A copy of a bias as an array.

@@ -1,23 +1,23 @@
-//! The products: `gemm_i8`, `linear`, and what the classes' methods run.
+//! The exact integer product, and what all products have in common.
 
 use crate::activations::PreparedActivations;
-use crate::arrays::{Input, Named, Output};
+use crate::arrays::{Input, Output, Tokens, check_apart};
 use crate::errors::Error;
 use crate::linear::Linear as Layer;
-use crate::options::Path;
-use crate::packed::{self, Packed};
+use crate::packed::Packed;
 use crate::pool::run;
-use crate::quant::{ForFloat, for_float};
 use pyo3::prelude::*;
-use tritgemm::{
-    Activation, GemmError, Linear, MatMut, MatRef, Options, Panels, PreparedActivations as Core,
-    Workspace,
-};
+use tritgemm::{GemmError, MatMut, MatRef, Options, Panels, Workspace};
 
 /// Multiplications that a product saves: for the choice of threads.
-fn size(panels: &Panels, tokens: usize) -> usize {
+pub fn size(panels: &Panels, tokens: usize) -> usize {
     let weights = panels.rows().saturating_mul(panels.cols());
     weights.saturating_mul(tokens)
+}
+
+/// How a product runs.
+pub fn options(weights_in_cache: bool) -> Options {
+    Options::new().weights_in_cache(weights_in_cache)
 }
 
 /// Checks that activations are as wide as weights.
@@ -32,130 +32,44 @@ pub fn check_width(cols: usize, panels: &Panels) -> Result<(), Error> {
 /// What a product makes: an array.
 pub type Made<'py> = Result<Bound<'py, PyAny>, Error>;
 
-/// What a call of a product says besides its operands.
-#[derive(Clone, Copy)]
-pub struct Call<'a, 'py> {
+/// int8 activations, prepared or not, to int32: into `out` or a new array.
+pub fn exact<'py>(
     py: Python<'py>,
-    /// Where the result goes; a new array if not given.
-    out: Option<&'a Bound<'py, PyAny>>,
+    panels: &Panels,
+    x: &Bound<'py, PyAny>,
+    out: Option<&Bound<'py, PyAny>>,
     weights_in_cache: bool,
-}
-
-impl<'a, 'py> Call<'a, 'py> {
-    pub fn new(
-        py: Python<'py>,
-        out: Option<&'a Bound<'py, PyAny>>,
-        weights_in_cache: bool,
-    ) -> Self {
-        Self {
-            py,
-            out,
-            weights_in_cache,
-        }
-    }
-
-    /// Of an array `x`, whose width is checked first: an output is only made for
-    /// a product that can be.
-    fn of_array<X: Named + Sync, Y: Named + Send + Sync>(
-        self,
-        panels: &Panels,
-        x: &Bound<'py, PyAny>,
-        work: impl FnOnce(MatRef<'_, X>, MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
-    ) -> Made<'py> {
-        let x = Input::<X>::new("x", "[N, K] or [K]", x)?;
-        check_width(x.cols(), panels)?;
-        let (rows, view) = ((x.rows(), x.is_vector()), x.view()?);
-        let check = |y: &Output<'py, Y>| y.check_overlap("x", &x);
-        self.into_array(panels, rows, check, |y, ws| work(view, y, ws))
-    }
-
-    /// As [`of_array`](Self::of_array), of prepared activations.
-    fn of_prepared<Y: Named + Send + Sync>(
-        self,
-        panels: &Panels,
-        x: &PreparedActivations,
-        work: impl FnOnce(&Core, MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
-    ) -> Made<'py> {
-        check_width(x.core.cols(), panels)?;
-        self.into_array(panels, x.rows(), |_| Ok(()), |y, ws| work(&x.core, y, ws))
-    }
-
-    /// One product: into `out` or a new array `[N, M]`, without the GIL.
-    fn into_array<Y: Named + Send + Sync>(
-        self,
-        panels: &Panels,
-        (tokens, vector): (usize, bool),
-        check: impl FnOnce(&Output<'py, Y>) -> Result<(), Error>,
-        work: impl FnOnce(MatMut<'_, Y>, &mut Workspace) -> Result<(), GemmError> + Send,
-    ) -> Made<'py> {
-        let mut y = Output::<Y>::new(self.py, self.out, [tokens, panels.rows()], vector)?;
-        check(&y)?;
-        let view = y.view()?;
-        let options = Options::new().weights_in_cache(self.weights_in_cache);
-        run(self.py, size(panels, tokens), |ws| {
+) -> Made<'py> {
+    let options = options(weights_in_cache);
+    if let Ok(x) = x.cast::<PreparedActivations>() {
+        let ready = x.get().read()?;
+        return into_array(py, panels, &ready.tokens(), out, |y, ws| {
             ws.set_options(options);
-            work(view, ws)
-        })??;
-        Ok(y.into_object())
+            panels.gemm_i8(&ready.core, y, ws)
+        });
     }
-
-    /// int8 activations, prepared or not, to int32.
-    pub fn gemm_i8(self, panels: &Panels, x: &Bound<'py, PyAny>) -> Made<'py> {
-        match x.cast::<PreparedActivations>() {
-            Ok(x) => self.of_prepared(panels, x.get(), |x, y, ws| panels.gemm_i8(x, y, ws)),
-            _ => self.of_array::<i8, i32>(panels, x, |x, y, ws| panels.gemm_i8(x, y, ws)),
-        }
-    }
-
-    /// A layer's int8 pass.
-    pub fn forward_int8(self, layer: &Linear, x: &Bound<'py, PyAny>) -> Made<'py> {
-        match x.cast::<PreparedActivations>() {
-            Ok(x) => self.of_prepared(layer.panels(), x.get(), |x, y, ws| {
-                layer.forward_int8(x, y, ws)
-            }),
-            _ => {
-                let (call, shape) = (self, "[N, K] or [K]");
-                for_float(self.py, "x", shape, x, ForwardInt8 { call, layer, x })
-            }
-        }
-    }
-
-    /// A layer's f32 pass.
-    pub fn forward_f32(self, layer: &Linear, x: &Bound<'py, PyAny>) -> Made<'py> {
-        let panels = layer.panels();
-        match x.cast::<PreparedActivations>() {
-            Ok(x) => self.of_prepared(panels, x.get(), |x, y, ws| layer.forward_f32(x, y, ws)),
-            _ => self.of_array::<f32, f32>(panels, x, |x, y, ws| layer.forward_f32(x, y, ws)),
-        }
-    }
-
-    /// A layer's pass. `path` may be left out: f32, or what `x` was prepared for.
-    fn forward(self, layer: &Linear, x: &Bound<'py, PyAny>, path: Option<&str>) -> Made<'py> {
-        let path = match (path, x.cast::<PreparedActivations>()) {
-            (Some(path), _) => Path::parse(path)?,
-            (None, Ok(x)) => x.get().path,
-            (None, Err(_)) => Path::F32,
-        };
-        match path {
-            Path::F32 => self.forward_f32(layer, x),
-            Path::Int8 => self.forward_int8(layer, x),
-        }
-    }
+    let x = Input::<i8>::new("x", "[N, K] or [K]", x)?;
+    let view = x.view()?;
+    into_array(py, panels, &x.tokens(), out, |y, ws| {
+        ws.set_options(options);
+        panels.gemm_i8(view, y, ws)
+    })
 }
 
-struct ForwardInt8<'a, 'py> {
-    call: Call<'a, 'py>,
-    layer: &'a Linear,
-    x: &'a Bound<'py, PyAny>,
-}
-
-impl<'py> ForFloat<'py> for ForwardInt8<'_, 'py> {
-    type Output = Bound<'py, PyAny>;
-
-    fn call<T: Activation + Named>(self, _: Python<'py>) -> Result<Self::Output, Error> {
-        let Self { call, layer, x } = self;
-        call.of_array::<T, f32>(layer.panels(), x, |x, y, ws| layer.forward_int8(x, y, ws))
-    }
+/// Checks the width first: an output is only made for a product that can be.
+fn into_array<'py>(
+    py: Python<'py>,
+    panels: &Panels,
+    x: &Tokens,
+    out: Option<&Bound<'py, PyAny>>,
+    work: impl FnOnce(MatMut<'_, i32>, &mut Workspace) -> Result<(), GemmError> + Send,
+) -> Made<'py> {
+    check_width(x.cols, panels)?;
+    let mut y = Output::<i32>::new(py, ("out", out), [x.rows, panels.rows()], x.vector)?;
+    check_apart(("out", &y.addresses()), ("x", &x.addresses))?;
+    let view = y.view()?;
+    run(py, size(panels, x.rows), |ws| work(view, ws))??;
+    Ok(y.into_object())
 }
 
 /// The exact integer product of activations with ternary weights:
@@ -176,15 +90,14 @@ pub fn gemm_i8<'py>(
     out: Option<&Bound<'py, PyAny>>,
     weights_in_cache: bool,
 ) -> Made<'py> {
-    let call = Call::new(py, out, weights_in_cache);
     if let Ok(weights) = weights.cast::<Packed>() {
-        return call.gemm_i8(weights.get().core.panels(), x);
+        return exact(py, weights.get().core.panels(), x, out, weights_in_cache);
     }
     if let Ok(weights) = weights.cast::<Layer>() {
-        return call.gemm_i8(weights.get().core.panels(), x);
+        return exact(py, weights.get().core.panels(), x, out, weights_in_cache);
     }
     let k = match x.cast::<PreparedActivations>() {
-        Ok(x) => x.get().core.cols(),
+        Ok(x) => x.get().read()?.core.cols(),
         Err(_) => Input::<i8>::new("x", "[N, K] or [K]", x)?.cols(),
     };
     let packed = Input::<u8>::dense("weights", "[M, ceil(K/4)] (or Packed or Linear)", weights)?;
@@ -193,47 +106,5 @@ pub fn gemm_i8<'py>(
     let size = packed.rows() * packed.cols();
     let panels = run(py, size, |_| Panels::from_packed(bytes, k))??;
     drop(packed);
-    call.gemm_i8(&panels, x)
-}
-
-/// y = x weights^T, times the scales, plus the bias: float32 [N, M].
-///
-/// `weights` is a Packed, or a Linear (which has its own bias). `x` is [N, K] or
-/// [K], or PreparedActivations. activations="f32" is Linear.forward_f32, "int8" is
-/// Linear.forward_int8. By default it is "f32", or what x was prepared for. `out`
-/// and `weights_in_cache` as in gemm_i8.
-#[pyfunction]
-#[pyo3(signature = (x, weights, bias = None, activations = None, *, out = None, weights_in_cache = false))]
-pub fn linear<'py>(
-    py: Python<'py>,
-    x: &Bound<'py, PyAny>,
-    weights: &Bound<'py, PyAny>,
-    bias: Option<&Bound<'py, PyAny>>,
-    activations: Option<&str>,
-    out: Option<&Bound<'py, PyAny>>,
-    weights_in_cache: bool,
-) -> Made<'py> {
-    let call = Call::new(py, out, weights_in_cache);
-    if let Ok(layer) = weights.cast::<Layer>() {
-        return match bias {
-            None => call.forward(&layer.get().core, x, activations),
-            Some(_) => Err(Error::other(
-                "bias: the Linear given as `weights` has its own",
-            )),
-        };
-    }
-    let Ok(weights) = weights.cast::<Packed>() else {
-        let got = crate::arrays::describe(weights);
-        return Err(Error::wrong_type(format!(
-            "weights: expected Packed or Linear, got {got}"
-        )));
-    };
-    let layer = &weights.get().core;
-    match bias {
-        None => call.forward(layer, x, activations),
-        Some(bias) => {
-            let layer = layer.clone().with_bias(packed::bias(bias)?)?;
-            call.forward(&layer, x, activations)
-        }
-    }
+    exact(py, &panels, x, out, weights_in_cache)
 }

@@ -39,6 +39,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
+@pytest.fixture(params=["int8", "f32"])
+def path(request: pytest.FixtureRequest) -> str:
+    """Both paths of activations."""
+    return str(request.param)
+
+
 @pytest.fixture
 def defaults() -> Iterator[None]:
     """Puts threads and instruction set back."""
@@ -74,3 +80,28 @@ def summation_error(terms: int) -> float:
     any order."""
     unit = float(np.finfo(np.float32).eps) / 2
     return terms * unit / (1 - terms * unit)
+
+
+def layer(
+    rng: np.random.Generator, m: int, k: int, group: int | None = None, bias: bool = True
+) -> tritgemm.Linear:
+    """A layer of any weights, with scales a row or a group."""
+    trits = rng.integers(-1, 2, (m, k), dtype=np.int8)
+    shape = (m,) if group is None else (m, -(-k // group))
+    scales = rng.uniform(0.1, 2, shape).astype(np.float32)
+    packed = tritgemm.Packed.from_trits(trits, scales, group=group)
+    return tritgemm.Linear(packed, rng.standard_normal(m, dtype=np.float32) if bias else None)
+
+
+def float_types() -> list[Any]:
+    """Those that activations and outputs have here."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        return [np.dtype(np.float32), np.dtype(np.float16)]
+    return [np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
+
+
+def same_bits(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    assert found.tobytes() == expected.tobytes()

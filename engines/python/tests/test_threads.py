@@ -139,6 +139,90 @@ def test_many_python_threads_at_once(large, defaults):
     assert results == [expected] * 30
 
 
+def until(seen, seconds=30):
+    """Calls `seen` until it says so, with time for other threads between."""
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, "never seen"
+        time.sleep(0.001)
+
+
+def busy(call):
+    """Whether another call has what `call` needs."""
+    try:
+        call()
+    except tritgemm.OverlapError as error:
+        assert "a call that is running uses these activations" in str(error)
+        return True
+    return False
+
+
+def test_activations_in_use_are_not_prepared_again(defaults, rng):
+    """Neither waits for the other: a call that finds them in use is an error."""
+    tritgemm.set_num_threads(1)
+    tritgemm.pin("scalar")
+    layer = tritgemm.Linear(tritgemm.Packed.from_trits(rng.integers(-1, 2, (1024, 2048), dtype=np.int8)))
+    x = rng.standard_normal((32, 2048), dtype=np.float32)
+    many = rng.standard_normal((1024, 2048), dtype=np.float32)
+
+    def prepare(x, **into):
+        return layer.prepare_int8(x, **into)
+
+    def forward():
+        return layer.forward_int8(prepared)
+
+    prepared = prepare(x)
+    expected = forward().tobytes()
+    stop = threading.Event()
+    results = []
+
+    def run(call):
+        while not stop.is_set():
+            busy(call)
+            time.sleep(0.001)
+
+    def during(call, seen):
+        stop.clear()
+        worker = threading.Thread(target=run, args=(call,))
+        worker.start()
+        try:
+            until(seen)
+        finally:
+            stop.set()
+            worker.join()
+
+    during(lambda: results.append(forward().tobytes()), lambda: busy(lambda: prepare(x, into=prepared)))
+    assert set(results) <= {expected}
+    for reader in (forward, lambda: prepared.shape):
+        prepare(x, into=prepared)
+        during(lambda: prepare(many, into=prepared), lambda reader=reader: busy(reader))
+    # Nothing stays in use.
+    prepare(x, into=prepared)
+    assert forward().tobytes() == expected
+
+
+def test_threads_share_prepared_activations(rng, defaults):
+    tritgemm.set_num_threads(2)
+    layers = [
+        tritgemm.Linear(tritgemm.Packed.from_trits(rng.integers(-1, 2, (512, 1024), dtype=np.int8)))
+        for _ in range(3)
+    ]
+    x = layers[0].prepare_int8(rng.standard_normal((32, 1024), dtype=np.float32))
+
+    def products():
+        return [y.tobytes() for y in tritgemm.forward_many_int8(layers, x)]
+
+    expected, results = products(), []
+    threads = [
+        threading.Thread(target=lambda: results.extend(products() for _ in range(5))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 20
+
+
 def test_backends(defaults):
     names = tritgemm.available()
     assert names[-1] == "scalar" and len(set(names)) == len(names)

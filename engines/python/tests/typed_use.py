@@ -19,6 +19,11 @@ layer = tritgemm.Linear(packed, np.zeros(4, np.float32))
 x = layer.prepare_int8(np.ones((2, 8), np.float32))
 assert_type(layer.forward_int8(x, weights_in_cache=True), NDArray[np.float32])
 assert_type(tritgemm.linear(x, packed, activations="int8"), NDArray[np.float32])
+half: NDArray[np.float16] = np.zeros((2, 4), np.float16)
+assert_type(layer.forward_int8(x, out=half, add=True), NDArray[np.float16])
+assert_type(layer.prepare_int8(half, into=x), tritgemm.PreparedActivations)
+assert_type(tritgemm.forward_many_int8([layer, layer], x), list[NDArray[np.float32]])
+assert_type(tritgemm.forward_many_int8([layer], x, out=[half]), list[NDArray[np.float16]])
 tritgemm.pin("scalar")
 tritgemm.pin(None)
 try:
@@ -29,4 +34,5 @@ except tritgemm.EncodingError as error:
 # Each of these is an error, and mypy says so if it is not.
 tritgemm.pin(2)  # type: ignore[arg-type]
 tritgemm.ternarize(values)  # type: ignore[arg-type]
-tritgemm.linear(x, packed, activations="int4")  # type: ignore[arg-type]
+tritgemm.linear(x, packed, activations="int4")  # type: ignore[call-overload]
+layer.forward_f32(x, add=True)  # type: ignore[call-overload]

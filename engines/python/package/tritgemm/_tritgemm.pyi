@@ -1,13 +1,15 @@
 """Types of the compiled module. Shapes: M outputs, K inputs, N tokens."""
 
+from collections.abc import Iterable
 from os import PathLike
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, TypeVar, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-# What numpy cannot name: bfloat16 arrays, of ml_dtypes, for the int8 path.
+# What numpy cannot name: bfloat16 arrays, of ml_dtypes, for the int8 path and outputs.
 _Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[Any]
+_Out = TypeVar("_Out", bound=_Float)
 _Granularity: TypeAlias = Literal["tensor", "row", 64, 128, 256]
 _Group: TypeAlias = Literal[64, 128, 256]
 _Path: TypeAlias = Literal["f32", "int8"]
@@ -28,6 +30,8 @@ __all__ = [
     "available",
     "backend",
     "cpu_features",
+    "forward_many_f32",
+    "forward_many_int8",
     "gemm_i8",
     "get_num_threads",
     "kernels",
@@ -74,15 +78,62 @@ def gemm_i8(
     *,
     weights_in_cache: bool = False,
 ) -> NDArray[np.int32]: ...
+@overload
 def linear(
     x: _Float | PreparedActivations,
     weights: Packed | Linear,
     bias: NDArray[np.float32] | None = None,
     activations: _Path | None = None,
     *,
-    out: NDArray[np.float32] | None = None,
+    out: None = None,
     weights_in_cache: bool = False,
 ) -> NDArray[np.float32]: ...
+@overload
+def linear(
+    x: _Float | PreparedActivations,
+    weights: Packed | Linear,
+    bias: NDArray[np.float32] | None = None,
+    activations: _Path | None = None,
+    *,
+    out: _Out,
+    weights_in_cache: bool = False,
+) -> _Out: ...
+@overload
+def forward_many_int8(
+    layers: Iterable[Linear],
+    x: _Float | PreparedActivations,
+    *,
+    out: None = None,
+    add: Literal[False] = False,
+    weights_in_cache: bool = False,
+) -> list[NDArray[np.float32]]: ...
+@overload
+def forward_many_int8(
+    layers: Iterable[Linear],
+    x: _Float | PreparedActivations,
+    *,
+    out: Iterable[_Out],
+    add: bool = False,
+    weights_in_cache: bool = False,
+) -> list[_Out]: ...
+@overload
+def forward_many_f32(
+    layers: Iterable[Linear],
+    x: NDArray[np.float32] | PreparedActivations,
+    *,
+    out: None = None,
+    add: Literal[False] = False,
+    weights_in_cache: bool = False,
+) -> list[NDArray[np.float32]]: ...
+@overload
+def forward_many_f32(
+    layers: Iterable[Linear],
+    x: NDArray[np.float32] | PreparedActivations,
+    *,
+    out: Iterable[_Out],
+    add: bool = False,
+    weights_in_cache: bool = False,
+) -> list[_Out]: ...
 def backend() -> str: ...
 def available() -> list[str]: ...
 def pin(name: str | None) -> None: ...
@@ -147,22 +198,48 @@ class Packed:
 @final
 class Linear:
     def __new__(cls, weights: Packed, bias: NDArray[np.float32] | None = None) -> Linear: ...
+    @overload
     def forward_int8(
         self,
         x: _Float | PreparedActivations,
         *,
-        out: NDArray[np.float32] | None = None,
+        out: None = None,
+        add: Literal[False] = False,
         weights_in_cache: bool = False,
     ) -> NDArray[np.float32]: ...
+    @overload
+    def forward_int8(
+        self,
+        x: _Float | PreparedActivations,
+        *,
+        out: _Out,
+        add: bool = False,
+        weights_in_cache: bool = False,
+    ) -> _Out: ...
+    @overload
     def forward_f32(
         self,
         x: NDArray[np.float32] | PreparedActivations,
         *,
-        out: NDArray[np.float32] | None = None,
+        out: None = None,
+        add: Literal[False] = False,
         weights_in_cache: bool = False,
     ) -> NDArray[np.float32]: ...
-    def prepare_int8(self, x: _Float) -> PreparedActivations: ...
-    def prepare_f32(self, x: NDArray[np.float32]) -> PreparedActivations: ...
+    @overload
+    def forward_f32(
+        self,
+        x: NDArray[np.float32] | PreparedActivations,
+        *,
+        out: _Out,
+        add: bool = False,
+        weights_in_cache: bool = False,
+    ) -> _Out: ...
+    def prepare_int8(
+        self, x: _Float, *, into: PreparedActivations | None = None
+    ) -> PreparedActivations: ...
+    def prepare_f32(
+        self, x: NDArray[np.float32], *, into: PreparedActivations | None = None
+    ) -> PreparedActivations: ...
     @staticmethod
     def load(
         path: str | PathLike[str], *, mmap: bool = False, verify: bool = True
