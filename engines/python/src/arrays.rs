@@ -30,8 +30,12 @@ macro_rules! named {
     )*};
 }
 
-named!(i8 = "int8", u8 = "uint8", i32 = "int32", f32 = "float32");
-named!(half::f16 = "float16", half::bf16 = "bfloat16");
+named!(i8 = "int8", u8 = "uint8", i32 = "int32", i64 = "int64");
+named!(
+    f32 = "float32",
+    half::f16 = "float16",
+    half::bf16 = "bfloat16"
+);
 
 /// `float32 [2, 3]`, or the type of what is no array.
 pub fn describe(object: &Bound<'_, PyAny>) -> String {
@@ -175,7 +179,7 @@ fn extent<'py, T: Element>(
     first..first + elements * size_of::<T>()
 }
 
-fn borrow_error(name: &str, error: BorrowError) -> Error {
+pub fn borrow_error(name: &str, error: BorrowError) -> Error {
     match error {
         BorrowError::NotWriteable => Error::other(format!("{name}: the array is not writeable")),
         _ => Error::overlap(format!(
@@ -287,6 +291,11 @@ impl<'py, T: Named> Input<'py, T> {
         Ok(input)
     }
 
+    /// A matrix of two dimensions.
+    pub fn matrix(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+        Self::fitting(name, ("", shape), object, |input| !input.vector)
+    }
+
     /// A vector.
     pub fn vector(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
         Self::fitting(name, ("", shape), object, |input| input.vector)
@@ -384,6 +393,17 @@ impl<'py, T: Named> Output<'py, T> {
             None => PyArrayDyn::<T>::zeros(py, dims, false).into_any(),
         };
         Self::given(name, &format!("{dims:?}"), object, |shape| shape == dims)
+    }
+
+    /// The caller's array of so many columns.
+    pub fn of_cols(out: &Bound<'py, PyAny>, cols: usize) -> Result<Self, Error> {
+        let shape = format!("[tokens, {cols}]");
+        Self::given(
+            "out",
+            &shape,
+            out.clone(),
+            |shape| matches!(*shape, [_, other] if other == cols),
+        )
     }
 
     /// An array whose shape fits. `shape` says in words which one that is.

@@ -3,12 +3,12 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`arrays`] | numpy arrays as the library's views |
+//! | [`arrays`], [`indices`] | numpy arrays as the library's views and lists |
 //! | [`pool`] | the module's threads, and calls without the GIL |
 //! | [`errors`] | exceptions |
 //! | [`options`] | arguments that are one of a few words |
 //! | [`codec`], [`quant`] | functions on trits and floats |
-//! | [`packed`], [`linear`], [`activations`] | classes |
+//! | [`packed`], [`linear`], [`activations`], [`experts`] | classes |
 //! | [`shared`] | what running calls hold |
 //! | [`product`], [`forward`] | the products behind them |
 //! | [`outputs`] | what they write to |
@@ -20,7 +20,9 @@ mod arrays;
 mod backend;
 mod codec;
 mod errors;
+mod experts;
 mod forward;
+mod indices;
 mod linear;
 mod options;
 mod outputs;
@@ -45,6 +47,8 @@ mod _tritgemm {
         EncodingError, IsaError, OverlapError, PanelFileError, QuantizationError, ShapeError,
         TritgemmError,
     };
+    #[pymodule_export]
+    use crate::experts::{Experts, RoutedActivations};
     #[pymodule_export]
     use crate::forward::{forward_many_f32, forward_many_int8, linear};
     #[pymodule_export]

@@ -157,19 +157,23 @@ def busy(call):
     return False
 
 
-def test_activations_in_use_are_not_prepared_again(defaults, rng):
+@pytest.mark.parametrize("routed", [False, True])
+def test_activations_in_use_are_not_prepared_again(defaults, rng, routed):
     """Neither waits for the other: a call that finds them in use is an error."""
     tritgemm.set_num_threads(1)
     tritgemm.pin("scalar")
     layer = tritgemm.Linear(tritgemm.Packed.from_trits(rng.integers(-1, 2, (1024, 2048), dtype=np.int8)))
     x = rng.standard_normal((32, 2048), dtype=np.float32)
     many = rng.standard_normal((1024, 2048), dtype=np.float32)
+    experts = tritgemm.Experts([layer])
 
     def prepare(x, **into):
-        return layer.prepare_int8(x, **into)
+        if not routed:
+            return layer.prepare_int8(x, **into)
+        return experts.prepare_int8(x, np.arange(len(x)), np.array([len(x)]), **into)
 
     def forward():
-        return layer.forward_int8(prepared)
+        return experts.forward(prepared) if routed else layer.forward_int8(prepared)
 
     prepared = prepare(x)
     expected = forward().tobytes()
@@ -193,7 +197,8 @@ def test_activations_in_use_are_not_prepared_again(defaults, rng):
 
     during(lambda: results.append(forward().tobytes()), lambda: busy(lambda: prepare(x, into=prepared)))
     assert set(results) <= {expected}
-    for reader in (forward, lambda: prepared.shape):
+    rows = (lambda: prepared.rows) if routed else (lambda: prepared.shape)
+    for reader in (forward, rows):
         prepare(x, into=prepared)
         during(lambda: prepare(many, into=prepared), lambda reader=reader: busy(reader))
     # Nothing stays in use.

@@ -24,6 +24,13 @@ assert_type(layer.forward_int8(x, out=half, add=True), NDArray[np.float16])
 assert_type(layer.prepare_int8(half, into=x), tritgemm.PreparedActivations)
 assert_type(tritgemm.forward_many_int8([layer, layer], x), list[NDArray[np.float32]])
 assert_type(tritgemm.forward_many_int8([layer], x, out=[half]), list[NDArray[np.float16]])
+experts = tritgemm.Experts([layer])
+routed = experts.prepare_int8(half, np.array([0, 1]), np.array([2], np.uint8))
+assert_type(experts.forward(routed), NDArray[np.float32])
+assert_type(experts.forward(routed, out=half), NDArray[np.float16])
+assert_type(routed.counts, NDArray[np.int64])
+sums = np.zeros((2, 4), np.float32)
+assert_type(experts.scatter(routed, routed.counts, sums), NDArray[np.float32])
 tritgemm.pin("scalar")
 tritgemm.pin(None)
 try:
@@ -36,3 +43,4 @@ tritgemm.pin(2)  # type: ignore[arg-type]
 tritgemm.ternarize(values)  # type: ignore[arg-type]
 tritgemm.linear(x, packed, activations="int4")  # type: ignore[call-overload]
 layer.forward_f32(x, add=True)  # type: ignore[call-overload]
+experts.scatter(routed, sums, sums)  # type: ignore[arg-type]

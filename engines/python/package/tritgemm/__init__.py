@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._tritgemm import (
     EncodingError,
+    Experts,
     IsaError,
     Linear,
     OverlapError,
@@ -24,6 +25,7 @@ from ._tritgemm import (
     PanelFileError,
     PreparedActivations,
     QuantizationError,
+    RoutedActivations,
     ShapeError,
     TritgemmError,
     __version__,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BitLinear",
     "EncodingError",
+    "Experts",
     "IsaError",
     "Linear",
     "OverlapError",
@@ -57,6 +60,7 @@ __all__ = [
     "PanelFileError",
     "PreparedActivations",
     "QuantizationError",
+    "RoutedActivations",
     "ShapeError",
     "TritgemmError",
     "__version__",

@@ -1,4 +1,4 @@
-"""Types of the compiled module. Shapes: M outputs, K inputs, N tokens."""
+"""Types of the compiled module. Shapes: M outputs, K inputs, N tokens, E experts."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 # What numpy cannot name: bfloat16 arrays, of ml_dtypes, for the int8 path and outputs.
 _Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[Any]
 _Out = TypeVar("_Out", bound=_Float)
+_Integers: TypeAlias = NDArray[np.integer[Any]]
 _Granularity: TypeAlias = Literal["tensor", "row", 64, 128, 256]
 _Group: TypeAlias = Literal[64, 128, 256]
 _Path: TypeAlias = Literal["f32", "int8"]
@@ -17,6 +18,7 @@ _Scales: TypeAlias = float | NDArray[np.float32]
 
 __all__ = [
     "EncodingError",
+    "Experts",
     "IsaError",
     "Linear",
     "OverlapError",
@@ -24,6 +26,7 @@ __all__ = [
     "PanelFileError",
     "PreparedActivations",
     "QuantizationError",
+    "RoutedActivations",
     "ShapeError",
     "TritgemmError",
     "__version__",
@@ -271,3 +274,55 @@ class PreparedActivations:
     def shape(self) -> tuple[int, int]: ...
     @property
     def activations(self) -> _Path: ...
+
+@final
+class Experts:
+    def __new__(cls, layers: Iterable[Linear]) -> Experts: ...
+    def __len__(self) -> int: ...
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def group(self) -> _Group | None: ...
+    def prepare_int8(
+        self,
+        x: _Float,
+        tokens: _Integers,
+        counts: _Integers,
+        *,
+        into: RoutedActivations | None = None,
+    ) -> RoutedActivations: ...
+    def prepare_f32(
+        self,
+        x: NDArray[np.float32],
+        tokens: _Integers,
+        counts: _Integers,
+        *,
+        into: RoutedActivations | None = None,
+    ) -> RoutedActivations: ...
+    @overload
+    def forward(
+        self, routed: RoutedActivations, *, out: None = None, add: Literal[False] = False
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def forward(self, routed: RoutedActivations, *, out: _Out, add: bool = False) -> _Out: ...
+    def scatter(
+        self, routed: RoutedActivations, to: _Integers, out: NDArray[np.float32]
+    ) -> NDArray[np.float32]: ...
+    def add_weighted(
+        self,
+        routed: RoutedActivations,
+        to: _Integers,
+        weights: NDArray[np.float32],
+        out: NDArray[np.float32],
+    ) -> NDArray[np.float32]: ...
+
+@final
+class RoutedActivations:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def counts(self) -> NDArray[np.int64]: ...
