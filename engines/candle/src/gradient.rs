@@ -1,15 +1,50 @@
 //! The gradient of a layer's input.
 
-use crate::BitLinear;
-use crate::op::{Float, NAME, Work, not_on, on_rows};
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Error, Layout, MetalStorage, Result, Shape};
-use std::sync::{Arc, PoisonError};
+use crate::float::{self, Float, Work, on_tokens};
+use crate::settings::{Settings, macs};
+use candle_core::{Device, Error, Result, Tensor};
+use std::sync::{Arc, Mutex, PoisonError};
 use tritgemm::{Granularity, Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
+
+/// What the gradients of one layer share, made when first needed.
+#[derive(Debug, Default)]
+pub(crate) struct Gradient(Mutex<Option<Arc<Transposed>>>);
+
+impl Gradient {
+    /// `grad_x[n][k] = sum_m grad_y[n][m] scale[m] w[m][k]`, in f32 on the
+    /// kernels, whatever the mode of the layer, and rounded to the type of
+    /// `grad_y` `[.., M]`.
+    pub(crate) fn of_input(
+        &self,
+        layer: &Linear,
+        settings: Settings,
+        grad_y: &Tensor,
+    ) -> Result<Tensor> {
+        let transposed = &*self.transposed(layer)?;
+        let shape = float::with_last(grad_y, layer.in_features());
+        let product = InputGradient {
+            transposed,
+            settings,
+            cols: layer.in_features(),
+        };
+        on_tokens(grad_y, product)?.reshape(shape)
+    }
+
+    fn transposed(&self, layer: &Linear) -> Result<Arc<Transposed>> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*made {
+            return Ok(made.clone());
+        }
+        let new = Arc::new(Transposed::new(layer)?);
+        *made = Some(new.clone());
+        Ok(new)
+    }
+}
 
 /// The ternary weights of a layer as `[K, M]`, in parts along K that share
 /// their scales.
 #[derive(Debug)]
-pub(crate) struct Transposed {
+struct Transposed {
     /// First column of K and the weights from there on, without scales.
     parts: Vec<(usize, Linear)>,
     /// The scales of each part, `[M]`.
@@ -43,21 +78,6 @@ impl Transposed {
                 .collect(),
         })
     }
-
-    /// That of a layer, made by the first call.
-    fn shared(layer: &BitLinear) -> Result<Arc<Self>> {
-        let mut made = layer
-            .packed
-            .transposed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = &*made {
-            return Ok(made.clone());
-        }
-        let new = Arc::new(Self::new(layer.linear())?);
-        *made = Some(new.clone());
-        Ok(new)
-    }
 }
 
 /// `[rows, cols]` to `[cols, rows]`, in blocks that stay in the L1 cache.
@@ -76,59 +96,40 @@ fn transpose(trits: &[i8], rows: usize, cols: usize) -> Vec<i8> {
     out
 }
 
-/// `grad_x[n][k] = sum_m grad_y[n][m] scale[m] w[m][k]`, as an op on `grad_y`:
-/// in f32 on the kernels, whatever the mode of the layer.
-pub(crate) struct InputGradient(pub(crate) BitLinear);
+/// The gradient `[tokens, cols]` of an input.
+struct InputGradient<'a> {
+    transposed: &'a Transposed,
+    settings: Settings,
+    cols: usize,
+}
 
-impl Work for (&BitLinear, &Transposed) {
-    fn run<T: Float>(self, grad_y: MatRef<'_, T>, mut grad_x: MatMut<'_, f32>) -> Result<()> {
-        let (layer, transposed) = self;
-        let (tokens, rows, cols) = (grad_y.rows(), grad_y.cols(), grad_x.cols());
-        let macs = [tokens, rows, cols];
-        let macs = macs.into_iter().fold(1, usize::saturating_mul);
-        layer.run(macs, |ws: &mut Workspace| {
+impl Work for InputGradient<'_> {
+    type Output = Tensor;
+
+    fn run<T: Float>(self, grad_y: MatRef<'_, T>) -> Result<Tensor> {
+        let (tokens, rows, cols) = (grad_y.rows(), grad_y.cols(), self.cols);
+        let mut grad_x = float::output::<T>(tokens, cols)?;
+        let multiply = |ws: &mut Workspace| -> Result<()> {
             let mut wide = Vec::new();
             let grad_y = T::widened(grad_y, &mut wide)?;
             let mut scaled = vec![0.0; tokens * rows];
-            let mut part = Vec::new();
-            for ((start, weights), scales) in transposed.parts.iter().zip(&transposed.scales) {
+            let Transposed { parts, scales } = self.transposed;
+            for ((start, weights), scales) in parts.iter().zip(scales) {
                 for token in 0..tokens {
                     let out = &mut scaled[token * rows..][..rows];
                     for ((out, grad), scale) in out.iter_mut().zip(grad_y.row(token)).zip(scales) {
                         *out = grad * scale;
                     }
                 }
-                let width = weights.out_features();
-                part.resize(tokens * width, 0.0);
                 let x = MatRef::new(&scaled, tokens, rows).map_err(Error::wrap)?;
-                let y = MatMut::new(&mut part, tokens, width).map_err(Error::wrap)?;
-                weights.forward_f32(x, y, ws).map_err(Error::wrap)?;
-                for token in 0..tokens {
-                    grad_x.row_mut(token)[*start..][..width]
-                        .copy_from_slice(&part[token * width..][..width]);
-                }
+                let part = grad_x.get_mut(*start..).unwrap_or_default();
+                let part = MatMut::with_stride(part, tokens, weights.out_features(), cols);
+                let part = part.map_err(Error::wrap)?;
+                weights.forward_f32(x, part, ws).map_err(Error::wrap)?;
             }
             Ok(())
-        })
-    }
-}
-
-impl CustomOp1 for InputGradient {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let shape = [self.0.out_features(), self.0.in_features()];
-        let transposed = Transposed::shared(&self.0)?;
-        on_rows((storage, layout), shape, (&self.0, &*transposed))
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        Err(not_on("CUDA"))
-    }
-
-    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        Err(not_on("Metal"))
+        };
+        self.settings.run(macs([tokens, rows, cols]), multiply)?;
+        Tensor::from_vec(grad_x, (tokens, cols), &Device::Cpu)
     }
 }

@@ -1,17 +1,18 @@
 //! One input for several layers.
 
-use crate::op::{self, Float};
-use crate::rows::Rows;
+use crate::float::{self, Float, Work, on_tokens};
+use crate::settings::macs;
 use crate::{ActivationMode, BitLinear};
-use candle_core::{CpuStorage, Error, Layout, Result, Storage, Tensor};
+use candle_core::{Error, Result, Tensor};
 use std::sync::Arc;
-use tritgemm::PreparedActivations;
+use tritgemm::{MatRef, PreparedActivations};
 
 /// A tensor `[.., K]` made ready once for any number of layers of the same K,
 /// mode and group size, by [`BitLinear::prepare`].
 ///
-/// Q, K and V, or gate and up, multiply the same input; preparing it once saves
-/// the others that work. [`forward_many`] does it in one call.
+/// Layers that multiply the same input one after the other share that work.
+/// Q, K and V, or gate and up, which multiply it at once, share the loop as
+/// well: [`forward_many`].
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};
@@ -34,24 +35,11 @@ pub struct PreparedInput {
 
 impl PreparedInput {
     pub(crate) fn new(x: &Tensor, layer: &BitLinear) -> Result<Self> {
-        op::check_input(x.shape(), layer.in_features())?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!(
-                "BitLinear takes tensors on the CPU device, this one is on {:?}",
-                x.device().location()
-            );
-        };
-        let activations = match storage {
-            CpuStorage::F32(x) => prepare(x, layout, layer),
-            CpuStorage::F16(x) => prepare(x, layout, layer),
-            CpuStorage::BF16(x) => prepare(x, layout, layer),
-            _ => Err(op::wrong_type(x.dtype())),
-        }?;
+        float::check_input(x.shape(), layer.in_features())?;
         Ok(Self {
             tensor: x.clone(),
-            mode: layer.mode,
-            activations: Arc::new(activations),
+            mode: layer.activations(),
+            activations: Arc::new(on_tokens(x, Preparation(layer))?),
         })
     }
 
@@ -68,29 +56,30 @@ impl PreparedInput {
     pub(crate) fn activations(&self) -> &PreparedActivations {
         &self.activations
     }
+}
 
-    fn fits(&self, layer: &BitLinear) -> bool {
-        self.mode == layer.mode && self.activations.group() == layer.group()
+/// What a layer makes of its input before it multiplies.
+struct Preparation<'a>(&'a BitLinear);
+
+impl Work for Preparation<'_> {
+    type Output = PreparedActivations;
+
+    fn run<T: Float>(self, x: MatRef<'_, T>) -> Result<PreparedActivations> {
+        let (linear, settings) = (self.0.linear(), self.0.settings);
+        // As many steps as a product with one panel of rows takes.
+        settings.run(macs([x.rows(), x.cols(), 64]), |ws| match settings.mode {
+            ActivationMode::Int8 => linear.prepare_int8(x, ws).map_err(Error::wrap),
+            ActivationMode::F32 => {
+                let mut wide = Vec::new();
+                let x = T::widened(x, &mut wide)?;
+                linear.prepare_f32(x, ws).map_err(Error::wrap)
+            }
+        })
     }
 }
 
-fn prepare<T: Float>(x: &[T], layout: &Layout, layer: &BitLinear) -> Result<PreparedActivations> {
-    let rows = Rows::new(x, layout);
-    let (x, linear) = (rows.view()?, layer.linear());
-    // As many steps as a product with one panel of rows takes.
-    let steps = x.rows().saturating_mul(x.cols()).saturating_mul(64);
-    layer.run(steps, |ws| match layer.mode {
-        ActivationMode::Int8 => linear.prepare_int8(x, ws).map_err(Error::wrap),
-        ActivationMode::F32 => {
-            let mut wide = Vec::new();
-            let x = T::widened(x, &mut wide)?;
-            linear.prepare_f32(x, ws).map_err(Error::wrap)
-        }
-    })
-}
-
-/// The outputs of `layers`, in order, for one input `x` `[.., K]`, which is
-/// prepared once for all layers of the same mode and group size.
+/// [`BitLinear::forward_many`] of a number of layers that is known: an output
+/// for each.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -107,18 +96,7 @@ fn prepare<T: Float>(x: &[T], layout: &Layout, layer: &BitLinear) -> Result<Prep
 /// # Errors
 /// As [`Module::forward`](candle_core::Module::forward) of each layer.
 pub fn forward_many<const N: usize>(layers: [&BitLinear; N], x: &Tensor) -> Result<[Tensor; N]> {
-    let mut inputs: Vec<PreparedInput> = Vec::new();
-    let mut outputs = Vec::with_capacity(N);
-    for layer in layers {
-        let at = match inputs.iter().position(|input| input.fits(layer)) {
-            Some(at) => at,
-            None => {
-                inputs.push(layer.prepare(x)?);
-                inputs.len() - 1
-            }
-        };
-        outputs.push(layer.forward_prepared(&inputs[at])?);
-    }
+    let outputs = BitLinear::forward_many(&layers, x)?;
     outputs
         .try_into()
         .map_err(|_| Error::msg("as many outputs as layers"))

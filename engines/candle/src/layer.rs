@@ -1,31 +1,19 @@
 //! The layer.
 
-use crate::gradient::Transposed;
-use crate::op::Product;
-use crate::{LoadError, Parallelism, PreparedInput};
-use candle_core::{Module, Result, Tensor};
+use crate::gradient::Gradient;
+use crate::product::products;
+use crate::settings::Settings;
+use crate::{ActivationMode, LoadError, Parallelism, PreparedInput};
+use candle_core::{Error, Module, Result, Tensor};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use tritgemm::{Granularity, GroupSize, Linear, Options, TernaryMatrix, Workspace};
-
-/// What activations are multiplied as.
-#[non_exhaustive]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ActivationMode {
-    /// W1.58A8, as BitNet b1.58 infers (arXiv:2402.17764): every token is
-    /// quantised to int8 by its absolute maximum, the product is exact.
-    #[default]
-    Int8,
-    /// f32 throughout; f16 and bf16 are widened.
-    F32,
-}
+use std::sync::Arc;
+use tritgemm::{Granularity, GroupSize, Linear, TernaryMatrix};
 
 /// What layers of one matrix share.
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) linear: Linear,
-    /// For gradients: made when first needed.
-    pub(crate) transposed: Mutex<Option<Arc<Transposed>>>,
+    pub(crate) gradient: Gradient,
 }
 
 /// A linear layer of ternary weights, `y = x W^T + b` with `W` of `[M, K]`: a
@@ -47,9 +35,7 @@ pub(crate) struct Packed {
 #[derive(Clone, Debug)]
 pub struct BitLinear {
     pub(crate) packed: Arc<Packed>,
-    pub(crate) mode: ActivationMode,
-    pub(crate) parallelism: Parallelism,
-    pub(crate) weights_in_cache: bool,
+    pub(crate) settings: Settings,
 }
 
 impl From<Linear> for BitLinear {
@@ -58,11 +44,9 @@ impl From<Linear> for BitLinear {
         Self {
             packed: Arc::new(Packed {
                 linear,
-                transposed: Mutex::new(None),
+                gradient: Gradient::default(),
             }),
-            mode: ActivationMode::default(),
-            parallelism: Parallelism::default(),
-            weights_in_cache: false,
+            settings: Settings::default(),
         }
     }
 }
@@ -138,27 +122,24 @@ impl BitLinear {
     }
 
     /// The same layer with int8 or f32 activations.
-    pub fn with_activations(self, mode: ActivationMode) -> Self {
-        Self { mode, ..self }
+    pub fn with_activations(mut self, mode: ActivationMode) -> Self {
+        self.settings.mode = mode;
+        self
     }
 
     /// The same layer on other threads.
-    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
-        Self {
-            parallelism,
-            ..self
-        }
+    pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.settings.parallelism = parallelism;
+        self
     }
 
     /// The same layer with its weights said to be in the CPU's cache when a
     /// product starts: those of a small model, or of one layer again and again.
     /// Unless said they come from memory. Only the speed of a single token with
     /// int8 activations depends on it, and only on some CPUs.
-    pub fn with_weights_in_cache(self, weights_in_cache: bool) -> Self {
-        Self {
-            weights_in_cache,
-            ..self
-        }
+    pub fn with_weights_in_cache(mut self, weights_in_cache: bool) -> Self {
+        self.settings.weights_in_cache = weights_in_cache;
+        self
     }
 
     /// K, the inputs.
@@ -173,17 +154,17 @@ impl BitLinear {
 
     /// What activations are multiplied as.
     pub fn activations(&self) -> ActivationMode {
-        self.mode
+        self.settings.mode
     }
 
     /// Which threads run it.
     pub fn parallelism(&self) -> Parallelism {
-        self.parallelism
+        self.settings.parallelism
     }
 
     /// Whether its weights are said to be in the cache.
     pub fn weights_in_cache(&self) -> bool {
-        self.weights_in_cache
+        self.settings.weights_in_cache
     }
 
     /// The packed weights, scales and bias.
@@ -215,26 +196,34 @@ impl BitLinear {
         PreparedInput::new(x, self)
     }
 
-    /// Runs `work`, a product of `macs` multiply-accumulates, as the layer says.
-    pub(crate) fn run<R: Send>(
-        &self,
-        macs: usize,
-        work: impl FnOnce(&mut Workspace) -> R + Send,
-    ) -> R {
-        let options = Options::new().weights_in_cache(self.weights_in_cache);
-        self.parallelism.run(macs, options, work)
-    }
-
     /// The forward pass on an input that was prepared for several layers, the
     /// same bits as [`Module::forward`] on the tensor it was made of.
     ///
     /// # Errors
     /// If the input was prepared for another K, mode or group size.
     pub fn forward_prepared(&self, x: &PreparedInput) -> Result<Tensor> {
-        x.tensor().apply_op1(Product {
-            layer: self.clone(),
-            prepared: Some(x.clone()),
-        })
+        Self::forward_many_prepared(&[self], x).and_then(only)
+    }
+
+    /// The outputs of `layers`, in order, for one input `x` `[.., K]`: the bits
+    /// and the gradients of [`Module::forward`] of each.
+    ///
+    /// All that run alike, with the same mode, threads and group size, share
+    /// one preparation of `x` and one parallel loop.
+    ///
+    /// # Errors
+    /// As [`Module::forward`] of each layer.
+    pub fn forward_many(layers: &[&BitLinear], x: &Tensor) -> Result<Vec<Tensor>> {
+        products(layers, x, None)
+    }
+
+    /// [`forward_many`](Self::forward_many) on an input that was prepared.
+    ///
+    /// # Errors
+    /// If the input was prepared for another K, mode or group size than one of
+    /// the layers has.
+    pub fn forward_many_prepared(layers: &[&BitLinear], x: &PreparedInput) -> Result<Vec<Tensor>> {
+        products(layers, x.tensor(), Some(x.activations()))
     }
 }
 
@@ -246,9 +235,13 @@ impl Module for BitLinear {
     /// If `x` has another last dimension or type, is not on the CPU, or, with
     /// int8 activations, holds a NaN or an infinity.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(Product {
-            layer: self.clone(),
-            prepared: None,
-        })
+        Self::forward_many(&[self], x).and_then(only)
     }
+}
+
+/// The output of one layer.
+pub(crate) fn only(mut outputs: Vec<Tensor>) -> Result<Tensor> {
+    outputs
+        .pop()
+        .ok_or_else(|| Error::msg("one output a layer"))
 }

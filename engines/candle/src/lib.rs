@@ -8,7 +8,7 @@
 //! | make one of tensors | [`BitLinear::quantize`], [`BitLinear::from_packed`] |
 //! | make one of a matrix, a packed layer or a panel file | [`BitLinear::new`], [`BitLinear::from`], [`BitLinear::load`] |
 //! | run it | [`Module::forward`](candle_core::Module::forward) |
-//! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`BitLinear::prepare`] |
+//! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`BitLinear::forward_many`], [`BitLinear::prepare`] |
 //! | choose int8 or f32 activations, and threads | [`ActivationMode`], [`Parallelism`] |
 //! | say that the weights are in the cache | [`BitLinear::with_weights_in_cache`] |
 //! | pin the kernels | [`tritgemm::pin`] |
@@ -37,6 +37,7 @@
 //! ternary weights themselves are not variables.
 #![forbid(unsafe_code)]
 
+mod float;
 mod gguf;
 mod gradient;
 mod hf;
@@ -45,13 +46,16 @@ mod layer;
 mod load;
 mod op;
 mod parallelism;
+mod product;
 mod rows;
+mod settings;
 
 pub use hf::{HfLinearClass, bit_linear_hf};
 pub use input::{PreparedInput, forward_many};
-pub use layer::{ActivationMode, BitLinear};
+pub use layer::BitLinear;
 pub use load::{LoadError, bit_linear, bit_linear_b, bit_linear_no_bias};
 pub use parallelism::Parallelism;
+pub use settings::ActivationMode;
 
 /// The README's examples, compiled and run.
 #[cfg(doctest)]

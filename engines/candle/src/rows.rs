@@ -38,10 +38,6 @@ impl<'a, T: Copy> Rows<'a, T> {
         }
     }
 
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
     /// The view that products take.
     pub(crate) fn view(&self) -> Result<MatRef<'_, T>> {
         MatRef::with_stride(&self.data, self.tokens, self.features, self.stride)

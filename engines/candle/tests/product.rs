@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Error, Module, Result, Tensor, Var};
 use common::{bound, dense, layer, random};
 use half::bf16;
 use tritgemm::{Backend, Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
-use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, forward_many};
+use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, PreparedInput, forward_many};
 
 const GRANULARITIES: [Granularity; 3] = [
     Granularity::PerTensor,
@@ -120,27 +120,67 @@ fn half_inputs_are_widened_and_their_outputs_rounded() -> Result<()> {
 #[test]
 fn many_layers_on_one_input_give_the_bits_of_each() -> Result<()> {
     let grouped = Granularity::PerGroup(GroupSize::G128);
-    let q = layer(128, 300, Granularity::PerRow, true)?;
-    let k = layer(32, 300, Granularity::PerTensor, false)?;
-    let v = layer(32, 300, grouped, false)?.with_activations(ActivationMode::F32);
-    let x = random(&[2, 6, 300])?;
-    let outputs = forward_many([&q, &k, &v], &x)?;
-    for (layer, y) in [&q, &k, &v].into_iter().zip(&outputs) {
-        assert_eq!(common::bits(y)?, common::bits(&layer.forward(&x)?)?);
+    let float = |layer: BitLinear| layer.with_activations(ActivationMode::F32);
+    let layers = [
+        layer(128, 300, Granularity::PerRow, true)?,
+        float(layer(32, 300, grouped, false)?),
+        layer(33, 300, Granularity::PerTensor, false)?,
+        float(layer(7, 300, Granularity::PerRow, false)?),
+        layer(64, 300, grouped, true)?,
+        float(layer(70, 300, grouped, true)?),
+        layer(5, 300, Granularity::PerRow, true)?.with_parallelism(Parallelism::Serial),
+    ];
+    let layers = layers.each_ref();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for x in [random(&[2, 6, 300])?, random(&[300])?, random(&[0, 300])?] {
+            let x = x.to_dtype(dtype)?;
+            same_as_single(&layers, &x, &BitLinear::forward_many(&layers, &x)?)?;
+            same_as_single(&layers, &x, &forward_many(layers, &x)?)?;
+            for alike in [&[0, 2, 6][..], &[1, 5], &[3], &[4]] {
+                let alike: Vec<&BitLinear> = alike.iter().map(|&i| layers[i]).collect();
+                let prepared = alike[0].prepare(&x)?;
+                let outputs = BitLinear::forward_many_prepared(&alike, &prepared)?;
+                same_as_single(&alike, &x, &outputs)?;
+            }
+        }
+    }
+    assert!(BitLinear::forward_many(&[], &random(&[1])?)?.is_empty());
+    Ok(())
+}
+
+fn same_as_single(layers: &[&BitLinear], x: &Tensor, outputs: &[Tensor]) -> Result<()> {
+    assert_eq!(outputs.len(), layers.len());
+    for (i, (layer, y)) in layers.iter().zip(outputs).enumerate() {
+        let expected = layer.forward(x)?;
+        let what = format!("layer {i}, {:?} of {:?}", x.shape(), x.dtype());
+        assert_eq!(
+            (y.dims(), y.dtype()),
+            (expected.dims(), x.dtype()),
+            "{what}"
+        );
+        assert_eq!(common::bits(y)?, common::bits(&expected)?, "{what}");
     }
     Ok(())
 }
 
 #[test]
 fn threads_do_not_change_a_bit() -> Result<()> {
-    let base = layer(512, 640, Granularity::PerRow, false)?;
+    let base = [512, 65].map(|rows| layer(rows, 640, Granularity::PerRow, false));
+    let base = base.into_iter().collect::<Result<Vec<_>>>()?;
     let x = random(&[33, 640])?;
-    let expected = common::bits(
-        &base
-            .clone()
-            .with_parallelism(Parallelism::Serial)
-            .forward(&x)?,
-    )?;
+    let run = |parallelism| -> Result<Vec<Vec<u32>>> {
+        let layers = base.iter().cloned();
+        let layers: Vec<_> = layers.map(|l| l.with_parallelism(parallelism)).collect();
+        let mut outputs = layers
+            .iter()
+            .map(|l| l.forward(&x))
+            .collect::<Result<Vec<_>>>()?;
+        let layers: Vec<_> = layers.iter().collect();
+        outputs.extend(BitLinear::forward_many(&layers, &x)?);
+        outputs.iter().map(common::bits).collect()
+    };
+    let expected = run(Parallelism::Serial)?;
+    assert_eq!(expected[..2], expected[2..]);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(3)
         .build()
@@ -150,10 +190,8 @@ fn threads_do_not_change_a_bit() -> Result<()> {
         Parallelism::Caller,
         Parallelism::Serial,
     ] {
-        let layer = base.clone().with_parallelism(parallelism);
-        assert_eq!(common::bits(&layer.forward(&x)?)?, expected);
-        let inside = pool.install(|| layer.forward(&x));
-        assert_eq!(common::bits(&inside?)?, expected);
+        assert_eq!(run(parallelism)?, expected);
+        assert_eq!(pool.install(|| run(parallelism))?, expected);
     }
     Ok(())
 }
@@ -207,14 +245,41 @@ fn input_gradients_are_candles_dense_ones_within_rounding() -> Result<()> {
         // and a shared input as the input itself.
         let layer = layer.with_activations(ActivationMode::Int8);
         let shared = layer.prepare(x.as_tensor())?;
+        let wide = common::layer(9, 150, granularity, false)?;
+        let [_, of_many] = forward_many([&wide, &layer], x.as_tensor())?;
         for y in [
             layer.forward(x.as_tensor())?,
             layer.forward_prepared(&shared)?,
+            of_many,
         ] {
             let loss = y.mul(&towards)?.sum_all()?;
             let through = loss.backward()?.get(&x).expect("x is a variable").clone();
             assert_eq!(common::bits(&through)?, common::bits(&ours)?);
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_many_layers_on_one_input_add_up() -> Result<()> {
+    for dtype in [DType::F32, DType::BF16] {
+        let layers = [(70, ActivationMode::F32), (33, ActivationMode::Int8)];
+        let layers = layers.map(|(rows, mode)| {
+            Ok(layer(rows, 150, Granularity::PerRow, true)?.with_activations(mode))
+        });
+        let layers = layers.into_iter().collect::<Result<Vec<_>>>()?;
+        let x = Var::from_tensor(&random(&[2, 3, 150])?.to_dtype(dtype)?)?;
+        let gradient = |outputs: Vec<Tensor>| {
+            let sums = outputs.iter().map(|y| y.sqr()?.sum_all());
+            let sums = sums.collect::<Result<Vec<_>>>()?;
+            let gradients = (&sums[0] + &sums[1])?.backward()?;
+            common::bits(gradients.get(&x).expect("x is a variable"))
+        };
+        let single = layers.iter().map(|l| l.forward(&x));
+        let single = gradient(single.collect::<Result<_>>()?)?;
+        let many = BitLinear::forward_many(&[&layers[0], &layers[1]], &x)?;
+        assert_eq!(gradient(many)?, single, "{dtype:?}");
+        assert!(single.iter().any(|&bits| bits != 0));
     }
     Ok(())
 }
@@ -228,6 +293,13 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
     let grouped = by_group.prepare(&f32s(&[1, 16])?)?;
     let by_f32 = layer.clone().with_activations(ActivationMode::F32);
     let float = by_f32.prepare(&f32s(&[1, 16])?)?;
+    let narrow = common::layer(8, 15, Granularity::PerRow, false)?;
+    let many = |layers: &[&BitLinear], x: &Tensor| {
+        BitLinear::forward_many(layers, x).map(|ys| ys[0].clone())
+    };
+    let many_prepared = |layers: &[&BitLinear], x: &PreparedInput| {
+        BitLinear::forward_many_prepared(layers, x).map(|ys| ys[0].clone())
+    };
     let cases = [
         (
             layer.forward(&f32s(&[2, 17])?),
@@ -252,7 +324,7 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
         ),
         (
             layer.forward_prepared(&float),
-            "prepared for F32 activations, the layer takes Int8",
+            "activations prepared as f32, expected int8",
         ),
         (
             layer
@@ -263,6 +335,26 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
         (
             forward_many([&layer], &f32s(&[3])?).map(|[y]| y),
             "expected: [16], got: [3]",
+        ),
+        (
+            many(&[&layer, &narrow], &f32s(&[2, 16])?),
+            "expected: [2, 15], got: [2, 16]",
+        ),
+        (
+            many(&[&by_f32, &layer], &nan),
+            "activation 0 of token 0 is NaN",
+        ),
+        (
+            many_prepared(&[&by_group, &layer], &grouped),
+            "groups of Some(G64), the matrix has None",
+        ),
+        (
+            many_prepared(&[&by_f32, &layer], &float),
+            "activations prepared as f32, expected int8",
+        ),
+        (
+            many_prepared(&[&by_f32, &narrow], &float),
+            "expected: [1, 15], got: [1, 16]",
         ),
     ];
     for (i, (result, message)) in cases.into_iter().enumerate() {
