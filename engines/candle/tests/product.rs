@@ -1,9 +1,11 @@
 //! Products against candle's own dense ones.
 
 mod common;
+mod dense;
 
 use candle_core::{DType, Device, Error, Module, Result, Tensor, Var};
-use common::{bound, dense, layer, random};
+use common::{layer, random};
+use dense::{bound, dense};
 use half::bf16;
 use tritgemm::{Backend, Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
 use tritgemm_candle::{ActivationMode, BitLinear, Parallelism, PreparedInput, forward_many};
@@ -234,9 +236,9 @@ fn input_gradients_are_candles_dense_ones_within_rounding() -> Result<()> {
         let loss = dense(&layer, x.as_tensor())?.mul(&towards)?.sum_all()?;
         let dense = loss.backward()?.get(&x).expect("x is a variable").clone();
 
-        let weights = common::weights(&layer)?.abs()?;
+        let weights = dense::weights(&layer)?.abs()?;
         let magnitude = towards.abs()?.matmul(&weights)?;
-        let bound = (magnitude * common::rounding(70))?;
+        let bound = (magnitude * dense::rounding(70))?;
         common::assert_within(&ours, &dense, &bound)?;
         let norm = dense.sqr()?.sum_all()?.to_scalar::<f32>()?;
         assert!(norm > 1.0, "a gradient of nothing shows nothing: {norm}");
