@@ -3,6 +3,7 @@
 use crate::rows::Rows;
 use candle_core::{CpuStorage, DType, Error, Result, Shape, Storage, Tensor, WithDType};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 use tritgemm::{Activation, MatRef};
 
@@ -10,11 +11,18 @@ use tritgemm::{Activation, MatRef};
 pub(crate) trait Float: Activation + WithDType + Default {
     /// The values of `x` as f32, in `buffer` if they are of another type.
     fn widened<'a>(x: MatRef<'a, Self>, buffer: &'a mut Vec<f32>) -> Result<MatRef<'a, f32>>;
+
+    /// The values, rounded half to even.
+    fn rounded(values: Vec<f32>) -> Vec<Self>;
 }
 
 impl Float for f32 {
     fn widened<'a>(x: MatRef<'a, f32>, _: &'a mut Vec<f32>) -> Result<MatRef<'a, f32>> {
         Ok(x)
+    }
+
+    fn rounded(values: Vec<f32>) -> Vec<f32> {
+        values
     }
 }
 
@@ -32,6 +40,10 @@ macro_rules! half_float {
                     x.row(token).convert_to_f32_slice(buffer);
                 }
                 MatRef::new(buffer, tokens, features).map_err(Error::wrap)
+            }
+
+            fn rounded(values: Vec<f32>) -> Vec<Self> {
+                Vec::from_f32_slice(&values)
             }
         }
     };

@@ -240,7 +240,7 @@ impl Module for BitLinear {
 }
 
 /// The output of one layer.
-pub(crate) fn only(mut outputs: Vec<Tensor>) -> Result<Tensor> {
+pub(crate) fn only<T>(mut outputs: Vec<T>) -> Result<T> {
     outputs
         .pop()
         .ok_or_else(|| Error::msg("one output a layer"))

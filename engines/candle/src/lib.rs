@@ -9,6 +9,7 @@
 //! | make one of a matrix, a packed layer or a panel file | [`BitLinear::new`], [`BitLinear::from`], [`BitLinear::load`] |
 //! | run it | [`Module::forward`](candle_core::Module::forward) |
 //! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`BitLinear::forward_many`], [`BitLinear::prepare`] |
+//! | run the experts of a mixture | [`BitExperts`] |
 //! | choose int8 or f32 activations, and threads | [`ActivationMode`], [`Parallelism`] |
 //! | say that the weights are in the cache | [`BitLinear::with_weights_in_cache`] |
 //! | pin the kernels | [`tritgemm::pin`] |
@@ -33,10 +34,12 @@
 //! [`Parallelism`]. Results do not depend on it.
 //!
 //! **Gradients** flow to the input, by the transposed ternary weights on the
-//! same kernels; int8 activations count as a straight-through estimator. The
-//! ternary weights themselves are not variables.
+//! same kernels; int8 activations count as a straight-through estimator. They
+//! flow to the weights that a mixture's rows are added by, too. The ternary
+//! weights themselves are not variables.
 #![forbid(unsafe_code)]
 
+mod experts;
 mod float;
 mod gguf;
 mod gradient;
@@ -47,9 +50,11 @@ mod load;
 mod op;
 mod parallelism;
 mod product;
+mod routing;
 mod rows;
 mod settings;
 
+pub use experts::BitExperts;
 pub use hf::{HfLinearClass, bit_linear_hf};
 pub use input::{PreparedInput, forward_many};
 pub use layer::BitLinear;

@@ -3,8 +3,8 @@
 use crate::BitLinear;
 use candle_core::{DType, Device, DeviceLocation, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
-use tritgemm::TernaryMatrix;
-use tritgemm::{Granularity, GroupSize, IsaError, MatRef, MatrixError, PanelFileError, Scales};
+use tritgemm::{GemmError, Granularity, GroupSize, IsaError, MatRef, MatrixError};
+use tritgemm::{PanelFileError, Scales, TernaryMatrix};
 
 /// Why a layer could not be made or saved.
 #[non_exhaustive]
@@ -41,6 +41,17 @@ pub enum LoadError {
     /// The weights, scales or bias are no ternary layer.
     #[error(transparent)]
     Matrix(#[from] MatrixError),
+    /// Experts of a mixture differ in M, K or the groups of their scales.
+    #[error("experts of one mixture must be alike: {0}")]
+    Experts(#[from] GemmError),
+    /// Experts of a mixture run in different ways.
+    #[error(
+        "expert {expert} has other activations, threads or `weights_in_cache` than expert 0, experts of one mixture run in one loop"
+    )]
+    ExpertSettings {
+        /// The first expert that differs.
+        expert: usize,
+    },
     /// The instruction set asked for is not available.
     #[error(transparent)]
     Isa(#[from] IsaError),
