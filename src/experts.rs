@@ -327,6 +327,7 @@ impl Experts {
         ws.taken = taken;
         if let Some(index) = again {
             return Err(GemmError::RowTwice {
+                argument: "to",
                 index,
                 row: to[index],
             });
@@ -414,11 +415,15 @@ impl Experts {
         if cols != expected && !self.layers.is_empty() {
             return Err(GemmError::InputWidth { cols, expected });
         }
-        check_rows(routes.tokens, rows)
+        check_rows("tokens", routes.tokens, rows)
     }
 
     fn check_routed(&self, x: &RoutedActivations) -> Result<(), GemmError> {
-        check_length("activations", x.counts.len(), self.layers.len())?;
+        check_length(
+            "counts of the activations",
+            x.counts.len(),
+            self.layers.len(),
+        )?;
         let (cols, expected) = (x.cols, self.in_features());
         if cols != expected {
             return Err(GemmError::InputWidth { cols, expected });
@@ -447,7 +452,7 @@ impl Experts {
             });
         }
         check_length("to", to.len(), x.rows())?;
-        check_rows(to, rows)
+        check_rows("to", to, rows)
     }
 }
 
@@ -474,9 +479,10 @@ impl Gather {
 }
 
 /// All numbers are of one of so many rows.
-fn check_rows(numbers: &[usize], rows: usize) -> Result<(), GemmError> {
+fn check_rows(argument: &'static str, numbers: &[usize], rows: usize) -> Result<(), GemmError> {
     match numbers.iter().position(|&row| row >= rows) {
         Some(index) => Err(GemmError::NoRow {
+            argument,
             index,
             row: numbers[index],
             rows,

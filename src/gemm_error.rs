@@ -63,6 +63,8 @@ pub enum GemmError {
     },
     /// A number in a list is not of a row.
     NoRow {
+        /// The list.
+        argument: &'static str,
         /// Where in the list.
         index: usize,
         /// The number.
@@ -72,6 +74,8 @@ pub enum GemmError {
     },
     /// Two rows would be written to one.
     RowTwice {
+        /// The list.
+        argument: &'static str,
         /// Where in the list the second of them is.
         index: usize,
         /// The row of both.
@@ -105,13 +109,17 @@ impl fmt::Display for GemmError {
             ),
             Self::Group { prepared, matrix } => write!(
                 f,
-                "activations prepared for groups of {prepared:?}, the matrix has {matrix:?}"
+                "activations prepared for {}, the matrix has {}",
+                Groups(*prepared),
+                Groups(*matrix)
             ),
             Self::Rotation { prepared, matrix } => write!(
                 f,
-                "activations rotated in blocks of {prepared:?}, the matrix has {matrix:?}{}",
+                "activations prepared for {}, the matrix has {}{}",
+                Blocks(*prepared),
+                Blocks(*matrix),
                 if prepared == matrix {
-                    " with other signs"
+                    " and other signs"
                 } else {
                     ""
                 }
@@ -124,17 +132,48 @@ impl fmt::Display for GemmError {
                 len,
                 expected,
             } => fmt_length(f, argument, len, expected),
-            Self::NoRow { index, row, rows } => {
-                write!(f, "number {index} of the list is row {row} of {rows}")
-            }
-            Self::RowTwice { index, row } => write!(
+            Self::NoRow {
+                argument,
+                index,
+                row,
+                rows,
+            } => write!(
                 f,
-                "number {index} of the list is row {row}, which is there already"
+                "`{argument}[{index}]` is {row}, expected the number of one of {rows} rows"
             ),
+            Self::RowTwice {
+                argument,
+                index,
+                row,
+            } => write!(f, "`{argument}[{index}]` is {row}, which is there already"),
             Self::Quant(e) => e.fmt(f),
             Self::Isa(e) => e.fmt(f),
             Self::Incomplete(e) => e.fmt(f),
             Self::Memory(e) => e.fmt(f),
+        }
+    }
+}
+
+/// Groups as a message has them.
+struct Groups(Option<GroupSize>);
+
+impl fmt::Display for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("no groups"),
+            Some(size) => write!(f, "groups of {size}"),
+        }
+    }
+}
+
+/// Rotated blocks as a message has them.
+struct Blocks(Option<usize>);
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("no rotation"),
+            Some(block) => write!(f, "rotated blocks of {block}"),
         }
     }
 }

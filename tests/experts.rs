@@ -156,7 +156,12 @@ fn bad_input_is_an_error_that_writes_nothing() {
         len,
         expected,
     };
-    let no_row = |index, row, rows| GemmError::NoRow { index, row, rows };
+    let no_row = |argument, index, row, rows| GemmError::NoRow {
+        argument,
+        index,
+        row,
+        rows,
+    };
     let one = Routes {
         tokens: &[0],
         counts: &[1, 0],
@@ -180,7 +185,7 @@ fn bad_input_is_an_error_that_writes_nothing() {
         prepare(&[0], &[usize::MAX, 2], ws),
         length("tokens", 1, usize::MAX)
     );
-    assert_eq!(prepare(&[0, 2, 3], &[1, 2], ws), no_row(2, 3, 3));
+    assert_eq!(prepare(&[0, 2, 3], &[1, 2], ws), no_row("tokens", 2, 3, 3));
     let narrow = view(&[1.0f32; 99], 1, 99);
     let width = GemmError::InputWidth {
         cols: 99,
@@ -201,16 +206,23 @@ fn bad_input_is_an_error_that_writes_nothing() {
     let got = failed(&|y, ws| experts.scatter(&routed, &to[..2], y, ws));
     assert_eq!(got, length("to", 2, 3));
     let got = failed(&|y, ws| experts.scatter(&routed, &[0, 1, 3], y, ws));
-    assert_eq!(got, no_row(2, 3, 3));
+    assert_eq!(got, no_row("to", 2, 3, 3));
     let got = failed(&|y, ws| experts.scatter(&routed, &[1, 0, 1], y, ws));
-    assert_eq!(got, GemmError::RowTwice { index: 2, row: 1 });
+    assert_eq!(
+        got,
+        GemmError::RowTwice {
+            argument: "to",
+            index: 2,
+            row: 1
+        }
+    );
     let got = failed(&|y, ws| experts.add_weighted(&routed, &to, &[1.0], y, ws));
     assert_eq!(got, length("weights", 1, 3));
     let got = failed(&|y, ws| experts.add_weighted(&routed, &[0, 1, 9], &[1.0; 3], y, ws));
-    assert_eq!(got, no_row(2, 9, 3));
+    assert_eq!(got, no_row("to", 2, 9, 3));
     let other = self::experts(100, 2, 3);
     let got = failed(&|y, ws| other.forward(&routed, y, ws));
-    assert_eq!(got, length("activations", 2, 3));
+    assert_eq!(got, length("counts of the activations", 2, 3));
     let grouped = self::experts(100, 64, 2);
     let got = failed(&|y, ws| grouped.forward(&routed, y, ws));
     let matrix = Some(GroupSize::G64);

@@ -199,7 +199,7 @@ fn shapes_of_products() {
             layer.forward_f32(x(), y, ws)
         });
         refused(y, -1.0, error, |y, ws| {
-            let x = layer.prepare_f32(x(), ws).expect("prepared");
+            let x = layer.prepare_f32(x(), ws)?;
             layer.forward_f32(&x, y, ws)
         });
     }
@@ -263,7 +263,7 @@ fn prepared_for_something_else() {
         prepared: None,
         matrix: g128,
     };
-    assert_names(&error, &[&"None", &"G128"]);
+    assert_names(&error, &[&"no groups", &"groups of 128"]);
     refused([2, 65], -1.0, error, |y, ws| {
         by_group.forward_f32(&plain, y, ws)
     });
