@@ -53,6 +53,11 @@ struct Transposed {
 
 impl Transposed {
     fn new(layer: &Linear) -> Result<Self> {
+        if layer.rotation().is_some() {
+            return Err(Error::Msg(
+                "a layer that rotates its input has no gradient here".into(),
+            ));
+        }
         let (rows, cols) = (layer.out_features(), layer.in_features());
         let packed = layer.panels().to_packed();
         let matrix = TernaryMatrix::from_packed(packed, rows, cols, layer.scales().clone());

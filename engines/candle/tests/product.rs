@@ -322,7 +322,7 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
         (layer.forward(&nan), "activation 0 of token 0 is NaN"),
         (
             layer.forward_prepared(&grouped),
-            "groups of Some(G64), the matrix has None",
+            "groups of 64, the matrix has no groups",
         ),
         (
             layer.forward_prepared(&float),
@@ -348,7 +348,7 @@ fn wrong_inputs_are_errors_that_say_what_was_expected() -> Result<()> {
         ),
         (
             many_prepared(&[&by_group, &layer], &grouped),
-            "groups of Some(G64), the matrix has None",
+            "groups of 64, the matrix has no groups",
         ),
         (
             many_prepared(&[&by_f32, &layer], &float),

@@ -151,6 +151,11 @@ impl Linear {
     /// The weights without the bias, sharing their memory.
     #[getter]
     fn weights(&self) -> Result<Packed, Error> {
+        if self.core.rotation().is_some() {
+            return Err(Error::other(
+                "a layer that rotates its input has no weights without it",
+            ));
+        }
         let (panels, scales) = (self.core.panels().clone(), self.core.scales().clone());
         let core = Core::from_parts(panels, scales, None)?;
         Ok(Packed { core })

@@ -89,6 +89,11 @@ impl Packed {
 
     /// From a panel file, less its bias; the scale is 1 where it has none.
     fn from_file(file: PanelFile) -> Result<Self, Error> {
+        if file.rotation().is_some() {
+            return Err(Error::other(
+                "the file's matrix has a rotated input, which a Linear can load",
+            ));
+        }
         let (panels, scales, _) = file.into_parts();
         let scales = scales.unwrap_or_else(|| Scales::per_tensor(1.0));
         let core = Core::from_parts(panels, scales, None)?;
