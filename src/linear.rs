@@ -88,7 +88,7 @@ pub struct Linear {
     panels: Panels,
     scales: Scales,
     bias: Option<Vec<f32>>,
-    /// `[groups][rows]`: as the epilogue reads them. Empty where K = 0.
+    /// `[groups][rows]`: as the epilogue reads them, where `scales` are in another order.
     by_group: Vec<f32>,
     rotation: Option<Rotation>,
 }
@@ -133,7 +133,8 @@ impl Linear {
             // Nothing to scale, for however many rows.
             _ if panels.cols() == 0 => Vec::new(),
             Granularity::PerTensor => memory::filled(values[0], rows)?,
-            Granularity::PerRow => memory::copied(values)?,
+            // They are in that order.
+            Granularity::PerRow => Vec::new(),
             Granularity::PerGroup(_) => {
                 memory::collected((0..groups * rows).map(|i| values[i % rows * groups + i / rows]))?
             }
@@ -450,7 +451,10 @@ impl Linear {
     fn affine<O: Output>(&self, group_strips: usize) -> Affine<'_, O::Element> {
         Affine {
             rows: self.out_features(),
-            scales: &self.by_group,
+            scales: match self.scales.granularity() {
+                Granularity::PerRow => self.scales.values(),
+                _ => &self.by_group,
+            },
             sums_per_scale: sums_per_scale(self.group(), group_strips),
             bias: self.bias(),
             adds: O::ADDS,

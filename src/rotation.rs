@@ -143,7 +143,7 @@ impl Rotation {
 
     /// Whether it can be that of so many columns.
     pub(crate) fn check(&self, cols: usize) -> Result<(), MatrixError> {
-        if cols % self.block != 0 {
+        if !cols.is_multiple_of(self.block) {
             let (block, cols) = (self.block, Some(cols));
             return Err(MatrixError::RotationBlock { block, cols });
         }

@@ -252,7 +252,8 @@ pub(crate) fn many_tile(
     // As many tiles as if the whole loop were products like this one.
     let alike = (tiles as f64 / share.part).round() as usize;
     if alike >= 2 * share.workers {
-        let per_item = tiles.div_ceil(share.items()).max(1);
+        // Rounded down: items of several products would not be alike otherwise.
+        let per_item = (tiles / share.items()).max(1);
         return [per_item * tile_tokens, rows.max(1)];
     }
     [
