@@ -215,8 +215,10 @@ pub fn encode(matrix: &TernaryMatrix) -> Vec<u8> {
         }
     };
     #[cfg(feature = "rayon")]
-    bytes.par_chunks_mut(cols).enumerate().for_each(fill);
-    #[cfg(not(feature = "rayon"))]
+    if crate::parallel::in_pool() {
+        bytes.par_chunks_mut(cols).enumerate().for_each(fill);
+        return bytes;
+    }
     bytes.chunks_mut(cols).enumerate().for_each(fill);
     bytes
 }

@@ -1,4 +1,5 @@
-//! Work on rows or blocks, shared among the threads of the caller's rayon pool.
+//! Work on rows or blocks, shared among the threads of the caller's rayon pool. Outside of one
+//! the calling thread works alone: rayon would start a pool of its own.
 
 /// Bytes that a thread takes at least: less costs more to hand out than to do.
 #[cfg(feature = "rayon")]
@@ -24,21 +25,24 @@ pub(crate) fn first_refused<A: Sync, B: Send, C: Send>(
     work: impl Fn(&[A], &mut [B], &mut [C]) -> bool + Sync,
 ) -> Option<usize> {
     #[cfg(feature = "rayon")]
-    {
+    if in_pool() {
         use rayon::prelude::*;
         let least = MIN_BYTES.div_ceil(from.part.saturating_mul(size_of::<A>()));
-        (from.all.par_chunks(from.part))
+        return (from.all.par_chunks(from.part))
             .zip(to.all.par_chunks_mut(to.part))
             .zip(extra.all.par_chunks_mut(extra.part))
             .enumerate()
             .with_min_len(least)
-            .find_map_first(|(i, ((from, to), extra))| (!work(from, to, extra)).then_some(i))
+            .find_map_first(|(i, ((from, to), extra))| (!work(from, to, extra)).then_some(i));
     }
-    #[cfg(not(feature = "rayon"))]
-    {
-        (from.all.chunks(from.part))
-            .zip(to.all.chunks_mut(to.part))
-            .zip(extra.all.chunks_mut(extra.part))
-            .position(|((from, to), extra)| !work(from, to, extra))
-    }
+    (from.all.chunks(from.part))
+        .zip(to.all.chunks_mut(to.part))
+        .zip(extra.all.chunks_mut(extra.part))
+        .position(|((from, to), extra)| !work(from, to, extra))
+}
+
+/// Whether the caller is in a rayon pool.
+#[cfg(feature = "rayon")]
+pub(crate) fn in_pool() -> bool {
+    rayon::current_thread_index().is_some()
 }

@@ -72,18 +72,22 @@ impl Named<'_> {
                 done.map_err(|e| self.matrix(e))
             })
         };
-        #[cfg(feature = "rayon")]
-        let failed = packed
-            .par_chunks_mut(row_bytes)
-            .enumerate()
-            .map_init(Vec::new, pack)
-            .find_first(Result::is_err);
-        #[cfg(not(feature = "rayon"))]
-        let failed = {
+        let serial = |packed: &mut [u8]| {
             let mut trits = Vec::new();
             let mut rows = packed.chunks_mut(row_bytes).enumerate();
             rows.find_map(|row| Some(pack(&mut trits, row)).filter(Result::is_err))
         };
+        #[cfg(feature = "rayon")]
+        let failed = match crate::parallel::in_pool() {
+            true => packed
+                .par_chunks_mut(row_bytes)
+                .enumerate()
+                .map_init(Vec::new, pack)
+                .find_first(Result::is_err),
+            false => serial(&mut packed),
+        };
+        #[cfg(not(feature = "rayon"))]
+        let failed = serial(&mut packed);
         if let Some(Err(error)) = failed {
             return Err(error);
         }
