@@ -10,7 +10,7 @@ use crate::settings::{Settings, macs};
 use crate::{ActivationMode, BitLinear, LoadError};
 use candle_core::{CpuStorage, D, DType, Device, Error, Result, Tensor};
 use std::sync::Arc;
-use tritgemm::{Experts, MatMut, MatRef, Routes, Workspace};
+use tritgemm::{Experts, Grouped, MatMut, MatRef, Routes, Workspace};
 
 /// The experts of a mixture: linear layers of ternary weights with one M, one K
 /// and one kind of scales, each of which a router sends some of the tokens to.
@@ -86,8 +86,8 @@ impl BitExperts {
     /// Of layers, in the order of the router's numbers. They run as the layers do.
     ///
     /// # Errors
-    /// If the layers differ in M, K, the groups of their scales, activations, threads or
-    /// whether their weights are in the cache.
+    /// If the layers differ in M, K, the groups of their scales, activations and the groups
+    /// of those, threads or whether their weights are in the cache.
     pub fn new(layers: Vec<BitLinear>) -> std::result::Result<Self, LoadError> {
         let settings = layers
             .first()
@@ -135,7 +135,7 @@ impl BitExperts {
 
     /// [`forward`](Self::forward) of several matrices of the same experts, such as gate and
     /// up: the same bits and gradients, with `x` prepared once for all that have the same
-    /// mode, threads and group size.
+    /// mode, threads and group sizes of weights and activations.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), or if there are not as many experts in each.
@@ -268,7 +268,10 @@ impl Work for Products<'_> {
         };
         first.settings.run(macs, |ws: &mut Workspace| {
             let routed = match first.settings.mode {
-                ActivationMode::Int8 => first.experts().prepare_int8(x, routes, ws),
+                ActivationMode::Int8 => match first.settings.activation_group {
+                    None => first.experts().prepare_int8(x, routes, ws),
+                    Some(group) => first.experts().prepare_int8(Grouped(x, group), routes, ws),
+                },
                 ActivationMode::F32 => {
                     let mut wide = Vec::new();
                     let x = T::widened(x, &mut wide)?;

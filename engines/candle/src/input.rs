@@ -5,10 +5,10 @@ use crate::settings::macs;
 use crate::{ActivationMode, BitLinear};
 use candle_core::{Error, Result, Tensor};
 use std::sync::Arc;
-use tritgemm::{MatRef, PreparedActivations};
+use tritgemm::{GroupSize, Grouped, MatRef, PreparedActivations};
 
 /// A tensor `[.., K]` made ready once for any number of layers of the same K,
-/// mode and group size, by [`BitLinear::prepare`].
+/// mode and group sizes of weights and activations, by [`BitLinear::prepare`].
 ///
 /// Layers that multiply the same input one after the other share that work.
 /// Q, K and V, or gate and up, which multiply it at once, share the loop as
@@ -30,6 +30,7 @@ use tritgemm::{MatRef, PreparedActivations};
 pub struct PreparedInput {
     tensor: Tensor,
     mode: ActivationMode,
+    group: Option<GroupSize>,
     activations: Arc<PreparedActivations>,
 }
 
@@ -39,6 +40,7 @@ impl PreparedInput {
         Ok(Self {
             tensor: x.clone(),
             mode: layer.activations(),
+            group: layer.activation_group(),
             activations: Arc::new(on_tokens(x, Preparation(layer))?),
         })
     }
@@ -53,8 +55,36 @@ impl PreparedInput {
         self.mode
     }
 
+    /// int8 activations that share a scale, if not all of a token do.
+    pub fn activation_group(&self) -> Option<GroupSize> {
+        self.group
+    }
+
+    /// Fails if int8 activations have other scales than one of the layers wants.
+    pub(crate) fn check_groups(&self, layers: &[&BitLinear]) -> Result<()> {
+        let int8 = ActivationMode::Int8;
+        let mut layers = layers.iter().filter(|layer| layer.activations() == int8);
+        match layers.find(|layer| layer.activation_group() != self.group) {
+            Some(layer) if self.mode == int8 => Err(Error::Msg(format!(
+                "activations prepared with a scale for {}, the layer has one for {}",
+                covered(self.group),
+                covered(layer.activation_group())
+            ))
+            .bt()),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn activations(&self) -> &PreparedActivations {
         &self.activations
+    }
+}
+
+/// What a scale of int8 activations covers, as a message has it.
+fn covered(group: Option<GroupSize>) -> String {
+    match group {
+        None => "each token".to_owned(),
+        Some(group) => format!("each {group} activations"),
     }
 }
 
@@ -68,7 +98,11 @@ impl Work for Preparation<'_> {
         let (linear, settings) = (self.0.linear(), self.0.settings);
         // As many steps as a product with one panel of rows takes.
         settings.run(macs([x.rows(), x.cols(), 64]), |ws| match settings.mode {
-            ActivationMode::Int8 => linear.prepare_int8(x, ws).map_err(Error::wrap),
+            ActivationMode::Int8 => match settings.activation_group {
+                None => linear.prepare_int8(x, ws),
+                Some(group) => linear.prepare_int8(Grouped(x, group), ws),
+            }
+            .map_err(Error::wrap),
             ActivationMode::F32 => {
                 let mut wide = Vec::new();
                 let x = T::widened(x, &mut wide)?;

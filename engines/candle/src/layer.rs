@@ -127,6 +127,30 @@ impl BitLinear {
         self
     }
 
+    /// The same layer with a scale for each so many int8 activations along K, or
+    /// with one a token, as unless said: see [`tritgemm::Grouped`]. A large value
+    /// then costs precision in its own group alone, and products take longer. f32
+    /// activations have no scales.
+    ///
+    /// ```
+    /// use candle_core::{Device, Module, Tensor};
+    /// use tritgemm::GroupSize;
+    /// use tritgemm_candle::BitLinear;
+    ///
+    /// let layer = BitLinear::quantize(&Tensor::ones((1, 64), candle_core::DType::F32, &Device::Cpu)?, None)?;
+    /// let mut x = vec![0.001f32; 64];
+    /// x[0] = 1000.0;
+    /// let x = Tensor::from_vec(x, (1, 64), &Device::Cpu)?;
+    /// assert_eq!(layer.forward(&x)?.to_vec2::<f32>()?, [[1000.0]]);
+    /// let grouped = layer.with_activation_group(Some(GroupSize::G32));
+    /// assert_eq!(grouped.forward(&x)?.to_vec2::<f32>()?, [[1000.032]]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn with_activation_group(mut self, group: Option<GroupSize>) -> Self {
+        self.settings.activation_group = group;
+        self
+    }
+
     /// The same layer on other threads.
     pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
         self.settings.parallelism = parallelism;
@@ -155,6 +179,11 @@ impl BitLinear {
     /// What activations are multiplied as.
     pub fn activations(&self) -> ActivationMode {
         self.settings.mode
+    }
+
+    /// int8 activations that share a scale, if not all of a token do.
+    pub fn activation_group(&self) -> Option<GroupSize> {
+        self.settings.activation_group
     }
 
     /// Which threads run it.
@@ -187,7 +216,8 @@ impl BitLinear {
     }
 
     /// Makes `x` `[.., K]`, f32, f16 or bf16 on the CPU device, ready once for
-    /// this layer and others of the same K, mode and [`group`](Self::group).
+    /// this layer and others of the same K, mode, [`group`](Self::group) and, with
+    /// int8 activations, [`activation_group`](Self::activation_group).
     ///
     /// # Errors
     /// If `x` has another last dimension or type, is not on the CPU, or, with
@@ -200,7 +230,8 @@ impl BitLinear {
     /// same bits as [`Module::forward`] on the tensor it was made of.
     ///
     /// # Errors
-    /// If the input was prepared for another K, mode or group size.
+    /// If the input was prepared for another K, mode or group size of the weights or
+    /// of the activations.
     pub fn forward_prepared(&self, x: &PreparedInput) -> Result<Tensor> {
         Self::forward_many_prepared(&[self], x).and_then(only)
     }
@@ -208,8 +239,8 @@ impl BitLinear {
     /// The outputs of `layers`, in order, for one input `x` `[.., K]`: the bits
     /// and the gradients of [`Module::forward`] of each.
     ///
-    /// All that run alike, with the same mode, threads and group size, share
-    /// one preparation of `x` and one parallel loop.
+    /// All that run alike, with the same mode, threads and group sizes of weights
+    /// and activations, share one preparation of `x` and one parallel loop.
     ///
     /// # Errors
     /// As [`Module::forward`] of each layer.
@@ -220,9 +251,10 @@ impl BitLinear {
     /// [`forward_many`](Self::forward_many) on an input that was prepared.
     ///
     /// # Errors
-    /// If the input was prepared for another K, mode or group size than one of
-    /// the layers has.
+    /// If the input was prepared for another K, mode or group size of the weights or
+    /// of the activations than one of the layers has.
     pub fn forward_many_prepared(layers: &[&BitLinear], x: &PreparedInput) -> Result<Vec<Tensor>> {
+        x.check_groups(layers)?;
         products(layers, x.tensor(), Some(x.activations()))
     }
 }

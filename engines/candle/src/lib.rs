@@ -11,6 +11,7 @@
 //! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`BitLinear::forward_many`], [`BitLinear::prepare`] |
 //! | run the experts of a mixture | [`BitExperts`] |
 //! | choose int8 or f32 activations, and threads | [`ActivationMode`], [`Parallelism`] |
+//! | scale int8 activations by groups along K | [`BitLinear::with_activation_group`] |
 //! | say that the weights are in the cache | [`BitLinear::with_weights_in_cache`] |
 //! | pin the kernels | [`tritgemm::pin`] |
 //!

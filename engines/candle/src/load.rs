@@ -46,7 +46,7 @@ pub enum LoadError {
     Experts(#[from] GemmError),
     /// Experts of a mixture run in different ways.
     #[error(
-        "expert {expert} has other activations, threads or `weights_in_cache` than expert 0, experts of one mixture run in one loop"
+        "expert {expert} has other activations, groups of them, threads or `weights_in_cache` than expert 0, experts of one mixture run in one loop"
     )]
     ExpertSettings {
         /// The first expert that differs.

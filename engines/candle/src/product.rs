@@ -5,7 +5,7 @@ use crate::op::Computed;
 use crate::settings::macs;
 use crate::{ActivationMode, BitLinear};
 use candle_core::{CpuStorage, Error, Result, Tensor};
-use tritgemm::{Linear, MatMut, MatRef, PreparedActivations, Workspace};
+use tritgemm::{Grouped, Linear, MatMut, MatRef, PreparedActivations, Workspace};
 
 /// The outputs of `layers`, in order, for one input, which may be prepared: one
 /// preparation and one loop for all that run alike.
@@ -83,7 +83,10 @@ impl Work for Products<'_> {
             let done = match (self.prepared, settings.mode) {
                 (Some(x), ActivationMode::Int8) => Linear::forward_many_int8(layers, x, ys, ws),
                 (Some(x), ActivationMode::F32) => Linear::forward_many_f32(layers, x, ys, ws),
-                (None, ActivationMode::Int8) => Linear::forward_many_int8(layers, x, ys, ws),
+                (None, ActivationMode::Int8) => match settings.activation_group {
+                    None => Linear::forward_many_int8(layers, x, ys, ws),
+                    Some(group) => Linear::forward_many_int8(layers, Grouped(x, group), ys, ws),
+                },
                 (None, ActivationMode::F32) => {
                     let mut wide = Vec::new();
                     Linear::forward_many_f32(layers, T::widened(x, &mut wide)?, ys, ws)

@@ -1,14 +1,15 @@
 //! How layers run.
 
 use crate::Parallelism;
-use tritgemm::{Options, Workspace};
+use tritgemm::{GroupSize, Options, Workspace};
 
 /// What activations are multiplied as.
 #[non_exhaustive]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ActivationMode {
     /// W1.58A8, as BitNet b1.58 infers (arXiv:2402.17764): every token is
-    /// quantised to int8 by its absolute maximum, the product is exact.
+    /// quantised to int8 by its absolute maximum, the product is exact. Or every
+    /// group of a token: [`BitLinear::with_activation_group`](crate::BitLinear::with_activation_group).
     #[default]
     Int8,
     /// f32 throughout; f16 and bf16 are widened.
@@ -19,6 +20,8 @@ pub enum ActivationMode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) mode: ActivationMode,
+    /// Of int8 activations.
+    pub(crate) activation_group: Option<GroupSize>,
     pub(crate) parallelism: Parallelism,
     pub(crate) weights_in_cache: bool,
 }

@@ -326,6 +326,10 @@ fn experts_are_alike() -> Result<()> {
         (base()?.with_activations(ActivationMode::F32), "expert 1"),
         (base()?.with_parallelism(Parallelism::Serial), "expert 1"),
         (base()?.with_weights_in_cache(true), "expert 1"),
+        (
+            base()?.with_activation_group(Some(GroupSize::G32)),
+            "groups of them",
+        ),
     ];
     for (other, message) in cases {
         let error = BitExperts::new(vec![base()?, other]).expect_err(message);
