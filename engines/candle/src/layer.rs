@@ -7,7 +7,7 @@ use crate::{ActivationMode, LoadError, Parallelism, PreparedInput};
 use candle_core::{Error, Module, Result, Tensor};
 use std::path::Path;
 use std::sync::Arc;
-use tritgemm::{Granularity, GroupSize, Linear, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, Linear, ModelFile, TernaryMatrix};
 
 /// What layers of one matrix share.
 #[derive(Debug)]
@@ -119,6 +119,31 @@ impl BitLinear {
     /// If the file cannot be read, is damaged, or has no scales.
     pub fn load(path: impl AsRef<Path>) -> std::result::Result<Self, LoadError> {
         Ok(Self::from(Linear::load(path)?))
+    }
+
+    /// A layer of a panel file of a model, by its name; it shares the file's
+    /// panels. The model may be mapped.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use tritgemm::{ModelFile, PanelFile};
+    /// use tritgemm_candle::BitLinear;
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("model.panels");
+    /// let up = BitLinear::quantize(&Tensor::randn(0f32, 1.0, (96, 64), &Device::Cpu)?, None)?;
+    /// ModelFile::save(&path, [("blk.0.ffn_up", &PanelFile::from(up.linear()))])?;
+    ///
+    /// let model = ModelFile::load(&path)?;
+    /// let layer = BitLinear::from_model(&model, "blk.0.ffn_up")?;
+    /// assert_eq!(layer.out_features(), 96);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If there is none of that name, or it is damaged or has no scales.
+    pub fn from_model(model: &ModelFile, name: &str) -> std::result::Result<Self, LoadError> {
+        Ok(Self::from(model.linear(name)?))
     }
 
     /// The same layer with int8 or f32 activations.

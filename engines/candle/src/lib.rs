@@ -7,6 +7,7 @@
 //! | load packed Hugging Face checkpoints, GGUF files | [`bit_linear_hf`], [`BitLinear::from_gguf`] |
 //! | make one of tensors | [`BitLinear::quantize`], [`BitLinear::from_packed`] |
 //! | make one of a matrix, a packed layer or a panel file | [`BitLinear::new`], [`BitLinear::from`], [`BitLinear::load`] |
+//! | load one of a model's panel file by its name | [`BitLinear::from_model`] |
 //! | run it | [`Module::forward`](candle_core::Module::forward) |
 //! | share one input among layers (Q, K and V; gate and up) | [`forward_many`], [`BitLinear::forward_many`], [`BitLinear::prepare`] |
 //! | run the experts of a mixture | [`BitExperts`] |
