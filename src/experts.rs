@@ -21,7 +21,8 @@ use crate::threads::{Stopped, Threads};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
 
-/// The experts of a mixture: linear layers with one M, one K and the same groups.
+/// The experts of a mixture: linear layers with one M, one K, the same groups and the same
+/// rotation.
 ///
 /// A router sends each token to some of them. [`prepare_int8`](Self::prepare_int8)
 /// quantises every token once and gathers for each expert those that it gets; the products
@@ -184,7 +185,8 @@ impl Experts {
     }
 
     /// As [`prepare_int8`](Self::prepare_int8), in the memory of activations that were
-    /// prepared before. Those have no experts after an error.
+    /// prepared before. Where the shapes or routes do not fit those stay as they are; after any
+    /// other error they have no experts.
     ///
     /// # Errors
     /// As [`prepare_int8`](Self::prepare_int8).
@@ -244,7 +246,8 @@ impl Experts {
     }
 
     /// As [`prepare_f32`](Self::prepare_f32), in the memory of activations that were
-    /// prepared before. Those have no experts after an error.
+    /// prepared before. Where the shapes or routes do not fit those stay as they are; after any
+    /// other error they have no experts.
     ///
     /// # Errors
     /// As [`prepare_f32`](Self::prepare_f32).

@@ -233,7 +233,8 @@ impl Linear {
     }
 
     /// One row of weights times their scales, without bias, into `y`, K values: a row of an
-    /// embedding whose matrix is the output layer's, too.
+    /// embedding whose matrix is the output layer's, too. Of a layer that rotates its input the
+    /// row is rotated: [`Rotation::invert`] turns it back.
     ///
     /// # Errors
     /// If there is no such row, or `y` has another length.
@@ -262,8 +263,8 @@ impl Linear {
 
     /// Activations `[tokens][K]` (f32, f16 or bf16) quantised to int8, each token by its
     /// absolute maximum or, of [`Grouped`](crate::Grouped) ones, each group of a token by its own, and made
-    /// ready once for this layer and for any other of the same K and
-    /// [`group`](Self::group).
+    /// ready once for this layer and for any other of the same K, [`group`](Self::group) and
+    /// [`rotation`](Self::rotation).
     ///
     /// # Errors
     /// If an activation is NaN or infinite, the backend that was asked for is not
@@ -279,8 +280,8 @@ impl Linear {
     }
 
     /// As [`prepare_int8`](Self::prepare_int8), in the memory of activations that were
-    /// prepared before: nothing is allocated where it is enough. Those have no tokens after
-    /// an error.
+    /// prepared before: nothing is allocated where it is enough. Where `x` has another
+    /// width those stay as they are; after any other error they have no tokens.
     ///
     /// # Errors
     /// As [`prepare_int8`](Self::prepare_int8).
@@ -313,8 +314,8 @@ impl Linear {
     }
 
     /// As [`prepare_f32`](Self::prepare_f32), in the memory of activations that were
-    /// prepared before: nothing is allocated where it is enough. Those have no tokens after
-    /// an error.
+    /// prepared before: nothing is allocated where it is enough. Where `x` has another
+    /// width those stay as they are; after any other error they have no tokens.
     ///
     /// # Errors
     /// As [`prepare_f32`](Self::prepare_f32).
@@ -356,7 +357,7 @@ impl Linear {
     ///
     /// # Errors
     /// As [`forward_int8`](Self::forward_int8), or if there are more or fewer outputs than
-    /// layers, or the layers differ in K or in their groups.
+    /// layers, or the layers differ in K, in their groups or in their rotation.
     pub fn forward_many_int8<O: Output>(
         layers: &[&Linear],
         x: impl Int8Input,
@@ -375,7 +376,8 @@ impl Linear {
     /// The f32 forward pass in the canonical order of summation: the same bits
     /// on every instruction set, for any number of tokens at once and any
     /// number of threads. A weight of 0 never touches its activation, so a NaN
-    /// there does not spread; a NaN in `y` is always `0x7fc00000`.
+    /// there does not spread, except over its block where the layer rotates its input; a NaN
+    /// in an f32 `y` is always `0x7fc00000`.
     ///
     /// `x` is a [`MatRef`], or [`PreparedActivations`] of f32, which keep the backend that
     /// they were prepared with.
@@ -398,7 +400,7 @@ impl Linear {
     ///
     /// # Errors
     /// As [`forward_f32`](Self::forward_f32), or if there are more or fewer outputs than
-    /// layers, or the layers differ in K or in their groups.
+    /// layers, or the layers differ in K, in their groups or in their rotation.
     pub fn forward_many_f32<O: Output>(
         layers: &[&Linear],
         x: impl F32Input,

@@ -90,9 +90,10 @@ fn layers_and_files_hand_out_what_they_were_made_of() {
     let scales = Scales::per_row((0..70).map(|v| v as f32).collect());
     let bias = vec![1.5; 70];
     let file = PanelFile::new(panels.clone(), Some(scales.clone()), Some(bias.clone()));
-    let (found, found_scales, found_bias) = file.expect("a file").into_parts();
+    let (found, found_scales, found_bias, found_rotation) = file.expect("a file").into_parts();
     assert_eq!(found.as_bytes(), panels.as_bytes());
     assert_eq!((found_scales, found_bias), (Some(scales), Some(bias)));
+    assert_eq!(found_rotation, None);
     // The bytes themselves, of whatever storage.
     let copy = Panels::from_bytes(panels.as_bytes().to_vec(), 70, 9).expect("panels");
     for panels in [panels, copy] {

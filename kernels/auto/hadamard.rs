@@ -1,6 +1,7 @@
 //! The Walsh-Hadamard transform of blocks, by additions and subtractions and one scaling.
 
 use crate::kernels::auto::float::Float;
+use crate::kernels::auto::scale::canonical;
 use crate::kernels::auto::transpose::{SQUARE, square_f32};
 use multiversion::multiversion;
 
@@ -54,7 +55,7 @@ pub fn transform(x: &mut [f32], block: usize, scale: f32) {
             distance *= 2;
         }
         for x in x {
-            *x *= scale;
+            *x = canonical(*x * scale);
         }
     }
 }

@@ -12,8 +12,9 @@ use multiversion::multiversion;
 /// The NaN that results hold.
 pub const NAN: f32 = f32::from_bits(0x7fc0_0000);
 
+/// `y`, or the one NaN.
 #[inline(always)]
-fn canonical(y: f32) -> f32 {
+pub fn canonical(y: f32) -> f32 {
     if y.is_nan() { NAN } else { y }
 }
 

@@ -145,9 +145,9 @@ impl PanelFile {
         self.bias.as_deref()
     }
 
-    /// Panels, scales and bias; [`rotation`](Self::rotation) is apart.
-    pub fn into_parts(self) -> (Panels, Option<Scales>, Option<Vec<f32>>) {
-        (self.panels, self.scales, self.bias)
+    /// Panels, scales, bias and rotation.
+    pub fn into_parts(self) -> (Panels, Option<Scales>, Option<Vec<f32>>, Option<Rotation>) {
+        (self.panels, self.scales, self.bias, self.rotation)
     }
 
     /// Writes the file's bytes.

@@ -7,6 +7,7 @@ use crate::panel_file::header::{HEADER, MAGIC, check_magic, version};
 use crate::panel_file::{PanelFile, Verify, save};
 use crate::panels::PanelBytes;
 use core::ops::Range;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -152,8 +153,10 @@ pub struct ModelWriter<W> {
     /// Where the file starts in `out`, and bytes of it so far.
     start: u64,
     len: u64,
-    names: Vec<String>,
+    names: HashSet<String>,
     index: Vec<u8>,
+    /// A matrix is written in part: there is no whole file to come.
+    broken: bool,
 }
 
 impl<W: Write + Seek> ModelWriter<W> {
@@ -169,33 +172,46 @@ impl<W: Write + Seek> ModelWriter<W> {
             out,
             start,
             len: START as u64,
-            names: Vec::new(),
+            names: HashSet::new(),
             index: Vec::new(),
+            broken: false,
         })
     }
 
     /// Adds a matrix.
     ///
     /// # Errors
-    /// If there is one of that name already, or `out` gives an error.
+    /// If there is one of that name already, or `out` gives an error, after which there is no
+    /// finishing the file.
     pub fn add(&mut self, name: &str, matrix: &PanelFile) -> Result<(), PanelFileError> {
-        if self.names.iter().any(|its| its == name) {
+        let io = |e| PanelFileError::io(Path::new(name), e);
+        if self.names.contains(name) {
             return Err(PanelFileError::NameTwice { name: name.into() });
         }
-        self.write(name, matrix)
-            .map_err(|e| PanelFileError::io(Path::new(name), e))?;
-        self.names.push(name.into());
+        let too_long = |_| io(io::ErrorKind::InvalidInput.into());
+        let name_len = u32::try_from(name.len()).map_err(too_long)?;
+        self.whole().map_err(io)?;
+        self.broken = true;
+        self.write(name, name_len, matrix).map_err(io)?;
+        self.broken = false;
+        self.names.insert(name.into());
         Ok(())
     }
 
-    fn write(&mut self, name: &str, matrix: &PanelFile) -> io::Result<()> {
+    fn whole(&self) -> io::Result<()> {
+        match self.broken {
+            true => Err(io::Error::other("a matrix was not written to its end")),
+            false => Ok(()),
+        }
+    }
+
+    fn write(&mut self, name: &str, name_len: u32, matrix: &PanelFile) -> io::Result<()> {
         let offset = self.len.next_multiple_of(START as u64);
         let padding = [0; START];
         self.out
             .write_all(&padding[..(offset - self.len) as usize])?;
         matrix.write_to(&mut self.out)?;
         self.len = self.out.stream_position()? - self.start;
-        let name_len = u32::try_from(name.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.index.extend(name_len.to_le_bytes());
         self.index.extend(name.as_bytes());
         self.index.extend(offset.to_le_bytes());
@@ -206,8 +222,9 @@ impl<W: Write + Seek> ModelWriter<W> {
     /// Writes the index and the header, and gives `out` back, at the end of the file.
     ///
     /// # Errors
-    /// If `out` gives one.
+    /// If `out` gives one, or gave one before.
     pub fn finish(mut self) -> io::Result<W> {
+        self.whole()?;
         self.out.write_all(&self.index)?;
         let len = self.index.len() as u64;
         let header = header(
@@ -301,6 +318,7 @@ fn entries(
     before: &[u8],
 ) -> Result<Vec<(String, Range<usize>)>, PanelFileError> {
     let mut all: Vec<(String, Range<usize>)> = Vec::new();
+    let mut names = HashSet::new();
     let mut end = START;
     while !index.is_empty() {
         let wrong = |what| PanelFileError::Entry {
@@ -324,13 +342,13 @@ fn entries(
             .ok()
             .and_then(|len| Some(start..start.checked_add(len)?));
         let range = range
-            .filter(|range| range.end <= before.len())
-            .ok_or(wrong("its matrix does not end before the index"))?;
+            .filter(|range| range.len() >= HEADER && range.end <= before.len())
+            .ok_or(wrong("its matrix is not whole before the index"))?;
         if before[end..start].iter().any(|&byte| byte != 0) {
             return Err(wrong("what lies before its matrix is not zeros"));
         }
         end = range.end;
-        if all.iter().any(|(its, _)| its == name) {
+        if !names.insert(name) {
             return Err(PanelFileError::NameTwice { name: name.into() });
         }
         all.push((name.into(), range));

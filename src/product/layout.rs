@@ -7,7 +7,7 @@ use crate::product::plan::{LAYOUT_SPAN, groups, strips};
 use crate::view::MatRef;
 use core::ops::Range;
 
-/// TokenRows of activations: all rows of a matrix, or those of some numbers.
+/// Tokens of activations: all rows of a matrix, or those of some numbers.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenRows<'a, X> {
     x: MatRef<'a, X>,
@@ -94,7 +94,7 @@ fn copy<X: Element>(
     }
 }
 
-/// TokenRows to lanes: `xt[k][lane]`.
+/// Tokens to lanes: `xt[k][lane]`.
 fn transpose<X: Element>(x: TokenRows<'_, X>, tokens: Range<usize>, lanes: usize, xt: &mut [X]) {
     let k = x.cols();
     let span = LAYOUT_SPAN / (lanes * size_of::<X>());

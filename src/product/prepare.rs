@@ -71,7 +71,7 @@ impl<X: Element> Prepared<X> {
         self.split
     }
 
-    /// TokenRows that are few.
+    /// Tokens that are few.
     pub(crate) fn few_tokens(&self) -> usize {
         self.tokens - self.split.many()
     }

@@ -2,7 +2,7 @@
 
 use crate::Dir;
 use std::io::Cursor;
-use tritgemm::{Linear, ModelFile, ModelWriter, PanelFile, PanelFileError, Verify};
+use tritgemm::{Linear, ModelFile, ModelWriter, PanelFile, PanelFileError, Rotation, Verify};
 use tritgemm_testing::bits;
 use tritgemm_testing::case::{Case, GRANULARITIES, Shape};
 
@@ -17,7 +17,12 @@ fn layers() -> Vec<(String, Linear)> {
                 bias: m % 2 == 0,
                 ..Shape::new(m, k, 1)
             };
-            (format!("blk.{m}.größe"), Case::new(shape).layer)
+            let mut layer = Case::new(shape).layer;
+            if k == 300 {
+                let rotation = Rotation::new(4, Some(&[-1; 300])).expect("a rotation");
+                layer = layer.with_rotation(rotation).expect("whole blocks");
+            }
+            (format!("blk.{m}.größe"), layer)
         });
     cases.collect()
 }
@@ -37,6 +42,7 @@ fn assert_same(a: &Linear, b: &Linear) {
         [b.in_features(), b.out_features()]
     );
     assert_eq!(a.scales(), b.scales());
+    assert_eq!(a.rotation(), b.rotation());
     assert_eq!(a.bias().map(bits), b.bias().map(bits));
 }
 
@@ -134,7 +140,7 @@ fn indexes_that_lie_are_errors() {
     let place = at + 4 + name_len;
     let second = place + 16;
     type Lie<'a> = (&'a dyn Fn(&mut Vec<u8>), &'a str);
-    let cases: [Lie<'_>; 9] = [
+    let cases: [Lie<'_>; 10] = [
         (
             &|b| b.truncate(b.len() - 1),
             "entry 1 of the index: it is cut",
@@ -143,6 +149,7 @@ fn indexes_that_lie_are_errors() {
         (&|b| b[at + 4] = 0xff, "not UTF-8"),
         (&|b| b[place] = 0, "next multiple of 64"),
         (&|b| b[place + 8..place + 16].fill(0xff), "before the index"),
+        (&|b| b[place + 8..place + 16].fill(0), "before the index"),
         (&|b| b[place + 8] -= 1, "not zeros"),
         (&|b| b.truncate(second), "offset of the index"),
         (&|b| b[16] = 3, "number of matrices"),

@@ -12,12 +12,11 @@ pub fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<Model<'a>> {
     let file = ModelFile::from_bytes(bytes.to_vec(), Verify::Full)?;
     let (mut matrices, mut others) = (Vec::new(), Vec::new());
     for name in file.names() {
-        let matrix_file = file.get(name)?;
+        let (panels, scales, bias, rotation) = file.get(name)?.into_parts();
         ensure!(
-            matrix_file.rotation().is_none(),
+            rotation.is_none(),
             "matrix `{name}` has a rotated input, which no other format here can say"
         );
-        let (panels, scales, bias) = matrix_file.into_parts();
         let scales = scales.context("the panel file holds no scales")?;
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = match name {

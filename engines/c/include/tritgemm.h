@@ -175,8 +175,8 @@ typedef struct {
     size_t stride;
     // A tritgemm_float.
     int32_t type;
-    // Whether they are added to what is there, in f32.
-    bool add;
+    // 0, or not 0 to add them to what is there, in f32.
+    int32_t add;
 } tritgemm_output;
 
 #ifdef __cplusplus
@@ -487,6 +487,9 @@ size_t tritgemm_linear_cols(const tritgemm_linear *linear);
 // Activations that are prepared for the layer need to know.
 size_t tritgemm_linear_group(const tritgemm_linear *linear);
 
+// Values of a block in which the layer rotates its inputs, or 0 if it does not.
+size_t tritgemm_linear_rotated_block(const tritgemm_linear *linear);
+
 // The layer's panels; they share its memory.
 tritgemm_status tritgemm_linear_panels(const tritgemm_linear *linear,
                                        tritgemm_panels **out);
@@ -564,8 +567,8 @@ tritgemm_status tritgemm_linear_prepare_int8(const tritgemm_linear *linear,
 
 // As tritgemm_linear_prepare_int8(), in the memory of `prepared`, which may have been for
 // any other activations: from the second time on nothing is allocated where it is enough.
-// While another call uses them it fails with TRITGEMM_BUSY. They have no tokens after any
-// other error.
+// While another call uses them it fails with TRITGEMM_BUSY. After an error of
+// `x` itself they have no tokens.
 tritgemm_status tritgemm_linear_prepare_int8_into(const tritgemm_linear *linear,
                                                   size_t tokens,
                                                   int32_t x_type,
@@ -633,7 +636,7 @@ tritgemm_status tritgemm_linear_forward_many(const tritgemm_linear *const *layer
                                              tritgemm_workspace *workspace);
 
 // Experts of `count` layers, in the order of the router's numbers; they share the layers'
-// memory.
+// panels.
 tritgemm_status tritgemm_experts_create(const tritgemm_linear *const *layers,
                                         size_t count,
                                         tritgemm_experts **out);

@@ -322,6 +322,12 @@ public:
 
     void save(const std::string &path) const { check(tritgemm_linear_save(get(), path.c_str())); }
 
+    /// Rotates inputs in blocks, with a sign for each of K or none.
+    Linear with_rotation(std::size_t block, Span<const std::int8_t> signs = {}) const {
+        return Linear(make<tritgemm_linear>(tritgemm_linear_with_rotation, get(), block,
+                                            signs.data(), signs.size()));
+    }
+
     /// A row of weights times their scales, K values.
     void unpack_row(std::size_t row, Span<float> y) const {
         check(tritgemm_linear_unpack_row(get(), row, y.data(), y.size()));

@@ -24,7 +24,7 @@ fn size(message: String) -> Error {
 pub(crate) type Span = Range<usize>;
 
 /// The addresses of `len` elements at `ptr`, if they can be.
-fn span<T>(what: &str, ptr: *const T, len: usize) -> Result<Span, Error> {
+pub(crate) fn span<T>(what: &str, ptr: *const T, len: usize) -> Result<Span, Error> {
     let start = ptr.addr();
     let bytes = len.checked_mul(size_of::<T>());
     let bytes = bytes.filter(|&bytes| bytes <= isize::MAX as usize);

@@ -22,7 +22,7 @@ pub struct Routed(Shared<RoutedActivations>);
 impl Number for usize {}
 
 /// Experts of `count` layers, in the order of the router's numbers; they share the layers'
-/// memory.
+/// panels.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_experts_create(
     layers: *const *const Linear,
@@ -197,7 +197,7 @@ unsafe fn combine(
         len,
         stride,
         r#type: Float::TritgemmF32 as i32,
-        add: true,
+        add: 1,
     };
     let shape = [tokens, experts.out_features()];
     // SAFETY: the caller's preconditions; the output overlaps nothing that is read.

@@ -118,6 +118,13 @@ pub unsafe extern "C" fn tritgemm_linear_group(linear: *const Linear) -> usize {
     unsafe { size(linear, |l| l.0.group().map_or(0, |group| group.len())) }
 }
 
+/// Values of a block in which the layer rotates its inputs, or 0 if it does not.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_linear_rotated_block(linear: *const Linear) -> usize {
+    // SAFETY: precondition 2.
+    unsafe { size(linear, |l| l.0.rotation().map_or(0, Rotation::block)) }
+}
+
 /// The layer's panels; they share its memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_panels(

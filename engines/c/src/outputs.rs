@@ -1,6 +1,6 @@
 //! Products of several layers in one loop, into outputs of any type.
 
-use crate::buffer::{Rows, reads_slice, zeros};
+use crate::buffer::{Rows, reads_slice, span, zeros};
 use crate::handle::{borrow, null};
 use crate::linear::Linear;
 use crate::prepared::{Path, Prepared};
@@ -23,8 +23,8 @@ pub struct Output {
     pub stride: usize,
     /// A tritgemm_float.
     pub r#type: i32,
-    /// Whether they are added to what is there, in f32.
-    pub add: bool,
+    /// 0, or not 0 to add them to what is there, in f32.
+    pub add: i32,
 }
 
 /// Layers that share a loop.
@@ -35,6 +35,7 @@ const MOST: usize = 16;
 /// # Safety
 /// Precondition 1 of the crate's documentation.
 pub(crate) unsafe fn array<'a, T>(what: &str, ptr: *const T, len: usize) -> Result<&'a [T], Error> {
+    span(what, ptr, len)?;
     match len {
         0 => Ok(&[]),
         _ if ptr.is_null() => Err(null(what)),
@@ -71,7 +72,7 @@ pub unsafe extern "C" fn tritgemm_linear_forward_many(
         };
         if outputs
             .iter()
-            .any(|y| (y.r#type, y.add) != (first.r#type, first.add))
+            .any(|y| (y.r#type, y.add != 0) != (first.r#type, first.add != 0))
         {
             let text = "outputs of one call have one type, and all or none are added to";
             return Err(Error::new(Status::TritgemmInvalidArgument, text));
@@ -151,7 +152,7 @@ pub(crate) unsafe fn into_outputs<T: product::Output>(
     workspace: *mut Workspace,
     run: impl FnOnce(Ys<'_, '_, T>, &mut tritgemm::Workspace) -> Result<(), GemmError>,
 ) -> Result<(), Error> {
-    let (count, add) = (outputs.len(), outputs[0].add);
+    let (count, add) = (outputs.len(), outputs[0].add != 0);
     let at = |i: usize| rows::<T>(&outputs[i], shape(i));
     let staged = (0..count).try_fold(0_usize, |sum, i| {
         Ok::<_, Error>(sum.saturating_add(at(i)?.staged_len()))

@@ -107,8 +107,8 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
 
 /// As tritgemm_linear_prepare_int8(), in the memory of `prepared`, which may have been for
 /// any other activations: from the second time on nothing is allocated where it is enough.
-/// While another call uses them it fails with TRITGEMM_BUSY. They have no tokens after any
-/// other error.
+/// While another call uses them it fails with TRITGEMM_BUSY. After an error of
+/// `x` itself they have no tokens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tritgemm_linear_prepare_int8_into(
     linear: *const Linear,

@@ -471,7 +471,7 @@ fn outputs_and_routes() {
         len: N * M,
         stride: M,
         r#type: float,
-        add: false,
+        add: 0,
     };
     // SAFETY: buffers with their lengths, handles that live or are null.
     unsafe {

@@ -364,7 +364,7 @@ fn output<T>(values: &mut [T], stride: usize, float: Float, add: bool) -> Output
         len: values.len(),
         stride,
         r#type: float as i32,
-        add,
+        add: add.into(),
     }
 }
 
@@ -581,6 +581,10 @@ fn rotated_inputs() {
             ));
             y
         };
+        assert_eq!(
+            [l, rotated].map(|l| tritgemm_linear_rotated_block(l)),
+            [0, 4]
+        );
         assert_eq!(forward(rotated, x), forward(l, turned.as_ptr()));
         let mut none = std::ptr::null_mut();
         let status = with(l, 3, std::ptr::null(), 0, &mut none);
