@@ -127,7 +127,7 @@ def test_scales_per_group(rng, group):
             tritgemm.linear(prepared, packed), tritgemm.linear(x, packed, activations=path)
         )
     ungrouped = tritgemm.Linear(tritgemm.Packed.from_trits(trits))
-    with pytest.raises(tritgemm.TritgemmError, match="prepared for groups of None"):
+    with pytest.raises(tritgemm.TritgemmError, match="prepared for no groups"):
         tritgemm.linear(ungrouped.prepare_f32(x), packed)
     values, token_scales = tritgemm.quantize_activations(x)
     prepared = tritgemm.PreparedActivations.from_int8(values, token_scales, group=group)
