@@ -2,14 +2,16 @@
 
 use crate::arrays::{Input, Named, Tokens};
 use crate::errors::Error;
-use crate::options::{Path, group_size};
+use crate::options::{Path, Quantization, group_size};
 use crate::pool::run;
-use crate::product::check_width;
+use crate::product::{check_width, options};
 use crate::quant::{ForFloat, for_float};
 use crate::shared::Shared;
 use pyo3::prelude::*;
 use std::sync::RwLockReadGuard;
-use tritgemm::{Activation, GemmError, Linear, MatRef, PreparedActivations as Core, Workspace};
+use tritgemm::{
+    Activation, GemmError, Grouped, Linear, MatRef, PreparedActivations as Core, Workspace,
+};
 
 /// Activations made ready once for any number of weights with the same K, as Q,
 /// K and V, or gate and up, have.
@@ -73,8 +75,15 @@ impl PreparedActivations {
         layer: &Linear,
         x: &Bound<'py, PyAny>,
         into: Option<&Bound<'py, Self>>,
+        how: Quantization,
     ) -> Result<Bound<'py, Self>, Error> {
-        for_float(py, "x", "[N, K] or [K]", x, Quantize { layer, x, into })
+        let quantize = Quantize {
+            layer,
+            x,
+            into,
+            how,
+        };
+        for_float(py, "x", "[N, K] or [K]", x, quantize)
     }
 
     /// For the f32 path of a layer.
@@ -96,6 +105,7 @@ struct Quantize<'a, 'py> {
     layer: &'a Linear,
     x: &'a Bound<'py, PyAny>,
     into: Option<&'a Bound<'py, PreparedActivations>>,
+    how: Quantization,
 }
 
 impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
@@ -103,9 +113,14 @@ impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
 
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
         let (layer, x) = (self.layer, Input::<T>::new("x", "[N, K] or [K]", self.x)?);
+        let Quantization { group, non_finite } = self.how;
         check_width(x.cols(), layer.panels())?;
         PreparedActivations::prepare(py, (Path::Int8, &x), self.into, |x, core, ws| {
-            layer.prepare_int8_into(x, core, ws)
+            ws.set_options(options(false).non_finite(non_finite));
+            match group {
+                None => layer.prepare_int8_into(x, core, ws),
+                Some(group) => layer.prepare_int8_into(Grouped(x, group), core, ws),
+            }
         })
     }
 }
@@ -123,7 +138,7 @@ impl PreparedActivations {
         token_scales: Option<&Bound<'py, PyAny>>,
         group: Option<usize>,
     ) -> Result<Bound<'py, Self>, Error> {
-        let group = group.map(group_size).transpose()?;
+        let group = group.map(|len| group_size("group", len)).transpose()?;
         let x = Input::<i8>::new("x", "[N, K] or [K]", x)?;
         let scales = match token_scales {
             None => vec![1.0; x.rows()],

@@ -4,6 +4,7 @@ use crate::arrays::{Input, Named, Output, Tokens};
 use crate::errors::Error;
 use crate::forward::{layers, only};
 use crate::indices::indices;
+use crate::options::Quantization;
 use crate::outputs::{Outputs, Pass};
 use crate::pool::run;
 use crate::product::{Made, options};
@@ -11,7 +12,7 @@ use crate::quant::{ForFloat, for_float};
 use crate::shared::Shared;
 use pyo3::prelude::*;
 use tritgemm::{
-    Activation, Experts as Core, GemmError, GroupSize, MatMut, MatRef, Output as Target,
+    Activation, Experts as Core, GemmError, GroupSize, Grouped, MatMut, MatRef, Output as Target,
     RoutedActivations as Routed, Routes, Workspace,
 };
 
@@ -114,11 +115,21 @@ impl<'py> Route<'_, 'py> {
     }
 }
 
-impl<'py> ForFloat<'py> for Route<'_, 'py> {
+/// What is prepared, quantised.
+struct Quantize<'a, 'py>(Route<'a, 'py>, Quantization);
+
+impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
     type Output = Bound<'py, RoutedActivations>;
 
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
-        self.prepare::<T>(py, Core::prepare_int8_into::<T>)
+        let Self(route, Quantization { group, non_finite }) = self;
+        route.prepare::<T>(py, |experts, x, routes, into, ws| {
+            ws.set_options(options(false).non_finite(non_finite));
+            match group {
+                None => experts.prepare_int8_into(x, routes, into, ws),
+                Some(group) => experts.prepare_int8_into(Grouped(x, group), routes, into, ws),
+            }
+        })
     }
 }
 
@@ -191,7 +202,9 @@ impl Experts {
     /// the tokens' numbers go to expert 0, those after them to expert 1, and so on. A
     /// token may go to any number of experts. `into` is prepared again, in its memory,
     /// and returned; what it held is gone. It has no rows after a QuantizationError.
-    #[pyo3(signature = (x, tokens, counts, *, into = None))]
+    /// `x_group` and `non_finite` as in Linear.forward_int8.
+    #[pyo3(signature = (x, tokens, counts, *, into = None, x_group = None, non_finite = "error"))]
+    #[allow(clippy::too_many_arguments)] // Python's keywords.
     fn prepare_int8<'py>(
         &self,
         py: Python<'py>,
@@ -199,9 +212,12 @@ impl Experts {
         tokens: &Bound<'py, PyAny>,
         counts: &Bound<'py, PyAny>,
         into: Option<&Bound<'py, RoutedActivations>>,
+        x_group: Option<usize>,
+        non_finite: &str,
     ) -> Result<Bound<'py, RoutedActivations>, Error> {
+        let how = Quantization::parse(x_group, non_finite)?;
         let route = self.route(x, [tokens, counts], into)?;
-        for_float(py, "x", "[N, K]", x, route)
+        for_float(py, "x", "[N, K]", x, Quantize(route, how))
     }
 
     /// As prepare_int8, of float32 x for the f32 pass: nothing is quantised.

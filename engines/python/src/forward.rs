@@ -4,13 +4,15 @@ use crate::activations::PreparedActivations;
 use crate::arrays::{Input, Named, Tokens, describe, items};
 use crate::errors::Error;
 use crate::linear::Linear as Layer;
-use crate::options::Path;
+use crate::options::{Path, Quantization};
 use crate::outputs::{Outputs, Pass};
 use crate::packed::{self, Packed};
 use crate::product::{Made, check_width, options, size};
 use crate::quant::{ForFloat, for_float};
 use pyo3::prelude::*;
-use tritgemm::{Activation, F32Input, GemmError, Int8Input, Linear, Output as Target, Workspace};
+use tritgemm::{
+    Activation, F32Input, GemmError, Grouped, Int8Input, Linear, Output as Target, Workspace,
+};
 
 /// The shape of activations.
 const SHAPE: &str = "[N, K] or [K]";
@@ -21,6 +23,8 @@ pub struct Forward<'a, 'py> {
     pub layers: &'a [&'a Linear],
     pub outputs: Outputs<'py>,
     pub weights_in_cache: bool,
+    /// Of what is not prepared, by the int8 pass.
+    pub quantization: Quantization,
 }
 
 /// The int8 pass of layers on activations.
@@ -48,6 +52,9 @@ impl<'a, 'py> Forward<'a, 'py> {
     /// The int8 pass.
     pub fn int8(self, x: &Bound<'py, PyAny>) -> AllMade<'py> {
         match x.cast::<PreparedActivations>() {
+            Ok(_) if self.quantization.group.is_some() => Err(Error::other(
+                "x_group: expected None for PreparedActivations, which have groups already",
+            )),
             Ok(x) => {
                 let (ready, layers) = (x.get().read()?, self.layers);
                 self.run(&ready.tokens(), Int8(layers, &ready.core))
@@ -92,7 +99,8 @@ impl<'a, 'py> Forward<'a, 'py> {
         let cols: Vec<usize> = self.layers.iter().map(|l| l.out_features()).collect();
         let sizes = self.layers.iter().map(|l| size(l.panels(), x.rows));
         let size = sizes.fold(0, usize::saturating_add);
-        let how = (size, options(self.weights_in_cache));
+        let options = options(self.weights_in_cache).non_finite(self.quantization.non_finite);
+        let how = (size, options);
         self.outputs.fill(self.py, (x, &cols), how, pass)
     }
 }
@@ -107,8 +115,14 @@ impl<'py> ForFloat<'py> for OfFloat<'_, 'py> {
 
     fn call<T: Activation + Named>(self, _: Python<'py>) -> Result<Self::Output, Error> {
         let x = Input::<T>::new("x", SHAPE, self.x)?;
-        let layers = self.forward.layers;
-        self.forward.run(&x.tokens(), Int8(layers, x.view()?))
+        let (layers, tokens, view) = (self.forward.layers, x.tokens(), x.view()?);
+        match self.forward.quantization.group {
+            None => self.forward.run(&tokens, Int8(layers, view)),
+            Some(group) => {
+                let pass = Int8(layers, Grouped(view, group));
+                self.forward.run(&tokens, pass)
+            }
+        }
     }
 }
 
@@ -134,7 +148,7 @@ fn many<'py>(
     py: Python<'py>,
     layers: &Bound<'py, PyAny>,
     outputs: Outputs<'py>,
-    weights_in_cache: bool,
+    (weights_in_cache, quantization): (bool, Quantization),
     pass: impl FnOnce(Forward<'_, 'py>) -> AllMade<'py>,
 ) -> AllMade<'py> {
     let layers = self::layers(layers)?;
@@ -144,6 +158,7 @@ fn many<'py>(
         layers: &layers,
         outputs,
         weights_in_cache,
+        quantization,
     })
 }
 
@@ -154,9 +169,14 @@ fn many<'py>(
 /// which have one K and one group size. `x` is float32, float16 or bfloat16 [N, K]
 /// or [K], or PreparedActivations of prepare_int8. `out` is a sequence of arrays, one
 /// a layer, all float32, float16 or bfloat16, apart from x and from each other.
-/// `add` as in Linear.forward_int8, `weights_in_cache` as in gemm_i8.
+/// `add`, `x_group` and `non_finite` as in Linear.forward_int8, `weights_in_cache` as in
+/// gemm_i8.
 #[pyfunction]
-#[pyo3(signature = (layers, x, *, out = None, add = false, weights_in_cache = false))]
+#[pyo3(signature = (
+    layers, x, *, out = None, add = false, weights_in_cache = false, x_group = None,
+    non_finite = "error"
+))]
+#[allow(clippy::too_many_arguments)] // Python's keywords.
 pub fn forward_many_int8<'py>(
     py: Python<'py>,
     layers: &Bound<'py, PyAny>,
@@ -164,9 +184,12 @@ pub fn forward_many_int8<'py>(
     out: Option<&Bound<'py, PyAny>>,
     add: bool,
     weights_in_cache: bool,
+    x_group: Option<usize>,
+    non_finite: &str,
 ) -> AllMade<'py> {
     let outputs = Outputs::many(out, add)?;
-    many(py, layers, outputs, weights_in_cache, |f| f.int8(x))
+    let how = (weights_in_cache, Quantization::parse(x_group, non_finite)?);
+    many(py, layers, outputs, how, |f| f.int8(x))
 }
 
 /// Linear.forward_f32 of several layers on one input (float32 [N, K] or [K], or
@@ -182,7 +205,8 @@ pub fn forward_many_f32<'py>(
     weights_in_cache: bool,
 ) -> AllMade<'py> {
     let outputs = Outputs::many(out, add)?;
-    many(py, layers, outputs, weights_in_cache, |f| f.f32(x))
+    let how = (weights_in_cache, Quantization::default());
+    many(py, layers, outputs, how, |f| f.f32(x))
 }
 
 /// y = x weights^T, times the scales, plus the bias: float32 [N, M].
@@ -209,6 +233,7 @@ pub fn linear<'py>(
             layers: &[layer],
             outputs,
             weights_in_cache,
+            quantization: Quantization::default(),
         };
         only(forward.by(activations, x))
     };

@@ -3,6 +3,7 @@
 use crate::activations::PreparedActivations;
 use crate::errors::Error;
 use crate::forward::{Forward, only};
+use crate::options::Quantization;
 use crate::outputs::Outputs;
 use crate::packed::{self, Packed};
 use crate::product::Made;
@@ -38,7 +39,18 @@ impl Linear {
     /// `out` is written to and returned: float32, float16 or bfloat16 [N, M], not
     /// overlapping x. Results are rounded to its type once. With `add` they are added
     /// to it, in float32. `weights_in_cache` as in gemm_i8.
-    #[pyo3(signature = (x, *, out = None, add = false, weights_in_cache = false))]
+    ///
+    /// With `x_group` 32, 64, 128 or 256, each group of so many values along K has a
+    /// scale of its own, instead of the whole token: a large value costs precision in its
+    /// group alone, and small groups take longer. A NaN or an infinity in x raises
+    /// QuantizationError. With non_finite="propagate" all outputs of its token are NaN
+    /// instead. PreparedActivations are as prepare_int8 was told; `x_group` is not for
+    /// them.
+    #[pyo3(signature = (
+        x, *, out = None, add = false, weights_in_cache = false, x_group = None,
+        non_finite = "error"
+    ))]
+    #[allow(clippy::too_many_arguments)] // Python's keywords.
     fn forward_int8<'py>(
         &self,
         py: Python<'py>,
@@ -46,12 +58,15 @@ impl Linear {
         out: Option<&Bound<'py, PyAny>>,
         add: bool,
         weights_in_cache: bool,
+        x_group: Option<usize>,
+        non_finite: &str,
     ) -> Made<'py> {
         let forward = Forward {
             py,
             layers: &[&self.core],
             outputs: Outputs::one(out, add)?,
             weights_in_cache,
+            quantization: Quantization::parse(x_group, non_finite)?,
         };
         only(forward.int8(x))
     }
@@ -74,6 +89,7 @@ impl Linear {
             layers: &[&self.core],
             outputs: Outputs::one(out, add)?,
             weights_in_cache,
+            quantization: Quantization::default(),
         };
         only(forward.f32(x))
     }
@@ -82,15 +98,19 @@ impl Linear {
     /// forward_int8 of this layer and of others with the same K and group size.
     ///
     /// `into` is prepared again, in its memory, and returned; what it held is gone.
-    /// It has no tokens after a QuantizationError.
-    #[pyo3(signature = (x, *, into = None))]
+    /// It has no tokens after a QuantizationError. `x_group` and `non_finite` as in
+    /// forward_int8.
+    #[pyo3(signature = (x, *, into = None, x_group = None, non_finite = "error"))]
     fn prepare_int8<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         into: Option<&Bound<'py, PreparedActivations>>,
+        x_group: Option<usize>,
+        non_finite: &str,
     ) -> Result<Bound<'py, PreparedActivations>, Error> {
-        PreparedActivations::int8(py, &self.core, x, into)
+        let how = Quantization::parse(x_group, non_finite)?;
+        PreparedActivations::int8(py, &self.core, x, into, how)
     }
 
     /// As prepare_int8, of float32 x for forward_f32.

@@ -2,7 +2,7 @@
 
 use crate::errors::Error;
 use pyo3::prelude::*;
-use tritgemm::{Granularity, GroupSize};
+use tritgemm::{Granularity, GroupSize, NonFinite};
 
 /// Which path the activations take.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -35,22 +35,48 @@ impl Path {
     }
 }
 
-/// A group size: 64, 128 or 256.
-pub fn group_size(len: usize) -> Result<GroupSize, Error> {
+/// A group size: 32, 64, 128 or 256. `name` is the argument's.
+pub fn group_size(name: &str, len: usize) -> Result<GroupSize, Error> {
     GroupSize::from_len(len)
-        .ok_or_else(|| Error::other(format!("group: expected 64, 128 or 256, got {len}")))
+        .ok_or_else(|| Error::other(format!("{name}: expected 32, 64, 128 or 256, got {len}")))
+}
+
+/// How activations become int8.
+#[derive(Clone, Copy, Default)]
+pub struct Quantization {
+    /// Values of a token that share a scale, if not all do.
+    pub group: Option<GroupSize>,
+    /// What becomes of a NaN or an infinity.
+    pub non_finite: NonFinite,
+}
+
+impl Quantization {
+    /// From `x_group` and `"error"` or `"propagate"`.
+    pub fn parse(x_group: Option<usize>, non_finite: &str) -> Result<Self, Error> {
+        let group = x_group.map(|len| group_size("x_group", len)).transpose()?;
+        let non_finite = match non_finite {
+            "error" => NonFinite::Error,
+            "propagate" => NonFinite::Propagate,
+            _ => {
+                return Err(Error::other(format!(
+                    "non_finite: expected 'error' or 'propagate', got '{non_finite}'"
+                )));
+            }
+        };
+        Ok(Self { group, non_finite })
+    }
 }
 
 /// What a scale covers: `"tensor"`, `"row"` or a group size.
 pub fn granularity(object: &Bound<'_, PyAny>) -> Result<Granularity, Error> {
     if let Ok(len) = object.extract::<usize>() {
-        return Ok(Granularity::PerGroup(group_size(len)?));
+        return Ok(Granularity::PerGroup(group_size("granularity", len)?));
     }
     match object.extract::<String>().as_deref() {
         Ok("tensor") => Ok(Granularity::PerTensor),
         Ok("row") => Ok(Granularity::PerRow),
         _ => Err(Error::other(format!(
-            "granularity: expected 'tensor', 'row', 64, 128 or 256, got {}",
+            "granularity: expected 'tensor', 'row', 32, 64, 128 or 256, got {}",
             object.repr()?
         ))),
     }

@@ -32,7 +32,7 @@ fn scales(
     group: Option<usize>,
     rows: usize,
 ) -> Result<Scales, Error> {
-    let group = group.map(group_size).transpose()?;
+    let group = group.map(|len| group_size("group", len)).transpose()?;
     let Some(object) = object else {
         return match group {
             None => Ok(Scales::per_tensor(1.0)),
@@ -139,7 +139,7 @@ pub fn file_bytes<'py>(py: Python<'py>, core: &Core) -> Result<Bound<'py, PyByte
 impl Packed {
     /// From packed bytes (uint8 [M, ceil(k/4)]): see pack.
     ///
-    /// `scales` is a number, float32 [1], [M] or, with `group` 64, 128 or 256,
+    /// `scales` is a number, float32 [1], [M] or, with `group` 32, 64, 128 or 256,
     /// [M, ceil(k/group)]; 1 if not given.
     #[staticmethod]
     #[pyo3(signature = (packed, k, scales = None, *, group = None))]
@@ -250,7 +250,7 @@ impl Packed {
         self.core.panels().as_bytes().len()
     }
 
-    /// What a scale covers: 'tensor', 'row', 64, 128 or 256.
+    /// What a scale covers: 'tensor', 'row', 32, 64, 128 or 256.
     #[getter]
     fn granularity<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(match self.core.scales().granularity() {

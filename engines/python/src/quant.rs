@@ -47,8 +47,8 @@ pub fn scales_shape(granularity: Granularity, [rows, cols]: [usize; 2]) -> Vec<u
 
 /// Ternarises latent weights (float32 [M, K]): `(trits, scales)`.
 ///
-/// A scale is max(mean |w|, 1e-5) of the tensor, of a row or of a group of 64,
-/// 128 or 256 along K (BitNet b1.58, arXiv:2402.17764); a trit is w / scale,
+/// A scale is max(mean |w|, 1e-5) of the tensor, of a row or of a group of 32,
+/// 64, 128 or 256 along K (BitNet b1.58, arXiv:2402.17764); a trit is w / scale,
 /// clamped to -1..1 and rounded half to even. With sparsity="2:4" at most two of
 /// every four trits along K stay nonzero, those of the larger magnitude, the
 /// later ones of equals. `trits` is int8 [M, K]; `scales` is float32 [1], [M] or

@@ -24,6 +24,7 @@ assert_type(layer.forward_int8(x, out=half, add=True), NDArray[np.float16])
 assert_type(layer.prepare_int8(half, into=x), tritgemm.PreparedActivations)
 assert_type(tritgemm.forward_many_int8([layer, layer], x), list[NDArray[np.float32]])
 assert_type(tritgemm.forward_many_int8([layer], x, out=[half]), list[NDArray[np.float16]])
+assert_type(layer.forward_int8(half, x_group=32, non_finite="propagate"), NDArray[np.float32])
 experts = tritgemm.Experts([layer])
 routed = experts.prepare_int8(half, np.array([0, 1]), np.array([2], np.uint8))
 assert_type(experts.forward(routed), NDArray[np.float32])
@@ -42,5 +43,6 @@ except tritgemm.EncodingError as error:
 tritgemm.pin(2)  # type: ignore[arg-type]
 tritgemm.ternarize(values)  # type: ignore[arg-type]
 tritgemm.linear(x, packed, activations="int4")  # type: ignore[call-overload]
+layer.prepare_int8(half, x_group=16)  # type: ignore[arg-type]
 layer.forward_f32(x, add=True)  # type: ignore[call-overload]
 experts.scatter(routed, sums, sums)  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 _Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[Any]
 _Out = TypeVar("_Out", bound=_Float)
 _Integers: TypeAlias = NDArray[np.integer[Any]]
-_Granularity: TypeAlias = Literal["tensor", "row", 64, 128, 256]
-_Group: TypeAlias = Literal[64, 128, 256]
+_Granularity: TypeAlias = Literal["tensor", "row", 32, 64, 128, 256]
+_Group: TypeAlias = Literal[32, 64, 128, 256]
+_NonFinite: TypeAlias = Literal["error", "propagate"]
 _Path: TypeAlias = Literal["f32", "int8"]
 _Scales: TypeAlias = float | NDArray[np.float32]
 
@@ -109,6 +110,8 @@ def forward_many_int8(
     out: None = None,
     add: Literal[False] = False,
     weights_in_cache: bool = False,
+    x_group: _Group | None = None,
+    non_finite: _NonFinite = "error",
 ) -> list[NDArray[np.float32]]: ...
 @overload
 def forward_many_int8(
@@ -118,6 +121,8 @@ def forward_many_int8(
     out: Iterable[_Out],
     add: bool = False,
     weights_in_cache: bool = False,
+    x_group: _Group | None = None,
+    non_finite: _NonFinite = "error",
 ) -> list[_Out]: ...
 @overload
 def forward_many_f32(
@@ -209,6 +214,8 @@ class Linear:
         out: None = None,
         add: Literal[False] = False,
         weights_in_cache: bool = False,
+        x_group: _Group | None = None,
+        non_finite: _NonFinite = "error",
     ) -> NDArray[np.float32]: ...
     @overload
     def forward_int8(
@@ -218,6 +225,8 @@ class Linear:
         out: _Out,
         add: bool = False,
         weights_in_cache: bool = False,
+        x_group: _Group | None = None,
+        non_finite: _NonFinite = "error",
     ) -> _Out: ...
     @overload
     def forward_f32(
@@ -238,7 +247,12 @@ class Linear:
         weights_in_cache: bool = False,
     ) -> _Out: ...
     def prepare_int8(
-        self, x: _Float, *, into: PreparedActivations | None = None
+        self,
+        x: _Float,
+        *,
+        into: PreparedActivations | None = None,
+        x_group: _Group | None = None,
+        non_finite: _NonFinite = "error",
     ) -> PreparedActivations: ...
     def prepare_f32(
         self, x: NDArray[np.float32], *, into: PreparedActivations | None = None
@@ -292,6 +306,8 @@ class Experts:
         counts: _Integers,
         *,
         into: RoutedActivations | None = None,
+        x_group: _Group | None = None,
+        non_finite: _NonFinite = "error",
     ) -> RoutedActivations: ...
     def prepare_f32(
         self,
