@@ -1,11 +1,13 @@
 //! `Linear`: packed weights with a bias.
 
 use crate::activations::PreparedActivations;
+use crate::arrays::Output;
 use crate::errors::Error;
 use crate::forward::{Forward, only};
 use crate::options::Quantization;
 use crate::outputs::Outputs;
 use crate::packed::{self, Packed};
+use crate::pool::run;
 use crate::product::Made;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -122,6 +124,22 @@ impl Linear {
         into: Option<&Bound<'py, PreparedActivations>>,
     ) -> Result<Bound<'py, PreparedActivations>, Error> {
         PreparedActivations::f32(py, &self.core, x, into)
+    }
+
+    /// One row of the weights times their scales, without the bias, float32 [K], into
+    /// `out` or a new array: a row of an embedding whose matrix is the output layer's, too.
+    #[pyo3(signature = (row, out = None))]
+    fn unpack_row<'py>(
+        &self,
+        py: Python<'py>,
+        row: usize,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> Made<'py> {
+        let k = self.core.in_features();
+        let mut weights = Output::<f32>::new(py, ("out", out), [1, k], true)?;
+        let to = weights.slice_mut()?;
+        run(py, k, |_| self.core.unpack_row(row, to))??;
+        Ok(weights.into_object())
     }
 
     /// Reads a panel file, which must have scales. `mmap` and `verify` as in

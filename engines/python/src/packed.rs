@@ -288,6 +288,21 @@ impl Packed {
         Ok(array.into_object())
     }
 
+    /// The weights of one row, int8 [K], into `out` or a new array.
+    #[pyo3(signature = (row, out = None))]
+    fn unpack_row<'py>(
+        &self,
+        py: Python<'py>,
+        row: usize,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> Made<'py> {
+        let k = self.core.in_features();
+        let mut trits = Output::<i8>::new(py, ("out", out), [1, k], true)?;
+        let to = trits.slice_mut()?;
+        run(py, k, |_| self.core.panels().unpack_row(row, to))??;
+        Ok(trits.into_object())
+    }
+
     /// The weights times their scales, float32 [M, K].
     fn dequantize<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Error> {
         let shape = [self.core.out_features(), self.core.in_features()];

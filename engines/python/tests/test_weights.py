@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import tritgemm
+from conftest import layer as any_layer
+from conftest import same_bits
 
 
 @pytest.fixture
@@ -177,3 +179,41 @@ def test_pickles_and_copies(trits, scales, rng):
     for same in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
         np.testing.assert_array_equal(same.forward_f32(x), layer.forward_f32(x))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(packed)).to_trits(), trits)
+
+
+@pytest.mark.parametrize("group", [None, 32, 64])
+def test_rows_are_unpacked(rng, group):
+    layer = any_layer(rng, 130, 77, group=group)
+    packed = layer.weights
+    trits, weights = packed.to_trits(), packed.dequantize()
+    for row in (0, 1, 63, 64, 129):
+        for unpack, expected in ((packed.unpack_row, trits[row]), (layer.unpack_row, weights[row])):
+            same_bits(unpack(row), expected)
+            # A row of another array.
+            out = np.full((2, 77), 7, expected.dtype)
+            found = out[1]
+            assert unpack(row, out=found) is found
+            same_bits(out[1], expected)
+            assert (out[0] == 7).all()
+    shard = layer.slice_rows(64, 130)
+    same_bits(shard.unpack_row(65), weights[129])
+
+
+def test_rows_that_cannot_be_unpacked(rng):
+    layer = any_layer(rng, 130, 77)
+    for unpack, dtype in ((layer.unpack_row, "float32"), (layer.weights.unpack_row, "int8")):
+        with pytest.raises(tritgemm.ShapeError, match="rows 130..131 of a matrix of 130"):
+            unpack(130)
+        with pytest.raises(OverflowError):
+            unpack(-1)
+        with pytest.raises(TypeError):
+            unpack("0")
+        for shape in (76, (1, 77)):
+            with pytest.raises(tritgemm.ShapeError, match=rf"out: expected {dtype} \[77\], got {dtype}"):
+                unpack(0, out=np.ones(shape, dtype))
+        with pytest.raises(TypeError, match=rf"out: expected {dtype} \[77\], got float64"):
+            unpack(0, out=np.ones(77))
+        fixed = np.ones(77, dtype)
+        fixed.flags.writeable = False
+        with pytest.raises(tritgemm.TritgemmError, match="not writeable"):
+            unpack(0, out=fixed)
