@@ -111,6 +111,7 @@ impl From<MatrixError> for Error {
             MatrixError::Codec(error) => error.into(),
             MatrixError::Quant(error) => error.into(),
             MatrixError::Scale { .. } => Self(QuantizationError::new_err(error.to_string())),
+            MatrixError::RotationSign { .. } => Self::other(error),
             _ => Self::shape(error.to_string()),
         }
     }

@@ -1,18 +1,18 @@
 //! `Linear`: packed weights with a bias.
 
 use crate::activations::PreparedActivations;
-use crate::arrays::Output;
+use crate::arrays::{Input, Output};
 use crate::errors::Error;
 use crate::forward::{Forward, only};
 use crate::options::Quantization;
 use crate::outputs::Outputs;
 use crate::packed::{self, Packed};
 use crate::pool::run;
-use crate::product::Made;
+use crate::product::{Made, check_width};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
-use tritgemm::{Linear as Core, PanelFile, Verify};
+use tritgemm::{Linear as Core, MatrixError, PanelFile, Rotation, Verify};
 
 /// A linear layer on packed weights: y = x w^T, times the scales, plus the bias
 /// (float32 [M], or none). Immutable; shares the memory of `weights`.
@@ -20,6 +20,9 @@ use tritgemm::{Linear as Core, PanelFile, Verify};
 pub struct Linear {
     pub core: Core,
 }
+
+/// Of a rotation: the size of its blocks, and an array of its signs.
+type BlockAndSigns<'py> = (usize, Option<Bound<'py, PyAny>>);
 
 #[pymethods]
 impl Linear {
@@ -128,6 +131,7 @@ impl Linear {
 
     /// One row of the weights times their scales, without the bias, float32 [K], into
     /// `out` or a new array: a row of an embedding whose matrix is the output layer's, too.
+    /// That of a layer with a rotation is rotated: see unrotate.
     #[pyo3(signature = (row, out = None))]
     fn unpack_row<'py>(
         &self,
@@ -140,6 +144,68 @@ impl Linear {
         let to = weights.slice_mut()?;
         run(py, k, |_| self.core.unpack_row(row, to))??;
         Ok(weights.into_object())
+    }
+
+    /// The layer with inputs that are rotated when they are prepared: H (s * x) of each
+    /// `block` values along K, H the normalised Walsh-Hadamard transform in Sylvester's
+    /// order, s the `signs` (int8 [K] of 1 and -1; all 1 if not given).
+    ///
+    /// `block` is a power of two that divides K. The rotation replaces one that the layer
+    /// had. The weights stay as they are, and their memory is shared.
+    #[pyo3(signature = (block, signs = None))]
+    fn with_rotation(&self, block: usize, signs: Option<&Bound<'_, PyAny>>) -> Result<Self, Error> {
+        let signs = signs.map(|signs| Input::<i8>::vector("signs", "[K]", signs));
+        let signs = signs.transpose()?;
+        let signs = signs.as_ref().map(Input::slice).transpose()?;
+        let core = self.core.clone();
+        let core = core.with_rotation(Rotation::new(block, signs)?)?;
+        Ok(Self { core })
+    }
+
+    /// How inputs are rotated: (block, signs), signs int8 [K] or None. None without a
+    /// rotation.
+    #[getter]
+    fn rotation<'py>(&self, py: Python<'py>) -> Result<Option<BlockAndSigns<'py>>, Error> {
+        let Some(rotation) = self.core.rotation() else {
+            return Ok(None);
+        };
+        let Some(signs) = rotation.signs() else {
+            return Ok(Some((rotation.block(), None)));
+        };
+        let mut array = Output::<i8>::fresh(py, &[signs.len()])?;
+        for (to, sign) in array.slice_mut()?.iter_mut().zip(signs) {
+            *to = sign;
+        }
+        Ok(Some((rotation.block(), Some(array.into_object()))))
+    }
+
+    /// Undoes the layer's rotation, s * (H x), of rows of its weights (float32 [N, K] or
+    /// [K]) that were looked up, as unpack_row does. A copy without a rotation. `out` is
+    /// written to and returned; it must not overlap x.
+    #[pyo3(signature = (x, out = None))]
+    fn unrotate<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> Made<'py> {
+        let x = Input::<f32>::new("x", "[N, K] or [K]", x)?;
+        check_width(x.cols(), self.core.panels())?;
+        let shape = [x.rows(), x.cols()];
+        let mut y = Output::<f32>::new(py, ("out", out), shape, x.is_vector())?;
+        y.check_overlap("x", &x)?;
+        let (from, mut to) = (x.view()?, y.view()?);
+        run(py, shape[0].saturating_mul(shape[1]), |_| {
+            for row in 0..shape[0] {
+                let to = to.row_mut(row);
+                to.copy_from_slice(from.row(row));
+                if let Some(rotation) = self.core.rotation() {
+                    rotation.invert(to)?;
+                }
+            }
+            Ok::<_, MatrixError>(())
+        })??;
+        Ok(y.into_object())
     }
 
     /// Reads a panel file, which must have scales. `mmap` and `verify` as in
