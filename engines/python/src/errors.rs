@@ -1,10 +1,11 @@
 //! The module's exceptions, and which of the library's errors becomes which.
 //!
 //! All of them are subclasses of `ValueError`. A wrong type is a `TypeError`,
-//! what the operating system says about a file an `OSError`.
+//! what the operating system says about a file an `OSError`, a name that a model
+//! does not have a `KeyError`.
 
 use pyo3::PyErr;
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
 use std::fmt::Display;
 use tritgemm::codec::CodecError;
 use tritgemm::quant::QuantError;
@@ -142,6 +143,7 @@ impl From<CoreFileError> for Error {
                 }
                 None => PyOSError::new_err(format!("{}: {source}", path.display())),
             }),
+            CoreFileError::NoMatrix { name } => Self(PyKeyError::new_err(name)),
             CoreFileError::Matrix(error) => error.into(),
             _ => Self(PanelFileError::new_err(error.to_string())),
         }

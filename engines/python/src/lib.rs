@@ -8,7 +8,8 @@
 //! | [`errors`] | exceptions |
 //! | [`options`] | arguments that are one of a few words |
 //! | [`codec`], [`quant`] | functions on trits and floats |
-//! | [`packed`], [`linear`], [`activations`], [`experts`] | classes |
+//! | [`packed`], [`linear`], [`activations`], [`experts`], [`model`] | classes |
+//! | [`files`] | panel files, mapped or read |
 //! | [`shared`] | what running calls hold |
 //! | [`product`], [`forward`] | the products behind them |
 //! | [`outputs`] | what they write to |
@@ -21,12 +22,14 @@ mod backend;
 mod codec;
 mod errors;
 mod experts;
+#[allow(unsafe_code)] // Two calls: panel files mapped into memory.
+mod files;
 mod forward;
 mod indices;
 mod linear;
+mod model;
 mod options;
 mod outputs;
-#[allow(unsafe_code)] // One call: a panel file mapped into memory.
 mod packed;
 mod pool;
 mod product;
@@ -53,6 +56,8 @@ mod _tritgemm {
     use crate::forward::{forward_many_f32, forward_many_int8, linear};
     #[pymodule_export]
     use crate::linear::Linear;
+    #[pymodule_export]
+    use crate::model::{ModelFile, save_model};
     #[pymodule_export]
     use crate::packed::Packed;
     #[pymodule_export]

@@ -3,6 +3,7 @@
 use crate::activations::PreparedActivations;
 use crate::arrays::{Input, Output};
 use crate::errors::Error;
+use crate::files::{file_bytes, open};
 use crate::forward::{Forward, only};
 use crate::options::Quantization;
 use crate::outputs::Outputs;
@@ -213,7 +214,7 @@ impl Linear {
     #[staticmethod]
     #[pyo3(signature = (path, *, mmap = false, verify = true))]
     fn load(py: Python<'_>, path: PathBuf, mmap: bool, verify: bool) -> Result<Self, Error> {
-        let core = Core::try_from(packed::open(py, path, mmap, verify)?)?;
+        let core = Core::try_from(open(py, path, mmap, verify)?)?;
         Ok(Self { core })
     }
 
@@ -231,7 +232,7 @@ impl Linear {
 
     /// The bytes of a panel file.
     fn to_bytes<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>, Error> {
-        packed::file_bytes(py, &self.core)
+        file_bytes(py, &self.core)
     }
 
     /// K.
@@ -284,9 +285,6 @@ impl Linear {
     fn __reduce__<'py>(
         slf: &Bound<'py, Self>,
     ) -> Result<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,)), Error> {
-        packed::reduce(
-            slf.get_type(),
-            packed::file_bytes(slf.py(), &slf.get().core)?,
-        )
+        packed::reduce(slf.get_type(), file_bytes(slf.py(), &slf.get().core)?)
     }
 }

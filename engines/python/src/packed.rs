@@ -3,6 +3,7 @@
 use crate::arrays::{Input, Output, describe};
 use crate::codec::check_width;
 use crate::errors::Error;
+use crate::files::{file_bytes, open};
 use crate::options::{granularity, group_size, is_2_4};
 use crate::pool::run;
 use crate::product::{Made, exact};
@@ -110,29 +111,6 @@ impl Packed {
     fn size(&self) -> usize {
         self.core.panels().as_bytes().len().saturating_mul(4)
     }
-}
-
-/// Opens a panel file, mapped or read.
-pub fn open(py: Python<'_>, path: PathBuf, mmap: bool, verify: bool) -> Result<PanelFile, Error> {
-    let verify = if verify { Verify::Full } else { Verify::Header };
-    let file = py.detach(|| match mmap {
-        // SAFETY: that nobody changes or truncates the file meanwhile is asked
-        // of the caller by the docstrings of both `load`; mapping is not the
-        // default.
-        true => unsafe { PanelFile::map(path, verify) },
-        false => PanelFile::load(path),
-    });
-    Ok(file?)
-}
-
-/// The bytes of a panel file.
-pub fn file_bytes<'py>(py: Python<'py>, core: &Core) -> Result<Bound<'py, PyBytes>, Error> {
-    let file = PanelFile::from(core);
-    let bytes = py.detach(|| {
-        let mut bytes = Vec::new();
-        file.write_to(&mut bytes).map(|()| bytes)
-    });
-    Ok(PyBytes::new(py, &bytes.map_err(PyErr::from)?))
 }
 
 #[pymethods]

@@ -1,6 +1,6 @@
 """Types of the compiled module. Shapes: M outputs, K inputs, N tokens, E experts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, final, overload
 
@@ -22,6 +22,7 @@ __all__ = [
     "Experts",
     "IsaError",
     "Linear",
+    "ModelFile",
     "OverlapError",
     "Packed",
     "PanelFileError",
@@ -43,6 +44,7 @@ __all__ = [
     "pack",
     "pin",
     "quantize_activations",
+    "save_model",
     "set_num_threads",
     "ternarize",
     "unpack",
@@ -142,6 +144,7 @@ def forward_many_f32(
     add: bool = False,
     weights_in_cache: bool = False,
 ) -> list[_Out]: ...
+def save_model(path: str | PathLike[str], layers: dict[str, Linear]) -> None: ...
 def backend() -> str: ...
 def available() -> list[str]: ...
 def pin(name: str | None) -> None: ...
@@ -284,6 +287,19 @@ class Linear:
     @property
     def weights(self) -> Packed: ...
     def slice_rows(self, start: int, stop: int) -> Linear: ...
+
+@final
+class ModelFile:
+    @staticmethod
+    def load(
+        path: str | PathLike[str], *, mmap: bool = False, verify: bool = True
+    ) -> ModelFile: ...
+    @property
+    def names(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, name: str, /) -> bool: ...
+    def __getitem__(self, name: str, /) -> Linear: ...
+    def __iter__(self) -> Iterator[str]: ...
 
 @final
 class PreparedActivations:
