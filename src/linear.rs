@@ -262,9 +262,9 @@ impl Linear {
     }
 
     /// Activations `[tokens][K]` (f32, f16 or bf16) quantised to int8, each token by its
-    /// absolute maximum or, of [`Grouped`](crate::Grouped) ones, each group of a token by its own, and made
-    /// ready once for this layer and for any other of the same K, [`group`](Self::group) and
-    /// [`rotation`](Self::rotation).
+    /// absolute maximum or, of [`Grouped`](crate::Grouped) ones, each group of a token by its
+    /// own, and made ready once for this layer and for any other of the same K,
+    /// [`group`](Self::group) and [`rotation`](Self::rotation).
     ///
     /// # Errors
     /// If an activation is NaN or infinite, the backend that was asked for is not

@@ -95,7 +95,7 @@ impl Packed {
                 "the file's matrix has a rotated input, which a Linear can load",
             ));
         }
-        let (panels, scales, _) = file.into_parts();
+        let (panels, scales, _, _) = file.into_parts();
         let scales = scales.unwrap_or_else(|| Scales::per_tensor(1.0));
         let core = Core::from_parts(panels, scales, None)?;
         Ok(Self { core })
