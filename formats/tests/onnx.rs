@@ -123,27 +123,25 @@ fn blocks_longer_than_a_group_repeat_their_scale() {
 
 #[test]
 fn short_blocks_need_equal_scales_in_a_group() {
-    for block in [16, 32] {
-        let (n, k) = (2, 150);
-        let trits = trits(n, k);
-        let b = independent(&trits, k, block, |_, _| 1);
-        let per_row = k.div_ceil(block);
-        let mut scales: Vec<f32> = (0..n * per_row)
-            .map(|i| (1 + i % per_row * block / 64) as f32)
-            .collect();
-        let matrix = node(n, k, block, &b, &scales).decode().unwrap();
-        let want = vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0];
-        assert_eq!(matrix.scales(), &Scales::per_group(GroupSize::G64, want));
-        assert_eq!(matrix.to_trits().unwrap(), trits);
-        // The second block of the second group of row 1.
-        let at = per_row + 64 / block + 1;
-        scales[at] = 7.0;
-        let error = node(n, k, block, &b, &scales).decode().unwrap_err();
-        assert!(
-            matches!(error, FormatError::ScaleGroup { row: 1, col, group: 64, .. } if col == 64 + block),
-            "{error}"
-        );
-    }
+    let (n, k, block) = (2, 150, 16);
+    let trits = trits(n, k);
+    let b = independent(&trits, k, block, |_, _| 1);
+    let per_row = k.div_ceil(block);
+    let mut scales: Vec<f32> = (0..n * per_row)
+        .map(|i| (1 + i % per_row * block / 32) as f32)
+        .collect();
+    let matrix = node(n, k, block, &b, &scales).decode().unwrap();
+    let want = [1.0, 2.0, 3.0, 4.0, 5.0].repeat(2);
+    assert_eq!(matrix.scales(), &Scales::per_group(GroupSize::G32, want));
+    assert_eq!(matrix.to_trits().unwrap(), trits);
+    // The second block of the second group of row 1.
+    let at = per_row + 32 / block + 1;
+    scales[at] = 7.0;
+    let error = node(n, k, block, &b, &scales).decode().unwrap_err();
+    assert!(
+        matches!(error, FormatError::ScaleGroup { row: 1, col, group: 32, .. } if col == 32 + block),
+        "{error}"
+    );
 }
 
 #[test]

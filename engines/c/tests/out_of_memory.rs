@@ -139,9 +139,9 @@ fn handles() {
         let create = |out| tritgemm_linear_create(matrix, s, M, out);
         let from_panels = |out| tritgemm_linear_from_panels(panels, 2, s, M, s, M, out);
         let linear = || made(create, tritgemm_linear_destroy);
-        assert!(every_allocation("linear_create", linear) >= 3);
+        assert!(every_allocation("linear_create", linear) >= 2);
         let linear = || made(from_panels, tritgemm_linear_destroy);
-        assert!(every_allocation("linear_from_panels", linear) >= 3);
+        assert!(every_allocation("linear_from_panels", linear) >= 2);
 
         // A slice and a file share the panels and copy the rest.
         let layer = handle(create);
@@ -157,13 +157,13 @@ fn handles() {
         assert!(every_allocation("save", save) >= 2);
         let load = |out| tritgemm_panel_file_load(path.as_ptr(), out);
         let loaded = || made(load, tritgemm_panel_file_destroy);
-        assert!(every_allocation("load", loaded) >= 3);
+        assert!(every_allocation("load", loaded) >= 2);
         let file = handle(load);
         let linear = || {
             let linear = |out| tritgemm_panel_file_linear(file, out);
             made(linear, tritgemm_linear_destroy)
         };
-        assert!(every_allocation("panel_file_linear", linear) >= 3);
+        assert!(every_allocation("panel_file_linear", linear) >= 2);
         tritgemm_panel_file_destroy(file);
         tritgemm_linear_destroy(layer);
         tritgemm_panels_destroy(panels);

@@ -96,13 +96,13 @@ impl MatMulNBits<'_> {
     /// |---|---|
     /// | `N * K` | per tensor |
     /// | K or longer | per row |
-    /// | 64, 128, 256 | per group |
+    /// | 32, 64, 128, 256 | per group |
     /// | longer | per group of 256, each block's scale repeated |
-    /// | 16, 32 | per group of 64, if all blocks of a group have the same scale |
+    /// | 16 | per group of 32, if both blocks of a group have the same scale |
     ///
     /// # Errors
     /// If a code is no ternary weight (named with its row and column), blocks
-    /// of 16 or 32 within a group of 64 have different scales, a scale is not
+    /// of 16 within a group of 32 have different scales, a scale is not
     /// finite, a zero point is not 0, 1, 2 or 3, or a size does not fit the
     /// shape.
     pub fn decode(&self) -> Result<TernaryMatrix> {
@@ -233,7 +233,7 @@ impl MatMulNBits<'_> {
         let size = if blocks.len > GroupSize::G256.len() {
             GroupSize::G256
         } else {
-            GroupSize::G64
+            GroupSize::G32
         };
         let mut merged = Vec::new();
         for (row, scales) in scales.chunks(blocks.per_row.max(1)).enumerate() {
