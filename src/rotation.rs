@@ -30,7 +30,7 @@ use std::sync::Arc;
 pub struct Rotation {
     block: usize,
     /// The sign bit where a value's sign is turned; all are kept without.
-    signs: Option<Arc<[u32]>>,
+    signs: Option<Arc<Vec<u32>>>,
 }
 
 /// The sign bit of an f32.
@@ -60,7 +60,7 @@ impl Rotation {
         )?;
         let rotation = Self {
             block,
-            signs: Some(bits.into()),
+            signs: Some(Arc::new(bits)),
         };
         rotation.check(signs.len())?;
         Ok(rotation)
@@ -73,7 +73,7 @@ impl Rotation {
 
     /// The signs, 1 or -1, if there are any.
     pub fn signs(&self) -> Option<impl ExactSizeIterator<Item = i8> + '_> {
-        let signs = self.signs.as_deref()?.iter();
+        let signs = self.signs.as_ref()?.iter();
         Some(signs.map(|&sign| if sign == 0 { 1 } else { -1 }))
     }
 
@@ -101,7 +101,10 @@ impl Rotation {
     }
 
     fn turn(&self, x: &mut [f32]) {
-        for (x, &sign) in x.iter_mut().zip(self.signs.as_deref().unwrap_or(&[])) {
+        for (x, &sign) in x
+            .iter_mut()
+            .zip(self.signs.as_deref().map_or(&[][..], Vec::as_slice))
+        {
             *x = f32::from_bits(x.to_bits() ^ sign);
         }
     }

@@ -139,8 +139,9 @@ fn indexes_that_lie_are_errors() {
     let name_len = layers[0].0.len();
     let place = at + 4 + name_len;
     let second = place + 16;
+    let again = whole[at..place].to_vec();
     type Lie<'a> = (&'a dyn Fn(&mut Vec<u8>), &'a str);
-    let cases: [Lie<'_>; 10] = [
+    let cases: [Lie<'_>; 12] = [
         (
             &|b| b.truncate(b.len() - 1),
             "entry 1 of the index: it is cut",
@@ -154,6 +155,11 @@ fn indexes_that_lie_are_errors() {
         (&|b| b.truncate(second), "offset of the index"),
         (&|b| b[16] = 3, "number of matrices"),
         (&|b| b[52] = 1, "header byte"),
+        (&|b| b[8] = 3, "version 3, supported is 2"),
+        (
+            &|b| drop(b.splice(second..second + 4 + layers[1].0.len(), again.clone())),
+            "two matrices",
+        ),
     ];
     for (change, text) in cases {
         let got = lie(change);

@@ -9,7 +9,7 @@ use crate::product::{self, Float, Raw, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
-use tritgemm::{GemmError, Grouped, MatMut, RoutedActivations, Routes};
+use tritgemm::{GemmError, Grouped, MatMut, OutOfMemory, RoutedActivations, Routes};
 
 /// The experts of a mixture: layers with one M, one K and one tritgemm_linear_group().
 pub struct Experts(tritgemm::Experts);
@@ -32,11 +32,16 @@ pub unsafe extern "C" fn tritgemm_experts_create(
     // SAFETY: preconditions 1, 2 and 3.
     guard(|| unsafe {
         give(out, || {
-            let layers = array("layers", layers, count)?.iter();
-            let layers = layers.map(|&layer| Ok(borrow("layers", layer)?.0.clone()));
-            Ok(Experts(tritgemm::Experts::new(
-                layers.collect::<Result<_, Error>>()?,
-            )?))
+            let mut all = Vec::new();
+            let bytes = count.saturating_mul(size_of::<tritgemm::Linear>());
+            let reserved = all.try_reserve_exact(count);
+            reserved.map_err(|_| OutOfMemory { bytes })?;
+            for &layer in array("layers", layers, count)? {
+                // A copy that says so where memory runs out.
+                let layer = &borrow("layers", layer)?.0;
+                all.push(layer.slice_rows(0..layer.out_features())?);
+            }
+            Ok(Experts(tritgemm::Experts::new(all)?))
         })
     })
 }

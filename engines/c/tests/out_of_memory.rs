@@ -145,6 +145,20 @@ fn handles() {
 
         // A slice and a file share the panels and copy the rest.
         let layer = handle(create);
+        let (ones, both) = ([1i8; K], [layer.cast_const(); 2]);
+        let rotate = || {
+            let with = tritgemm_linear_with_rotation;
+            made(
+                |out| with(layer, 2, ones.as_ptr(), K, out),
+                tritgemm_linear_destroy,
+            )
+        };
+        assert!(every_allocation("with_rotation", rotate) >= 2);
+        let experts = || {
+            let create = |out| tritgemm_experts_create(both.as_ptr(), 2, out);
+            made(create, tritgemm_experts_destroy)
+        };
+        assert!(every_allocation("experts_create", experts) >= 3);
         let slice = || {
             let slice = |out| tritgemm_linear_slice_rows(layer, 0, M, out);
             made(slice, tritgemm_linear_destroy)
