@@ -3,6 +3,7 @@
 //!
 //! | module | what it has |
 //! |---|---|
+//! | [`capi`] | calls of the C interface, and what its handles stand for |
 //! | [`fill`] | any number of values from a few bytes |
 //! | [`codec`] | the encoding by definition, one weight at a time |
 //! | [`draw`] | a product: shape, weights, activations, scales, strides |
@@ -11,6 +12,7 @@
 //! | [`way`] | family and threads |
 //! | [`panel_file`] | the fields of a panel file, to be repaired |
 
+pub mod capi;
 pub mod codec;
 pub mod draw;
 pub mod fill;
