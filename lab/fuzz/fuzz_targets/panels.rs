@@ -83,7 +83,7 @@ fn check(panels: &Panels, size: Size, packed: &[u8]) {
 fn slice(panels: &Panels, packed: &[u8], cut: [u16; 2]) {
     let rows = panels.rows();
     let [start, end] = cut.map(|at| usize::from(at) % (rows + 130));
-    let edge = |at: usize| at % 64 == 0 || at == rows;
+    let edge = |at: usize| at.is_multiple_of(64) || at == rows;
     match panels.slice_rows(start..end) {
         Ok(part) => {
             assert!(start <= end && end <= rows && edge(start) && edge(end));

@@ -87,7 +87,9 @@ impl Step {
     }
 
     pub fn bias(&self, rows: usize) -> Option<Vec<f32>> {
-        (self.workspace % 2 == 0).then(|| self.fill.floats(rows, self.style))
+        self.workspace
+            .is_multiple_of(2)
+            .then(|| self.fill.floats(rows, self.style))
     }
 }
 
@@ -117,7 +119,7 @@ impl Call {
     }
 
     /// How this argument is spoilt.
-    pub fn next(&mut self) -> Option<u8> {
+    pub fn spoils(&mut self) -> Option<u8> {
         self.argument += 1;
         let (which, how) = self.spoilt?;
         (which + 1 == self.argument).then_some(how)
@@ -129,7 +131,7 @@ impl Call {
 
     /// A handle: one that lives, NULL, or one byte into it.
     pub fn handle<H, M>(&mut self, kept: Option<&Kept<H, M>>) -> *mut H {
-        let how = self.next();
+        let how = self.spoils();
         self.wrong_if(how.is_some() || kept.is_none());
         match (how, kept) {
             (None, Some(kept)) => kept.handle,
@@ -140,21 +142,21 @@ impl Call {
 
     /// A number that stands for something, or one that does not.
     pub fn choice(&mut self, number: i32) -> i32 {
-        let how = self.next();
+        let how = self.spoils();
         self.wrong_if(how.is_some());
         how.map_or(number, |how| [-1, 1000, i32::MIN][usize::from(how % 3)])
     }
 
     /// A string, or NULL.
     pub fn text(&mut self, text: &CStr) -> *const c_char {
-        let how = self.next();
+        let how = self.spoils();
         self.wrong_if(how.is_some());
         how.map_or(text.as_ptr(), |_| null())
     }
 
     /// Where a handle goes, or NULL.
     pub fn out<H>(&mut self) -> *mut *mut H {
-        self.given = self.next().is_none();
+        self.given = self.spoils().is_none();
         self.wrong_if(!self.given);
         match self.given {
             true => self.room[self.at..].as_mut_ptr().cast(),
@@ -165,7 +167,7 @@ impl Call {
     /// Values with their number: of so many, any other number is wrong.
     pub fn buffer<T: Pod>(&mut self, values: &[T], at: u8) -> Buffer<T> {
         let mut values = values.to_vec();
-        let how = self.next().filter(|_| !values.is_empty());
+        let how = self.spoils().filter(|_| !values.is_empty());
         if how.is_some_and(|how| how % 3 == 2) {
             values.push(T::zeroed());
             self.wrong = true;
@@ -191,7 +193,7 @@ impl Call {
             values.resize(values.len().next_multiple_of(stride.max(1)), between);
             values.extend_from_slice(row);
         }
-        let how = self.next().filter(|_| !values.is_empty());
+        let how = self.spoils().filter(|_| !values.is_empty());
         match how.map(|how| how % 6) {
             Some(2) => drop(values.pop()),
             Some(5) => stride = cols - 1,
