@@ -10,58 +10,14 @@ use crate::options::Options;
 use crate::product::layout::TokenRows;
 use crate::product::plan::{self, Split};
 use crate::product::prepare::Prepared;
-use crate::quant;
+use crate::quant::{self, QuantError};
 use crate::rotation::Rotation;
 use crate::scales::GroupSize;
 use crate::threads::Threads;
+use crate::tokens::Tokens;
+use crate::tokens::sealed::Scaled;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
-use sealed::{Scaled, Tokens as _};
-
-/// Activations with one int8 scale for each group along K of a token, instead of one for
-/// the token: a large value then costs precision in its own group alone. Products sum each
-/// group by itself, so small groups take longer.
-///
-/// ```
-/// use tritgemm::{GroupSize, Grouped, Linear, MatMut, MatRef, Scales, TernaryMatrix, Workspace};
-/// let trits = MatRef::new(&[1; 64], 1, 64)?;
-/// let layer = Linear::new(&TernaryMatrix::from_trits(trits, Scales::per_tensor(1.0))?)?;
-/// let mut x = [0.001_f32; 64];
-/// x[0] = 1000.0;
-/// let (x, mut y, mut ws) = (MatRef::new(&x, 1, 64)?, [0.0], Workspace::new());
-/// layer.forward_int8(x, MatMut::new(&mut y, 1, 1)?, &mut ws)?;
-/// assert_eq!(y, [1000.0]); // 0.001 is nothing beside it,
-/// layer.forward_int8(Grouped(x, GroupSize::G32), MatMut::new(&mut y, 1, 1)?, &mut ws)?;
-/// assert_eq!(y, [1000.032]); // but not by itself.
-/// # Ok::<(), tritgemm::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Grouped<'a, T>(pub MatRef<'a, T>, pub GroupSize);
-
-/// Activations that are quantised, or int8 already: a [`MatRef`], with one scale a token,
-/// or [`Grouped`]. Sealed.
-pub trait Tokens<'a, T>: sealed::Tokens<'a, T> {}
-impl<'a, T> Tokens<'a, T> for MatRef<'a, T> {}
-impl<'a, T> Tokens<'a, T> for Grouped<'a, T> {}
-
-impl<'a, T> sealed::Tokens<'a, T> for MatRef<'a, T> {
-    fn grouped(self) -> sealed::Scaled<'a, T> {
-        sealed::Scaled {
-            x: self,
-            group: None,
-        }
-    }
-}
-
-impl<'a, T> sealed::Tokens<'a, T> for Grouped<'a, T> {
-    fn grouped(self) -> sealed::Scaled<'a, T> {
-        sealed::Scaled {
-            x: self.0,
-            group: Some(self.1),
-        }
-    }
-}
-
 /// Activations `[tokens][K]` made ready once for any number of matrices with
 /// the same K: quantised, scaled, laid out.
 ///
@@ -257,7 +213,7 @@ impl PreparedActivations {
         prepared.check(matrix)
     }
 
-    fn int8(&self, matrix: Wanted<'_>) -> Result<&Quantized, GemmError> {
+    pub(crate) fn int8(&self, matrix: Wanted<'_>) -> Result<&Quantized, GemmError> {
         self.check(matrix)?;
         match &self.values {
             Values::Int8(quantized) => Ok(quantized),
@@ -266,7 +222,7 @@ impl PreparedActivations {
     }
 
     /// What has one sum a row, whatever its scales.
-    fn exact(&self) -> Result<&Prepared<i8>, GemmError> {
+    pub(crate) fn exact(&self) -> Result<&Prepared<i8>, GemmError> {
         let any = Wanted {
             group: None,
             rotation: self.rotation.as_ref().and_then(Option::as_ref),
@@ -281,7 +237,7 @@ impl PreparedActivations {
         }
     }
 
-    fn f32(&self, matrix: Wanted<'_>) -> Result<&Prepared<f32>, GemmError> {
+    pub(crate) fn f32(&self, matrix: Wanted<'_>) -> Result<&Prepared<f32>, GemmError> {
         self.check(matrix)?;
         match &self.values {
             Values::F32(prepared) => Ok(prepared),
@@ -289,134 +245,6 @@ impl PreparedActivations {
         }
     }
 }
-
-/// What [`Linear::forward_int8`](crate::Linear::forward_int8) takes: f32, f16 or bf16
-/// activations as a [`MatRef`], which it quantises, or [`PreparedActivations`]. Sealed.
-pub trait Int8Input: sealed::Ready<Quantized> {}
-
-/// What [`Linear::forward_f32`](crate::Linear::forward_f32) takes: f32 activations as a
-/// [`MatRef`], or [`PreparedActivations`]. Sealed.
-pub trait F32Input: sealed::Ready<Prepared<f32>> {}
-
-/// What [`Panels::gemm_i8`](crate::Panels::gemm_i8) takes: int8 values as a [`MatRef`], or
-/// [`PreparedActivations`], whose scales it does not apply. Sealed.
-pub trait ExactInput: sealed::Ready<Prepared<i8>> {}
-
-impl Int8Input for &PreparedActivations {}
-impl F32Input for MatRef<'_, f32> {}
-impl F32Input for &PreparedActivations {}
-impl ExactInput for MatRef<'_, i8> {}
-impl ExactInput for &PreparedActivations {}
-
-pub(crate) mod sealed {
-    use super::{GemmError, GroupSize, MatRef, Wanted, Workspace};
-
-    /// See [`Tokens`](super::Tokens).
-    pub trait Tokens<'a, T> {
-        /// The activations, and what a scale covers.
-        fn grouped(self) -> Scaled<'a, T>;
-    }
-
-    /// Activations, and how many of a token share a scale, if not all do.
-    #[derive(Clone, Copy, Debug)]
-    pub struct Scaled<'a, T> {
-        pub x: MatRef<'a, T>,
-        pub group: Option<GroupSize>,
-    }
-
-    /// Activations that are `P`, prepared, once they are made so in the workspace or
-    /// found to be.
-    pub trait Ready<P> {
-        /// `[tokens, K]`.
-        fn shape(&self) -> [usize; 2];
-
-        /// Runs `product` on them, for matrices of which `matrix` says what matters.
-        fn with(
-            self,
-            matrix: Wanted<'_>,
-            ws: &mut Workspace,
-            product: impl FnOnce(&P, &mut Workspace) -> Result<(), GemmError>,
-        ) -> Result<(), GemmError>;
-    }
-}
-
-/// Activations that are quantised in the workspace.
-macro_rules! quantized {
-    ($($input:ty),+) => {$(
-        impl<T: Activation> sealed::Ready<Quantized> for $input {
-            fn shape(&self) -> [usize; 2] {
-                let Scaled { x, .. } = self.grouped();
-                [x.rows(), x.cols()]
-            }
-
-            fn with(
-                self,
-                matrix: Wanted<'_>,
-                ws: &mut Workspace,
-                product: impl FnOnce(&Quantized, &mut Workspace) -> Result<(), GemmError>,
-            ) -> Result<(), GemmError> {
-                let mut quantized = core::mem::take(&mut ws.quantized);
-                let done = quantize(self.grouped(), matrix, &mut quantized, ws);
-                let done = done.and_then(|()| product(&quantized, ws));
-                ws.quantized = quantized;
-                done
-            }
-        }
-
-        impl<T: Activation> Int8Input for $input {}
-    )+};
-}
-quantized!(MatRef<'_, T>, Grouped<'_, T>);
-
-/// Activations that are multiplied as they are, made ready in the workspace.
-macro_rules! unchanged {
-    ($element:ty, $field:ident, $build:ident) => {
-        impl sealed::Ready<Prepared<$element>> for MatRef<'_, $element> {
-            fn shape(&self) -> [usize; 2] {
-                [self.rows(), self.cols()]
-            }
-
-            fn with(
-                self,
-                matrix: Wanted<'_>,
-                ws: &mut Workspace,
-                product: impl FnOnce(&Prepared<$element>, &mut Workspace) -> Result<(), GemmError>,
-            ) -> Result<(), GemmError> {
-                let mut prepared = core::mem::take(&mut ws.$field);
-                let done = $build(&mut prepared, self, matrix, ws);
-                let done = done.and_then(|()| product(&prepared, ws));
-                ws.$field = prepared;
-                done
-            }
-        }
-    };
-}
-unchanged!(i8, prepared_i8, build_i8);
-unchanged!(f32, prepared_f32, build_f32);
-
-/// Activations that are prepared already need nothing of the workspace.
-macro_rules! prepared {
-    ($prepared:ty, |$x:ident, $matrix:ident| $check:expr) => {
-        impl sealed::Ready<$prepared> for &PreparedActivations {
-            fn shape(&self) -> [usize; 2] {
-                [self.tokens(), self.cols()]
-            }
-
-            fn with(
-                self,
-                $matrix: Wanted<'_>,
-                ws: &mut Workspace,
-                product: impl FnOnce(&$prepared, &mut Workspace) -> Result<(), GemmError>,
-            ) -> Result<(), GemmError> {
-                let $x = self;
-                product($check?, ws)
-            }
-        }
-    };
-}
-prepared!(Quantized, |x, matrix| x.int8(matrix));
-prepared!(Prepared<f32>, |x, matrix| x.f32(matrix));
-prepared!(Prepared<i8>, |x, _matrix| x.exact());
 
 /// Makes activations ready for groups of two kinds: those of the matrices' scales, and their
 /// own. Sums are cut where either ends.
@@ -440,7 +268,7 @@ pub(crate) fn group_strips(groups: [Option<GroupSize>; 2]) -> usize {
 }
 
 /// Values that are int8 already, for raw sums.
-fn build_i8(
+pub(crate) fn build_i8(
     prepared: &mut Prepared<i8>,
     x: MatRef<'_, i8>,
     matrix: Wanted<'_>,
@@ -450,7 +278,7 @@ fn build_i8(
 }
 
 /// f32 as they are, but for a rotation.
-fn build_f32(
+pub(crate) fn build_f32(
     prepared: &mut Prepared<f32>,
     x: MatRef<'_, f32>,
     matrix: Wanted<'_>,
@@ -506,7 +334,7 @@ fn rotate<T: Activation>(
 }
 
 /// Quantises every token and makes the values ready.
-fn quantize<T: Activation>(
+pub(crate) fn quantize<T: Activation>(
     x: Scaled<'_, T>,
     matrix: Wanted<'_>,
     quantized: &mut Quantized,
@@ -527,6 +355,17 @@ fn quantize<T: Activation>(
     done
 }
 
+/// An error about rotated values as one about the input `x` that they are of, if that has a value
+/// that is not finite; sums of finite ones may not be either.
+fn in_input<T: Activation>(error: GemmError, x: MatRef<'_, T>) -> GemmError {
+    match error {
+        GemmError::Quant(QuantError::Activation { token, .. }) => {
+            quant::non_finite(token, x.row(token)).map_or(error, GemmError::Quant)
+        }
+        error => error,
+    }
+}
+
 /// Quantises every token into `values`, which are dense, with its scales.
 pub(crate) fn quantize_rows<T: Activation>(
     Scaled { x, group }: Scaled<'_, T>,
@@ -541,7 +380,7 @@ pub(crate) fn quantize_rows<T: Activation>(
             quantize_rows(Scaled { x, group }, None, (values, token_scales), ws)
         });
         ws.rotated = turned;
-        return done.map_err(|e| quant::in_input(e, x));
+        return done.map_err(|error| in_input(error, x));
     }
     let (tokens, k) = (x.rows(), x.cols());
     let len = tokens

@@ -1,7 +1,7 @@
 //! Mixtures of experts: several layers of one shape, each on tokens of its own.
 
 use crate::activation::Activation;
-use crate::activations::{Tokens, Wanted, group_strips, quantize_rows, rotated};
+use crate::activations::{Wanted, group_strips, quantize_rows, rotated};
 use crate::gemm_error::GemmError;
 use crate::isa::Backend;
 use crate::kernels::auto::scale;
@@ -18,6 +18,7 @@ use crate::product::prepare::Prepared;
 use crate::rotation::Rotation;
 use crate::scales::GroupSize;
 use crate::threads::{Stopped, Threads};
+use crate::tokens::Tokens;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Quantized, Workspace};
 

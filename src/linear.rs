@@ -2,8 +2,9 @@
 //! scales and bias.
 
 use crate::activation::Activation;
-use crate::activations::{ExactInput, F32Input, Int8Input, PreparedActivations, Tokens, Wanted};
+use crate::activations::{PreparedActivations, Wanted};
 use crate::gemm_error::GemmError;
+use crate::inputs::{ExactInput, F32Input, Int8Input};
 use crate::matrix::{MatrixError, TernaryMatrix, check_scales};
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
@@ -13,8 +14,9 @@ use crate::product::prepare::Prepared;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
 use crate::rotation::Rotation;
 use crate::scales::{Granularity, GroupSize, Scales};
+use crate::tokens::Tokens;
 use crate::view::{MatMut, MatRef};
-use crate::workspace::{Quantized, Workspace};
+use crate::workspace::{Quantized, Weights, Workspace};
 use core::marker::PhantomData;
 use core::ops::Range;
 
@@ -63,7 +65,7 @@ impl Panels {
     ) -> Result<(), GemmError> {
         check_shapes(x.shape(), self, [y.rows(), y.cols()])?;
         x.with(Wanted::default(), ws, |x, ws| {
-            Ok(ws.run(|_| (self, x, Raw), [y].into_iter())?)
+            Ok(ws.run(|_| (self.weights(), x, Raw), [y].into_iter())?)
         })
     }
 }
@@ -428,23 +430,23 @@ impl Linear {
     pub(crate) fn int8_operands<'a, O: Output>(
         &'a self,
         x: &'a Quantized,
-    ) -> (&'a Panels, &'a Prepared<i8>, W1A8<'a, O::Element>) {
+    ) -> (Weights<'a>, &'a Prepared<i8>, W1A8<'a, O::Element>) {
         let sink = W1A8 {
             affine: self.affine::<O>(x.prepared.group_strips()),
             token_scales: &x.token_scales,
             scales_per_token: x.group.map_or(1, |group| group.groups(x.prepared.k())),
             sums_per_scale: sums_per_scale(x.group, x.prepared.group_strips()),
         };
-        (&self.panels, &x.prepared, sink)
+        (self.panels.weights(), &x.prepared, sink)
     }
 
     /// As [`Self::int8_operands`], of f32.
     pub(crate) fn f32_operands<'a, O: Output>(
         &'a self,
         x: &'a Prepared<f32>,
-    ) -> (&'a Panels, &'a Prepared<f32>, Canonical<'a, O::Element>) {
+    ) -> (Weights<'a>, &'a Prepared<f32>, Canonical<'a, O::Element>) {
         (
-            &self.panels,
+            self.panels.weights(),
             x,
             Canonical(self.affine::<O>(x.group_strips())),
         )

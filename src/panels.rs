@@ -13,7 +13,7 @@ use crate::mismatch::check_length;
 use crate::product::plan::{self, strips};
 use crate::threads::{Stopped, Threads};
 use crate::view::MatRef;
-use crate::workspace::Workspace;
+use crate::workspace::{Weights, Workspace};
 use core::ops::Range;
 use std::sync::Arc;
 
@@ -382,6 +382,11 @@ impl Panels {
             }
         }
         packed
+    }
+
+    /// What products run on.
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        (self.view(), self.rows)
     }
 
     /// What the kernels read.

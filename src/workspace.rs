@@ -1,9 +1,9 @@
 //! What a product runs in: the memory it reuses, and the options it runs with.
 
 use crate::isa::{Backend, IsaError};
+use crate::kernels::call::PanelView;
 use crate::kernels::memory::tiles::TileStore;
 use crate::options::Options;
-use crate::panels::Panels;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::prepare::Prepared;
@@ -51,6 +51,9 @@ pub struct Quantized {
     pub(crate) group: Option<GroupSize>,
 }
 
+/// Panels, and how many of their rows there are.
+pub(crate) type Weights<'a> = (PanelView<'a>, usize);
+
 impl Workspace {
     /// A workspace with default [`Options`]; allocates nothing yet.
     pub fn new() -> Self {
@@ -83,7 +86,7 @@ impl Workspace {
     /// becomes of the sums of each, by its number, and its output.
     pub(crate) fn run<'a, 'y, X: Folded, S: Sink<X>>(
         &mut self,
-        operands: impl Fn(usize) -> (&'a Panels, &'a Prepared<X>, S) + Sync,
+        operands: impl Fn(usize) -> (Weights<'a>, &'a Prepared<X>, S) + Sync,
         ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
     ) -> Result<(), Stopped>
     where
@@ -91,10 +94,10 @@ impl Workspace {
     {
         let weights_in_cache = self.options.weights_in_cache;
         let product = |i| {
-            let (panels, prepared, sink) = operands(i);
+            let ((view, rows), prepared, sink) = operands(i);
             Product {
-                view: panels.view(),
-                rows: panels.rows(),
+                view,
+                rows,
                 prepared,
                 few: prepared.few(weights_in_cache),
                 weights_in_cache,

@@ -1,7 +1,6 @@
 //! Per-token int8 activations.
 
 use crate::activation::Activation;
-use crate::gemm_error::GemmError;
 use crate::kernels::auto::activations::MIN_ABSMAX;
 use crate::kernels::auto::scale::NAN;
 use crate::kernels::memory::tiles::TileGrid;
@@ -170,17 +169,10 @@ fn token_scale(absmax: f32) -> f32 {
     absmax.max(MIN_ABSMAX) / 127.0
 }
 
-/// An error about rotated values as one about the input `x` that they are of, if it has a value
-/// that is not finite; sums of finite ones may not be either.
-pub(crate) fn in_input<T: Activation>(error: GemmError, x: MatRef<'_, T>) -> GemmError {
-    match error {
-        GemmError::Quant(QuantError::Activation { token, .. })
-            if x.row(token).iter().any(|v| !v.to_wide().is_finite()) =>
-        {
-            first_non_finite(token, x.row(token)).into()
-        }
-        error => error,
-    }
+/// The error about a token, if it has a value that is not finite.
+pub(crate) fn non_finite<T: Activation>(token: usize, x: &[T]) -> Option<QuantError> {
+    let finite = x.iter().all(|v| v.to_wide().is_finite());
+    (!finite).then(|| first_non_finite(token, x))
 }
 
 /// The error about the first value of a token that is not finite: only called when a

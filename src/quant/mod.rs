@@ -29,7 +29,7 @@ mod activations;
 mod error;
 mod weights;
 
-pub(crate) use activations::{TokensError, in_input, quantize_tokens};
+pub(crate) use activations::{TokensError, non_finite, quantize_tokens};
 pub(crate) use weights::{MIN_ALPHA, first_non_finite, row_alpha};
 
 pub use activations::{quantize_activations, quantize_activations_into, quantize_token};
