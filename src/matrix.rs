@@ -51,7 +51,7 @@ pub enum MatrixError {
         /// Rows of the matrix.
         rows: usize,
     },
-    /// A rotation's block is no power of two, or the columns are not whole blocks.
+    /// A rotation's block is no power of two up to 2^23, or the columns are not whole blocks.
     RotationBlock {
         /// The block.
         block: usize,
@@ -98,7 +98,7 @@ impl fmt::Display for MatrixError {
                 write!(f, "scale {index} is {value}, expected a finite number")
             }
             Self::RotationBlock { block, cols } => match cols {
-                None => write!(f, "rotated blocks of {block}, expected a power of two"),
+                None => write!(f, "rotated blocks of {block}, expected a power of two up to 2^23"),
                 Some(cols) => write!(f, "{cols} columns are no whole rotated blocks of {block}"),
             },
             Self::RotationSign { index, value } => {
