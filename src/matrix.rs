@@ -98,7 +98,10 @@ impl fmt::Display for MatrixError {
                 write!(f, "scale {index} is {value}, expected a finite number")
             }
             Self::RotationBlock { block, cols } => match cols {
-                None => write!(f, "rotated blocks of {block}, expected a power of two up to 2^23"),
+                None => write!(
+                    f,
+                    "rotated blocks of {block}, expected a power of two up to 2^23"
+                ),
                 Some(cols) => write!(f, "{cols} columns are no whole rotated blocks of {block}"),
             },
             Self::RotationSign { index, value } => {
