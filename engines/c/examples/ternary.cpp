@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -154,6 +155,46 @@ void run(const std::string &path) {
     const auto mapped = PanelFile::map(path).linear();
     mapped.forward_prepared(prepared, {z, M}, workspace);
     require(z == wanted, "a mapped panel file gives the same");
+
+    // A model of both, by their names.
+    ModelFile::save(path, {"gate", "up"}, both);
+    const auto model = ModelFile::map(path, TRITGEMM_VERIFY_HEADER);
+    require(model.names() == std::vector<std::string>{"gate", "up"}, "a model has names");
+    model.linear("gate").forward_prepared(prepared, {z, M}, workspace);
+    require(z == wanted, "a layer of a model gives the same");
+    try {
+        model.linear("down");
+        require(false, "a name that is not there is an error");
+    } catch (const Error &error) {
+        require(error.status() == TRITGEMM_INVALID_ARGUMENT, error.what());
+    }
+
+    // One row, and activations with a scale for each group.
+    std::vector<float> row(K), ones_row(K, 1.0f), one(M);
+    up.unpack_row(7, row);
+    float sum = 0;
+    for (float value : row) {
+        sum += value;
+    }
+    up.forward_f32(1, {ones_row, K}, {one, M}, workspace);
+    require(std::abs(one[7] - sum) < 1e-2f, "a row sums to the product with ones");
+    gate.forward_prepared(gate.prepare_int8(tokens, {x, K}, workspace, 32), {z, M}, workspace);
+    float worst = 0, worst_grouped = 0;
+    for (std::size_t i = 0; i < z.size(); i++) {
+        worst = std::max(worst, std::abs(wanted[i] - y[i]));
+        worst_grouped = std::max(worst_grouped, std::abs(z[i] - y[i]));
+    }
+    require(z != wanted && worst_grouped < worst, "groups of activations are nearer to f32");
+
+    // A rotated input: the layer's f32 product with what its inverse gives is the plain one.
+    const std::vector<std::int8_t> signs(K, -1);
+    const auto rotated = gate.with_rotation(1, signs);
+    std::vector<float> negated(x);
+    for (float &value : negated) {
+        value = -value;
+    }
+    rotated.forward_f32(tokens, {negated, K}, {z, M}, workspace);
+    require(z == y && tritgemm_linear_rotated_block(rotated.get()) == 1, "signs turn inputs");
 
     // Panels in memory of our own, here a vector, used where they are.
     const std::vector<std::uint8_t> bytes(panels.bytes().begin(), panels.bytes().end());
