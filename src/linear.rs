@@ -11,6 +11,7 @@ use crate::mismatch::check_length;
 use crate::output::Output;
 use crate::panels::Panels;
 use crate::product::prepare::Prepared;
+use crate::product::scales::RowScales;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
 use crate::rotation::Rotation;
 use crate::scales::{Granularity, GroupSize, Scales};
@@ -88,10 +89,8 @@ impl Panels {
 #[derive(Clone, Debug)]
 pub struct Linear {
     panels: Panels,
-    scales: Scales,
+    scales: RowScales,
     bias: Option<Vec<f32>>,
-    /// `[groups][rows]`: as the epilogue reads them, where `scales` are in another order.
-    by_group: Vec<f32>,
     rotation: Option<Rotation>,
 }
 
@@ -102,8 +101,8 @@ impl Linear {
     /// If `TRITGEMM_ISA` names an unavailable instruction set, or memory runs
     /// out.
     pub fn new(matrix: &TernaryMatrix) -> Result<Self, MatrixError> {
-        let scales = matrix.scales().try_clone()?;
-        Ok(Self::assemble(Panels::pack(matrix)?, scales, None)?)
+        let scales = RowScales::new(matrix.scales().try_clone()?, matrix.rows())?;
+        Ok(Self::assemble(Panels::pack(matrix)?, scales))
     }
 
     /// From panels, their scales and an optional bias.
@@ -117,37 +116,21 @@ impl Linear {
         bias: Option<Vec<f32>>,
     ) -> Result<Self, MatrixError> {
         check_scales(&scales, panels.rows(), panels.cols())?;
-        let layer = Self::assemble(panels, scales, None)?;
+        let scales = RowScales::new(scales, panels.rows())?;
+        let layer = Self::assemble(panels, scales);
         match bias {
             Some(bias) => layer.with_bias(bias),
             None => Ok(layer),
         }
     }
 
-    fn assemble(
-        panels: Panels,
-        scales: Scales,
-        bias: Option<Vec<f32>>,
-    ) -> Result<Self, OutOfMemory> {
-        let (rows, groups) = (panels.rows(), scales.groups(panels.cols()));
-        let values = scales.values();
-        let by_group = match scales.granularity() {
-            // Nothing to scale, for however many rows.
-            _ if panels.cols() == 0 => Vec::new(),
-            Granularity::PerTensor => memory::filled(values[0], rows)?,
-            // They are in that order.
-            Granularity::PerRow => Vec::new(),
-            Granularity::PerGroup(_) => {
-                memory::collected((0..groups * rows).map(|i| values[i % rows * groups + i / rows]))?
-            }
-        };
-        Ok(Self {
+    fn assemble(panels: Panels, scales: RowScales) -> Self {
+        Self {
             panels,
             scales,
-            bias,
-            by_group,
+            bias: None,
             rotation: None,
-        })
+        }
     }
 
     /// Adds a bias, one value a row.
@@ -190,9 +173,18 @@ impl Linear {
         &self.panels
     }
 
-    /// The scales.
-    pub fn scales(&self) -> &Scales {
-        &self.scales
+    /// The scales, put together from where the layer keeps them: in the order of its outputs,
+    /// and in f16 where they are per group and f16 holds each of them exactly.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn scales(&self) -> Result<Scales, OutOfMemory> {
+        self.scales.to_scales()
+    }
+
+    /// What one scale covers.
+    pub fn granularity(&self) -> Granularity {
+        self.scales.granularity()
     }
 
     /// The bias.
@@ -202,10 +194,7 @@ impl Linear {
 
     /// The group size of the scales, if they are per group.
     pub fn group(&self) -> Option<GroupSize> {
-        match self.scales.granularity() {
-            Granularity::PerGroup(size) => Some(size),
-            _ => None,
-        }
+        self.scales.group()
     }
 
     /// Rows `range` as a layer of its own, sharing the packed weights: see
@@ -216,22 +205,13 @@ impl Linear {
     /// at the last row, or leaves the matrix; or if memory runs out.
     pub fn slice_rows(&self, range: Range<usize>) -> Result<Linear, MatrixError> {
         let panels = self.panels.slice_rows(range.clone())?;
-        let groups = self.scales.groups(self.in_features());
-        let scales = match self.scales.granularity() {
-            Granularity::PerTensor => self.scales.try_clone()?,
-            Granularity::PerRow => {
-                Scales::per_row(memory::copied(&self.scales.values()[range.clone()])?)
-            }
-            Granularity::PerGroup(size) => {
-                let row = |row: usize| (row * groups).min(self.scales.values().len());
-                let values = &self.scales.values()[row(range.start)..row(range.end)];
-                Scales::per_group(size, memory::copied(values)?)
-            }
-        };
+        let scales = self.scales.slice_rows(range.clone())?;
         let bias = self.bias.as_ref().map(|bias| memory::copied(&bias[range]));
-        let mut shard = Self::assemble(panels, scales, bias.transpose()?)?;
-        shard.rotation = self.rotation.clone();
-        Ok(shard)
+        Ok(Self {
+            bias: bias.transpose()?,
+            rotation: self.rotation.clone(),
+            ..Self::assemble(panels, scales)
+        })
     }
 
     /// One row of weights times their scales, without bias, into `y`, K values: a row of an
@@ -253,11 +233,10 @@ impl Linear {
     pub fn unpack_row(&self, row: usize, y: &mut [f32]) -> Result<(), MatrixError> {
         check_length("y", y.len(), self.in_features())?;
         let weights = self.panels.row_trits(row)?;
-        let k = self.in_features();
         for (col, (y, trit)) in y.iter_mut().zip(weights).enumerate() {
             *y = match trit {
                 0 => 0.0,
-                trit => f32::from(trit) * self.scales.at(row, col, k),
+                trit => f32::from(trit) * self.scales.at(row, col),
             };
         }
         Ok(())
@@ -454,11 +433,7 @@ impl Linear {
 
     fn affine<O: Output>(&self, group_strips: usize) -> Affine<'_, O::Element> {
         Affine {
-            rows: self.out_features(),
-            scales: match self.scales.granularity() {
-                Granularity::PerRow => self.scales.values(),
-                _ => &self.by_group,
-            },
+            scales: &self.scales,
             sums_per_scale: sums_per_scale(self.group(), group_strips),
             bias: self.bias(),
             adds: O::ADDS,

@@ -154,17 +154,13 @@ impl Scales {
         &self.values
     }
 
+    pub(crate) fn into_parts(self) -> (Granularity, Vec<f32>) {
+        (self.granularity, self.values)
+    }
+
     pub(crate) fn try_clone(&self) -> Result<Self, OutOfMemory> {
         let values = memory::copied(&self.values)?;
         Ok(Self::with(self.granularity, values))
-    }
-
-    /// Scales along K of one row.
-    pub(crate) fn groups(&self, cols: usize) -> usize {
-        match self.granularity {
-            Granularity::PerGroup(size) => size.groups(cols),
-            _ => 1,
-        }
     }
 
     /// The scale of one weight of a matrix of `cols` columns.

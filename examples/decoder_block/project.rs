@@ -171,7 +171,7 @@ impl Project for Checked<'_> {
         for (site, y) in outputs {
             let layer = &self.ternary.layers[*site as usize];
             // The weights' magnitudes are all the scale, or zero.
-            let scale = layer.scales().values()[0];
+            let scale = layer.scales()?.values()[0];
             let mut dense = vec![0.0; y.len()];
             self.dense.project(x, tokens, &mut [(*site, &mut dense)])?;
             let rows = layer.out_features();

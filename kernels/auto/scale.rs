@@ -12,6 +12,9 @@ use multiversion::multiversion;
 /// The NaN that results hold.
 pub const NAN: f32 = f32::from_bits(0x7fc0_0000);
 
+/// From the bias of an f16's exponent to that of an f32's.
+const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+
 /// `y`, or the one NaN.
 #[inline(always)]
 pub fn canonical(y: f32) -> f32 {
@@ -87,6 +90,17 @@ pub fn add_bias(bias: Option<&[f32]>, total: &mut [f32]) {
                 *total = canonical(*total);
             }
         }
+    }
+}
+
+/// `scales[m] = halves[m]`, the bits of finite f16.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn widen(halves: &[u16], scales: &mut [f32]) {
+    for (scale, &bits) in scales.iter_mut().zip(halves) {
+        // Sign and mantissa in place; the exponent still has f16's bias, which a product
+        // with a power of two makes up for, of subnormal ones as well.
+        let bits = i32::from(bits as i16) << 13 & 0x8fff_e000_u32 as i32;
+        *scale = f32::from_bits(bits as u32) * REBIAS;
     }
 }
 

@@ -351,7 +351,7 @@ impl From<&Linear> for PanelFile {
     fn from(layer: &Linear) -> Self {
         Self {
             panels: layer.panels().clone(),
-            scales: Some(layer.scales().clone()),
+            scales: Some(layer.scales().expect("memory for the scales")),
             bias: layer.bias().map(<[f32]>::to_vec),
             rotation: layer.rotation().cloned(),
         }
@@ -380,7 +380,7 @@ impl Linear {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
         let file = PanelFile {
             panels: self.panels().clone(),
-            scales: Some(self.scales().try_clone()?),
+            scales: Some(self.scales()?),
             bias: self.bias().map(memory::copied).transpose()?,
             rotation: self.rotation().cloned(),
         };

@@ -34,6 +34,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     let Scratch {
         few_tables,
         sums,
+        scales,
         staged,
         ..
     } = scratch;
@@ -54,6 +55,10 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
         let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
         let staged: &mut [f32] = match product.sink.stages() {
             true => bytemuck::cast_slice_mut(reserve(staged, size_of_val(sums))?),
+            false => &mut [],
+        };
+        let scales: &mut [f32] = match product.sink.scales_need_room() {
+            true => bytemuck::cast_slice_mut(reserve(scales, stride * size_of::<f32>())?),
             false => &mut [],
         };
         for (index, (group, place)) in all_groups.clone().zip(prepared.places()).enumerate() {
@@ -77,6 +82,9 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
             }
             let row = first_panel * PANEL_ROWS;
             let end = rows.end.min(row + stride);
+            let scales = product
+                .sink
+                .scales(index, row..end, part_of(scales, 0, end - row));
             for (t, sums) in sums.chunks(stride).enumerate() {
                 let place = Place {
                     group: (index, group_count),
@@ -85,7 +93,9 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 };
                 let out = y.row_mut(tokens.start + t, row..end);
                 let staged = part_of(staged, t * stride, end - row);
-                product.sink.emit(place, &sums[..end - row], staged, out);
+                product
+                    .sink
+                    .emit(place, &sums[..end - row], scales, staged, out);
             }
         }
     }

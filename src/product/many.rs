@@ -111,6 +111,10 @@ fn run_part<X: Folded, S: Sink<X>>(
             }
             let row = panel * PANEL_ROWS;
             let row_end = part.row_end.min(row + PANEL_ROWS);
+            let mut room = [0.0; PANEL_ROWS];
+            let rows = row..row_end;
+            let room = &mut room[..rows.len()];
+            let scales = product.sink.scales(piece.group, rows, room);
             // Their rows are far apart: the CPU sees no stream of writes.
             let next = part.row_end.min(row_end + PANEL_ROWS);
             for (t, sums) in sums.chunks(PANEL_ROWS).take(part.tokens.len()).enumerate() {
@@ -126,7 +130,7 @@ fn run_part<X: Folded, S: Sink<X>>(
                 let staged = part_of(staged, at, row_end - row);
                 product
                     .sink
-                    .emit(place, &sums[..row_end - row], staged, out);
+                    .emit(place, &sums[..row_end - row], scales, staged, out);
             }
         }
     }

@@ -11,6 +11,7 @@
 //! | [`many`] | the loop over one tile for many tokens |
 //! | [`folds`] | when its accumulators are folded |
 //! | [`sink`] | what becomes of the sums: raw, scaled, biased |
+//! | [`scales`] | the scales of a layer, in the order that outputs take them |
 //! | [`scratch`] | the memory that workers reuse |
 //! | [`caches`] | the sizes of the CPU's caches |
 
@@ -22,6 +23,7 @@ mod many;
 pub(crate) mod operands;
 pub(crate) mod plan;
 pub(crate) mod prepare;
+pub(crate) mod scales;
 pub(crate) mod scratch;
 pub(crate) mod sink;
 mod tables;

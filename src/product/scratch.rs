@@ -12,6 +12,8 @@ pub(crate) struct Scratch {
     pub(crate) acc: Lines,
     pub(crate) total: Lines,
     pub(crate) sums: Lines,
+    /// Scales that are kept otherwise than outputs take them.
+    pub(crate) scales: Lines,
     /// Outputs that are not yet in the caller's type.
     pub(crate) staged: Lines,
 }
@@ -24,6 +26,7 @@ impl Default for Scratch {
             acc: lines(),
             total: lines(),
             sums: lines(),
+            scales: lines(),
             staged: lines(),
         }
     }

@@ -3,7 +3,9 @@
 use crate::activation::Activation;
 use crate::kernels::auto::scale;
 use crate::kernels::element::Element;
+use crate::product::scales::RowScales;
 use core::marker::PhantomData;
+use core::ops::Range;
 
 /// Where sums belong.
 #[derive(Clone, Copy)]
@@ -22,9 +24,21 @@ pub(crate) trait Sink<X: Element>: Sync + Send {
     type Out: Send;
     /// Whether outputs are made in memory of the worker's first.
     fn stages(&self) -> bool;
-    /// Takes the sums of one token and group; `out` is theirs, and `staged` as long as it
-    /// and the same for each of the groups, or empty if the sink does not stage.
-    fn emit(&self, place: Place, sums: &[X::Acc], staged: &mut [f32], out: &mut [Self::Out]);
+    /// The scales of a group's sums of some rows: as they are kept, or put into `room`, one
+    /// value a row, which is there where the sink [needs](Self::scales_need_room) it.
+    fn scales<'a>(&'a self, group: usize, rows: Range<usize>, room: &'a mut [f32]) -> &'a [f32];
+    /// Whether [`Self::scales`] needs room.
+    fn scales_need_room(&self) -> bool;
+    /// Takes the sums of one token and group and their scales; `out` is theirs, and `staged`
+    /// as long as it and the same for each of the groups, or empty if the sink does not stage.
+    fn emit(
+        &self,
+        place: Place,
+        sums: &[X::Acc],
+        scales: &[f32],
+        staged: &mut [f32],
+        out: &mut [Self::Out],
+    );
     /// Writes a whole row of sums over nothing (K = 0): +0 whatever the scale,
     /// and the bias.
     fn empty(&self, out: &mut [Self::Out]);
@@ -46,7 +60,13 @@ impl Sink<i8> for Raw {
     fn stages(&self) -> bool {
         false
     }
-    fn emit(&self, _: Place, sums: &[i32], _: &mut [f32], out: &mut [i32]) {
+    fn scales<'a>(&'a self, _: usize, _: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        room
+    }
+    fn scales_need_room(&self) -> bool {
+        false
+    }
+    fn emit(&self, _: Place, sums: &[i32], _: &[f32], _: &mut [f32], out: &mut [i32]) {
         out.copy_from_slice(sums);
     }
     fn empty(&self, out: &mut [i32]) {
@@ -54,12 +74,10 @@ impl Sink<i8> for Raw {
     }
 }
 
-/// Scales and bias of a layer, `scales[group * rows + row]`, and what becomes of outputs
-/// in the type `O`.
+/// Scales and bias of a layer, and what becomes of outputs in the type `O`.
 #[derive(Clone, Copy)]
 pub(crate) struct Affine<'a, O> {
-    pub(crate) rows: usize,
-    pub(crate) scales: &'a [f32],
+    pub(crate) scales: &'a RowScales,
     /// Groups of sums that share a scale.
     pub(crate) sums_per_scale: usize,
     pub(crate) bias: Option<&'a [f32]>,
@@ -69,9 +87,8 @@ pub(crate) struct Affine<'a, O> {
 }
 
 impl<'a, O: Activation> Affine<'a, O> {
-    fn scales(&self, place: Place, len: usize) -> &'a [f32] {
-        let group = place.group.0 / self.sums_per_scale;
-        &self.scales[group * self.rows + place.row..][..len]
+    fn scales<'b>(&'b self, group: usize, rows: Range<usize>, room: &'b mut [f32]) -> &'b [f32] {
+        self.scales.of_rows(group / self.sums_per_scale, rows, room)
     }
 
     fn bias(&self, place: Place, len: usize) -> Option<&'a [f32]> {
@@ -89,8 +106,8 @@ impl<'a, O: Activation> Affine<'a, O> {
         place: Place,
         staged: &mut [f32],
         out: &mut [O],
-        single: impl FnOnce(&[f32], Option<&[f32]>, &mut [f32]),
-        fold: impl FnOnce(&[f32], &mut [f32]),
+        single: impl FnOnce(Option<&[f32]>, &mut [f32]),
+        fold: impl FnOnce(&mut [f32]),
     ) {
         let len = out.len();
         let (group, groups) = place.group;
@@ -99,14 +116,13 @@ impl<'a, O: Activation> Affine<'a, O> {
             Some(out) if !self.adds => out,
             _ => &mut *staged,
         };
-        let scales = self.scales(place, len);
         if groups == 1 {
-            single(scales, self.bias(place, len), y);
+            single(self.bias(place, len), y);
         } else {
             if first {
                 y.fill(0.0);
             }
-            fold(scales, y);
+            fold(y);
             if last {
                 scale::add_bias(self.bias(place, len), y);
             }
@@ -148,15 +164,21 @@ impl<O: Activation> Sink<i8> for W1A8<'_, O> {
     fn stages(&self) -> bool {
         self.affine.stages()
     }
-    fn emit(&self, place: Place, sums: &[i32], staged: &mut [f32], out: &mut [O]) {
+    fn scales<'a>(&'a self, group: usize, rows: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        self.affine.scales(group, rows, room)
+    }
+    fn scales_need_room(&self) -> bool {
+        self.affine.scales.need_room()
+    }
+    fn emit(&self, place: Place, sums: &[i32], scales: &[f32], staged: &mut [f32], out: &mut [O]) {
         let group = place.group.0 / self.sums_per_scale;
         let token_scale = self.token_scales[place.token * self.scales_per_token + group];
         self.affine.emit(
             place,
             staged,
             out,
-            |scales, bias, y| scale::scale_i32(sums, scales, token_scale, bias, y),
-            |scales, y| scale::fold_group_i32(sums, scales, token_scale, y),
+            |bias, y| scale::scale_i32(sums, scales, token_scale, bias, y),
+            |y| scale::fold_group_i32(sums, scales, token_scale, y),
         );
     }
     fn empty(&self, out: &mut [O]) {
@@ -172,13 +194,19 @@ impl<O: Activation> Sink<f32> for Canonical<'_, O> {
     fn stages(&self) -> bool {
         self.0.stages()
     }
-    fn emit(&self, place: Place, sums: &[f32], staged: &mut [f32], out: &mut [O]) {
+    fn scales<'a>(&'a self, group: usize, rows: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        self.0.scales(group, rows, room)
+    }
+    fn scales_need_room(&self) -> bool {
+        self.0.scales.need_room()
+    }
+    fn emit(&self, place: Place, sums: &[f32], scales: &[f32], staged: &mut [f32], out: &mut [O]) {
         self.0.emit(
             place,
             staged,
             out,
-            |scales, bias, y| scale::scale_f32(sums, scales, bias, y),
-            |scales, y| scale::fold_group_f32(sums, scales, y),
+            |bias, y| scale::scale_f32(sums, scales, bias, y),
+            |y| scale::fold_group_f32(sums, scales, y),
         );
     }
     fn empty(&self, out: &mut [O]) {

@@ -34,7 +34,11 @@ fn layer(granularity: Granularity) -> Linear {
 /// What shows that a layer is the same.
 fn parts(layer: &Linear) -> (Vec<u8>, Scales, Vec<f32>) {
     let bias = layer.bias().unwrap_or_default().to_vec();
-    (layer.panels().to_packed(), layer.scales().clone(), bias)
+    (
+        layer.panels().to_packed(),
+        layer.scales().expect("memory"),
+        bias,
+    )
 }
 
 #[test]
@@ -96,10 +100,11 @@ fn linear_layers() {
         let panels = Panels::pack(&matrix).expect("panels");
         every_allocation(
             "Linear::from_parts",
-            || vec![matrix.scales().clone(); 2],
-            // Scales by row are kept as they come, so that the bias is what is copied.
-            |scales| {
-                let layer = Linear::from_parts(panels.clone(), scales.pop().expect("two"), None)?;
+            || vec![(matrix.scales().clone(), vec![0.5; SHAPE[0]]); 2],
+            // What is not per group is kept as it comes, so that the slice is what is copied.
+            |given| {
+                let (scales, bias) = given.pop().expect("two");
+                let layer = Linear::from_parts(panels.clone(), scales, Some(bias))?;
                 layer.slice_rows(0..SHAPE[0])
             },
             |_, layer| parts(&layer),

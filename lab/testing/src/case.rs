@@ -186,6 +186,12 @@ impl Case {
             2 => Scales::per_row(rng.vec(m, scale)),
             group => {
                 let size = GroupSize::from_len(group).expect("a group size");
+                // Half of the cases as files have them, each an f16, of up to 11 bits.
+                let f16 = shape.seed % 2 == 0 && shape.values != Values::Huge;
+                let scale = |r: &mut Rng| match scale(r) {
+                    value if f16 => (value * 128.0).round() / 128.0,
+                    value => value,
+                };
                 Scales::per_group(size, rng.vec(m * k.div_ceil(group), scale))
             }
         };

@@ -1,0 +1,190 @@
+//! The scales of a layer, once, in the order that outputs take them.
+
+use crate::kernels::auto::float::{narrow_f16, widen_f16};
+use crate::kernels::auto::scale;
+use crate::memory::{self, OutOfMemory};
+use crate::scales::{Granularity, GroupSize, Scales};
+use core::ops::Range;
+
+/// Scales of `rows` rows, `[groups][rows]`: the rows of an output are neighbours there.
+#[derive(Clone, Debug)]
+pub(crate) struct RowScales {
+    granularity: Granularity,
+    rows: usize,
+    values: Values,
+}
+
+#[derive(Clone, Debug)]
+enum Values {
+    F32(Vec<f32>),
+    /// Bits of f16: scales of groups that are f16 exactly, as those of most files are.
+    F16(Vec<u16>),
+}
+
+impl RowScales {
+    /// Of as many scales as the granularity has in `rows` rows.
+    pub(crate) fn new(scales: Scales, rows: usize) -> Result<Self, OutOfMemory> {
+        let (granularity, values) = scales.into_parts();
+        let values = match granularity {
+            Granularity::PerTensor | Granularity::PerRow => Values::F32(values),
+            Granularity::PerGroup(_) => {
+                let groups = values.len().checked_div(rows).unwrap_or(0);
+                let values = (0..values.len()).map(|i| values[i % rows * groups + i / rows]);
+                let exact = |v: f32| widen_f16(narrow_f16(v)).to_bits() == v.to_bits();
+                match values.clone().all(exact) {
+                    true => Values::F16(memory::collected(values.map(narrow_f16))?),
+                    false => Values::F32(memory::collected(values)?),
+                }
+            }
+        };
+        Ok(Self {
+            granularity,
+            rows,
+            values,
+        })
+    }
+
+    pub(crate) fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    /// The group size, of scales per group.
+    pub(crate) fn group(&self) -> Option<GroupSize> {
+        match self.granularity {
+            Granularity::PerGroup(size) => Some(size),
+            _ => None,
+        }
+    }
+
+    fn get(&self, index: usize) -> f32 {
+        match &self.values {
+            Values::F32(values) => values[index],
+            Values::F16(values) => widen_f16(values[index]),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => values.len(),
+            Values::F16(values) => values.len(),
+        }
+    }
+
+    /// Those of some rows, as of a matrix of these rows.
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Result<Self, OutOfMemory> {
+        fn part<T: Copy>(all: &[T], of: usize, rows: &Range<usize>) -> Result<Vec<T>, OutOfMemory> {
+            let groups = all.len().checked_div(of).unwrap_or(0);
+            let values = (0..groups * rows.len())
+                .map(|i| all[i / rows.len() * of + rows.start + i % rows.len()]);
+            memory::collected(values)
+        }
+        let values = match (&self.values, self.granularity) {
+            (Values::F32(values), Granularity::PerTensor) => Values::F32(memory::copied(values)?),
+            (Values::F32(values), _) => Values::F32(part(values, self.rows, &rows)?),
+            (Values::F16(values), _) => Values::F16(part(values, self.rows, &rows)?),
+        };
+        Ok(Self {
+            granularity: self.granularity,
+            rows: rows.len(),
+            values,
+        })
+    }
+
+    /// In the order of [`Scales`].
+    pub(crate) fn to_scales(&self) -> Result<Scales, OutOfMemory> {
+        let groups = match self.granularity {
+            Granularity::PerGroup(_) => self.len().checked_div(self.rows).unwrap_or(0),
+            _ => 1,
+        };
+        let stored = |i: usize| match groups {
+            1 => i,
+            _ => i % groups * self.rows + i / groups,
+        };
+        let values = memory::collected((0..self.len()).map(|i| self.get(stored(i))))?;
+        Ok(Scales::with(self.granularity, values))
+    }
+
+    /// The scale of one weight.
+    pub(crate) fn at(&self, row: usize, col: usize) -> f32 {
+        match self.granularity {
+            Granularity::PerTensor => self.get(0),
+            Granularity::PerRow => self.get(row),
+            Granularity::PerGroup(size) => self.get(col / size.len() * self.rows + row),
+        }
+    }
+
+    /// Whether [`Self::of_rows`] needs room.
+    pub(crate) fn need_room(&self) -> bool {
+        matches!(self.values, Values::F16(_)) || self.granularity == Granularity::PerTensor
+    }
+
+    /// A group's scales of some rows: as they are kept, or put into `room`, which is as long.
+    pub(crate) fn of_rows<'a>(
+        &'a self,
+        group: usize,
+        rows: Range<usize>,
+        room: &'a mut [f32],
+    ) -> &'a [f32] {
+        let at = group * self.rows + rows.start;
+        match &self.values {
+            Values::F32(values) if self.granularity == Granularity::PerTensor => {
+                room.fill(values[0]);
+                room
+            }
+            Values::F32(values) => &values[at..][..rows.len()],
+            Values::F16(values) => {
+                scale::widen(&values[at..][..rows.len()], room);
+                room
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every finite f16, of as many groups as rows and of one.
+    #[test]
+    fn scales_come_back_and_f16_are_kept_as_such() {
+        let halves = (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00);
+        let values: Vec<f32> = halves.map(widen_f16).collect();
+        let (rows, group) = (248, GroupSize::G32);
+        for inexact in [false, true] {
+            let mut values = values.clone();
+            if inexact {
+                *values.last_mut().expect("some") = 1.0 + f32::EPSILON;
+            }
+            let scales = Scales::per_group(group, values.clone());
+            let kept = RowScales::new(scales, rows).expect("little memory");
+            assert_eq!(matches!(kept.values, Values::F16(_)), !inexact);
+            let back = kept.to_scales().expect("little memory");
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(back.values()), bits(&values));
+
+            let groups = values.len() / rows;
+            let part = kept.slice_rows(100..200).expect("little memory");
+            let mut room = vec![f32::NAN; 50];
+            for index in 0..groups {
+                let expected: Vec<f32> = (150..200).map(|r| values[r * groups + index]).collect();
+                assert_eq!(
+                    bits(part.of_rows(index, 50..100, &mut room)),
+                    bits(&expected)
+                );
+                let col = index * group.len() + 31;
+                assert_eq!(part.at(99, col).to_bits(), expected[49].to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_rows_and_of_the_matrix() {
+        let rows = RowScales::new(Scales::per_row(vec![1.0, 2.0, 3.0]), 3).expect("memory");
+        assert_eq!(rows.of_rows(0, 1..3, &mut []), [2.0, 3.0]);
+        assert_eq!(rows.slice_rows(2..3).expect("memory").at(0, 7), 3.0);
+        let one = RowScales::new(Scales::per_tensor(0.5), 3).expect("memory");
+        let one = one.slice_rows(1..3).expect("memory");
+        assert!(one.need_room() && !rows.need_room());
+        assert_eq!(one.of_rows(0, 0..2, &mut [0.0; 2]), [0.5, 0.5]);
+    }
+}
