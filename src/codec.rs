@@ -348,15 +348,16 @@ pub(crate) fn validate(packed: MatRef<'_, u8>, cols: usize) -> Result<(), CodecE
     if cols == 0 {
         return Ok(());
     }
-    for row in 0..packed.rows() {
-        let packed = packed.row(row);
-        // A code is 11 where a bit and its upper neighbour are both set.
-        let both = packed
-            .iter()
-            .fold(0, |both, byte| both | (byte & (byte >> 1)));
-        check_row(row, packed, cols, both & 0x55 == 0)?;
-    }
-    Ok(())
+    (0..packed.rows()).try_for_each(|row| validate_row(row, packed.row(row), cols))
+}
+
+/// Checks the bytes of one row of `cols` weights, by its number in errors.
+pub(crate) fn validate_row(row: usize, packed: &[u8], cols: usize) -> Result<(), CodecError> {
+    // A code is 11 where a bit and its upper neighbour are both set.
+    let both = packed
+        .iter()
+        .fold(0, |both, byte| both | (byte & (byte >> 1)));
+    check_row(row, packed, cols, both & 0x55 == 0)
 }
 
 /// Runs `decode_row(row, packed, values) -> legal` over all rows.

@@ -290,11 +290,8 @@ impl TernaryMatrix {
 /// Checks the number of scales of a `rows x cols` matrix, and that they are
 /// finite.
 pub(crate) fn check_scales(scales: &Scales, rows: usize, cols: usize) -> Result<(), MatrixError> {
-    let (granularity, values) = (scales.granularity(), scales.values());
-    let expected = granularity
-        .scales(rows, cols)
-        .ok_or(CodecError::TooLarge { rows, cols })?;
-    check_length("scales", values.len(), expected)?;
+    check_scale_count(scales, rows, cols)?;
+    let values = scales.values();
     match values.iter().position(|v| !v.is_finite()) {
         Some(index) => Err(MatrixError::Scale {
             index,
@@ -302,6 +299,16 @@ pub(crate) fn check_scales(scales: &Scales, rows: usize, cols: usize) -> Result<
         }),
         None => Ok(()),
     }
+}
+
+pub(crate) fn check_scale_count(
+    scales: &Scales,
+    rows: usize,
+    cols: usize,
+) -> Result<(), MatrixError> {
+    let expected = scales.granularity().scales(rows, cols);
+    let expected = expected.ok_or(CodecError::TooLarge { rows, cols })?;
+    Ok(check_length("scales", scales.values().len(), expected)?)
 }
 
 pub(crate) fn check_cols(cols: usize) -> Result<(), MatrixError> {

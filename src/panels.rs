@@ -1,21 +1,22 @@
 //! Panels: the packed bytes of 64 rows at a time, transposed, as kernels read them.
 
-use crate::codec::CodecError;
+use crate::codec::{CodecError, validate_row};
 use crate::isa::Backend;
 #[cfg(feature = "train")]
 use crate::kernels::auto::transpose::transposed_panel;
 use crate::kernels::call::PanelView;
 use crate::kernels::contract::{DEPTH_MULTIPLE, PANEL_ROWS};
 use crate::kernels::memory::panel_memory;
-use crate::matrix::{MatrixError, TernaryMatrix, check_cols};
-use crate::memory::OutOfMemory;
+use crate::matrix::{MatrixError, TernaryMatrix, check_cols, check_scale_count};
+use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::product::plan::{self, strips};
+use crate::scales::{Granularity, Scales};
 use crate::threads::{Stopped, Threads};
 use crate::view::MatRef;
 use crate::workspace::{Weights, Workspace};
 use core::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A ternary matrix in panels: `panel[p][strip][r]` is byte `strip` of row
 /// `64 p + r`. Rows are padded with zeros to 64, strips to a multiple of 3.
@@ -228,16 +229,127 @@ impl Panels {
         let rows = packed.rows();
         // The packed bytes are in memory, but their padding may be 64 times as long.
         let len = panel_bytes(rows, cols).ok_or(OutOfMemory { bytes: usize::MAX })?;
-        let (workers, per_item) = plan::packing(threads, len, rows.div_ceil(PANEL_ROWS));
-        let shape = [rows, packed.cols(), depth(cols)];
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let (workers, per_item) = plan::packing(threads, len, panels);
+        let shape = [panels, packed.cols(), depth(cols)];
         let run = |items, work: &(dyn Fn(usize) -> bool + Sync)| {
             threads.for_each(workers, items, |i| Ok(work(i)))
         };
-        let kernels = backend.runnable();
-        let panels = panel_memory::pack(kernels, packed.strided(), shape, per_item, run)?;
-        let panels = panels.ok_or(OutOfMemory { bytes: len })?;
-        let bytes = PanelBytes::of(panels);
+        let (packed, stride) = packed.strided();
+        let source = |_| panel_memory::rows_of(packed, stride);
+        let bytes = panel_memory::pack(backend.runnable(), source, shape, per_item, run)?;
+        let bytes = PanelBytes::of(bytes.ok_or(OutOfMemory { bytes: len })?);
         Ok(Self::from_parts(bytes, 0, rows, cols))
+    }
+
+    /// Lays out rows that come from another format, in one pass and by the backend and the
+    /// threads of a workspace: `fill(row, packed, scales)` is called once for each row, in any
+    /// order, and writes its packed bytes, all of them, and its scales. Those are the row's
+    /// part of `scales`, none where they are per tensor. Rows without weights are not asked
+    /// for.
+    ///
+    /// ```
+    /// use tritgemm::{Linear, MatrixError, Panels, Scales, Workspace};
+    /// // A format of our own: a byte of scale, and a byte of four weights.
+    /// let file = [4, 0b01_00_10_00, 8, 0b00_00_00_01];
+    /// let mut scales = Scales::per_row(vec![0.0; 2]);
+    /// let panels = Panels::pack_rows(2, 4, &mut scales, &Workspace::new(), |row, packed, scale| {
+    ///     scale[0] = f32::from(file[2 * row]);
+    ///     packed[0] = file[2 * row + 1];
+    ///     Ok::<_, MatrixError>(())
+    /// })?;
+    /// let layer = Linear::from_parts(panels, scales, None)?;
+    /// let mut row = [0.0; 4];
+    /// layer.unpack_row(1, &mut row)?;
+    /// assert_eq!(row, [0.0, 0.0, 0.0, 8.0]);
+    /// # Ok::<(), tritgemm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Of the first row that fails, that of `fill`, or that a code is 11 or padding bits are
+    /// not zero. If there are more or fewer scales than the shape has, `cols` is more than
+    /// [`MAX_COLS`](crate::MAX_COLS), the backend that was asked for is not available, a
+    /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    pub fn pack_rows<E: From<MatrixError> + Send>(
+        rows: usize,
+        cols: usize,
+        scales: &mut Scales,
+        ws: &Workspace,
+        fill: impl Fn(usize, &mut [u8], &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let len = Self::byte_len(rows, cols)?;
+        check_scale_count(scales, rows, cols)?;
+        let backend = ws
+            .backend()
+            .map_err(|e| MatrixError::from(CodecError::from(e)))?;
+        if len == 0 {
+            return Ok(Self::from_parts(Vec::new().into(), 0, rows, cols));
+        }
+        let threads = &ws.options().threads;
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let (workers, per_item) = plan::packing(threads, len, panels);
+        let row_bytes = strips(cols);
+        let scales_of_row = match scales.granularity() {
+            Granularity::PerTensor => 0,
+            _ => scales.values().len().checked_div(rows).unwrap_or(0),
+        };
+        // The scales of an item's rows are a row here, the last one shorter.
+        let item_scales = per_item * PANEL_ROWS * scales_of_row;
+        let mut of_items: Vec<Mutex<&mut [f32]>> = Vec::new();
+        if item_scales > 0 {
+            let parts = scales.values_mut().chunks_mut(item_scales);
+            memory::extend(&mut of_items, parts.map(Mutex::new)).map_err(MatrixError::from)?;
+        }
+        let failed: Mutex<Option<(usize, E)>> = Mutex::new(None);
+        let fail = |row: usize, error: E| {
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            if failed.as_ref().is_none_or(|(first, _)| row < *first) {
+                *failed = Some((row, error));
+            }
+        };
+        let source = |item: usize| {
+            let mut room = Vec::new();
+            let mut scales = of_items
+                .get(item)
+                .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner));
+            let (fail, fill) = (&fail, &fill);
+            move |panel: usize, pack: panel_memory::Pack<'_>| {
+                let first = panel * PANEL_ROWS;
+                let count = PANEL_ROWS.min(rows - first);
+                if let Err(e) = memory::resize(&mut room, PANEL_ROWS * row_bytes, 0) {
+                    fail(first, MatrixError::from(e).into());
+                    return false;
+                }
+                for (row, packed) in (first..).zip(room.chunks_exact_mut(row_bytes).take(count)) {
+                    let at = (row - item * per_item * PANEL_ROWS) * scales_of_row;
+                    let scales = scales.as_deref_mut();
+                    let scales = scales.map_or(&mut [][..], |all| &mut all[at..][..scales_of_row]);
+                    let filled = fill(row, packed, scales).and_then(|()| {
+                        let checked = validate_row(row, packed, cols);
+                        checked.map_err(|e| MatrixError::from(e).into())
+                    });
+                    if let Err(e) = filled {
+                        fail(row, e);
+                        return false;
+                    }
+                }
+                pack(&room[..count * row_bytes], row_bytes);
+                true
+            }
+        };
+        let run = |items, work: &(dyn Fn(usize) -> bool + Sync)| {
+            threads.for_each(workers, items, |i| Ok(work(i)))
+        };
+        let shape = [panels, row_bytes, depth(cols)];
+        let bytes = panel_memory::pack(backend.runnable(), source, shape, per_item, run);
+        if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        let bytes = bytes.map_err(MatrixError::from)?;
+        let bytes = bytes
+            .ok_or(OutOfMemory { bytes: len })
+            .map_err(MatrixError::from)?;
+        Ok(Self::from_parts(PanelBytes::of(bytes), 0, rows, cols))
     }
 
     /// Panels that are laid out already, as [`Panels::as_bytes`] gives them:

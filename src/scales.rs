@@ -154,6 +154,10 @@ impl Scales {
         &self.values
     }
 
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
     pub(crate) fn into_parts(self) -> (Granularity, Vec<f32>) {
         (self.granularity, self.values)
     }

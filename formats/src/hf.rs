@@ -35,7 +35,7 @@ use crate::scales::ScaleRounding;
 #[cfg(feature = "rayon")]
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
-use tritgemm::{Granularity, Scales, TernaryMatrix, codec};
+use tritgemm::{Granularity, Linear, Scales, TernaryMatrix, Workspace, codec};
 
 const FORMAT: &str = "HF BitNet";
 
@@ -125,69 +125,130 @@ pub fn decode(
     class: LinearClass,
     rows: Option<usize>,
 ) -> Result<TernaryMatrix> {
-    let &Packed {
-        tensor,
-        bytes,
-        packed_rows,
-        cols,
-        weight_scale,
-    } = packed;
-    let named = Named {
-        tensor,
-        format: FORMAT,
-    };
-    let stored = [packed_rows, cols];
-    let (Some(len), Some(all_rows)) = (
-        packed_rows.checked_mul(cols),
-        packed_rows.checked_mul(ROWS_PER_BYTE),
-    ) else {
-        return Err(named.overflow(&stored));
-    };
-    let rows = rows.unwrap_or(all_rows);
-    if rows.div_ceil(ROWS_PER_BYTE) != packed_rows {
-        return Err(FormatError::Rows {
-            tensor: tensor.to_owned(),
-            rows,
+    let source = packed.source(class, rows)?;
+    source.named.matrix_of_rows(
+        [source.rows, packed.cols],
+        Scales::per_tensor(source.scale),
+        |row, trits| source.fill(row, trits),
+    )
+}
+
+/// Reads a packed matrix straight into a packed layer, in one pass and on the threads of a
+/// workspace: what [`Linear::new`] makes of what [`decode`] does.
+///
+/// # Errors
+/// Those of [`decode`]; [`FormatError::Matrix`] also if the workspace's backend is not
+/// available, its threads leave work out or memory runs out.
+pub fn linear(
+    packed: &Packed<'_>,
+    class: LinearClass,
+    rows: Option<usize>,
+    ws: &Workspace,
+) -> Result<Linear> {
+    let source = packed.source(class, rows)?;
+    source.named.layer_of_rows(
+        [source.rows, packed.cols],
+        Scales::per_tensor(source.scale),
+        ws,
+        |row, packed, _| {
+            let mut trits = vec![0; source.packed.cols];
+            source.fill(row, &mut trits)?;
+            source.named.encode(&trits, packed)
+        },
+    )
+}
+
+/// A packed matrix that was checked, but for the codes of its rows.
+struct Source<'a> {
+    packed: Packed<'a>,
+    named: Named<'a>,
+    rows: usize,
+    scale: f32,
+}
+
+impl Source<'_> {
+    fn codes(&self, row: usize) -> impl Iterator<Item = u8> {
+        let Packed {
+            bytes,
             packed_rows,
-        });
-    }
-    named.len([rows, cols], len, bytes.len())?;
-    let scale = class.swap(weight_scale);
-    for value in [weight_scale, scale] {
-        if !value.is_finite() {
-            return Err(FormatError::Scale {
-                tensor: tensor.to_owned(),
-                row: 0,
-                col: 0,
-                value,
-            });
-        }
-    }
-    let codes = |row: usize| {
+            cols,
+            ..
+        } = self.packed;
         let (line, shift) = (row % packed_rows, 2 * (row / packed_rows));
         let line = &bytes[line * cols..][..cols];
         line.iter().map(move |byte| byte >> shift & 3)
-    };
-    for row in rows..all_rows {
-        if let Some((col, code)) = codes(row).enumerate().find(|&(_, code)| code != 0) {
-            return Err(FormatError::PaddingRow {
-                tensor: tensor.to_owned(),
-                row,
-                col,
-                code,
-                rows,
-            });
-        }
     }
-    named.matrix_of_rows([rows, cols], Scales::per_tensor(scale), |row, trits| {
-        for (col, (trit, code)) in trits.iter_mut().zip(codes(row)).enumerate() {
+
+    fn fill(&self, row: usize, trits: &mut [i8]) -> Result<()> {
+        for (col, (trit, code)) in trits.iter_mut().zip(self.codes(row)).enumerate() {
             if code == 3 {
-                return Err(named.not_ternary([row, col], code));
+                return Err(self.named.not_ternary([row, col], code));
             }
             *trit = code as i8 - 1;
         }
         Ok(())
-    })
+    }
+}
+
+impl<'a> Packed<'a> {
+    fn source(&self, class: LinearClass, rows: Option<usize>) -> Result<Source<'a>> {
+        let &Packed {
+            tensor,
+            bytes,
+            packed_rows,
+            cols,
+            weight_scale,
+        } = self;
+        let named = Named {
+            tensor,
+            format: FORMAT,
+        };
+        let stored = [packed_rows, cols];
+        let (Some(len), Some(all_rows)) = (
+            packed_rows.checked_mul(cols),
+            packed_rows.checked_mul(ROWS_PER_BYTE),
+        ) else {
+            return Err(named.overflow(&stored));
+        };
+        let rows = rows.unwrap_or(all_rows);
+        if rows.div_ceil(ROWS_PER_BYTE) != packed_rows {
+            return Err(FormatError::Rows {
+                tensor: tensor.to_owned(),
+                rows,
+                packed_rows,
+            });
+        }
+        named.len([rows, cols], len, bytes.len())?;
+        let scale = class.swap(weight_scale);
+        for value in [weight_scale, scale] {
+            if !value.is_finite() {
+                return Err(FormatError::Scale {
+                    tensor: tensor.to_owned(),
+                    row: 0,
+                    col: 0,
+                    value,
+                });
+            }
+        }
+        let source = Source {
+            packed: *self,
+            named,
+            rows,
+            scale,
+        };
+        for row in rows..all_rows {
+            if let Some((col, code)) = source.codes(row).enumerate().find(|&(_, code)| code != 0) {
+                return Err(FormatError::PaddingRow {
+                    tensor: tensor.to_owned(),
+                    row,
+                    col,
+                    code,
+                    rows,
+                });
+            }
+        }
+        Ok(source)
+    }
 }
 
 /// The packed bytes of a matrix, `[ceil(M / 4)][K]`. Its scale is

@@ -1,10 +1,11 @@
 //! Matrices put together row by row.
 
 use crate::error::{FormatError, Result};
+use crate::scales::fewer;
 #[cfg(feature = "rayon")]
 use rayon::prelude::*;
 use tritgemm::codec::{self, Mode};
-use tritgemm::{MatMut, MatRef, MatrixError, Scales, TernaryMatrix};
+use tritgemm::{Linear, MatMut, MatRef, MatrixError, Panels, Scales, TernaryMatrix, Workspace};
 
 /// What a source of rows is called in messages.
 #[derive(Clone, Copy)]
@@ -65,12 +66,7 @@ impl Named<'_> {
         let row_bytes = codec::row_bytes(cols).max(1);
         let pack = |trits: &mut Vec<i8>, (row, packed): (usize, &mut [u8])| {
             trits.resize(cols, 0);
-            fill(row, trits).and_then(|()| {
-                let trits = MatRef::new(trits, 1, cols).expect("a row");
-                let packed = MatMut::new(packed, 1, codec::row_bytes(cols)).expect("its bytes");
-                let done = codec::encode(trits, packed, Mode::Strict);
-                done.map_err(|e| self.matrix(e))
-            })
+            fill(row, trits).and_then(|()| self.encode(trits, packed))
         };
         let serial = |packed: &mut [u8]| {
             let mut trits = Vec::new();
@@ -92,5 +88,45 @@ impl Named<'_> {
             return Err(error);
         }
         TernaryMatrix::from_packed(packed, rows, cols, scales).map_err(|e| self.matrix(e))
+    }
+
+    /// Packs the trits of a row.
+    pub(crate) fn encode(self, trits: &[i8], packed: &mut [u8]) -> Result<()> {
+        let packed_len = packed.len();
+        let trits = MatRef::new(trits, 1, trits.len()).expect("a row");
+        let packed = MatMut::new(packed, 1, packed_len).expect("its bytes");
+        codec::encode(trits, packed, Mode::Strict).map_err(|e| self.matrix(e))
+    }
+
+    /// A layer whose row `r` is what `fill(r, packed, scales)` writes, in one pass and on the
+    /// threads of a workspace, with as few scales as say the same.
+    pub(crate) fn layer_of_rows(
+        self,
+        [rows, cols]: [usize; 2],
+        mut scales: Scales,
+        ws: &Workspace,
+        fill: impl Fn(usize, &mut [u8], &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Linear> {
+        let panels = Panels::pack_rows(rows, cols, &mut scales, ws, |row, packed, scales| {
+            fill(row, packed, scales).map_err(Failed::Format)
+        });
+        let panels = panels.map_err(|failed| match failed {
+            Failed::Format(error) => error,
+            Failed::Matrix(error) => self.matrix(error),
+        })?;
+        let scales = fewer(&scales, cols).unwrap_or(scales);
+        Linear::from_parts(panels, scales, None).map_err(|e| self.matrix(e))
+    }
+}
+
+/// Why rows did not become panels.
+enum Failed {
+    Format(FormatError),
+    Matrix(MatrixError),
+}
+
+impl From<MatrixError> for Failed {
+    fn from(error: MatrixError) -> Self {
+        Self::Matrix(error)
     }
 }

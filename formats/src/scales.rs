@@ -41,7 +41,8 @@ pub fn simplify(matrix: TernaryMatrix) -> TernaryMatrix {
     .unwrap_or(matrix)
 }
 
-fn fewer(scales: &Scales, cols: usize) -> Option<Scales> {
+/// As few scales as say the same, if there are fewer.
+pub(crate) fn fewer(scales: &Scales, cols: usize) -> Option<Scales> {
     let values = scales.values();
     let (&first, rest) = values.split_first()?;
     if scales.granularity() == Granularity::PerTensor {

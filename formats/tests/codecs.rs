@@ -3,12 +3,22 @@
 
 mod common;
 
-use common::{assert_same, f32s, halves, matrix, rng, trits};
+use common::{assert_same, both_ways, f32s, halves, matrix, rng, trits};
 use half::f16;
 use proptest::prelude::*;
-use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix, Workspace};
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::{FormatError, ScaleRounding, simplify};
+
+fn decode(
+    ty: TernaryType,
+    bytes: &[u8],
+    rows: usize,
+    cols: usize,
+) -> Result<TernaryMatrix, FormatError> {
+    let layer = |ws: &Workspace| ty.linear(bytes, rows, cols, "w", ws);
+    both_ways(ty.decode(bytes, rows, cols, "w"), layer)
+}
 
 /// `codes[row][col]`, `w + 1` or 3, and the scales in the format's own order.
 struct Stored {
@@ -140,7 +150,7 @@ impl Stored {
     }
 
     fn decoded(&self) -> Result<TernaryMatrix, FormatError> {
-        self.ty.decode(&self.bytes(), self.rows, self.cols, "w")
+        decode(self.ty, &self.bytes(), self.rows, self.cols)
     }
 }
 
@@ -210,7 +220,7 @@ fn every_byte_of_five_trits_decodes() {
             let mut bytes = vec![byte; ty.row_bytes(cols).unwrap()];
             let scale = if ty == TernaryType::Tq1_0 { 52 } else { 0 };
             bytes[scale..scale + 2].fill(0);
-            let matrix = ty.decode(&bytes, 1, cols, "w").unwrap();
+            let matrix = decode(ty, &bytes, 1, cols).unwrap();
             // ggml's own arithmetic, as its sources have it.
             let digit = |power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
             let (place, powers) = match ty {
@@ -256,7 +266,7 @@ fn sizes_that_do_not_fit_are_refused() {
     for &ty in TernaryType::ALL {
         let bytes = Stored::random(ty, 2, 256, 5).bytes();
         for wrong in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat(), &[]] {
-            let error = ty.decode(wrong, 2, 256, "w").unwrap_err();
+            let error = decode(ty, wrong, 2, 256).unwrap_err();
             assert!(
                 matches!(error, FormatError::SizeMismatch { expected, got, .. }
                     if expected == bytes.len() && got == wrong.len()),
@@ -265,19 +275,19 @@ fn sizes_that_do_not_fit_are_refused() {
         }
         // K = 255, 1 and the block minus 4.
         for cols in [255, 1, ty.block() - 4] {
-            let error = ty.decode(&bytes, 1, cols, "w").unwrap_err();
+            let error = decode(ty, &bytes, 1, cols).unwrap_err();
             assert!(
                 matches!(error, FormatError::Block { cols: k, .. } if k == cols),
                 "{error}"
             );
         }
         for (rows, cols) in [(0, 256), (2, 0), (0, 0)] {
-            let error = ty.decode(&[], rows, cols, "w").unwrap_err();
+            let error = decode(ty, &[], rows, cols).unwrap_err();
             assert!(matches!(error, FormatError::Shape { .. }), "{error}");
         }
         let most = usize::MAX / 256 * 256;
         for (rows, cols) in [(most, 256), (2, most), (most, most)] {
-            let error = ty.decode(&bytes, rows, cols, "w").unwrap_err();
+            let error = decode(ty, &bytes, rows, cols).unwrap_err();
             assert!(
                 matches!(error, FormatError::ShapeOverflow { .. }),
                 "{error}"
@@ -287,7 +297,7 @@ fn sizes_that_do_not_fit_are_refused() {
     // More columns than the library's sums allow, in a tensor that is whole.
     let cols = 1 << 24;
     let bytes = vec![0; TernaryType::Tq1_0.row_bytes(cols).unwrap()];
-    let error = TernaryType::Tq1_0.decode(&bytes, 1, cols, "w").unwrap_err();
+    let error = decode(TernaryType::Tq1_0, &bytes, 1, cols).unwrap_err();
     assert!(matches!(error, FormatError::Matrix { .. }), "{error}");
 }
 
@@ -312,7 +322,7 @@ fn scales_that_f16_does_not_have_are_rounded_only_when_asked() {
         _ => panic!("{error}"),
     }
     let rounded = encode(Scales::per_row(vec![0.5, 0.1]), ScaleRounding::Nearest).unwrap();
-    let back = simplify(TernaryType::Tq2_0.decode(&rounded, 2, 512, "w").unwrap());
+    let back = simplify(decode(TernaryType::Tq2_0, &rounded, 2, 512).unwrap());
     assert_eq!(back.scales(), &Scales::per_row(vec![0.5, 0.099_975_586]));
     // Beyond f16 at either end, even so.
     for lost in [1e6, -1e6, 1e-9] {
@@ -411,7 +421,7 @@ proptest! {
         let matrix = matrix(&trits, rows, cols, scales);
         for ty in [TernaryType::Tq1_0, TernaryType::Tq2_0] {
             let bytes = ty.encode(&matrix, ScaleRounding::Exact, "w").unwrap();
-            let back = ty.decode(&bytes, rows, cols, "w").unwrap();
+            let back = decode(ty, &bytes, rows, cols).unwrap();
             prop_assert_eq!(back.packed(), matrix.packed());
             for row in 0..rows {
                 for block in 0..blocks {
@@ -427,7 +437,7 @@ proptest! {
     fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..600),
         rows in 0usize..5, cols in 0usize..1100, ty in 0..6usize) {
         let ty = TernaryType::ALL[ty];
-        if let Ok(matrix) = ty.decode(&bytes, rows, cols, "w") {
+        if let Ok(matrix) = decode(ty, &bytes, rows, cols) {
             prop_assert_eq!(ty.tensor_bytes(rows, cols, "w").unwrap(), bytes.len());
             prop_assert_eq!((matrix.rows(), matrix.cols()), (rows, cols));
         }

@@ -1,10 +1,13 @@
 //! HF BitNet against an encoder written from the layout's description alone.
 
+mod common;
+
+use common::both_ways;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use tritgemm::{Granularity, GroupSize, MatRef, Scales, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, MatRef, Scales, TernaryMatrix, Workspace};
 use tritgemm_formats::hf::{self, LinearClass, Packed};
 use tritgemm_formats::{FloatType, FormatError, ScaleRounding};
 
@@ -19,6 +22,17 @@ fn independent(trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// As a matrix, and the same as a layer.
+#[track_caller]
+fn decode(
+    packed: &Packed<'_>,
+    class: LinearClass,
+    rows: Option<usize>,
+) -> Result<TernaryMatrix, FormatError> {
+    let layer = |ws: &Workspace| hf::linear(packed, class, rows, ws);
+    both_ways(hf::decode(packed, class, rows), layer)
 }
 
 fn trits(rows: usize, cols: usize) -> Vec<i8> {
@@ -40,7 +54,7 @@ fn packed(bytes: &[u8], packed_rows: usize, cols: usize) -> Packed<'_> {
 #[test]
 fn one_byte_by_hand() {
     // Rows 0 to 3 of one column are -1, 0, +1, 0.
-    let matrix = hf::decode(
+    let matrix = decode(
         &packed(&[0b01_10_01_00], 1, 1),
         LinearClass::AutoBitLinear,
         None,
@@ -48,7 +62,7 @@ fn one_byte_by_hand() {
     let matrix = matrix.unwrap();
     assert_eq!(matrix.to_trits().unwrap(), [-1, 0, 1, 0]);
     assert_eq!(matrix.scales(), &Scales::per_tensor(0.5));
-    let divided = hf::decode(
+    let divided = decode(
         &packed(&[0b01_10_01_00], 1, 1),
         LinearClass::BitLinear,
         None,
@@ -62,11 +76,11 @@ fn rows_that_are_no_multiple_of_four() {
         let trits = trits(rows, 3);
         let bytes = independent(&trits, rows, 3);
         let stored = packed(&bytes, rows.div_ceil(4), 3);
-        let matrix = hf::decode(&stored, LinearClass::AutoBitLinear, Some(rows)).unwrap();
+        let matrix = decode(&stored, LinearClass::AutoBitLinear, Some(rows)).unwrap();
         assert_eq!(matrix.to_trits().unwrap(), trits);
         assert_eq!(hf::encode(&matrix), bytes);
         // Without M the padding reads as weights of -1, as the file says.
-        let all = hf::decode(&stored, LinearClass::AutoBitLinear, None).unwrap();
+        let all = decode(&stored, LinearClass::AutoBitLinear, None).unwrap();
         assert_eq!(all.rows(), 4 * rows.div_ceil(4));
         assert!(all.to_trits().unwrap()[rows * 3..].iter().all(|&t| t == -1));
     }
@@ -75,7 +89,7 @@ fn rows_that_are_no_multiple_of_four() {
 #[test]
 fn an_m_too_small_drops_no_weights() {
     let bytes = independent(&[1; 8 * 2], 8, 2);
-    let error = hf::decode(&packed(&bytes, 2, 2), LinearClass::BitLinear, Some(7)).unwrap_err();
+    let error = decode(&packed(&bytes, 2, 2), LinearClass::BitLinear, Some(7)).unwrap_err();
     assert!(
         matches!(
             error,
@@ -90,7 +104,7 @@ fn an_m_too_small_drops_no_weights() {
         "{error}"
     );
     for rows in [4, 9, 0, usize::MAX] {
-        let error = hf::decode(&packed(&bytes, 2, 2), LinearClass::BitLinear, Some(rows));
+        let error = decode(&packed(&bytes, 2, 2), LinearClass::BitLinear, Some(rows));
         let error = error.unwrap_err();
         assert!(
             matches!(error, FormatError::Rows { packed_rows: 2, .. }),
@@ -104,7 +118,7 @@ fn code_3_is_named_with_its_place() {
     let mut bytes = independent(&trits(12, 5), 12, 5);
     // Row 7 = packed row 1 of 3, third quarter, bits 4-5.
     bytes[5 + 4] |= 0b11 << 4;
-    let error = hf::decode(&packed(&bytes, 3, 5), LinearClass::BitLinear, None).unwrap_err();
+    let error = decode(&packed(&bytes, 3, 5), LinearClass::BitLinear, None).unwrap_err();
     assert!(
         matches!(
             error,
@@ -127,7 +141,7 @@ fn code_3_is_named_with_its_place() {
 fn the_first_row_in_error_is_the_one_named() {
     let bytes = vec![0xff; 64 * 9];
     for _ in 0..20 {
-        let error = hf::decode(&packed(&bytes, 64, 9), LinearClass::BitLinear, None).unwrap_err();
+        let error = decode(&packed(&bytes, 64, 9), LinearClass::BitLinear, None).unwrap_err();
         assert!(
             matches!(error, FormatError::NotTernary { row: 0, col: 0, .. }),
             "{error}"
@@ -140,7 +154,7 @@ fn sizes_that_lie() {
     let cases = [(2, 3, 5), (0, 3, 1), (3, 0, 1)];
     for (packed_rows, cols, len) in cases {
         let bytes = vec![0; len];
-        let error = hf::decode(
+        let error = decode(
             &packed(&bytes, packed_rows, cols),
             LinearClass::BitLinear,
             None,
@@ -153,7 +167,7 @@ fn sizes_that_lie() {
         (usize::MAX / 2, 1),
         (1 << (usize::BITS - 1), 1),
     ] {
-        let error = hf::decode(
+        let error = decode(
             &packed(&[], packed_rows, cols),
             LinearClass::BitLinear,
             None,
@@ -165,14 +179,14 @@ fn sizes_that_lie() {
         );
     }
     let wide = vec![0; 1 << 24];
-    let error = hf::decode(&packed(&wide, 1, 1 << 24), LinearClass::BitLinear, None).unwrap_err();
+    let error = decode(&packed(&wide, 1, 1 << 24), LinearClass::BitLinear, None).unwrap_err();
     assert!(matches!(error, FormatError::Matrix { .. }), "{error}");
 }
 
 #[test]
 fn shapes_without_weights() {
     for (packed_rows, cols) in [(0, 0), (0, 7), (2, 0), (usize::MAX / 4, 0)] {
-        let matrix = hf::decode(
+        let matrix = decode(
             &packed(&[], packed_rows, cols),
             LinearClass::BitLinear,
             None,
@@ -209,7 +223,7 @@ fn every_stored_scale_comes_back_bit_for_bit() {
                 LinearClass::AutoBitLinear => weight_scale,
                 LinearClass::BitLinear => 1.0 / weight_scale,
             };
-            match hf::decode(&packed, class, Some(1)) {
+            match decode(&packed, class, Some(1)) {
                 Ok(matrix) => {
                     let scale = matrix.scales().values()[0];
                     assert_eq!(scale.to_bits(), want.to_bits(), "{class:?} {weight_scale}");
@@ -359,7 +373,7 @@ proptest! {
         prop_assume!(scale.is_finite() && (1.0 / scale).is_finite());
         let bytes = independent(&trits, rows, cols);
         let stored = Packed { weight_scale: scale, ..packed(&bytes, rows.div_ceil(4), cols) };
-        let matrix = hf::decode(&stored, class, Some(rows)).unwrap();
+        let matrix = decode(&stored, class, Some(rows)).unwrap();
         prop_assert_eq!(matrix.to_trits().unwrap(), trits);
         prop_assert_eq!(hf::encode(&matrix), bytes);
         let written = hf::encode_scale("w", &matrix, class, FloatType::Bf16, ScaleRounding::Exact);
@@ -374,7 +388,7 @@ proptest! {
         rows in proptest::option::of(0usize..33),
     ) {
         let stored = packed(&bytes, packed_rows, cols);
-        if let Ok(matrix) = hf::decode(&stored, LinearClass::AutoBitLinear, rows) {
+        if let Ok(matrix) = decode(&stored, LinearClass::AutoBitLinear, rows) {
             prop_assert_eq!(hf::encode(&matrix), bytes);
         }
     }

@@ -1,10 +1,25 @@
 //! ONNX `MatMulNBits` with 2 bits against an encoder written from the
 //! operator's description alone.
 
+mod common;
+
+use common::both_ways;
 use proptest::prelude::*;
-use tritgemm::{GroupSize, Scales};
+use tritgemm::{GroupSize, Scales, TernaryMatrix};
 use tritgemm_formats::FormatError;
 use tritgemm_formats::onnx::{MatMulNBits, OnnxModel, ZeroPoints};
+
+/// As a matrix, and the same as a layer.
+trait Decoded {
+    fn decoded(&self) -> Result<TernaryMatrix, FormatError>;
+}
+
+impl Decoded for MatMulNBits<'_> {
+    #[track_caller]
+    fn decoded(&self) -> Result<TernaryMatrix, FormatError> {
+        both_ways(self.decode(), |ws| self.linear(ws))
+    }
+}
 
 /// Blocks of every row, each a string of bits, least significant first.
 fn independent(trits: &[i8], k: usize, block: usize, zero: impl Fn(usize, usize) -> i8) -> Vec<u8> {
@@ -56,7 +71,7 @@ fn node<'a>(
 fn one_byte_by_hand() {
     // -1, 0, +1, 0 from the lowest bits up, with the zero point 1.
     let b = [0b01_10_01_00, 0, 0, 0];
-    let matrix = node(1, 4, 16, &b, &[0.5]).decode().unwrap();
+    let matrix = node(1, 4, 16, &b, &[0.5]).decoded().unwrap();
     assert_eq!(matrix.to_trits().unwrap(), [-1, 0, 1, 0]);
     // The default zero point is 2.
     let b = [0b10_11_10_01, 0, 0, 0];
@@ -64,7 +79,7 @@ fn one_byte_by_hand() {
         zero_points: ZeroPoints::Omitted,
         ..node(1, 4, 16, &b, &[0.5])
     };
-    assert_eq!(node.decode().unwrap().to_trits().unwrap(), [-1, 0, 1, 0]);
+    assert_eq!(node.decoded().unwrap().to_trits().unwrap(), [-1, 0, 1, 0]);
 }
 
 #[test]
@@ -92,7 +107,7 @@ fn what_the_blocks_are_decides_what_a_scale_covers() {
     ];
     for (block, want, scales) in cases {
         let b = independent(&trits, k, block, |_, _| 1);
-        let matrix = node(n, k, block, &b, &scales).decode().unwrap();
+        let matrix = node(n, k, block, &b, &scales).decoded().unwrap();
         assert_eq!(
             (matrix.scales(), matrix.to_trits().unwrap()),
             (&want, trits.clone()),
@@ -101,7 +116,7 @@ fn what_the_blocks_are_decides_what_a_scale_covers() {
     }
     // One block for all of the matrix.
     let b = independent(&trits, k, k, |_, _| 1);
-    let matrix = node(n, k, n * k, &b, &[0.75]).decode().unwrap();
+    let matrix = node(n, k, n * k, &b, &[0.75]).decoded().unwrap();
     assert_eq!(
         (matrix.scales(), matrix.to_trits().unwrap()),
         (&Scales::per_tensor(0.75), trits)
@@ -114,7 +129,7 @@ fn blocks_longer_than_a_group_repeat_their_scale() {
     let trits = trits(n, k);
     let b = independent(&trits, k, 512, |_, _| 1);
     let matrix = node(n, k, 512, &b, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-        .decode()
+        .decoded()
         .unwrap();
     let want = vec![1.0, 1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0, 5.0, 6.0];
     assert_eq!(matrix.scales(), &Scales::per_group(GroupSize::G256, want));
@@ -130,14 +145,14 @@ fn short_blocks_need_equal_scales_in_a_group() {
     let mut scales: Vec<f32> = (0..n * per_row)
         .map(|i| (1 + i % per_row * block / 32) as f32)
         .collect();
-    let matrix = node(n, k, block, &b, &scales).decode().unwrap();
+    let matrix = node(n, k, block, &b, &scales).decoded().unwrap();
     let want = [1.0, 2.0, 3.0, 4.0, 5.0].repeat(2);
     assert_eq!(matrix.scales(), &Scales::per_group(GroupSize::G32, want));
     assert_eq!(matrix.to_trits().unwrap(), trits);
     // The second block of the second group of row 1.
     let at = per_row + 32 / block + 1;
     scales[at] = 7.0;
-    let error = node(n, k, block, &b, &scales).decode().unwrap_err();
+    let error = node(n, k, block, &b, &scales).decoded().unwrap_err();
     assert!(
         matches!(error, FormatError::ScaleGroup { row: 1, col, group: 32, .. } if col == 32 + block),
         "{error}"
@@ -166,7 +181,7 @@ fn zero_points_in_every_form() {
             zero_points,
             ..node(n, k, block, &b, &scales)
         };
-        assert_eq!(node.decode().unwrap().to_trits().unwrap(), trits);
+        assert_eq!(node.decoded().unwrap().to_trits().unwrap(), trits);
     }
     let half = vec![1.5; n * blocks];
     for zero_points in [
@@ -180,7 +195,7 @@ fn zero_points_in_every_form() {
             zero_points,
             ..node(n, k, block, &b, &scales)
         };
-        let error = node.decode().unwrap_err();
+        let error = node.decoded().unwrap_err();
         assert!(matches!(error, FormatError::Attribute { .. }), "{error}");
     }
 }
@@ -193,7 +208,7 @@ fn codes_that_are_no_trits_are_named_with_their_place() {
     let mut b = independent(&trits, k, 64, |_, _| 1);
     // Row 2, block 1, element 5.
     b[(2 * 3 + 1) * 16 + 1] |= 0b11 << 2;
-    let error = node(n, k, 64, &b, &scales).decode().unwrap_err();
+    let error = node(n, k, 64, &b, &scales).decoded().unwrap_err();
     assert!(
         matches!(
             error,
@@ -216,7 +231,7 @@ fn codes_that_are_no_trits_are_named_with_their_place() {
         zero_points: ZeroPoints::Omitted,
         ..node(n, k, 64, &b, &scales)
     };
-    let error = node.decode().unwrap_err();
+    let error = node.decoded().unwrap_err();
     let col = trits.iter().position(|&t| t == -1).unwrap();
     assert!(
         matches!(error, FormatError::NotTernary { row: 0, col: c, code: 0, .. } if c == col),
@@ -230,7 +245,7 @@ fn what_stands_after_the_last_column_is_nobodys_business() {
     let mut b = independent(&trits, 70, 64, |_, _| 1);
     b[31] = 0xff;
     b[17] |= 0xf0;
-    let matrix = node(2, 70, 64, &b, &[1.0; 4]).decode().unwrap();
+    let matrix = node(2, 70, 64, &b, &[1.0; 4]).decoded().unwrap();
     assert_eq!(matrix.to_trits().unwrap(), trits);
 }
 
@@ -245,7 +260,7 @@ fn sizes_that_lie() {
         node(2, 70, 64, &b, &[1.0; 1]),
     ];
     for node in attribute {
-        let error = node.decode().unwrap_err();
+        let error = node.decoded().unwrap_err();
         assert!(matches!(error, FormatError::Attribute { .. }), "{error}");
     }
     let size = [
@@ -253,7 +268,7 @@ fn sizes_that_lie() {
         node(2, 64, 64, &b, &[1.0; 2]),
     ];
     for node in size {
-        let error = node.decode().unwrap_err();
+        let error = node.decoded().unwrap_err();
         assert!(matches!(error, FormatError::SizeMismatch { .. }), "{error}");
     }
     let huge = [
@@ -262,14 +277,14 @@ fn sizes_that_lie() {
         node(usize::MAX, usize::MAX, 64, &b, &[1.0]),
     ];
     for node in huge {
-        let error = node.decode().unwrap_err();
+        let error = node.decoded().unwrap_err();
         assert!(
             matches!(error, FormatError::ShapeOverflow { .. }),
             "{error}"
         );
     }
     let error = node(2, 70, 64, &b, &[1.0, 1.0, 1.0, f32::NAN])
-        .decode()
+        .decoded()
         .unwrap_err();
     assert!(
         matches!(
@@ -283,7 +298,7 @@ fn sizes_that_lie() {
         "{error}"
     );
     for (n, k) in [(0, 0), (0, 5), (usize::MAX, 0)] {
-        let matrix = node(n, k, 32, &[], &[]).decode().unwrap();
+        let matrix = node(n, k, 32, &[], &[]).decoded().unwrap();
         assert_eq!((matrix.rows(), matrix.cols()), (n, k));
     }
 }
@@ -302,7 +317,7 @@ proptest! {
         let scales = vec![0.25; n * k.div_ceil(block)];
         let zero_points = ZeroPoints::Same(zero as u8);
         let node = MatMulNBits { zero_points, ..node(n, k, block, &b, &scales) };
-        let matrix = node.decode().unwrap();
+        let matrix = node.decoded().unwrap();
         prop_assert_eq!(matrix.to_trits().unwrap(), trits);
         prop_assert!(matrix.scales().values().iter().all(|&s| s == 0.25));
     }
@@ -316,7 +331,7 @@ proptest! {
         let scales = vec![1.0; n * k.div_ceil(block.max(1))];
         let zero_points = ZeroPoints::Packed(&zeros);
         let node = MatMulNBits { zero_points, ..node(n, k, block, &b, &scales) };
-        if let Ok(matrix) = node.decode() {
+        if let Ok(matrix) = node.decoded() {
             prop_assert_eq!((matrix.rows(), matrix.cols()), (n, k));
         }
     }

@@ -3,8 +3,10 @@
 
 mod common;
 
-use common::matrix;
-use tritgemm::{GroupSize, Scales};
+use common::{Backwards, matrix};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tritgemm::{GroupSize, Options, Scales, Threads, Workspace};
 use tritgemm_formats::ScaleRounding;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::hf::{self, LinearClass, Packed};
@@ -31,6 +33,28 @@ fn no_pool_is_started() {
     };
     let read = hf::decode(&packed, LinearClass::AutoBitLinear, None).unwrap();
     assert_eq!(read.packed(), whole.packed());
+    let ws = Workspace::new();
+    ty.linear(
+        &ty.encode(&grouped, ScaleRounding::Exact, "w").unwrap(),
+        rows,
+        cols,
+        "w",
+        &ws,
+    )
+    .unwrap();
+    hf::linear(&packed, LinearClass::AutoBitLinear, None, &ws).unwrap();
+    // A pool of the caller's own gets the rows.
+    let pool = Arc::<Backwards>::default();
+    let options = Options::new().threads(Threads::Pool(pool.clone()));
+    let large = packed.bytes.repeat(16);
+    let large = Packed {
+        bytes: &large,
+        packed_rows: 4 * rows,
+        ..packed
+    };
+    let ws = Workspace::with_options(options);
+    hf::linear(&large, LinearClass::AutoBitLinear, None, &ws).unwrap();
+    assert!(pool.0.load(Ordering::Relaxed) > 1);
     // The global pool can be built once: whoever had started it built it.
     let built = rayon::ThreadPoolBuilder::new()
         .num_threads(1)

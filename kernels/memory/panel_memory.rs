@@ -112,24 +112,39 @@ fn advise_huge_pages(start: NonNull<u8>, len: usize) {
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn advise_huge_pages(_: NonNull<u8>, _: usize) {}
 
-/// Packs `rows` rows of `row_bytes` bytes, `stride` apart, into panels of `depth` strips, in
-/// items of `per_item` panels: `run(items, work)` is to call `work` once for
-/// each number below `items`, on any threads, or to fail; `work` says whether it did the
-/// item, which it does once. `None` if there is no memory.
+/// Takes the rows of a panel and the bytes from one to the next.
+pub type Pack<'a> = &'a mut dyn FnMut(&[u8], usize);
+
+/// The rows of panels out of all rows, `stride` bytes apart.
+pub fn rows_of(packed: &[u8], stride: usize) -> impl FnMut(usize, Pack<'_>) -> bool {
+    let panel_stride = PANEL_ROWS.saturating_mul(stride);
+    move |panel, pack| {
+        let first = panel * panel_stride;
+        let last = packed.len().min(first.saturating_add(panel_stride));
+        pack(&packed[first..last], stride);
+        true
+    }
+}
+
+/// Packs rows of `row_bytes` bytes into panels of `depth` strips, in items of `per_item`
+/// panels: `run(items, work)` is to call `work` once for each number below `items`, on any
+/// threads, or to fail; `work` says whether it did the item, which it does once. `source(item)`
+/// gives what hands an item's panels, one by one, their rows and the bytes from one to the
+/// next; what it does not hand on makes the item one that was not done. `None` if there is no
+/// memory.
 ///
 /// # Errors
 /// Those of `run`.
 ///
 /// # Panics
 /// If the sizes contradict each other, or `run` succeeds and leaves an item out.
-pub fn pack<E>(
+pub fn pack<E, S: FnMut(usize, Pack<'_>) -> bool>(
     kernels: Runnable,
-    (packed, stride): (&[u8], usize),
-    [rows, row_bytes, depth]: [usize; 3],
+    source: impl Fn(usize) -> S + Sync,
+    [panels, row_bytes, depth]: [usize; 3],
     per_item: usize,
     run: impl FnOnce(usize, &(dyn Fn(usize) -> bool + Sync)) -> Result<(), E>,
 ) -> Result<Option<PanelMemory>, E> {
-    let panels = rows.div_ceil(PANEL_ROWS);
     let panel_len = depth.checked_mul(PANEL_ROWS);
     let len = panel_len.and_then(|len| panels.checked_mul(len));
     let (Some(panel_len), Some(mut memory)) = (panel_len, len.and_then(Unwritten::new)) else {
@@ -139,20 +154,22 @@ pub fn pack<E>(
         let done = AtomicUsize::new(0);
         let (shape, tile) = ([panels, panel_len], [per_item, panel_len]);
         let grid = TileGrid::new(memory.bytes(), shape, panel_len, tile);
-        let panel_stride = PANEL_ROWS.saturating_mul(stride);
         run(grid.len(), &|i| {
             let Some(mut tile) = grid.claim(i) else {
                 return false;
             };
-            for panel in tile.rows() {
-                let first = panel * panel_stride;
-                let last = packed.len().min(first.saturating_add(panel_stride));
-                let to = tile.row_mut(panel, 0..panel_len);
-                call::pack_new_panel(kernels, (&packed[first..last], stride), row_bytes, to);
-                // Relaxed: `run` returns after its work, which orders the two.
-                done.fetch_add(1, Ordering::Relaxed);
-            }
-            true
+            let mut source = source(i);
+            tile.rows().all(|panel| {
+                let mut to = Some(tile.row_mut(panel, 0..panel_len));
+                let handed = source(panel, &mut |rows, stride| {
+                    if let Some(to) = to.take() {
+                        call::pack_new_panel(kernels, (rows, stride), row_bytes, to);
+                        // Relaxed: `run` returns after its work, which orders the two.
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                handed && to.is_none()
+            })
         })?;
         assert_eq!(done.into_inner(), panels, "panels were left out");
     }
@@ -163,7 +180,7 @@ pub fn pack<E>(
 
 #[cfg(test)]
 mod tests {
-    use super::{PanelMemory, Runnable, Unwritten, pack};
+    use super::{PANEL_ROWS, PanelMemory, Runnable, Unwritten, pack, rows_of};
     use crate::kernels::scalar::SCALAR;
     use core::convert::Infallible;
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -201,8 +218,8 @@ mod tests {
         };
         let Ok(memory) = pack(
             scalar(),
-            (packed, row_bytes),
-            [rows, row_bytes, depth],
+            |_| rows_of(packed, row_bytes),
+            [rows.div_ceil(PANEL_ROWS), row_bytes, depth],
             1,
             run,
         );
@@ -255,7 +272,7 @@ mod tests {
     #[test]
     fn a_failed_run_gives_its_error() {
         let run = |_: usize, _: &(dyn Fn(usize) -> bool + Sync)| Err("left out");
-        let made = pack(scalar(), (&[0; 3], 3), [1, 3, 3], 1, run);
+        let made = pack(scalar(), |_| rows_of(&[0; 3], 3), [1, 3, 3], 1, run);
         assert_eq!(made.err(), Some("left out"));
     }
 }

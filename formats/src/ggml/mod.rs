@@ -40,9 +40,10 @@ mod encode;
 
 use crate::error::{FormatError, Result};
 use crate::parallel::{first_refused, parts};
-use crate::scales::{ScaleRounding, block_scales};
+use crate::rows::Named;
+use crate::scales::{ScaleRounding, block_scales, place};
 use core::fmt;
-use tritgemm::{GroupSize, Scales, TernaryMatrix, codec};
+use tritgemm::{GroupSize, Linear, Panels, Scales, TernaryMatrix, Workspace, codec};
 
 /// A ternary tensor type of ggml or one of its forks.
 #[non_exhaustive]
@@ -212,17 +213,7 @@ impl TernaryType {
         cols: usize,
         tensor: &str,
     ) -> Result<TernaryMatrix> {
-        let expected = self.tensor_bytes(rows, cols, tensor)?;
-        if bytes.len() != expected {
-            return Err(FormatError::SizeMismatch {
-                tensor: tensor.into(),
-                rows,
-                cols,
-                format: self.name(),
-                expected,
-                got: bytes.len(),
-            });
-        }
+        self.check_len(bytes, rows, cols, tensor)?;
         let (packed, scales) = match self {
             TernaryType::I2S => self.decode_flat(bytes, rows, cols, tensor)?,
             _ => self.decode_rows(bytes, rows, cols, tensor)?,
@@ -234,6 +225,80 @@ impl TernaryType {
                 source,
             }
         })
+    }
+
+    /// Decodes a tensor straight into a packed layer, in one pass and on the threads of a
+    /// workspace: what [`Linear::new`] makes of what [`Self::decode`] and
+    /// [`simplify`](crate::simplify) do.
+    ///
+    /// # Errors
+    /// Those of [`TernaryType::decode`]; [`FormatError::Matrix`] also if the workspace's
+    /// backend is not available, its threads leave work out or memory runs out.
+    pub fn linear(
+        self,
+        bytes: &[u8],
+        rows: usize,
+        cols: usize,
+        tensor: &str,
+        ws: &Workspace,
+    ) -> Result<Linear> {
+        self.check_len(bytes, rows, cols, tensor)?;
+        let named = Named {
+            tensor,
+            format: self.name(),
+        };
+        let (weights, scales) = match (self, self.group()) {
+            (TernaryType::I2S, _) if !cols.is_multiple_of(self.block()) => {
+                // Blocks run across rows.
+                let matrix = self.decode(bytes, rows, cols, tensor)?;
+                let panels = Panels::pack_on(&matrix, ws);
+                let scales = matrix.scales().clone();
+                let layer = panels.and_then(|panels| Linear::from_parts(panels, scales, None));
+                return layer.map_err(|e| named.matrix(e));
+            }
+            (TernaryType::I2S, _) => {
+                let (weights, scale) = flat(bytes);
+                (weights, Scales::per_tensor(scale))
+            }
+            (_, Some(group)) => {
+                let count = rows.checked_mul(group.groups(cols));
+                let count = count.ok_or_else(|| named.overflow(&[cols, rows]))?;
+                (bytes, Scales::per_group(group, vec![0.0; count]))
+            }
+            (_, None) => (bytes, Scales::per_row(vec![0.0; rows])),
+        };
+        check_scales(&scales, cols, tensor)?;
+        let (row_bytes, granularity) = (weights.len() / rows, scales.granularity());
+        named.layer_of_rows([rows, cols], scales, ws, |row, packed, scales| {
+            let bytes = &weights[row * row_bytes..][..row_bytes];
+            if !decode::row(self, bytes, packed, scales) {
+                return Err(self.not_ternary(bytes, 0..cols, |col| (row, col), tensor));
+            }
+            match scales.iter().position(|v| !v.is_finite()) {
+                Some(index) => Err(FormatError::Scale {
+                    tensor: tensor.into(),
+                    row,
+                    col: place(granularity, index, cols).1,
+                    value: scales[index],
+                }),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn check_len(self, bytes: &[u8], rows: usize, cols: usize, tensor: &str) -> Result<()> {
+        let expected = self.tensor_bytes(rows, cols, tensor)?;
+        let format = self.name();
+        Named { tensor, format }.len([rows, cols], expected, bytes.len())
+    }
+
+    /// Weights that share a scale, where those are fewer than a row's.
+    const fn group(self) -> Option<GroupSize> {
+        match self {
+            TernaryType::Tq1_0 | TernaryType::Tq2_0 => Some(GroupSize::G256),
+            TernaryType::Q2_0 => Some(GroupSize::G64),
+            TernaryType::I2S | TernaryType::Iq2Bn | TernaryType::Iq1Bn => None,
+        }
     }
 
     /// Encodes a matrix as TQ1_0 or TQ2_0; `tensor` is its name in errors. A
@@ -287,11 +352,7 @@ impl TernaryType {
         tensor: &str,
     ) -> Result<(Vec<u8>, Scales)> {
         let row_bytes = bytes.len() / rows;
-        let group = match self {
-            TernaryType::Tq1_0 | TernaryType::Tq2_0 => Some(GroupSize::G256),
-            TernaryType::Q2_0 => Some(GroupSize::G64),
-            _ => None,
-        };
+        let group = self.group();
         let groups = group.map_or(1, |group| group.groups(cols));
         let mut packed = vec![0; rows * codec::row_bytes(cols)];
         let mut scales = vec![0.0; rows * groups];
@@ -319,7 +380,7 @@ impl TernaryType {
         cols: usize,
         tensor: &str,
     ) -> Result<(Vec<u8>, Scales)> {
-        let (weights, tail) = bytes.split_at(bytes.len() - I2_S_TAIL);
+        let (weights, scale) = flat(bytes);
         let mut flat = vec![0; weights.len()];
         let bad = first_refused(
             parts(weights, I2_S_RUN / 4),
@@ -331,7 +392,6 @@ impl TernaryType {
             let at = run * I2_S_RUN..(rows * cols).min((run + 1) * I2_S_RUN);
             return Err(self.not_ternary(weights, at, |at| (at / cols, at % cols), tensor));
         }
-        let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
         if !cols.is_multiple_of(4) {
             flat = repack(&flat, cols);
         }
@@ -369,6 +429,13 @@ impl fmt::Display for TernaryType {
 const I2_S_TAIL: usize = 32;
 /// Weights of I2_S that one piece of work decodes, whole blocks.
 const I2_S_RUN: usize = 128 * 32;
+
+/// The weights of I2_S and their scale.
+fn flat(bytes: &[u8]) -> (&[u8], f32) {
+    let (weights, tail) = bytes.split_at(bytes.len() - I2_S_TAIL);
+    let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
+    (weights, scale)
+}
 
 /// Rows of `cols` weights that follow each other without padding, each to start
 /// on a byte of its own.

@@ -6,7 +6,7 @@ use super::types::TensorType;
 use crate::error::{FormatError, Result};
 use crate::ggml::TernaryType;
 use half::{bf16, f16};
-use tritgemm::TernaryMatrix;
+use tritgemm::{Linear, TernaryMatrix, Workspace};
 
 /// Dimensions that ggml's tensors have at most.
 pub(super) const MAX_DIMS: usize = 4;
@@ -244,6 +244,15 @@ impl<'a> Tensor<'a> {
     pub fn ternary(&self) -> Result<TernaryMatrix> {
         self.ternary_type()?
             .decode(self.data, self.rows(), self.cols(), self.name)
+    }
+
+    /// The matrix of a ternary tensor as a packed layer: see [`TernaryType::linear`].
+    ///
+    /// # Errors
+    /// Those of [`Tensor::ternary`] and of [`TernaryType::linear`].
+    pub fn linear(&self, ws: &Workspace) -> Result<Linear> {
+        self.ternary_type()?
+            .linear(self.data, self.rows(), self.cols(), self.name, ws)
     }
 
     /// The matrices of a ternary tensor, one for each `ne[2] * ne[3]`.

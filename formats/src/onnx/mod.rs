@@ -36,7 +36,7 @@ pub use model::OnnxModel;
 
 use crate::error::{FormatError, Result};
 use crate::rows::Named;
-use tritgemm::{GroupSize, Scales, TernaryMatrix};
+use tritgemm::{GroupSize, Linear, Scales, TernaryMatrix, Workspace};
 
 const FORMAT: &str = "ONNX MatMulNBits";
 
@@ -106,12 +106,36 @@ impl MatMulNBits<'_> {
     /// finite, a zero point is not 0, 1, 2 or 3, or a size does not fit the
     /// shape.
     pub fn decode(&self) -> Result<TernaryMatrix> {
-        let (n, k) = (self.n, self.k);
         let blocks = self.blocks()?;
         let scales = self.matrix_scales(blocks)?;
+        let fill = self.rows(blocks)?;
+        self.named().matrix_of_rows([self.n, self.k], scales, fill)
+    }
+
+    /// Decodes the weights straight into a packed layer, in one pass and on the threads of a
+    /// workspace: what [`Linear::new`] makes of what [`Self::decode`] and
+    /// [`simplify`](crate::simplify) do.
+    ///
+    /// # Errors
+    /// Those of [`Self::decode`]; [`FormatError::Matrix`] also if the workspace's backend is
+    /// not available, its threads leave work out or memory runs out.
+    pub fn linear(&self, ws: &Workspace) -> Result<Linear> {
+        let blocks = self.blocks()?;
+        let scales = self.matrix_scales(blocks)?;
+        let fill = self.rows(blocks)?;
+        let named = self.named();
+        named.layer_of_rows([self.n, self.k], scales, ws, |row, packed, _| {
+            let mut trits = vec![0; self.k];
+            fill(row, &mut trits)?;
+            named.encode(&trits, packed)
+        })
+    }
+
+    /// What writes the trits of a row.
+    fn rows(&self, blocks: Blocks) -> Result<impl Fn(usize, &mut [i8]) -> Result<()> + Sync + '_> {
         let zero = self.zero_points(blocks)?;
         let named = self.named();
-        named.matrix_of_rows([n, k], scales, |row, trits| {
+        Ok(move |row: usize, trits: &mut [i8]| {
             let bytes = &self.b[row * blocks.per_row * blocks.bytes..];
             for (block, trits) in trits.chunks_mut(blocks.len).enumerate() {
                 let bytes = &bytes[block * blocks.bytes..][..blocks.bytes];
