@@ -46,10 +46,10 @@ const fn terms(shift: u32, weight: i32, first_entry: usize) -> [i32; 8] {
 }
 
 #[repr(C, align(32))]
-struct Indices([[i32; 8]; 8]);
+struct Indices8x32([[i32; 8]; 8]);
 
 /// For weights 0 to 3 of a byte, lower and upper half of the entries.
-static INDICES: Indices = Indices([
+static INDICES: Indices8x32 = Indices8x32([
     terms(2, 0, 0),
     terms(2, 0, 8),
     terms(0, 1, 0),

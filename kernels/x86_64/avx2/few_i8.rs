@@ -66,10 +66,10 @@ const fn terms(shift: u32, weight: u8) -> [u8; 32] {
 }
 
 #[repr(C, align(32))]
-struct Indices([[u8; 32]; 4]);
+struct Indices32x8([[u8; 32]; 4]);
 
 /// For weights 0 to 3 of a byte; the first of a pair is the upper code.
-static INDICES: Indices = Indices([terms(2, 0), terms(0, 1), terms(2, 2), terms(0, 3)]);
+static INDICES: Indices32x8 = Indices32x8([terms(2, 0), terms(0, 1), terms(2, 2), terms(0, 3)]);
 
 /// Builds the tables of one token: of each byte, low and high part of the
 /// sums of weights 0 and 1, then of weights 2 and 3 with high parts up to 15.
@@ -111,14 +111,14 @@ pub(in crate::kernels::x86_64) unsafe fn build(x: *const i8, units: usize, table
 
 /// Sums of one half (low or high tables) of 32 rows.
 #[derive(Clone, Copy)]
-struct Sum {
+struct HalfSum {
     /// `even + 256 * odd` modulo 2^16.
     both: __m256i,
     /// `odd`.
     odd: __m256i,
 }
 
-impl Sum {
+impl HalfSum {
     /// Adds u8 lanes.
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -165,11 +165,11 @@ few!(few_1, 1);
 unsafe fn sum<const P: usize>(call: &FewCall<i32>) {
     let zero = _mm256_setzero_si256();
     let nibble = _mm256_set1_epi8(15);
-    let mut low = [[Sum {
+    let mut low = [[HalfSum {
         both: zero,
         odd: zero,
     }; 2]; P];
-    let mut high = [[Sum {
+    let mut high = [[HalfSum {
         both: zero,
         odd: zero,
     }; 2]; P];

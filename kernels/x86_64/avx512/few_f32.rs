@@ -83,10 +83,10 @@ const fn terms(shift: u32, weight: i32) -> [i32; 16] {
 }
 
 #[repr(C, align(64))]
-struct Indices([[i32; 16]; 4]);
+struct Indices16x32([[i32; 16]; 4]);
 
 /// For weights 0 to 3 of a byte.
-static INDICES: Indices = Indices([terms(2, 0), terms(0, 1), terms(2, 2), terms(0, 3)]);
+static INDICES: Indices16x32 = Indices16x32([terms(2, 0), terms(0, 1), terms(2, 2), terms(0, 3)]);
 
 /// Builds the tables of one token: of each byte, the 16 sums of weights 0 and
 /// 1, then those of weights 2 and 3. See [`FewKernel::build`].
@@ -147,7 +147,7 @@ few!(vbmi few_2_zen5, sum::<ByMultishift, 2, true>);
 few!(vbmi few_1_zen5, sum::<ByMultishift, 1, true>);
 
 /// Brings each nibble of a 32-bit lane into its low 4 bits.
-trait Nibbles {
+trait SplitNibbles {
     /// Vector i has nibble i of each lane of the strip in its low 4 bits, anything
     /// above.
     ///
@@ -161,7 +161,7 @@ trait Nibbles {
 /// their place where the panel's range ends.
 struct ByShift;
 
-impl Nibbles for ByShift {
+impl SplitNibbles for ByShift {
     #[inline(always)]
     unsafe fn nibbles(strip: *const u8, followed: bool) -> [__m512i; 8] {
         // SAFETY: precondition 1; the caller's word for 64 bytes, or 67.
@@ -199,7 +199,7 @@ impl Nibbles for ByShift {
 /// By VBMI's multishift.
 struct ByMultishift;
 
-impl Nibbles for ByMultishift {
+impl SplitNibbles for ByMultishift {
     #[inline(always)]
     unsafe fn nibbles(strip: *const u8, _followed: bool) -> [__m512i; 8] {
         // SAFETY: precondition 1; the caller's word for 64 bytes.
@@ -232,7 +232,7 @@ fn from_bit(bytes: __m512i, bit: i64) -> __m512i {
 /// # Safety
 /// As [`few_4`]; the caller declares its features and those that `N` needs.
 #[inline(always)]
-unsafe fn sum<N: Nibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>) {
+unsafe fn sum<N: SplitNibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>) {
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);

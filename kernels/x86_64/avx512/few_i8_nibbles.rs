@@ -90,7 +90,7 @@ few!(vbmi few_1_vbmi, sum::<ByPermutation, 1, false>);
 few!(vbmi few_4_paced, sum::<ByPermutation, 4, true>);
 
 /// Looks nibbles up in a table of 16 bytes that fills a vector four times.
-trait Nibbles {
+trait LookUpNibbles {
     /// Indices of the high and of the low nibbles.
     ///
     /// # Safety
@@ -107,7 +107,7 @@ trait Nibbles {
 /// By `vpshufb`, whose index is a nibble below a bit that must be 0.
 struct ByShuffle;
 
-impl Nibbles for ByShuffle {
+impl LookUpNibbles for ByShuffle {
     #[inline(always)]
     unsafe fn indices(bytes: __m512i) -> [__m512i; 2] {
         // SAFETY: precondition 1.
@@ -128,7 +128,7 @@ impl Nibbles for ByShuffle {
 /// By VBMI's `vpermb`, which reads two bits more that change nothing here.
 struct ByPermutation;
 
-impl Nibbles for ByPermutation {
+impl LookUpNibbles for ByPermutation {
     #[inline(always)]
     unsafe fn indices(bytes: __m512i) -> [__m512i; 2] {
         // SAFETY: precondition 1.
@@ -172,7 +172,7 @@ fn pace(delay: usize) -> usize {
 /// # Safety
 /// As [`few_4`]; the caller declares its features and those that `N` needs.
 #[inline(always)]
-unsafe fn sum<N: Nibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>) {
+unsafe fn sum<N: LookUpNibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>) {
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);

@@ -90,11 +90,11 @@ const fn terms(shift: u32, weight: u16, half: usize) -> [u16; 32] {
 
 /// Indices of one table: for each of its three weights, both halves.
 #[repr(C, align(64))]
-struct Indices([[[u16; 32]; 2]; 3]);
+struct Indices64x16([[[u16; 32]; 2]; 3]);
 
-const fn indices(weights: [u16; 3]) -> Indices {
+const fn indices(weights: [u16; 3]) -> Indices64x16 {
     let [a, b, c] = weights;
-    Indices([
+    Indices64x16([
         [terms(4, a, 0), terms(4, a, 1)],
         [terms(2, b, 0), terms(2, b, 1)],
         [terms(0, c, 0), terms(0, c, 1)],
@@ -102,7 +102,7 @@ const fn indices(weights: [u16; 3]) -> Indices {
 }
 
 /// The four tables of a unit.
-static INDICES: [Indices; 4] = [
+static INDICES: [Indices64x16; 4] = [
     indices([1, 2, 3]),
     indices([5, 6, 7]),
     indices([9, 10, 11]),
@@ -127,7 +127,7 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
             _mm256_sub_epi16(zero, wide),
             1,
         );
-        for Indices([a, b, c]) in &INDICES {
+        for Indices64x16([a, b, c]) in &INDICES {
             let half = |h: usize| {
                 let term = |indices: &[u16; 32]| {
                     // SAFETY: 32 words are 64 bytes.
@@ -204,10 +204,10 @@ few!(few_1x1, 1, 1);
 #[inline(always)]
 fn align_stack() {
     #[repr(align(64))]
-    struct Line {
+    struct CacheLine {
         _bytes: [u8; 64],
     }
-    let line = MaybeUninit::<Line>::uninit();
+    let line = MaybeUninit::<CacheLine>::uninit();
     core::hint::black_box(&raw const line);
 }
 

@@ -34,9 +34,9 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
 );
 
 /// Two nibble look-ups.
-struct ByShuffle;
+struct TwoShuffles;
 
-impl Expand for ByShuffle {
+impl Expand for TwoShuffles {
     type Word = u32;
     const PARTS: usize = 4;
     const ENTRY: usize = ENTRY;
@@ -105,8 +105,8 @@ macro_rules! kernel {
 }
 kernel!(build_i8(call: &BuildCall<i8>), many::build_i8::<V4, 1>);
 kernel!(build_f32(call: &BuildCall<f32>), many::build_f32::<V4, 1>);
-kernel!(run_i8(call: &ManyCall), many::run_i8::<V4, ByShuffle, 1, QUADS>);
-kernel!(pub(super) run_f32(call: &ManyCall), many::run_f32::<V4, ByShuffle, 1, QUADS>);
+kernel!(run_i8(call: &ManyCall), many::run_i8::<V4, TwoShuffles, 1, QUADS>);
+kernel!(pub(super) run_f32(call: &ManyCall), many::run_f32::<V4, TwoShuffles, 1, QUADS>);
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 16 rows at a time.
 ///
@@ -117,12 +117,12 @@ kernel!(pub(super) run_f32(call: &ManyCall), many::run_f32::<V4, ByShuffle, 1, Q
 unsafe fn finish_i8(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m512i>(), call.total.cast::<__m512i>());
     for first in (0..PANEL_ROWS).step_by(16) {
-        let from = many::place::<ByShuffle>(first);
+        let from = many::place::<TwoShuffles>(first);
         let (mut head, mut tail) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
         for (r, (head, tail)) in head.iter_mut().zip(&mut tail).enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
             let (low, high) = unsafe {
-                let place = from + many::place::<ByShuffle>(r);
+                let place = from + many::place::<TwoShuffles>(r);
                 (*acc.add(place), *total.add(place))
             };
             let half = |low: __m256i, high: __m256i| {
@@ -163,11 +163,11 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
 unsafe fn finish_f32(call: &FinishCall<f32>) {
     let total = call.total.cast::<__m512i>();
     for first in (0..PANEL_ROWS).step_by(16) {
-        let from = many::place::<ByShuffle>(first);
+        let from = many::place::<TwoShuffles>(first);
         let mut rows = [_mm512_setzero_si512(); 16];
         for (r, row) in rows.iter_mut().enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
-            *row = unsafe { *total.add(from + many::place::<ByShuffle>(r)) };
+            *row = unsafe { *total.add(from + many::place::<TwoShuffles>(r)) };
         }
         let mut out = call.out.wrapping_add(first);
         for &column in &transpose(rows) {

@@ -227,13 +227,13 @@ mod tests {
     /// The bits of sixteen f32, so that no two zeros are equal.
     #[repr(C, align(64))]
     #[derive(PartialEq)]
-    struct Line([u32; 16]);
+    struct Sixteen([u32; 16]);
 
     /// Numbers that no order of additions leaves the same.
-    fn lines(seed: usize, count: usize) -> Vec<Line> {
+    fn lines(seed: usize, count: usize) -> Vec<Sixteen> {
         let value = |i: usize| ((i.wrapping_add(seed) * 7919 % 10_007) as f32 - 5000.0) / 7.0;
         (0..count)
-            .map(|i| Line(std::array::from_fn(|lane| value(16 * i + lane).to_bits())))
+            .map(|i| Sixteen(std::array::from_fn(|lane| value(16 * i + lane).to_bits())))
             .collect()
     }
 

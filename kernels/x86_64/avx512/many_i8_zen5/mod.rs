@@ -119,7 +119,7 @@ unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
     let units = call.strips.div_ceil(UNIT_STRIPS);
     // SAFETY: precondition 2 for P panels; `expanded` has room for them.
     let words = unsafe { expand::<P>(call, expanded) };
-    let mut part = Part {
+    let mut part = TilePart {
         words,
         tables: call.tables,
         acc: call.acc.cast(),
@@ -188,7 +188,7 @@ unsafe fn expand<const P: usize>(call: &ManyCall, expanded: &mut Expanded) -> *c
 }
 
 /// What a tile reads and writes, from its first panel and token on.
-struct Part {
+struct TilePart {
     words: *const __m512i,
     tables: *const u8,
     acc: *mut Pair,
@@ -208,7 +208,7 @@ struct Part {
 /// precondition 6 asks for, panels [`PANEL_ROWS`] vectors apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn tile<const P: usize, const T: usize>(part: &mut Part) {
+unsafe fn tile<const P: usize, const T: usize>(part: &mut TilePart) {
     // Pairs from a panel's accumulators to the next one's.
     const PANEL: usize = PANEL_ROWS / 2;
     let mut sums = [[[_mm512_setzero_si512(); 2]; P]; T];

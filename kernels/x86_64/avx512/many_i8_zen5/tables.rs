@@ -26,14 +26,14 @@ const fn terms(x: u16, place: u32) -> [u16; 32] {
 
 /// The terms of the three activations of a table.
 #[repr(C, align(64))]
-struct Indices([[u16; 32]; 3]);
+struct Indices32x16([[u16; 32]; 3]);
 
-const fn indices([a, b, c]: [u16; 3]) -> Indices {
-    Indices([terms(a, 2), terms(b, 1), terms(c, 0)])
+const fn indices([a, b, c]: [u16; 3]) -> Indices32x16 {
+    Indices32x16([terms(a, 2), terms(b, 1), terms(c, 0)])
 }
 
 /// The tables of a unit: the low three codes of each byte, and the three high ones.
-static INDICES: [Indices; STEPS] = [
+static INDICES: [Indices32x16; STEPS] = [
     indices([1, 2, 3]),
     indices([5, 6, 7]),
     indices([9, 10, 11]),
@@ -47,7 +47,7 @@ static INDICES: [Indices; STEPS] = [
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline(never)]
 pub(super) unsafe fn build(call: &BuildCall<i8>) {
-    let mut part = Part {
+    let mut rest = Rest {
         x: call.xt,
         len: 4 * call.strips,
         tables: call.tables.cast(),
@@ -56,17 +56,17 @@ pub(super) unsafe fn build(call: &BuildCall<i8>) {
         // SAFETY: the caller's preconditions for so many tokens more.
         unsafe {
             match tokens {
-                TOKENS.. => tile::<TOKENS>(&mut part),
-                3 => tile::<3>(&mut part),
-                2 => tile::<2>(&mut part),
-                _ => tile::<1>(&mut part),
+                TOKENS.. => tile::<TOKENS>(&mut rest),
+                3 => tile::<3>(&mut rest),
+                2 => tile::<2>(&mut rest),
+                _ => tile::<1>(&mut rest),
             }
         }
     }
 }
 
 /// What is left to do, from the next tile of tokens on.
-struct Part {
+struct Rest {
     /// The activations, `len` of each token.
     x: *const i8,
     len: usize,
@@ -80,16 +80,16 @@ struct Part {
 /// Those of [`build`], for at least `T` tokens.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn tile<const T: usize>(part: &mut Part) {
-    let mut tokens = [part.x; T];
+unsafe fn tile<const T: usize>(rest: &mut Rest) {
+    let mut tokens = [rest.x; T];
     for token in &mut tokens {
-        *token = part.x;
-        part.x = part.x.wrapping_add(part.len);
+        *token = rest.x;
+        rest.x = rest.x.wrapping_add(rest.len);
     }
     // The same tokens in the next chunk: the activations of many come from L3. Steps of
     // 12 bytes ask for a line five times, which costs less than to count them.
-    let mut next = tokens[0].wrapping_add(TOKENS_I8 * part.len);
-    let mut left = part.len;
+    let mut next = tokens[0].wrapping_add(TOKENS_I8 * rest.len);
+    let mut left = rest.len;
     while left > 0 {
         let now = left.min(4 * UNIT_STRIPS);
         let mut values = [_mm512_setzero_si512(); T];
@@ -101,7 +101,7 @@ unsafe fn tile<const T: usize>(part: &mut Part) {
             *token = token.wrapping_add(now);
         }
         left -= now;
-        for Indices(indices) in &INDICES {
+        for Indices32x16(indices) in &INDICES {
             let mut gather = [_mm512_setzero_si512(); 3];
             for (gather, indices) in gather.iter_mut().zip(indices) {
                 // SAFETY: 32 words are 64 bytes.
@@ -113,8 +113,8 @@ unsafe fn tile<const T: usize>(part: &mut Part) {
                 let c = _mm512_permutexvar_epi16(gather[2], values);
                 let table = _mm512_add_epi16(_mm512_add_epi16(a, b), c);
                 // SAFETY: precondition 4: four tables a unit for each token.
-                unsafe { part.tables.write(table) };
-                part.tables = part.tables.wrapping_add(1);
+                unsafe { rest.tables.write(table) };
+                rest.tables = rest.tables.wrapping_add(1);
             }
         }
     }
