@@ -75,7 +75,7 @@ impl PanelBytes {
     }
 
     /// All bytes of an owner.
-    pub(crate) fn of(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+    pub(crate) fn owned(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         let range = 0..owner.as_ref().len();
         let owner = Arc::new(owner);
         Self { owner, range }
@@ -103,19 +103,19 @@ impl core::fmt::Debug for PanelBytes {
 
 impl From<Vec<u8>> for PanelBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::of(bytes)
+        Self::owned(bytes)
     }
 }
 
 impl From<Arc<[u8]>> for PanelBytes {
     fn from(bytes: Arc<[u8]>) -> Self {
-        Self::of(bytes)
+        Self::owned(bytes)
     }
 }
 
 impl From<&'static [u8]> for PanelBytes {
     fn from(bytes: &'static [u8]) -> Self {
-        Self::of(bytes)
+        Self::owned(bytes)
     }
 }
 
@@ -217,7 +217,7 @@ impl Panels {
         crate::threads::each_row_mut(&mut bytes, depth(cols) * PANEL_ROWS, |p, panel| {
             transposed_panel(matrix.packed(), row_bytes, p * PANEL_ROWS / 4, panel);
         });
-        Ok(Self::from_parts(PanelBytes::of(bytes), 0, rows, cols))
+        Ok(Self::from_parts(PanelBytes::owned(bytes), 0, rows, cols))
     }
 
     fn pack_bytes(
@@ -238,7 +238,7 @@ impl Panels {
         let (packed, stride) = packed.strided();
         let source = |_| panel_memory::rows_of(packed, stride);
         let bytes = panel_memory::pack(backend.runnable(), source, shape, per_item, run)?;
-        let bytes = PanelBytes::of(bytes.ok_or(OutOfMemory { bytes: len })?);
+        let bytes = PanelBytes::owned(bytes.ok_or(OutOfMemory { bytes: len })?);
         Ok(Self::from_parts(bytes, 0, rows, cols))
     }
 
@@ -349,7 +349,7 @@ impl Panels {
         let bytes = bytes
             .ok_or(OutOfMemory { bytes: len })
             .map_err(MatrixError::from)?;
-        Ok(Self::from_parts(PanelBytes::of(bytes), 0, rows, cols))
+        Ok(Self::from_parts(PanelBytes::owned(bytes), 0, rows, cols))
     }
 
     /// Panels that are laid out already, as [`Panels::as_bytes`] gives them:

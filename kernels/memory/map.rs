@@ -44,5 +44,5 @@ unsafe fn mapped(path: &Path) -> Result<PanelBytes, PanelFileError> {
     let file = File::open(path).map_err(io)?;
     // SAFETY: the caller's word that the file does not change.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    Ok(PanelBytes::of(bytes))
+    Ok(PanelBytes::owned(bytes))
 }

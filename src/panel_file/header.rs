@@ -105,7 +105,7 @@ pub(super) struct Turn {
 impl Layout {
     /// The layout of a shape; `None` if the file would not fit the address
     /// space.
-    pub(super) fn of(
+    pub(super) fn new(
         [rows, cols]: [usize; 2],
         granularity: Option<Granularity>,
         has_bias: bool,
@@ -211,7 +211,7 @@ impl Layout {
             has_signs: flags & SIGNS_FLAG != 0,
         });
         let has_bias = flags & BIAS_FLAG != 0;
-        let Some(layout) = Self::of([rows, cols], granularity, has_bias, rotation) else {
+        let Some(layout) = Self::new([rows, cols], granularity, has_bias, rotation) else {
             return Err(too_large);
         };
         let crcs = SECTION_CRCS.map(|field| field.get_u32(header));

@@ -165,7 +165,7 @@ impl PanelFile {
             has_signs: rotation.signs().is_some(),
         });
         let signs = rotation.and_then(Rotation::sign_bits).unwrap_or_default();
-        let layout = Layout::of(shape, granularity, self.bias.is_some(), turn)
+        let layout = Layout::new(shape, granularity, self.bias.is_some(), turn)
             .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let panels = self.panels.as_bytes();
         let scales = self.scales.as_ref().map_or(&[][..], Scales::values);
@@ -259,7 +259,7 @@ impl PanelFile {
         check("scales", crcs[1], &scales)?;
         check("bias", crcs[2], &bias)?;
         check("signs", crcs[3], &signs)?;
-        let panels = Panels::from_parts(PanelBytes::of(panels), 0, layout.rows, layout.cols);
+        let panels = Panels::from_parts(PanelBytes::owned(panels), 0, layout.rows, layout.cols);
         Self::assemble(&layout, panels, [&scales, &bias, &signs])
     }
 

@@ -86,7 +86,7 @@ impl ModelFile {
     /// # Errors
     /// As [`from_bytes`](Self::from_bytes), or if the file cannot be read.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, PanelFileError> {
-        Self::from_bytes(PanelBytes::of(read(path.as_ref())?), Verify::Full)
+        Self::from_bytes(PanelBytes::owned(read(path.as_ref())?), Verify::Full)
     }
 
     /// Writes a file of matrices and their names at `path`, atomically: see

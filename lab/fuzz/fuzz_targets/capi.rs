@@ -37,7 +37,7 @@ struct Schedule {
     order: u8,
     workspace: *mut c::Workspace,
     short: Cell<bool>,
-    late: Cell<Option<(unsafe extern "C" fn(*mut c_void, usize), *mut c_void)>>,
+    postponed: Cell<Option<(unsafe extern "C" fn(*mut c_void, usize), *mut c_void)>>,
 }
 
 /// Runs the [`Schedule`] that is its context.
@@ -45,7 +45,7 @@ unsafe extern "C" fn parallel_for(ctx: *mut c_void, n: usize, work: c::Work, to:
     // SAFETY: the context was registered with this function and lives.
     let schedule = unsafe { &*ctx.cast::<Schedule>() };
     let work = work.expect("never null");
-    schedule.late.set(Some((work, to)));
+    schedule.postponed.set(Some((work, to)));
     // SAFETY: a workspace that lives, though it is in use.
     let busy = unsafe { c::tritgemm_workspace_pin(schedule.workspace, null()) };
     assert_eq!(busy, Status::TritgemmBusy);
@@ -70,7 +70,7 @@ fn was_short(team: Option<&Team>) -> bool {
     let Some(schedule) = team.and_then(|team| team.model.as_ref()) else {
         return false;
     };
-    if let Some((work, to)) = schedule.late.take() {
+    if let Some((work, to)) = schedule.postponed.take() {
         // SAFETY: the workspace lives, which is all that it asks for.
         unsafe { work(to, 0) };
     }
@@ -355,7 +355,7 @@ impl World {
             order: step.choice,
             workspace: handle,
             short: Cell::default(),
-            late: Cell::default(),
+            postponed: Cell::default(),
         });
         let ctx = std::ptr::from_ref(&*schedule).cast_mut().cast();
         let function = (step.at[1] % 8 != 0).then_some(parallel_for as _);
