@@ -54,19 +54,18 @@ fn quantize_scalar(x: &[f32]) -> (Vec<i8>, f32) {
     (x.iter().map(|&v| q(v)).collect(), a / 127.0)
 }
 
-/// 32 interleaved partial sums, added in pairs, as the documentation of the
-/// lanes has it.
-fn lane_sum(values: &[f32]) -> f64 {
-    let mut lanes = [0.0_f64; 32];
+/// 32 interleaved partial sums, added in pairs.
+fn paired_sum(values: &[f32]) -> f64 {
+    let mut sums = [0.0_f64; 32];
     for (k, v) in values.iter().enumerate() {
-        lanes[k % 32] += f64::from(v.abs());
+        sums[k % 32] += f64::from(v.abs());
     }
     for half in [16, 8, 4, 2, 1] {
         for j in 0..half {
-            lanes[j] += lanes[j + half];
+            sums[j] += sums[j + half];
         }
     }
-    lanes[0]
+    sums[0]
 }
 
 fn alpha_scalar(sum: f64, count: usize) -> f32 {
@@ -80,15 +79,15 @@ fn absmean_scalar(w: &[f32], rows: usize, cols: usize, granularity: Granularity)
     let row = |r: usize| &w[r * cols..(r + 1) * cols];
     match granularity {
         Granularity::PerTensor => {
-            let sum = (0..rows).map(|r| lane_sum(row(r))).sum();
+            let sum = (0..rows).map(|r| paired_sum(row(r))).sum();
             vec![alpha_scalar(sum, w.len())]
         }
         Granularity::PerRow => (0..rows)
-            .map(|r| alpha_scalar(lane_sum(row(r)), cols))
+            .map(|r| alpha_scalar(paired_sum(row(r)), cols))
             .collect(),
         Granularity::PerGroup(size) => (0..rows)
             .flat_map(|r| row(r).chunks(size.len()))
-            .map(|group| alpha_scalar(lane_sum(group), group.len()))
+            .map(|group| alpha_scalar(paired_sum(group), group.len()))
             .collect(),
     }
 }

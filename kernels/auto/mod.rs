@@ -4,8 +4,8 @@
 //!
 //! Which one it picks never shows in a result. Elementwise code rounds every
 //! operation once, wherever it runs; a maximum does not depend on the order;
-//! and a sum is split over [`LANES`] partial sums, value k going to partial sum
-//! `k % LANES`, which are then added in pairs. The vector width divides `LANES`
+//! and a sum is split over [`PARTIALS`] partial sums, value k going to partial sum
+//! `k % PARTIALS`, which are then added in pairs. The vector width divides `PARTIALS`
 //! on every target, so the compiler reorders nothing.
 //!
 //! The functions are safe and check nothing: shapes are the caller's business,
@@ -29,30 +29,30 @@ use float::Float;
 
 /// Interleaved partial sums: wide enough to hide the latency of an addition
 /// with 512-bit vectors, and still in registers with 128-bit ones.
-pub const LANES: usize = 32;
+pub const PARTIALS: usize = 32;
 
-/// [`LANES`] partial sums.
+/// [`PARTIALS`] partial sums.
 #[derive(Clone, Copy)]
-pub struct Lanes([[f64; 8]; LANES / 8]);
+pub struct PartialSums([[f64; 8]; PARTIALS / 8]);
 
-impl Lanes {
+impl PartialSums {
     /// All zero.
     #[inline(always)]
     pub fn new() -> Self {
-        Self([[0.0; 8]; LANES / 8])
+        Self([[0.0; 8]; PARTIALS / 8])
     }
 
-    /// Adds `term(j)` to every lane j.
+    /// Adds `term(j)` to every sum j.
     #[inline(always)]
     pub fn add(&mut self, term: impl Fn(usize) -> f64) {
-        for (i, lanes) in self.0.iter_mut().enumerate() {
-            for (j, lane) in lanes.iter_mut().enumerate() {
-                *lane += term(8 * i + j);
+        for (i, sums) in self.0.iter_mut().enumerate() {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                *sum += term(8 * i + j);
             }
         }
     }
 
-    /// The lanes added in pairs: lane j takes lane j + 16, then j + 8, ...
+    /// The sums added in pairs: sum j takes sum j + 16, then j + 8, ...
     #[inline(always)]
     pub fn sum(self) -> f64 {
         let [a, b, c, d] = self.0;
@@ -70,8 +70,8 @@ impl Lanes {
 
 /// A whole chunk in f32.
 #[inline(always)]
-pub fn widened<T: Float>(chunk: &[T; LANES]) -> [f32; LANES] {
-    let mut wide = [0.0; LANES];
+pub fn widened<T: Float>(chunk: &[T; PARTIALS]) -> [f32; PARTIALS] {
+    let mut wide = [0.0; PARTIALS];
     for (wide, &value) in wide.iter_mut().zip(chunk) {
         *wide = value.to_wide();
     }
@@ -80,8 +80,8 @@ pub fn widened<T: Float>(chunk: &[T; LANES]) -> [f32; LANES] {
 
 /// A chunk filled up with zeros, in f32.
 #[inline(always)]
-pub fn padded<T: Float>(tail: &[T]) -> [f32; LANES] {
-    let mut wide = [0.0; LANES];
+pub fn padded<T: Float>(tail: &[T]) -> [f32; PARTIALS] {
+    let mut wide = [0.0; PARTIALS];
     for (wide, &value) in wide.iter_mut().zip(tail) {
         *wide = value.to_wide();
     }
@@ -90,16 +90,16 @@ pub fn padded<T: Float>(tail: &[T]) -> [f32; LANES] {
 
 /// The sum of `term(value)`; `term(0)` is zero.
 #[inline(always)]
-pub fn lane_sum<T: Float>(values: &[T], term: impl Fn(f32) -> f64) -> f64 {
-    let mut lanes = Lanes::new();
-    let (chunks, tail) = values.as_chunks::<LANES>();
+pub fn paired_sum<T: Float>(values: &[T], term: impl Fn(f32) -> f64) -> f64 {
+    let mut sums = PartialSums::new();
+    let (chunks, tail) = values.as_chunks::<PARTIALS>();
     for chunk in chunks {
         let wide = widened(chunk);
-        lanes.add(|j| term(wide[j]));
+        sums.add(|j| term(wide[j]));
     }
     if !tail.is_empty() {
         let wide = padded(tail);
-        lanes.add(|j| term(wide[j]));
+        sums.add(|j| term(wide[j]));
     }
-    lanes.sum()
+    sums.sum()
 }

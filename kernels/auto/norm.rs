@@ -1,17 +1,17 @@
-//! RMSNorm, one token at a time: reductions in f64 over fixed lanes, the
+//! RMSNorm, one token at a time: reductions in f64 over fixed partial sums, the
 //! elementwise part of the forward pass in f32, that of the backward pass in
 //! f64, where a difference of close values would cost f32 its digits.
 
 use crate::kernels::auto::float::Float;
 use crate::kernels::auto::scale::NAN;
-use crate::kernels::auto::{LANES, Lanes, lane_sum, padded, widened};
+use crate::kernels::auto::{PARTIALS, PartialSums, padded, paired_sum, widened};
 use multiversion::multiversion;
 
 /// `sum_k x[k]^2`. A square of two f32 significands is exact in f64, and no
 /// f32 is large enough to overflow the sum.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn sum_of_squares<T: Float>(x: &[T]) -> f64 {
-    lane_sum(x, |x| {
+    paired_sum(x, |x| {
         let x = f64::from(x);
         x * x
     })
@@ -71,25 +71,25 @@ pub fn normalize_in_place<T: Float>(x: &mut [T], inverse: InverseRms, gain: &[f3
     }
 }
 
-/// `sum_k grad_y[k] * gain[k] * x[k]`, in the lanes of [`lane_sum`].
+/// `sum_k grad_y[k] * gain[k] * x[k]`, in the partial sums of [`paired_sum`].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn gained_dot<T: Float>(grad_y: &[T], gain: &[f32], x: &[T]) -> f64 {
-    let term = |grad_y: &[f32; LANES], gain: &[f32; LANES], x: &[f32; LANES], j: usize| {
+    let term = |grad_y: &[f32; PARTIALS], gain: &[f32; PARTIALS], x: &[f32; PARTIALS], j: usize| {
         f64::from(grad_y[j]) * f64::from(gain[j]) * f64::from(x[j])
     };
-    let mut lanes = Lanes::new();
-    let (grads, grads_tail) = grad_y.as_chunks::<LANES>();
-    let (gains, gains_tail) = gain.as_chunks::<LANES>();
-    let (xs, xs_tail) = x.as_chunks::<LANES>();
+    let mut sums = PartialSums::new();
+    let (grads, grads_tail) = grad_y.as_chunks::<PARTIALS>();
+    let (gains, gains_tail) = gain.as_chunks::<PARTIALS>();
+    let (xs, xs_tail) = x.as_chunks::<PARTIALS>();
     for ((grads, gains), xs) in grads.iter().zip(gains).zip(xs) {
         let (grads, xs) = (widened(grads), widened(xs));
-        lanes.add(|j| term(&grads, gains, &xs, j));
+        sums.add(|j| term(&grads, gains, &xs, j));
     }
     if !grads_tail.is_empty() {
         let (grads, gains, xs) = (padded(grads_tail), padded(gains_tail), padded(xs_tail));
-        lanes.add(|j| term(&grads, &gains, &xs, j));
+        sums.add(|j| term(&grads, &gains, &xs, j));
     }
-    lanes.sum()
+    sums.sum()
 }
 
 /// `grad_x[k] = grad_y[k] * gain[k] * inverse_rms - x[k] * along_x`.

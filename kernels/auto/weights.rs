@@ -1,7 +1,7 @@
 //! Latent weights: their mean magnitude, their trits, 2:4 sparsity.
 
 use crate::kernels::auto::float::Float;
-use crate::kernels::auto::lane_sum;
+use crate::kernels::auto::paired_sum;
 use multiversion::multiversion;
 
 /// The largest magnitude's bits; at least those of infinity when a value is
@@ -18,7 +18,7 @@ pub fn largest_magnitude(weights: &[f32]) -> i32 {
 /// The sum of magnitudes: not finite when, and only when, a weight is not.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn sum_of_magnitudes(weights: &[f32]) -> f64 {
-    lane_sum(weights, |w| f64::from(w.abs()))
+    paired_sum(weights, |w| f64::from(w.abs()))
 }
 
 /// The largest f32 of which division by `alpha` (finite, positive) rounds to at
