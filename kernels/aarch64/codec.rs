@@ -294,7 +294,7 @@ unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32) -> 
     is_legal(seen)
 }
 
-/// Transposes a 16x16 byte square: swaps ever smaller quarters, 8x8 blocks
+/// Transposes a 16x16 byte square: swaps ever smaller quarters, 8x8 bytes
 /// first. (A last round of `zip`s instead would be compiled to slow `st2`s.)
 #[inline]
 #[target_feature(enable = "neon")]

@@ -8,10 +8,10 @@
 
 use multiversion::multiversion;
 
-/// Normal values come in blocks of this many.
-pub const BLOCK: usize = 64;
+/// Normal values come in batches of this many.
+pub const BATCH: usize = 64;
 
-const HALF: usize = BLOCK / 2;
+const HALF: usize = BATCH / 2;
 
 #[inline(always)]
 fn mix(mut bits: u64) -> u64 {
@@ -67,14 +67,14 @@ fn sin_cos(turns: f32) -> (f32, f32) {
     )
 }
 
-/// The standard normal values of block `block`: pair j makes values j and
+/// The standard normal values of batch `batch`: pair j makes values j and
 /// j + 32.
 #[inline(always)]
-fn normal_block(seed: u64, block: u64) -> [f32; BLOCK] {
+fn normal_batch(seed: u64, batch: u64) -> [f32; BATCH] {
     const STEP: f32 = 1.0 / (1_u32 << 24) as f32;
-    let mut z = [0.0; BLOCK];
+    let mut z = [0.0; BATCH];
     let (left, right) = z.split_at_mut(HALF);
-    let first = block.wrapping_mul(HALF as u64);
+    let first = batch.wrapping_mul(HALF as u64);
     for j in 0..HALF {
         let bits = random(seed, first.wrapping_add(j as u64));
         // In (0, 1], so that the logarithm exists.
@@ -89,11 +89,11 @@ fn normal_block(seed: u64, block: u64) -> [f32; BLOCK] {
 }
 
 /// `values[i] += scale * z[i]`, z the standard normal values of `seed` from
-/// block `block` on.
+/// batch `batch` on.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub fn add_normal(values: &mut [f32], seed: u64, block: u64, scale: f32) {
-    for (i, values) in values.chunks_mut(BLOCK).enumerate() {
-        let z = normal_block(seed, block.wrapping_add(i as u64));
+pub fn add_normal(values: &mut [f32], seed: u64, batch: u64, scale: f32) {
+    for (i, values) in values.chunks_mut(BATCH).enumerate() {
+        let z = normal_batch(seed, batch.wrapping_add(i as u64));
         for (value, z) in values.iter_mut().zip(z) {
             *value += scale * z;
         }
@@ -159,10 +159,10 @@ mod tests {
 
     #[test]
     fn a_part_is_the_same_as_in_the_whole() {
-        let mut whole = vec![1.0; 5 * BLOCK + 7];
+        let mut whole = vec![1.0; 5 * BATCH + 7];
         let mut parts = whole.clone();
         add_normal(&mut whole, 3, 10, 0.5);
-        let (head, tail) = parts.split_at_mut(2 * BLOCK);
+        let (head, tail) = parts.split_at_mut(2 * BATCH);
         add_normal(tail, 3, 12, 0.5);
         add_normal(head, 3, 10, 0.5);
         assert_eq!(whole, parts);

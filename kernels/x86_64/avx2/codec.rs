@@ -13,7 +13,7 @@
 //! byte transposition:          byte 8s + i      =  the four trits, in order
 //! ```
 //!
-//! Legality is one OR of absolute values and one test a block; the repair sits
+//! Legality is one OR of absolute values and one test a step; the repair sits
 //! in a branch that legal input never takes.
 //!
 //! # Decoding
@@ -55,7 +55,7 @@ pub static CODEC: CodecKernel = CodecKernel {
 /// Trits that `encode` takes at once, and weights that `decode_i8` and
 /// `decode_f32` give at once.
 const STEP: usize = 128;
-/// Columns of a packing block: one cache line of each row.
+/// Columns of a square: one cache line of each row.
 const SPAN: usize = 64;
 
 /// Swaps the bits of `low` with those `DISTANCE` above them.
@@ -149,8 +149,8 @@ pub unsafe fn encode(src: *const i8, cols: usize, dst: *mut u8) -> bool {
             trits
                 .as_mut_ptr()
                 .copy_from_nonoverlapping(src.add(offset), rest);
-            let block = encode_step(load(trits.as_ptr()), &mut legal);
-            _mm256_storeu_si256(packed.as_mut_ptr().cast(), block);
+            let bytes = encode_step(load(trits.as_ptr()), &mut legal);
+            _mm256_storeu_si256(packed.as_mut_ptr().cast(), bytes);
             dst.add(offset / 4)
                 .copy_from_nonoverlapping(packed.as_ptr(), rest.div_ceil(4));
         }
@@ -191,7 +191,7 @@ unsafe fn decode_step_i8(src: *const u8, dst: *mut i8) -> __m256i {
     _mm256_and_si256(x, _mm256_srli_epi16::<1>(x))
 }
 
-/// As `decode_block_i8`, into floats.
+/// As `decode_step_i8`, into floats.
 ///
 /// # Safety
 /// `src` has 32 readable bytes, `dst` 128 writable floats.

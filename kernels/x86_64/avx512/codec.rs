@@ -234,7 +234,7 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
         offset += 64;
     }
     let mut rest = bytes - offset;
-    let legal_blocks = _mm512_test_epi8_mask(both, _mm512_set1_epi8(0x55)) == 0;
+    let legal_steps = _mm512_test_epi8_mask(both, _mm512_set1_epi8(0x55)) == 0;
     let mut tail = [0_u8; DECODE_STEP];
     // SAFETY: `rest < 64` bytes are left.
     let x = unsafe { _mm512_maskz_loadu_epi8(first(rest), src.wrapping_add(offset).cast()) };
@@ -259,5 +259,5 @@ pub unsafe fn decode_f32(src: *const u8, cols: usize, scale: f32, dst: *mut f32)
     // SAFETY: the weights of the last byte if it is not full, else none.
     let legal_end =
         unsafe { (SCALAR.codec.decode_f32)(src.add(bytes), cols & 3, scale, dst.add(4 * bytes)) };
-    legal_blocks & legal_tail & legal_end
+    legal_steps & legal_tail & legal_end
 }

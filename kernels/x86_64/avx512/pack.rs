@@ -1,7 +1,7 @@
 //! Packing a panel with AVX-512 BW: 64 rows of bytes, transposed.
 //!
 //! # The idea
-//! A block is one cache line of each of the 64 rows. 16 rows at a time go
+//! A square is one cache line of each of the 64 rows. 16 rows at a time go
 //! through four rounds of byte interleaving, which transpose the 16 x 16 bytes
 //! in each 128-bit lane; two such groups then make halves of strips:
 //!
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! # What limits it
-//! The caches, not the ports: 128 lines come into L1 for a block (64 of rows, 64
+//! The caches, not the ports: 128 lines come into L1 for a square (64 of rows, 64
 //! of strips) and 64 go out, at 32 bytes a cycle 384 cycles, while 256 unpacks
 //! of 64 bytes, 64 permutations, 64 extractions and 128 stores would be done in
 //! 300. `rep movsb`, which memcpy is here, writes lines without reading them
@@ -28,14 +28,14 @@
 use crate::kernels::contract::PANEL_ROWS;
 use core::arch::x86_64::*;
 
-/// Columns of a block: one cache line of each row.
+/// Columns of a square: one cache line of each row.
 const SPAN: usize = 64;
 
-/// A block, or what it becomes.
+/// A square, or what it becomes.
 #[repr(C, align(64))]
 struct Square([[u8; SPAN]; PANEL_ROWS]);
 
-/// The rows of a block, read in turn.
+/// The rows of a square, read in turn.
 struct Rows {
     next: *const u8,
     stride: usize,
@@ -103,7 +103,7 @@ fn interleave(a: [__m512i; 16]) -> [__m512i; 16] {
     ]
 }
 
-/// Writes a block as 64 strips.
+/// Writes a square as 64 strips.
 ///
 /// # Safety
 /// As for [`Rows::next`], 64 times; `to` has `64 * 64` writable bytes.

@@ -7,8 +7,8 @@ use crate::nn::error::LayerError;
 use crate::quant::QuantError;
 use crate::threads::each_row_mut;
 
-/// Weights that one task makes: a multiple of the noise's block.
-const CHUNK: usize = 64 * noise::BLOCK;
+/// Weights that one task makes: a multiple of the noise's batch.
+const SPAN: usize = 64 * noise::BATCH;
 
 impl BitLinear {
     /// A layer of `out_features` (M) outputs and `in_features` (K) inputs with
@@ -35,8 +35,8 @@ impl BitLinear {
             .ok_or(QuantError::TooLarge { rows, cols })?;
         let bound = 1.0 / (cols.max(1) as f32).sqrt();
         let mut weight = memory::zeroed(len)?;
-        each_row_mut(&mut weight, CHUNK, |chunk, values| {
-            noise::fill_uniform(values, seed, (chunk * CHUNK) as u64, bound);
+        each_row_mut(&mut weight, SPAN, |span, values| {
+            noise::fill_uniform(values, seed, (span * SPAN) as u64, bound);
         });
         Self::new(weight, rows, cols)
     }
@@ -66,9 +66,9 @@ impl BitLinear {
     /// # Ok::<(), tritgemm::nn::LayerError>(())
     /// ```
     pub fn perturb(&mut self, seed: u64, scale: f32) {
-        each_row_mut(self.weight_mut(), CHUNK, |chunk, values| {
-            let block = (chunk * CHUNK / noise::BLOCK) as u64;
-            noise::add_normal(values, seed, block, scale);
+        each_row_mut(self.weight_mut(), SPAN, |span, values| {
+            let batch = (span * SPAN / noise::BATCH) as u64;
+            noise::add_normal(values, seed, batch, scale);
         });
     }
 }
