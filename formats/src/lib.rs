@@ -53,3 +53,8 @@ mod scales;
 pub use error::FormatError;
 pub use float::FloatType;
 pub use scales::{ScaleRounding, simplify};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
