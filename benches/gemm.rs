@@ -1,5 +1,5 @@
 //! The product through the public API on one thread: activation type, shape,
-//! number of tokens, backend; `gemm/i8/4096x4096/N=8/avx512-vbmi/hot`.
+//! number of tokens, backend; `gemm/i8/4096x4096/N=8/avx2/zen4/hot`.
 //!
 //! Gelem/s is GMAC/s. Hot is the same weights every time, in whichever cache
 //! they fit; cold rotates over copies that together exceed 512 MB, so that every

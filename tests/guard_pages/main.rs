@@ -14,9 +14,9 @@
 //! | [`layers`] | RMSNorm, straight-through estimator, training |
 //!
 //! What the kernels are given by the crate itself (tables, accumulators, sums,
-//! tiles of activations, panels by themselves) is placed by
-//! `kernels/guard_pages.rs`, one of the crate's unit tests: it calls each row of
-//! the registry directly.
+//! tiles of activations, panels by themselves) is placed by `kernels.rs` in this
+//! folder, one of the crate's unit tests: it calls each row of the registry
+//! directly.
 
 mod codec;
 mod layers;
