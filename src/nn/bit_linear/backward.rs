@@ -158,11 +158,11 @@ impl BitLinear {
         let row_bytes = cols.div_ceil(4);
         let bytes = packed.matrix.packed();
         let gate = |row: usize, weights: &[f32], grad: &mut [f32], (): &mut ()| {
-            const CHUNK: usize = 2048;
+            const SPAN: usize = 2048;
             let packed = &bytes[row * row_bytes..][..row_bytes];
-            let chunks = weights.chunks(CHUNK).zip(grad.chunks_mut(CHUNK));
-            for ((weights, grad), packed) in chunks.zip(packed.chunks(CHUNK / 4)) {
-                let mut trits = [0; CHUNK];
+            let chunks = weights.chunks(SPAN).zip(grad.chunks_mut(SPAN));
+            for ((weights, grad), packed) in chunks.zip(packed.chunks(SPAN / 4)) {
+                let mut trits = [0; SPAN];
                 let mask = sparse.then(|| {
                     let trits = &mut trits[..weights.len()];
                     decode_row_i8(backend.runnable(), packed, trits);
@@ -190,12 +190,12 @@ fn transposed(matrix: &TernaryMatrix) -> Result<Linear, LayerError> {
 }
 
 fn bias_gradient(grad_y: MatRef<'_, f32>, grad_bias: &mut [f32]) {
-    const CHUNK: usize = 256;
-    for (c, grad_bias) in grad_bias.chunks_mut(CHUNK).enumerate() {
-        let mut sums = [0.0; CHUNK];
+    const SPAN: usize = 256;
+    for (c, grad_bias) in grad_bias.chunks_mut(SPAN).enumerate() {
+        let mut sums = [0.0; SPAN];
         let sums = &mut sums[..grad_bias.len()];
         for token in 0..grad_y.rows() {
-            training::add_to_sums(&grad_y.row(token)[c * CHUNK..], sums);
+            training::add_to_sums(&grad_y.row(token)[c * SPAN..], sums);
         }
         for (grad_bias, &sum) in grad_bias.iter_mut().zip(&*sums) {
             *grad_bias = sum as f32;

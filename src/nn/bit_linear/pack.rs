@@ -63,7 +63,7 @@ impl BitLinear {
 }
 
 /// Weights that are quantised at a time: their trits stay in the L1 cache.
-const CHUNK: usize = 2048;
+const SPAN: usize = 2048;
 
 /// The packed rows `[rows][ceil(cols / 4)]` and alphas `[rows]` of latent
 /// weights, with 2:4 sparsity of the trits if asked for.
@@ -82,8 +82,8 @@ fn pack_rows(
             return false;
         };
         *alpha = row_alpha;
-        let mut trits = [0; CHUNK];
-        for (weights, packed) in weights.chunks(CHUNK).zip(packed.chunks_mut(CHUNK / 4)) {
+        let mut trits = [0; SPAN];
+        for (weights, packed) in weights.chunks(SPAN).zip(packed.chunks_mut(SPAN / 4)) {
             let trits = &mut trits[..weights.len()];
             ternarize(weights, threshold(row_alpha), trits);
             if sparse {
