@@ -21,13 +21,12 @@
 //! or that the target cannot hold: each is a [`FormatError`] that names the
 //! tensor and the place. Sizes in files are checked before they are believed.
 //!
-//! ```
+//! ```no_run
 //! use tritgemm::Linear;
 //! use tritgemm_formats::gguf::Gguf;
 //!
-//! # let file = include_bytes!("../tests/vectors/python.gguf");
-//! // let file = std::fs::read("model.gguf")?; or a memory map of it
-//! let gguf = Gguf::parse(file)?;
+//! let file = std::fs::read("model.gguf")?; // or a memory map of it
+//! let gguf = Gguf::parse(&file)?;
 //! for tensor in gguf.tensors().filter(|t| t.tensor_type().ternary().is_some()) {
 //!     let matrix = tritgemm_formats::simplify(tensor.ternary()?);
 //!     let layer = Linear::new(&matrix)?;
