@@ -344,9 +344,9 @@ pub(crate) fn quantize<T: Activation>(
     let Quantized {
         prepared,
         token_scales,
-        group: own,
+        group,
     } = quantized;
-    *own = x.group;
+    *group = x.group;
     let done = quantize_rows(x, matrix.rotation, (&mut values, token_scales), ws).and_then(|()| {
         let values = MatRef::dense(&values, x.x.rows(), x.x.cols());
         build(prepared, values, [matrix.group, x.group], ws)
