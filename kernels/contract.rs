@@ -334,13 +334,16 @@ pub struct ManyChoice<X: 'static, Acc: 'static> {
     pub kernel: &'static ManyKernel<X, Acc>,
     /// From how many left-over tokens a tile of it is faster than kernels for few
     /// tokens, though a part of the tile may stay empty.
-    pub from: usize,
+    pub least_tokens: usize,
 }
 
 impl<X, Acc> ManyChoice<X, Acc> {
     /// `kernel`, from so many left-over tokens.
-    pub const fn new(kernel: &'static ManyKernel<X, Acc>, from: usize) -> Self {
-        Self { kernel, from }
+    pub const fn new(kernel: &'static ManyKernel<X, Acc>, least_tokens: usize) -> Self {
+        Self {
+            kernel,
+            least_tokens,
+        }
     }
 }
 

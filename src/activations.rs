@@ -289,19 +289,19 @@ pub(crate) fn build_f32(
     })
 }
 
-/// Runs `then` on `x`, rotated if it is to be.
+/// Runs `product` on `x`, rotated if it is to be.
 pub(crate) fn rotated(
     x: MatRef<'_, f32>,
     rotation: Option<&Rotation>,
     ws: &mut Workspace,
-    then: impl FnOnce(MatRef<'_, f32>, &mut Workspace) -> Result<(), GemmError>,
+    product: impl FnOnce(MatRef<'_, f32>, &mut Workspace) -> Result<(), GemmError>,
 ) -> Result<(), GemmError> {
     let Some(rotation) = rotation else {
-        return then(x, ws);
+        return product(x, ws);
     };
     let mut values = core::mem::take(&mut ws.rotated);
     let done = rotate(x, rotation, &mut values, &ws.options().threads)
-        .and_then(|()| then(MatRef::dense(&values, x.rows(), x.cols()), ws));
+        .and_then(|()| product(MatRef::dense(&values, x.rows(), x.cols()), ws));
     ws.rotated = values;
     done
 }

@@ -102,23 +102,24 @@ fn many<X, Acc>(
     choices: &[ManyChoice<X, Acc>],
     kernels: &mut Vec<KernelInfo>,
 ) {
-    kernels.extend(
-        choices
-            .iter()
-            .map(|ManyChoice { kernel, from }| KernelInfo {
-                operation,
-                name: kernel.name,
-                when: Some(format!(
-                    "tiles of {} tokens, from {from} left over",
-                    kernel.tokens
-                )),
-                entries: vec![
-                    kernel.build as *const (),
-                    kernel.run as *const (),
-                    kernel.finish as *const (),
-                ],
-            }),
-    );
+    kernels.extend(choices.iter().map(
+        |ManyChoice {
+             kernel,
+             least_tokens,
+         }| KernelInfo {
+            operation,
+            name: kernel.name,
+            when: Some(format!(
+                "tiles of {} tokens, from {least_tokens} left over",
+                kernel.tokens
+            )),
+            entries: vec![
+                kernel.build as *const (),
+                kernel.run as *const (),
+                kernel.finish as *const (),
+            ],
+        },
+    ));
 }
 
 /// The kernels of a backend.

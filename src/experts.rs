@@ -325,11 +325,11 @@ impl Experts {
         let mut taken = core::mem::take(&mut ws.taken);
         taken.clear();
         memory::resize(&mut taken, y.rows(), false)?;
-        let again = to
+        let repeated = to
             .iter()
             .position(|&row| core::mem::replace(&mut taken[row], true));
         ws.taken = taken;
-        if let Some(index) = again {
+        if let Some(index) = repeated {
             return Err(GemmError::RowTwice {
                 argument: "to",
                 index,

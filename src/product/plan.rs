@@ -69,7 +69,9 @@ pub(crate) fn split<X: Element>(kernels: Runnable, family: Family, tokens: usize
     let rest = tokens % choices[0].kernel.tokens;
     let choice = match family {
         Family::Few => return Split::default(),
-        Family::Auto => choices.iter().position(|choice| rest >= choice.from),
+        Family::Auto => choices
+            .iter()
+            .position(|choice| rest >= choice.least_tokens),
         // The smallest tile that holds them.
         Family::Many => choices
             .iter()
@@ -355,7 +357,11 @@ mod tests {
                     assert!(left.len() <= choices[split.left.0].kernel.tokens);
                 }
                 let rest = tokens - auto.many();
-                assert!(rest < choices[0].from, "{tokens} on {}", backend.name());
+                assert!(
+                    rest < choices[0].least_tokens,
+                    "{tokens} on {}",
+                    backend.name()
+                );
             }
         }
     }
