@@ -283,28 +283,52 @@ impl Experts {
     pub fn forward<O: Output>(
         &self,
         x: &RoutedActivations,
-        mut y: O,
+        y: O,
         ws: &mut Workspace,
     ) -> Result<(), GemmError> {
-        self.check_routed(x)?;
-        let ([rows, cols], expected_cols) = (y.shape(), self.out_features());
-        if [rows, cols] != [x.rows(), expected_cols] {
-            return Err(GemmError::OutputShape {
-                rows,
-                cols,
-                tokens: x.rows(),
-                expected_cols,
-            });
+        Self::forward_many(&[self], x, &mut [y], ws)
+    }
+
+    /// [`forward`](Self::forward) of several matrices of each expert on one input, such as
+    /// its gate and up: the same bits, in one loop. `ys[i]` is the output of `experts[i]`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or if there are more or fewer outputs than experts.
+    pub fn forward_many<O: Output>(
+        experts: &[&Experts],
+        x: &RoutedActivations,
+        ys: &mut [O],
+        ws: &mut Workspace,
+    ) -> Result<(), GemmError> {
+        check_length("outputs", ys.len(), experts.len())?;
+        for (experts, y) in experts.iter().zip(&*ys) {
+            experts.check_routed(x)?;
+            let ([rows, cols], expected_cols) = (y.shape(), experts.out_features());
+            if [rows, cols] != [x.rows(), expected_cols] {
+                return Err(GemmError::OutputShape {
+                    rows,
+                    cols,
+                    tokens: x.rows(),
+                    expected_cols,
+                });
+            }
         }
-        let mut rest = Some(y.matrix());
-        let ys = x.counts.iter().map(|&count| {
-            let (y, after) = rest.take().expect("put back").split_at_row(count);
+        // All experts of the first matrix, then all of the second.
+        let count = x.counts.len();
+        let (mut ys, mut rest) = (ys.iter_mut(), None);
+        let parts = (0..experts.len() * count).map(|i| {
+            let all = match i % count {
+                0 => ys.next().map(O::matrix),
+                _ => rest.take(),
+            };
+            let (y, after) = all.expect("one for each").split_at_row(x.counts[i % count]);
             rest = Some(after);
             y
         });
+        let layer = |i: usize| &experts[i / count].layers[i % count];
         Ok(match x.float {
-            false => ws.run(|e| self.layers[e].int8_operands::<O>(&x.int8[e]), ys),
-            true => ws.run(|e| self.layers[e].f32_operands::<O>(&x.f32[e]), ys),
+            false => ws.run(|i| layer(i).int8_operands::<O>(&x.int8[i % count]), parts),
+            true => ws.run(|i| layer(i).f32_operands::<O>(&x.f32[i % count]), parts),
         }?)
     }
 

@@ -88,6 +88,12 @@ fn check(experts: &Experts, n: usize, options: &Options, routed: &mut RoutedActi
         let twice: Vec<f32> = want.iter().map(|v| v + v).collect();
         assert_eq!(bits(&y), bits(&twice), "added, {what}");
 
+        let mut ys = [vec![CANARY; rows * M], vec![CANARY; rows * M]];
+        let [gate, up] = &mut ys;
+        let outputs = &mut [view_mut(gate, rows, M), view_mut(up, rows, M)];
+        Experts::forward_many(&[experts, experts], routed, outputs, ws).expect("fits");
+        assert!(ys.iter().all(|y| bits(y) == bits(&want)), "many, {what}");
+
         // Into every other row of an output with room, from the last one on.
         let places: Vec<usize> = (0..rows).map(|i| 2 * (rows - i)).collect();
         let mut y = vec![CANARY; (2 * rows + 1) * M];
@@ -280,6 +286,8 @@ fn experts_are_alike() {
         counts: &[],
     };
     let routed = none.prepare_f32(x, nowhere, ws).expect("nothing");
+    let missing = Experts::forward_many::<MatMut<'_, f32>>(&[&none], &routed, &mut [], ws);
+    assert_eq!(missing, Err(length("outputs", 0, 1)));
     none.forward(&routed, view_mut::<f32>(&mut [], 0, 0), ws)
         .expect("nothing");
 }
