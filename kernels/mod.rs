@@ -6,6 +6,7 @@
 //! | [`registry`] | the one list of kernels |
 //! | [`element`] | the two activation types, and handles of the kernels for them |
 //! | [`call`] | safe wrappers: they check the preconditions, then call a kernel |
+//! | [`environment`] | the floating-point environment that all arithmetic runs in |
 //! | [`prefetch`] | cache lines asked for ahead of their use |
 //! | [`many`] | the loop for many tokens, one generic source for every ISA; Zen 5 has loops of its own |
 //! | [`scalar`] | the reference that defines every result |
@@ -17,6 +18,7 @@ pub mod auto;
 pub mod call;
 pub mod contract;
 pub mod element;
+pub mod environment;
 pub mod many;
 pub mod memory;
 pub mod prefetch;

@@ -236,7 +236,8 @@ impl Linear {
         for (col, (y, trit)) in y.iter_mut().zip(weights).enumerate() {
             *y = match trit {
                 0 => 0.0,
-                trit => f32::from(trit) * self.scales.at(row, col),
+                1 => self.scales.at(row, col),
+                _ => -self.scales.at(row, col),
             };
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::kernels::auto::hadamard;
+use crate::kernels::environment::in_default;
 use crate::matrix::{MAX_COLS, MatrixError};
 use crate::memory;
 use crate::mismatch::check_length;
@@ -82,10 +83,12 @@ impl Rotation {
     /// # Errors
     /// If `x` is not whole blocks, or there are more or fewer signs.
     pub fn apply(&self, x: &mut [f32]) -> Result<(), MatrixError> {
-        self.check(x.len())?;
-        self.turn(x);
-        hadamard::transform(x, self.block, self.scale());
-        Ok(())
+        in_default(|| {
+            self.check(x.len())?;
+            self.turn(x);
+            hadamard::transform(x, self.block, self.scale());
+            Ok(())
+        })
     }
 
     /// Rotates back: `x = s * H x`. What a row that was looked up in a table with rotated rows
@@ -94,10 +97,12 @@ impl Rotation {
     /// # Errors
     /// As [`apply`](Self::apply).
     pub fn invert(&self, x: &mut [f32]) -> Result<(), MatrixError> {
-        self.check(x.len())?;
-        hadamard::transform(x, self.block, self.scale());
-        self.turn(x);
-        Ok(())
+        in_default(|| {
+            self.check(x.len())?;
+            hadamard::transform(x, self.block, self.scale());
+            self.turn(x);
+            Ok(())
+        })
     }
 
     fn turn(&self, x: &mut [f32]) {

@@ -1,6 +1,7 @@
 //! Who works: the calling thread, the caller's rayon pool, or a pool of the caller's own.
 //! This crate never starts a thread.
 
+use crate::kernels::environment::in_default;
 use crate::memory::OutOfMemory;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -56,7 +57,8 @@ impl Threads {
         }
     }
 
-    /// Runs `work(0)..work(items)` in any order, on `workers`. `work` says
+    /// Runs `work(0)..work(items)` in any order, on `workers`, each in the default
+    /// floating-point environment. `work` says
     /// whether it did the item, which it does once, or ran out of memory.
     pub(crate) fn for_each(
         &self,
@@ -66,7 +68,7 @@ impl Threads {
     ) -> Result<(), Stopped> {
         let (done, missing) = (AtomicUsize::new(0), AtomicUsize::new(0));
         // Relaxed: `run` returns after its items, which orders them.
-        self.run(workers, items, &|item| match work(item) {
+        self.run(workers, items, &|item| match in_default(|| work(item)) {
             Ok(did) => {
                 done.fetch_add(usize::from(did), Ordering::Relaxed);
             }
@@ -201,7 +203,8 @@ pub(crate) const MAX_EMPTY_ROWS: usize = 1 << 24;
 
 /// Calls `f(row, input_row, output_row, one)` for the rows of `input` and `output`,
 /// which are as wide as given, and the one value each row has in `ones`; in
-/// the caller's rayon pool if it is in one and they are many. Returns whether every call did.
+/// the caller's rayon pool if it is in one and they are many; each in the default
+/// floating-point environment. Returns whether every call did.
 ///
 /// A width of zero means that there is nothing to do.
 pub(crate) fn all_rows<A, B, C, F>(
@@ -219,6 +222,9 @@ where
     if input_width == 0 || output_width == 0 {
         return true;
     }
+    let f = |row: usize, input: &[A], output: &mut [B], one: &mut C| {
+        in_default(|| f(row, input, output, one))
+    };
     #[cfg(feature = "rayon")]
     if let Some(rows) = rows_per_task(input.len(), input_width) {
         use rayon::prelude::*;
@@ -249,6 +255,7 @@ where
     if width == 0 {
         return;
     }
+    let f = |row: usize, values: &mut [B]| in_default(|| f(row, values));
     #[cfg(feature = "rayon")]
     if let Some(rows) = rows_per_task(values.len(), width) {
         use rayon::prelude::*;

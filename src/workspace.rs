@@ -2,6 +2,7 @@
 
 use crate::isa::{Backend, IsaError};
 use crate::kernels::call::PanelView;
+use crate::kernels::environment::in_default;
 use crate::kernels::memory::tiles::TileStore;
 use crate::options::Options;
 use crate::product::folds::Folded;
@@ -109,7 +110,7 @@ impl Workspace {
             slots: &mut self.slots,
             tiles: &mut self.tiles,
         };
-        product::run(product, ys, room)
+        in_default(|| product::run(product, ys, room))
     }
 }
 

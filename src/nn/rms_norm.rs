@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::kernels::auto::norm::InverseRms;
+use crate::kernels::environment::in_default;
 use crate::memory;
 use crate::mismatch::{check_length, check_shape};
 use crate::nn::error::LayerError;
@@ -54,10 +55,12 @@ impl RmsNorm {
     /// # Errors
     /// If `eps` is not a finite value above 0.
     pub fn with_eps(self, eps: f32) -> Result<Self, LayerError> {
-        if !(eps.is_finite() && eps > 0.0) {
-            return Err(LayerError::Eps { eps });
-        }
-        Ok(Self { eps, ..self })
+        in_default(|| {
+            if !(eps.is_finite() && eps > 0.0) {
+                return Err(LayerError::Eps { eps });
+            }
+            Ok(Self { eps, ..self })
+        })
     }
 
     /// Values a token.
@@ -150,33 +153,35 @@ impl RmsNorm {
         mut grad_x: MatMut<'_, T>,
         grad_gain: &mut [f32],
     ) -> Result<(), LayerError> {
-        let (tokens, features) = (x.rows(), self.features());
-        let expected = [tokens, features];
-        check_shape("x", [tokens, x.cols()], expected)?;
-        check_shape("grad_y", [grad_y.rows(), grad_y.cols()], expected)?;
-        check_shape("grad_x", [grad_x.rows(), grad_x.cols()], expected)?;
-        check_length("grad_gain", grad_gain.len(), features)?;
-        let mut inverses = memory::zeroed::<f64>(tokens)?;
-        all_rows(
-            x.strided(),
-            grad_x.strided(),
-            &mut inverses,
-            |token, x, grad_x, inverse| {
-                let (x, grad_x) = (&x[..features], &mut grad_x[..features]);
-                let grad_y = grad_y.row(token);
-                let r = self.inverse_rms(x);
-                let mean = T::gained_dot(grad_y, &self.gain, x) / features as f64;
-                T::input_gradient(grad_y, &self.gain, x, (r, r * r * r * mean), grad_x);
-                *inverse = r;
-                true
-            },
-        );
-        // Tokens in order, whatever ran above in parallel.
-        for (token, inverse) in inverses.into_iter().enumerate() {
-            let (grad_y, x) = (grad_y.row(token), x.row(token));
-            T::add_gain_gradient(grad_y, x, InverseRms::new(inverse), grad_gain);
-        }
-        Ok(())
+        in_default(|| {
+            let (tokens, features) = (x.rows(), self.features());
+            let expected = [tokens, features];
+            check_shape("x", [tokens, x.cols()], expected)?;
+            check_shape("grad_y", [grad_y.rows(), grad_y.cols()], expected)?;
+            check_shape("grad_x", [grad_x.rows(), grad_x.cols()], expected)?;
+            check_length("grad_gain", grad_gain.len(), features)?;
+            let mut inverses = memory::zeroed::<f64>(tokens)?;
+            all_rows(
+                x.strided(),
+                grad_x.strided(),
+                &mut inverses,
+                |token, x, grad_x, inverse| {
+                    let (x, grad_x) = (&x[..features], &mut grad_x[..features]);
+                    let grad_y = grad_y.row(token);
+                    let r = self.inverse_rms(x);
+                    let mean = T::gained_dot(grad_y, &self.gain, x) / features as f64;
+                    T::input_gradient(grad_y, &self.gain, x, (r, r * r * r * mean), grad_x);
+                    *inverse = r;
+                    true
+                },
+            );
+            // Tokens in order, whatever ran above in parallel.
+            for (token, inverse) in inverses.into_iter().enumerate() {
+                let (grad_y, x) = (grad_y.row(token), x.row(token));
+                T::add_gain_gradient(grad_y, x, InverseRms::new(inverse), grad_gain);
+            }
+            Ok(())
+        })
     }
 
     fn inverse_rms<T: Activation>(&self, x: &[T]) -> f64 {

@@ -21,6 +21,7 @@
 //! ```
 
 use crate::kernels::auto::ste as vector;
+use crate::kernels::environment::in_default;
 use crate::mismatch::check_length;
 use crate::nn::error::LayerError;
 
@@ -30,14 +31,18 @@ use crate::nn::error::LayerError;
 /// # Errors
 /// If the lengths differ.
 pub fn forward(weights: &[f32], out: &mut [f32]) -> Result<(), LayerError> {
-    check_length("out", out.len(), weights.len())?;
-    vector::forward(weights, out);
-    Ok(())
+    in_default(|| {
+        check_length("out", out.len(), weights.len())?;
+        vector::forward(weights, out);
+        Ok(())
+    })
 }
 
 /// [`forward`] in place.
 pub fn forward_in_place(weights: &mut [f32]) {
-    vector::forward_in_place(weights);
+    in_default(|| {
+        vector::forward_in_place(weights);
+    })
 }
 
 /// `grad_in[i] = grad_out[i]` where `|weights[i]| < 1`, else 0.
@@ -47,8 +52,10 @@ pub fn forward_in_place(weights: &mut [f32]) {
 /// # Errors
 /// If the lengths differ.
 pub fn backward(weights: &[f32], grad_out: &[f32], grad_in: &mut [f32]) -> Result<(), LayerError> {
-    check_length("grad_out", grad_out.len(), weights.len())?;
-    check_length("grad_in", grad_in.len(), weights.len())?;
-    vector::backward(weights, grad_out, grad_in);
-    Ok(())
+    in_default(|| {
+        check_length("grad_out", grad_out.len(), weights.len())?;
+        check_length("grad_in", grad_in.len(), weights.len())?;
+        vector::backward(weights, grad_out, grad_in);
+        Ok(())
+    })
 }

@@ -3,6 +3,7 @@
 use crate::activation::Activation;
 use crate::kernels::auto::activations::MIN_ABSMAX;
 use crate::kernels::auto::scale::NAN;
+use crate::kernels::environment::in_default;
 use crate::kernels::memory::tiles::TileGrid;
 use crate::memory;
 use crate::mismatch::{check_length, check_shape};
@@ -37,11 +38,13 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// # Ok::<(), tritgemm::quant::QuantError>(())
 /// ```
 pub fn quantize_token<T: Activation>(x: &[T], q: &mut [i8]) -> Result<f32, QuantError> {
-    check_length("q", q.len(), x.len())?;
-    match T::quantize(x, q) {
-        Some(absmax) => Ok(token_scale(absmax)),
-        None => Err(first_non_finite(0, x)),
-    }
+    in_default(|| {
+        check_length("q", q.len(), x.len())?;
+        match T::quantize(x, q) {
+            Some(absmax) => Ok(token_scale(absmax)),
+            None => Err(first_non_finite(0, x)),
+        }
+    })
 }
 
 /// Quantises `x` `[tokens, features]`, token by token as
@@ -89,19 +92,21 @@ pub fn quantize_activations_into<T: Activation>(
     q: MatMut<'_, i8>,
     token_scales: &mut [f32],
 ) -> Result<(), QuantError> {
-    let (tokens, features) = (x.rows(), x.cols());
-    check_shape("q", [q.rows(), q.cols()], [tokens, features])?;
-    check_length("token_scales", token_scales.len(), tokens)?;
-    token_scales.fill(token_scale(0.0));
-    if tokens == 0 || features == 0 {
-        return Ok(());
-    }
-    let how = (&Threads::Rayon, NonFinite::Error);
-    match quantize_tokens(x, q, (token_scales, features), how) {
-        Ok(()) => Ok(()),
-        Err(TokensError::Quant(e)) => Err(e),
-        Err(TokensError::Stopped(_)) => unreachable!("rayon leaves no item out"),
-    }
+    in_default(|| {
+        let (tokens, features) = (x.rows(), x.cols());
+        check_shape("q", [q.rows(), q.cols()], [tokens, features])?;
+        check_length("token_scales", token_scales.len(), tokens)?;
+        token_scales.fill(token_scale(0.0));
+        if tokens == 0 || features == 0 {
+            return Ok(());
+        }
+        let how = (&Threads::Rayon, NonFinite::Error);
+        match quantize_tokens(x, q, (token_scales, features), how) {
+            Ok(()) => Ok(()),
+            Err(TokensError::Quant(e)) => Err(e),
+            Err(TokensError::Stopped(_)) => unreachable!("rayon leaves no item out"),
+        }
+    })
 }
 
 /// Why tokens were not all quantised.

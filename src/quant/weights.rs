@@ -2,6 +2,7 @@
 
 use crate::kernels::auto::float::Float;
 use crate::kernels::auto::weights as vector;
+use crate::kernels::environment::in_default;
 use crate::memory;
 use crate::mismatch::{check_length, check_shape};
 use crate::quant::error::QuantError;
@@ -61,47 +62,51 @@ pub fn absmean_into(
     granularity: Granularity,
     alphas: &mut [f32],
 ) -> Result<(), QuantError> {
-    let (rows, cols) = (weights.rows(), weights.cols());
-    check_length("alphas", alphas.len(), scale_count(weights, granularity)?)?;
-    alphas.fill(MIN_ALPHA);
-    if rows == 0 || cols == 0 {
-        return Ok(());
-    }
-    let ones = &mut vec![(); rows];
-    let finite = match granularity {
-        Granularity::PerTensor => {
-            // Row sums in parallel, then added in order of rows.
-            let mut sums = memory::zeroed::<f64>(rows)?;
-            let row = |_: usize, w: &[f32], sum: &mut [f64], (): &mut ()| {
-                sum[0] = vector::sum_of_magnitudes(&w[..cols]);
-                true
-            };
-            all_rows(weights.strided(), (&mut sums, 1), ones, row);
-            let sum: f64 = sums.iter().sum();
-            alphas[0] = alpha(sum, rows * cols);
-            sum.is_finite()
+    in_default(|| {
+        let (rows, cols) = (weights.rows(), weights.cols());
+        check_length("alphas", alphas.len(), scale_count(weights, granularity)?)?;
+        alphas.fill(MIN_ALPHA);
+        if rows == 0 || cols == 0 {
+            return Ok(());
         }
-        Granularity::PerRow => all_rows(weights.strided(), (alphas, 1), ones, |_, w, alpha, ()| {
-            row_alpha(&w[..cols]).map(|a| alpha[0] = a).is_some()
-        }),
-        Granularity::PerGroup(group) => all_rows(
-            weights.strided(),
-            (alphas, group.groups(cols)),
-            ones,
-            |_, w, alphas, ()| {
-                let mut finite = true;
-                for (w, alpha) in w[..cols].chunks(group.len()).zip(alphas) {
-                    finite &= row_alpha(w).map(|a| *alpha = a).is_some();
-                }
-                finite
-            },
-        ),
-    };
-    if finite {
-        Ok(())
-    } else {
-        Err(first_non_finite(weights))
-    }
+        let ones = &mut vec![(); rows];
+        let finite = match granularity {
+            Granularity::PerTensor => {
+                // Row sums in parallel, then added in order of rows.
+                let mut sums = memory::zeroed::<f64>(rows)?;
+                let row = |_: usize, w: &[f32], sum: &mut [f64], (): &mut ()| {
+                    sum[0] = vector::sum_of_magnitudes(&w[..cols]);
+                    true
+                };
+                all_rows(weights.strided(), (&mut sums, 1), ones, row);
+                let sum: f64 = sums.iter().sum();
+                alphas[0] = alpha(sum, rows * cols);
+                sum.is_finite()
+            }
+            Granularity::PerRow => {
+                all_rows(weights.strided(), (alphas, 1), ones, |_, w, alpha, ()| {
+                    row_alpha(&w[..cols]).map(|a| alpha[0] = a).is_some()
+                })
+            }
+            Granularity::PerGroup(group) => all_rows(
+                weights.strided(),
+                (alphas, group.groups(cols)),
+                ones,
+                |_, w, alphas, ()| {
+                    let mut finite = true;
+                    for (w, alpha) in w[..cols].chunks(group.len()).zip(alphas) {
+                        finite &= row_alpha(w).map(|a| *alpha = a).is_some();
+                    }
+                    finite
+                },
+            ),
+        };
+        if finite {
+            Ok(())
+        } else {
+            Err(first_non_finite(weights))
+        }
+    })
 }
 
 /// The trits of `weights` `[rows, cols]`:
@@ -146,49 +151,52 @@ pub fn ternarize_into(
     alphas: &[f32],
     mut trits: MatMut<'_, i8>,
 ) -> Result<(), QuantError> {
-    let (rows, cols) = (weights.rows(), weights.cols());
-    check_shape("trits", [trits.rows(), trits.cols()], [rows, cols])?;
-    check_length("alphas", alphas.len(), scale_count(weights, granularity)?)?;
-    if let Some((index, &value)) = alphas
-        .iter()
-        .enumerate()
-        .find(|(_, a)| !(a.is_finite() && **a > 0.0))
-    {
-        return Err(QuantError::Alpha { index, value });
-    }
-    if cols == 0 {
-        return Ok(());
-    }
-    let group = match granularity {
-        Granularity::PerTensor | Granularity::PerRow => cols,
-        Granularity::PerGroup(group) => group.len(),
-    };
-    let finite = all_rows(
-        weights.strided(),
-        trits.strided(),
-        &mut vec![(); rows],
-        |row, w, trits, ()| {
-            let (w, trits) = (&w[..cols], &mut trits[..cols]);
-            let alphas = match granularity {
-                Granularity::PerTensor => alphas,
-                Granularity::PerRow => &alphas[row..=row],
-                Granularity::PerGroup(group) => {
-                    let groups = group.groups(cols);
-                    &alphas[row * groups..(row + 1) * groups]
+    in_default(|| {
+        let (rows, cols) = (weights.rows(), weights.cols());
+        check_shape("trits", [trits.rows(), trits.cols()], [rows, cols])?;
+        check_length("alphas", alphas.len(), scale_count(weights, granularity)?)?;
+        if let Some((index, &value)) = alphas
+            .iter()
+            .enumerate()
+            .find(|(_, a)| !(a.is_finite() && **a > 0.0))
+        {
+            return Err(QuantError::Alpha { index, value });
+        }
+        if cols == 0 {
+            return Ok(());
+        }
+        let group = match granularity {
+            Granularity::PerTensor | Granularity::PerRow => cols,
+            Granularity::PerGroup(group) => group.len(),
+        };
+        let finite = all_rows(
+            weights.strided(),
+            trits.strided(),
+            &mut vec![(); rows],
+            |row, w, trits, ()| {
+                let (w, trits) = (&w[..cols], &mut trits[..cols]);
+                let alphas = match granularity {
+                    Granularity::PerTensor => alphas,
+                    Granularity::PerRow => &alphas[row..=row],
+                    Granularity::PerGroup(group) => {
+                        let groups = group.groups(cols);
+                        &alphas[row * groups..(row + 1) * groups]
+                    }
+                };
+                let finite = vector::largest_magnitude(w) < f32::INFINITY_BITS;
+                for ((w, trits), &alpha) in w.chunks(group).zip(trits.chunks_mut(group)).zip(alphas)
+                {
+                    vector::ternarize(w, vector::threshold(alpha), trits);
                 }
-            };
-            let finite = vector::largest_magnitude(w) < f32::INFINITY_BITS;
-            for ((w, trits), &alpha) in w.chunks(group).zip(trits.chunks_mut(group)).zip(alphas) {
-                vector::ternarize(w, vector::threshold(alpha), trits);
-            }
-            finite
-        },
-    );
-    if finite {
-        Ok(())
-    } else {
-        Err(first_non_finite(weights))
-    }
+                finite
+            },
+        );
+        if finite {
+            Ok(())
+        } else {
+            Err(first_non_finite(weights))
+        }
+    })
 }
 
 /// Makes `weights` `[rows, cols]` 2:4 sparse in place: of every four

@@ -187,7 +187,7 @@ impl Case {
             group => {
                 let size = GroupSize::from_len(group).expect("a group size");
                 // Half of the cases as files have them, each an f16, of up to 11 bits.
-                let f16 = shape.seed % 2 == 0 && shape.values != Values::Huge;
+                let f16 = shape.seed.is_multiple_of(2) && shape.values != Values::Huge;
                 let scale = |r: &mut Rng| match scale(r) {
                     value if f16 => (value * 128.0).round() / 128.0,
                     value => value,

@@ -17,6 +17,7 @@ pub mod allocator;
 pub mod case;
 pub mod child;
 pub mod dense;
+pub mod environment;
 pub mod floats;
 pub mod golden;
 pub mod guarded;

@@ -4,6 +4,7 @@ use super::BitLinear;
 use crate::isa::Backend;
 use crate::kernels::auto::training;
 use crate::kernels::call::decode_row_i8;
+use crate::kernels::environment::in_default;
 use crate::kernels::memory::dense;
 use crate::linear::Linear;
 use crate::matrix::TernaryMatrix;
@@ -76,28 +77,30 @@ impl BitLinear {
         grads: BitLinearGrads<'_>,
         ws: &mut Workspace,
     ) -> Result<(), LayerError> {
-        let (tokens, rows, cols) = (grad_y.rows(), self.rows, self.cols);
-        check_shape("grad_y", [grad_y.rows(), grad_y.cols()], [tokens, rows])?;
-        check_shape("x", [x.rows(), x.cols()], [tokens, cols])?;
-        if let Some(grad) = &grads.x {
-            check_shape("grads.x", [grad.rows(), grad.cols()], [tokens, cols])?;
-        }
-        if let Some(grad) = &grads.weight {
-            check_length("grads.weight", grad.len(), self.weight.len())?;
-        }
-        if let Some(grad) = &grads.bias {
-            check_length("grads.bias", grad.len(), rows)?;
-        }
-        if let Some(grad) = grads.x {
-            self.input_gradient(grad_y, grad, ws)?;
-        }
-        if let Some(grad) = grads.weight {
-            self.weight_gradient(x, grad_y, grad, ws)?;
-        }
-        if let Some(grad) = grads.bias {
-            bias_gradient(grad_y, grad);
-        }
-        Ok(())
+        in_default(|| {
+            let (tokens, rows, cols) = (grad_y.rows(), self.rows, self.cols);
+            check_shape("grad_y", [grad_y.rows(), grad_y.cols()], [tokens, rows])?;
+            check_shape("x", [x.rows(), x.cols()], [tokens, cols])?;
+            if let Some(grad) = &grads.x {
+                check_shape("grads.x", [grad.rows(), grad.cols()], [tokens, cols])?;
+            }
+            if let Some(grad) = &grads.weight {
+                check_length("grads.weight", grad.len(), self.weight.len())?;
+            }
+            if let Some(grad) = &grads.bias {
+                check_length("grads.bias", grad.len(), rows)?;
+            }
+            if let Some(grad) = grads.x {
+                self.input_gradient(grad_y, grad, ws)?;
+            }
+            if let Some(grad) = grads.weight {
+                self.weight_gradient(x, grad_y, grad, ws)?;
+            }
+            if let Some(grad) = grads.bias {
+                bias_gradient(grad_y, grad);
+            }
+            Ok(())
+        })
     }
 
     fn input_gradient(

@@ -2,6 +2,7 @@
 
 use super::BitLinear;
 use crate::kernels::auto::noise;
+use crate::kernels::environment::in_default;
 use crate::memory;
 use crate::nn::error::LayerError;
 use crate::quant::QuantError;
@@ -28,17 +29,19 @@ impl BitLinear {
         in_features: usize,
         seed: u64,
     ) -> Result<Self, LayerError> {
-        let (rows, cols) = (out_features, in_features);
-        let len = rows
-            .checked_mul(cols)
-            .filter(|&len| len <= isize::MAX as usize / size_of::<f32>())
-            .ok_or(QuantError::TooLarge { rows, cols })?;
-        let bound = 1.0 / (cols.max(1) as f32).sqrt();
-        let mut weight = memory::zeroed(len)?;
-        each_row_mut(&mut weight, SPAN, |span, values| {
-            noise::fill_uniform(values, seed, (span * SPAN) as u64, bound);
-        });
-        Self::new(weight, rows, cols)
+        in_default(|| {
+            let (rows, cols) = (out_features, in_features);
+            let len = rows
+                .checked_mul(cols)
+                .filter(|&len| len <= isize::MAX as usize / size_of::<f32>())
+                .ok_or(QuantError::TooLarge { rows, cols })?;
+            let bound = 1.0 / (cols.max(1) as f32).sqrt();
+            let mut weight = memory::zeroed(len)?;
+            each_row_mut(&mut weight, SPAN, |span, values| {
+                noise::fill_uniform(values, seed, (span * SPAN) as u64, bound);
+            });
+            Self::new(weight, rows, cols)
+        })
     }
 
     /// Adds `scale * z` to the latent weights, z standard normal and determined
