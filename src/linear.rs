@@ -182,6 +182,10 @@ impl Linear {
         self.scales.to_scales()
     }
 
+    pub(crate) fn row_scales(&self) -> &RowScales {
+        &self.scales
+    }
+
     /// What one scale covers.
     pub fn granularity(&self) -> Granularity {
         self.scales.granularity()

@@ -6,6 +6,8 @@
 
 use aligned_vec::{AVec, ConstAlign, TryReserveError};
 use bytemuck::Zeroable;
+use core::hash::Hash;
+use std::collections::HashSet;
 use std::fmt;
 
 /// Memory aligned to cache lines.
@@ -84,6 +86,22 @@ pub(crate) fn extend<T>(
     values.try_reserve(len).map_err(|_| missing::<T>(len))?;
     values.extend(more);
     Ok(())
+}
+
+/// `text.into()`.
+pub(crate) fn text(text: &str) -> Result<String, OutOfMemory> {
+    let mut copy = String::new();
+    let reserved = copy.try_reserve_exact(text.len());
+    reserved.map_err(|_| missing::<u8>(text.len()))?;
+    copy.push_str(text);
+    Ok(copy)
+}
+
+/// `set.insert(value)`.
+pub(crate) fn insert<T: Eq + Hash>(set: &mut HashSet<T>, value: T) -> Result<bool, OutOfMemory> {
+    let reserved = set.try_reserve(1);
+    reserved.map_err(|_| missing::<T>(set.len() + 1))?;
+    Ok(set.insert(value))
 }
 
 /// Zeros, aligned to cache lines.

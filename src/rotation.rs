@@ -119,13 +119,22 @@ impl Rotation {
         (1.0 / (self.block as f64).sqrt()) as f32
     }
 
-    /// The signs, a bit each, set for -1.
-    pub(crate) fn sign_bits(&self) -> Option<Vec<u8>> {
-        let bits = |eight: &[u32]| {
-            let bits = eight.iter().enumerate();
-            bits.fold(0, |byte, (i, &sign)| byte | u8::from(sign != 0) << i)
-        };
-        Some(self.signs.as_deref()?.chunks(8).map(bits).collect())
+    /// Hands the signs to `take` a piece at a time, a bit each, set for -1.
+    pub(crate) fn sign_bits<E>(
+        &self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut piece = [0; 1024];
+        let signs = self.signs.as_deref().map_or(&[][..], Vec::as_slice);
+        for signs in signs.chunks(8 * piece.len()) {
+            let piece = &mut piece[..signs.len().div_ceil(8)];
+            for (byte, eight) in piece.iter_mut().zip(signs.chunks(8)) {
+                let bits = eight.iter().enumerate();
+                *byte = bits.fold(0, |byte, (i, &sign)| byte | u8::from(sign != 0) << i);
+            }
+            take(piece)?;
+        }
+        Ok(())
     }
 
     /// As [`Self::sign_bits`] gives them, for `cols` values.

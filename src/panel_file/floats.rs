@@ -9,7 +9,7 @@ use std::io::{self, Write};
 const PIECE: usize = 256;
 
 /// The checksum of the section.
-pub(super) fn crc(values: &[f32]) -> u32 {
+pub(super) fn crc(values: impl Iterator<Item = f32>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     let Ok(()) = in_pieces(values, |bytes| {
         hasher.update(bytes);
@@ -19,7 +19,7 @@ pub(super) fn crc(values: &[f32]) -> u32 {
 }
 
 /// Writes the section.
-pub(super) fn write(values: &[f32], out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write(values: impl Iterator<Item = f32>, out: &mut impl Write) -> io::Result<()> {
     in_pieces(values, |bytes| out.write_all(bytes))
 }
 
@@ -29,27 +29,24 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<f32>, OutOfMemory> {
     memory::collected(floats.iter().map(|&b| f32::from_le_bytes(b)))
 }
 
-/// Hands the section's bytes to `take`: where they lie in memory as in the
-/// file, all at once.
-fn in_pieces<E>(values: &[f32], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    if cfg!(target_endian = "little") {
-        take(bytemuck::cast_slice(values))
-    } else {
-        converted(values, take)
-    }
-}
-
-/// The same for any CPU.
-fn converted<E>(values: &[f32], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+/// Hands the section's bytes to `take`.
+fn in_pieces<E>(
+    values: impl Iterator<Item = f32>,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut values = values.fuse();
     let mut piece = [[0; size_of::<f32>()]; PIECE];
-    for values in values.chunks(PIECE) {
-        let piece = &mut piece[..values.len()];
-        for (bytes, value) in piece.iter_mut().zip(values) {
+    loop {
+        let mut len = 0;
+        for (bytes, value) in piece.iter_mut().zip(&mut values) {
             *bytes = value.to_le_bytes();
+            len += 1;
         }
-        take(piece.as_flattened())?;
+        if len == 0 {
+            return Ok(());
+        }
+        take(piece[..len].as_flattened())?;
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -62,12 +59,13 @@ mod tests {
             let values: Vec<f32> = (0..len).map(|i| (i as f32 - 300.5) * 1.37).collect();
             let expected: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             let mut bytes = Vec::new();
-            converted(&values, |piece| bytes.write_all(piece)).expect("memory");
-            assert_eq!(bytes, expected, "{len} converted");
-            bytes.clear();
-            write(&values, &mut bytes).expect("memory");
+            write(values.iter().copied(), &mut bytes).expect("memory");
             assert_eq!(bytes, expected, "{len} written");
-            assert_eq!(crc(&values), crc32fast::hash(&expected), "{len}");
+            assert_eq!(
+                crc(values.iter().copied()),
+                crc32fast::hash(&expected),
+                "{len}"
+            );
             assert_eq!(read(&bytes).expect("memory"), values);
         }
     }
@@ -75,7 +73,7 @@ mod tests {
     #[test]
     fn the_first_error_ends_it() {
         let mut calls = 0;
-        let result = converted(&[1.0; 2 * PIECE], |_| {
+        let result = in_pieces([1.0; 2 * PIECE].into_iter(), |_| {
             calls += 1;
             Err(calls)
         });

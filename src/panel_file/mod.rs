@@ -9,11 +9,13 @@ mod save;
 
 use crate::linear::Linear;
 use crate::matrix::{MatrixError, check_scales};
-use crate::memory::{self, OutOfMemory, lines, resize_lines};
+use crate::memory::{OutOfMemory, lines, resize_lines};
 use crate::mismatch::check_length;
 use crate::panels::{PanelBytes, Panels};
+use crate::product::scales::RowScales;
 use crate::rotation::Rotation;
-use crate::scales::Scales;
+use crate::scales::{Granularity, Scales};
+use core::convert::Infallible;
 use header::{HEADER, Layout, Turn, check_magic};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -154,34 +156,8 @@ impl PanelFile {
     ///
     /// # Errors
     /// If `out` gives one.
-    pub fn write_to(&self, mut out: impl Write) -> io::Result<()> {
-        let shape = [self.panels.rows(), self.panels.cols()];
-        let granularity = self.scales.as_ref().map(Scales::granularity);
-        // Everything is in memory already, less the header.
-        let rotation = self.rotation.as_ref();
-        let turn = rotation.map(|rotation| Turn {
-            // A K of at most 2^24 - 1 is whole blocks.
-            block: rotation.block() as u32,
-            has_signs: rotation.signs().is_some(),
-        });
-        let signs = rotation.and_then(Rotation::sign_bits).unwrap_or_default();
-        let layout = Layout::new(shape, granularity, self.bias.is_some(), turn)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let panels = self.panels.as_bytes();
-        let scales = self.scales.as_ref().map_or(&[][..], Scales::values);
-        let bias = self.bias.as_deref().unwrap_or(&[]);
-        let crcs = [
-            crc32fast::hash(panels),
-            floats::crc(scales),
-            floats::crc(bias),
-            crc32fast::hash(&signs),
-        ];
-        out.write_all(&layout.header(crcs))?;
-        out.write_all(panels)?;
-        floats::write(scales, &mut out)?;
-        floats::write(bias, &mut out)?;
-        out.write_all(&signs)?;
-        out.flush()
+    pub fn write_to(&self, out: impl Write) -> io::Result<()> {
+        PanelFileRef::from(self).write_to(out)
     }
 
     /// Writes the file at `path`, atomically: whoever opens `path` sees the old
@@ -192,8 +168,7 @@ impl PanelFile {
     /// If the file cannot be written; what was at `path` is untouched then and
     /// nothing else is left behind.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
-        let path = path.as_ref();
-        save::replace(path, |file| self.write_to(file)).map_err(|e| PanelFileError::io(path, e))
+        PanelFileRef::from(self).save(path.as_ref())
     }
 
     /// Reads the file at `path` and checks all of it. The panels are read into
@@ -323,6 +298,113 @@ impl PanelFile {
     }
 }
 
+/// What is written of a matrix: the parts of a [`PanelFile`] or of a [`Linear`] where they
+/// are, so that writing copies nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct PanelFileRef<'a> {
+    panels: &'a Panels,
+    scales: Option<ScalesRef<'a>>,
+    bias: Option<&'a [f32]>,
+    rotation: Option<&'a Rotation>,
+}
+
+/// Scales in either of their orders.
+#[derive(Clone, Copy, Debug)]
+enum ScalesRef<'a> {
+    File(&'a Scales),
+    Layer(&'a RowScales),
+}
+
+impl ScalesRef<'_> {
+    fn granularity(&self) -> Granularity {
+        match self {
+            Self::File(scales) => scales.granularity(),
+            Self::Layer(scales) => scales.granularity(),
+        }
+    }
+
+    fn checksum(self) -> u32 {
+        match self {
+            Self::File(scales) => floats::crc(scales.values().iter().copied()),
+            Self::Layer(scales) => floats::crc(scales.values()),
+        }
+    }
+
+    fn write(self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::File(scales) => floats::write(scales.values().iter().copied(), out),
+            Self::Layer(scales) => floats::write(scales.values(), out),
+        }
+    }
+}
+
+impl<'a> From<&'a PanelFile> for PanelFileRef<'a> {
+    fn from(file: &'a PanelFile) -> Self {
+        Self {
+            panels: &file.panels,
+            scales: file.scales().map(ScalesRef::File),
+            bias: file.bias(),
+            rotation: file.rotation(),
+        }
+    }
+}
+
+impl<'a> From<&'a Linear> for PanelFileRef<'a> {
+    fn from(layer: &'a Linear) -> Self {
+        Self {
+            panels: layer.panels(),
+            scales: Some(ScalesRef::Layer(layer.row_scales())),
+            bias: layer.bias(),
+            rotation: layer.rotation(),
+        }
+    }
+}
+
+impl PanelFileRef<'_> {
+    fn write_to(self, mut out: impl Write) -> io::Result<()> {
+        let shape = [self.panels.rows(), self.panels.cols()];
+        let granularity = self.scales.map(|scales| scales.granularity());
+        let turn = self.rotation.map(|rotation| Turn {
+            // A K of at most 2^24 - 1 is whole blocks.
+            block: rotation.block() as u32,
+            has_signs: rotation.signs().is_some(),
+        });
+        // Everything is in memory already, less the header.
+        let layout = Layout::new(shape, granularity, self.bias.is_some(), turn)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let panels = self.panels.as_bytes();
+        let bias = || self.bias.unwrap_or(&[]).iter().copied();
+        let mut signs = crc32fast::Hasher::new();
+        let Ok(()) = self.rotation.map_or(Ok(()), |rotation| {
+            rotation.sign_bits(|bytes| {
+                signs.update(bytes);
+                Ok::<_, Infallible>(())
+            })
+        });
+        let crcs = [
+            crc32fast::hash(panels),
+            self.scales.map_or(0, ScalesRef::checksum),
+            floats::crc(bias()),
+            signs.finalize(),
+        ];
+        out.write_all(&layout.header(crcs))?;
+        out.write_all(panels)?;
+        if let Some(scales) = self.scales {
+            scales.write(&mut out)?;
+        }
+        floats::write(bias(), &mut out)?;
+        if let Some(rotation) = self.rotation {
+            rotation.sign_bits(|bytes| out.write_all(bytes))?;
+        }
+        out.flush()
+    }
+
+    fn save(self, path: &Path) -> Result<(), PanelFileError> {
+        let io = |e| PanelFileError::io(path, e);
+        save::replace(path, |file| self.write_to(file).map_err(io))
+    }
+}
+
 /// A header from what there is of it.
 fn parse(start: &[u8]) -> Result<(Layout, [u32; 4]), PanelFileError> {
     check_magic(start)?;
@@ -347,7 +429,7 @@ fn check(section: &'static str, stored: u32, bytes: &[u8]) -> Result<(), PanelFi
 
 impl From<&Linear> for PanelFile {
     /// Shares the panels, copies scales and bias; aborts without memory for
-    /// them, where [`Linear::save`] gives an error.
+    /// them, where [`Linear::save`] and [`ModelFile::save`] need none.
     fn from(layer: &Linear) -> Self {
         Self {
             panels: layer.panels().clone(),
@@ -376,15 +458,9 @@ impl Linear {
     /// Writes the layer as a panel file: see [`PanelFile::save`].
     ///
     /// # Errors
-    /// If the file cannot be written, or memory runs out.
+    /// As there.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PanelFileError> {
-        let file = PanelFile {
-            panels: self.panels().clone(),
-            scales: Some(self.scales()?),
-            bias: self.bias().map(memory::copied).transpose()?,
-            rotation: self.rotation().cloned(),
-        };
-        file.save(path)
+        PanelFileRef::from(self).save(path.as_ref())
     }
 
     /// Reads a layer from a panel file: see [`PanelFile::load`].

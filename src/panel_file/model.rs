@@ -1,32 +1,34 @@
 //! Panel files of a whole model: many matrices by their names.
 
 use crate::linear::Linear;
-use crate::memory::{Lines, OutOfMemory, lines, resize_lines};
+use crate::memory::{self, Lines, OutOfMemory, lines, resize_lines};
 use crate::panel_file::error::PanelFileError;
 use crate::panel_file::header::{HEADER, MAGIC, check_magic, version};
-use crate::panel_file::{PanelFile, Verify, save};
+use crate::panel_file::{PanelFile, PanelFileRef, Verify, save};
 use crate::panels::PanelBytes;
 use core::ops::Range;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// The version of files of many matrices.
 pub(super) const VERSION: u32 = 2;
 /// Bytes of the header of such a file, and what matrices start at a multiple of.
 const START: usize = 64;
+/// Bytes of an entry of the index, less its name.
+const ENTRY: usize = 4 + 8 + 8;
 
 /// The matrices of a model, each with its scales and bias, in one panel file.
 ///
 /// ```
 /// use std::io::Cursor;
-/// use tritgemm::{Linear, MatRef, ModelFile, ModelWriter, PanelFile, Scales, TernaryMatrix, Verify};
+/// use tritgemm::{Linear, MatRef, ModelFile, ModelWriter, Scales, TernaryMatrix, Verify};
 /// let trits = MatRef::new(&[1, 0, -1, 1], 2, 2)?;
 /// let layer = Linear::new(&TernaryMatrix::from_trits(trits, Scales::per_tensor(0.5))?)?;
 /// let mut writer = ModelWriter::new(Cursor::new(Vec::new()))?;
-/// writer.add("blk.0.ffn_up", &PanelFile::from(&layer))?;
-/// writer.add("blk.0.ffn_down", &PanelFile::from(&layer))?;
+/// writer.add("blk.0.ffn_up", &layer)?;
+/// writer.add("blk.0.ffn_down", &layer)?;
 /// let bytes = writer.finish()?.into_inner();
 /// let model = ModelFile::from_bytes(bytes, Verify::Full)?;
 /// assert_eq!(model.names().collect::<Vec<_>>(), ["blk.0.ffn_up", "blk.0.ffn_down"]);
@@ -89,36 +91,25 @@ impl ModelFile {
         Self::from_bytes(PanelBytes::owned(read(path.as_ref())?), Verify::Full)
     }
 
-    /// Writes a file of matrices and their names at `path`, atomically: see
-    /// [`PanelFile::save`].
+    /// Writes a file of matrices (each a `&PanelFile` or a `&Linear`) and their names at
+    /// `path`, atomically: see [`PanelFile::save`].
     ///
     /// # Errors
-    /// If two have one name, or the file cannot be written; what was at `path` is untouched
-    /// then.
-    pub fn save<'a>(
+    /// If two have one name, the file cannot be written, or memory for the index runs out;
+    /// what was at `path` is untouched then.
+    pub fn save<'a, M: Into<PanelFileRef<'a>>>(
         path: impl AsRef<Path>,
-        matrices: impl IntoIterator<Item = (&'a str, &'a PanelFile)>,
+        matrices: impl IntoIterator<Item = (&'a str, M)>,
     ) -> Result<(), PanelFileError> {
         let path = path.as_ref();
-        let mut refused = None;
-        let saved = save::replace(path, |file| {
-            let mut writer = ModelWriter::new(BufWriter::new(file))?;
+        let io = |e| PanelFileError::io(path, e);
+        save::replace(path, |file| {
+            let mut writer = ModelWriter::new(file).map_err(io)?;
             for (name, matrix) in matrices {
-                match writer.add(name, matrix) {
-                    Ok(()) => {}
-                    Err(PanelFileError::Io { source, .. }) => return Err(source),
-                    Err(e) => {
-                        refused = Some(e);
-                        return Err(io::ErrorKind::InvalidInput.into());
-                    }
-                }
+                writer.add(name, matrix)?;
             }
-            writer.finish()?.flush()
-        });
-        match refused {
-            Some(e) => Err(e),
-            None => saved.map_err(|e| PanelFileError::io(path, e)),
-        }
+            writer.finish().map(drop).map_err(io)
+        })
     }
 
     /// The names, in the order of the file.
@@ -178,12 +169,16 @@ impl<W: Write + Seek> ModelWriter<W> {
         })
     }
 
-    /// Adds a matrix.
+    /// Adds a matrix: a `&PanelFile` or a `&Linear`.
     ///
     /// # Errors
-    /// If there is one of that name already, or `out` gives an error, after which there is no
-    /// finishing the file.
-    pub fn add(&mut self, name: &str, matrix: &PanelFile) -> Result<(), PanelFileError> {
+    /// If there is one of that name already, memory for the index runs out, or `out` gives an
+    /// error, after which there is no finishing the file.
+    pub fn add<'a>(
+        &mut self,
+        name: &str,
+        matrix: impl Into<PanelFileRef<'a>>,
+    ) -> Result<(), PanelFileError> {
         let io = |e| PanelFileError::io(Path::new(name), e);
         if self.names.contains(name) {
             return Err(PanelFileError::NameTwice { name: name.into() });
@@ -191,10 +186,14 @@ impl<W: Write + Seek> ModelWriter<W> {
         let too_long = |_| io(io::ErrorKind::InvalidInput.into());
         let name_len = u32::try_from(name.len()).map_err(too_long)?;
         self.whole().map_err(io)?;
+        // All the memory there will be need of, before anything is written.
+        let bytes = self.index.len() + ENTRY + name.len();
+        let reserved = self.index.try_reserve(ENTRY + name.len());
+        reserved.map_err(|_| OutOfMemory { bytes })?;
+        memory::insert(&mut self.names, memory::text(name)?)?;
         self.broken = true;
-        self.write(name, name_len, matrix).map_err(io)?;
+        self.write(name, name_len, matrix.into()).map_err(io)?;
         self.broken = false;
-        self.names.insert(name.into());
         Ok(())
     }
 
@@ -205,7 +204,7 @@ impl<W: Write + Seek> ModelWriter<W> {
         }
     }
 
-    fn write(&mut self, name: &str, name_len: u32, matrix: &PanelFile) -> io::Result<()> {
+    fn write(&mut self, name: &str, name_len: u32, matrix: PanelFileRef<'_>) -> io::Result<()> {
         let offset = self.len.next_multiple_of(START as u64);
         let padding = [0; START];
         self.out
@@ -348,10 +347,10 @@ fn entries(
             return Err(wrong("what lies before its matrix is not zeros"));
         }
         end = range.end;
-        if !names.insert(name) {
+        if !memory::insert(&mut names, name)? {
             return Err(PanelFileError::NameTwice { name: name.into() });
         }
-        all.push((name.into(), range));
+        memory::extend(&mut all, core::iter::once((memory::text(name)?, range)))?;
     }
     if end != before.len() {
         return Err(PanelFileError::Field {

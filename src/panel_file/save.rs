@@ -1,5 +1,6 @@
 //! Replacing a file atomically.
 
+use crate::panel_file::PanelFileError;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -8,23 +9,27 @@ use std::process;
 
 /// Writes a new file beside `path` and renames it to `path` once it is on the
 /// disk. On an error the new file is removed again.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn replace(
+    path: &Path,
+    write: impl FnOnce(&File) -> Result<(), PanelFileError>,
+) -> Result<(), PanelFileError> {
+    let io = |e| PanelFileError::io(path, e);
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
     let Some(name) = path.file_name() else {
         let message = "the path has no file name";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, message)));
     };
     let mut hidden = OsString::from(".");
     hidden.push(name);
-    let (temporary, file) = create(&dir.join(hidden))?;
+    let (temporary, file) = create(&dir.join(hidden)).map_err(io)?;
     write(&file)?;
-    file.sync_all()?;
+    file.sync_all().map_err(io)?;
     drop(file);
-    temporary.rename(path)?;
-    sync_dir(dir)
+    temporary.rename(path).map_err(io)?;
+    sync_dir(dir).map_err(io)
 }
 
 /// A file that is removed when dropped, unless it was renamed.
@@ -98,18 +103,16 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("tritgemm-save-{}", process::id()));
         fs::create_dir(&dir).expect("a new directory");
         let path = dir.join("file");
-        replace(&path, |mut file| file.write_all(b"old")).expect("written");
+        let io = |e| PanelFileError::io(&path, e);
+        replace(&path, |mut file| file.write_all(b"old").map_err(io)).expect("written");
         let error = replace(&path, |mut file| {
-            file.write_all(b"new")?;
-            Err(io::ErrorKind::StorageFull.into())
+            file.write_all(b"new").map_err(io)?;
+            Err(PanelFileError::NoScales)
         });
         let names: Vec<_> = fs::read_dir(&dir).expect("the directory").collect();
         let old = fs::read(&path).expect("the file");
         fs::remove_dir_all(&dir).expect("removed");
-        assert_eq!(
-            error.expect_err("failed").kind(),
-            io::ErrorKind::StorageFull
-        );
+        assert!(matches!(error, Err(PanelFileError::NoScales)));
         assert_eq!((names.len(), old.as_slice()), (1, &b"old"[..]));
     }
 }

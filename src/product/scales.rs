@@ -91,16 +91,19 @@ impl RowScales {
     }
 
     /// In the order of [`Scales`].
-    pub(crate) fn to_scales(&self) -> Result<Scales, OutOfMemory> {
+    pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = f32> {
         let groups = match self.granularity {
             Granularity::PerGroup(_) => self.len().checked_div(self.rows).unwrap_or(0),
             _ => 1,
         };
-        let stored = |i: usize| match groups {
-            1 => i,
-            _ => i % groups * self.rows + i / groups,
-        };
-        let values = memory::collected((0..self.len()).map(|i| self.get(stored(i))))?;
+        (0..self.len()).map(move |i| match groups {
+            1 => self.get(i),
+            _ => self.get(i % groups * self.rows + i / groups),
+        })
+    }
+
+    pub(crate) fn to_scales(&self) -> Result<Scales, OutOfMemory> {
+        let values = memory::collected(self.values())?;
         Ok(Scales::with(self.granularity, values))
     }
 

@@ -4,9 +4,10 @@ use crate::{SHAPE, every_allocation};
 use tritgemm::codec::row_bytes;
 use tritgemm::nn::{BitLinear, RmsNorm};
 use tritgemm::{
-    Granularity, GroupSize, Linear, MatMut, MatRef, PanelFile, Panels, Scales, TernaryMatrix,
-    Verify, Workspace, quant,
+    Granularity, GroupSize, Linear, MatMut, MatRef, ModelFile, ModelWriter, PanelFile, Panels,
+    Rotation, Scales, TernaryMatrix, Verify, Workspace, quant,
 };
+use tritgemm_testing::allocator::{Plan, SMALLEST};
 use tritgemm_testing::{Rng, view, view_mut};
 
 const GRANULARITIES: [Granularity; 3] = [
@@ -119,6 +120,66 @@ fn linear_layers() {
     }
 }
 
+/// Names for whose index memory has to grow.
+fn names() -> Vec<String> {
+    let name = |i: usize| format!("{i}.{}", "a".repeat(SMALLEST));
+    (0..80).map(name).collect()
+}
+
+#[test]
+fn model_files() {
+    let dir = std::env::temp_dir().join(format!("tritgemm-models-{}", std::process::id()));
+    std::fs::create_dir(&dir).expect("a new directory");
+    let (names, path) = (names(), dir.join("model"));
+    let signs = vec![-1; SHAPE[1]];
+    let rotation = Rotation::new(2, Some(&signs)).expect("a rotation");
+    let small = TernaryMatrix::from_trits(view(&[1], 1, 1), Scales::per_tensor(1.0));
+    let small = Linear::new(&small.expect("a trit")).expect("a layer");
+    let large = layer(Granularity::PerRow);
+    let large = large.with_rotation(rotation).expect("whole blocks");
+    let layers = |i: usize| if i == 0 { &large } else { &small };
+    every_allocation(
+        "ModelFile::save",
+        || (),
+        |()| {
+            let named = names.iter().enumerate();
+            ModelFile::save(&path, named.map(|(i, n)| (n.as_str(), layers(i))))
+        },
+        |(), ()| std::fs::read(&path).expect("a file"),
+    );
+    assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 1);
+    every_allocation(
+        "ModelFile::load",
+        || (),
+        |()| ModelFile::load(&path),
+        |(), model| model.names().eq(&names),
+    );
+    let model = ModelFile::load(&path).expect("a model");
+    every_allocation(
+        "ModelFile::linear",
+        || (),
+        |()| model.linear(&names[0]),
+        |(), layer| parts(&layer),
+    );
+    // A writer goes on after memory ran out.
+    let mut out = std::io::Cursor::new(vec![0; 1 << 20]);
+    let mut writer = ModelWriter::new(&mut out).expect("memory");
+    let plan = Plan::here();
+    for (i, name) in names.iter().enumerate() {
+        let mut refused = 1;
+        plan.run(1, || {
+            while writer.add(name, layers(i)).is_err() {
+                refused += 1;
+            }
+        });
+        assert_eq!(refused, 2, "memory for a name of {SMALLEST} bytes");
+    }
+    writer.finish().expect("memory");
+    let len = out.position() as usize;
+    assert!(out.into_inner()[..len] == std::fs::read(&path).expect("a file"));
+    std::fs::remove_dir_all(&dir).expect("removed");
+}
+
 #[test]
 fn panel_files() {
     let dir = std::env::temp_dir().join(format!("tritgemm-memory-{}", std::process::id()));
@@ -129,12 +190,9 @@ fn panel_files() {
         PanelFile::from(&layer)
             .write_to(&mut bytes)
             .expect("written");
-        every_allocation(
-            "Linear::save",
-            || (),
-            |()| layer.save(&path),
-            |(), ()| std::fs::read(&path).expect("a file"),
-        );
+        let saved = || layer.save(&path).expect("written");
+        assert_eq!(Plan::here().run(0, saved), 0, "Linear::save allocates");
+        assert!(std::fs::read(&path).expect("a file") == bytes);
         assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 1);
         every_allocation(
             "Linear::load",

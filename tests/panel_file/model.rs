@@ -30,7 +30,7 @@ fn layers() -> Vec<(String, Linear)> {
 fn written(layers: &[(String, Linear)]) -> Vec<u8> {
     let mut writer = ModelWriter::new(Cursor::new(Vec::new())).expect("memory");
     for (name, layer) in layers {
-        writer.add(name, &PanelFile::from(layer)).expect("memory");
+        writer.add(name, layer).expect("memory");
     }
     writer.finish().expect("memory").into_inner()
 }

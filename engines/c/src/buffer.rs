@@ -83,7 +83,7 @@ pub(crate) fn zeros<T: Number>(values: &mut Vec<T>, len: usize) -> Result<(), Ou
     Ok(())
 }
 
-fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
+pub(crate) fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     let bytes = len.saturating_mul(size_of::<T>());
     let reserved = values.try_reserve_exact(len);
     reserved.map_err(|_| OutOfMemory { bytes })

@@ -1,6 +1,6 @@
 //! `tritgemm_experts` and `tritgemm_routed`.
 
-use crate::buffer::{Number, Span, input, reads, reads_slice};
+use crate::buffer::{Number, Span, input, reads, reads_slice, reserve};
 use crate::handle::{Shared, borrow, destroy, give, size};
 use crate::linear::Linear;
 use crate::outputs::{Output, Ys, array, into_outputs, rows};
@@ -9,7 +9,7 @@ use crate::product::{self, Float, Raw, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
-use tritgemm::{GemmError, Grouped, MatMut, OutOfMemory, RoutedActivations, Routes};
+use tritgemm::{GemmError, Grouped, MatMut, RoutedActivations, Routes};
 
 /// The experts of a mixture: layers with one M, one K and one tritgemm_linear_group().
 pub struct Experts(tritgemm::Experts);
@@ -33,9 +33,7 @@ pub unsafe extern "C" fn tritgemm_experts_create(
     guard(|| unsafe {
         give(out, || {
             let mut all = Vec::new();
-            let bytes = count.saturating_mul(size_of::<tritgemm::Linear>());
-            let reserved = all.try_reserve_exact(count);
-            reserved.map_err(|_| OutOfMemory { bytes })?;
+            reserve(&mut all, count)?;
             for &layer in array("layers", layers, count)? {
                 // A copy that says so where memory runs out.
                 let layer = &borrow("layers", layer)?.0;

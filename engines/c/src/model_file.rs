@@ -1,5 +1,6 @@
 //! `tritgemm_model_file`.
 
+use crate::buffer::reserve;
 use crate::handle::{borrow, destroy, give, null, size};
 use crate::linear::Linear;
 use crate::outputs::array;
@@ -21,11 +22,18 @@ pub struct ModelFile {
 impl ModelFile {
     fn new(file: Result<tritgemm::ModelFile, PanelFileError>) -> Result<Self, Error> {
         let file = file?;
-        let names = file.names().map(CString::new).collect::<Result<_, _>>();
-        let names = names.map_err(|_| {
-            let text = "a matrix has a zero byte in its name";
-            Error::new(Status::TritgemmBadFile, text)
-        })?;
+        let mut names = Vec::new();
+        reserve(&mut names, file.names().len())?;
+        for name in file.names() {
+            let mut bytes = Vec::new();
+            reserve(&mut bytes, name.len() + 1)?;
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.push(0);
+            names.push(CString::from_vec_with_nul(bytes).map_err(|_| {
+                let text = "a matrix has a zero byte in its name";
+                Error::new(Status::TritgemmBadFile, text)
+            })?);
+        }
         Ok(Self { file, names })
     }
 }
@@ -148,15 +156,13 @@ pub unsafe extern "C" fn tritgemm_model_file_save(
     // SAFETY: preconditions 1, 2 and 4.
     guard(|| unsafe {
         let path = self::path(path)?;
-        let names = array("names", names, count)?.iter();
-        let names: Vec<&str> = names.map(|&n| name(n)).collect::<Result<_, _>>()?;
-        let layers = array("layers", layers, count)?.iter();
-        let file = |&layer: &*const Linear| Ok((&borrow("layers", layer)?.0).into());
-        let files: Vec<tritgemm::PanelFile> = layers.map(file).collect::<Result<_, Error>>()?;
-        Ok(tritgemm::ModelFile::save(
-            path,
-            names.into_iter().zip(&files),
-        )?)
+        let names = array("names", names, count)?;
+        let mut all = Vec::new();
+        reserve(&mut all, count)?;
+        for (&n, &layer) in names.iter().zip(array("layers", layers, count)?) {
+            all.push((name(n)?, &borrow("layers", layer)?.0));
+        }
+        Ok(tritgemm::ModelFile::save(path, all)?)
     })
 }
 

@@ -126,13 +126,13 @@ impl BitLinear {
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
-    /// use tritgemm::{ModelFile, PanelFile};
+    /// use tritgemm::ModelFile;
     /// use tritgemm_candle::BitLinear;
     ///
     /// let dir = tempfile::tempdir()?;
     /// let path = dir.path().join("model.panels");
     /// let up = BitLinear::quantize(&Tensor::randn(0f32, 1.0, (96, 64), &Device::Cpu)?, None)?;
-    /// ModelFile::save(&path, [("blk.0.ffn_up", &PanelFile::from(up.linear()))])?;
+    /// ModelFile::save(&path, [("blk.0.ffn_up", up.linear())])?;
     ///
     /// let model = ModelFile::load(&path)?;
     /// let layer = BitLinear::from_model(&model, "blk.0.ffn_up")?;

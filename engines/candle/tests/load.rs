@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
-use tritgemm::{Granularity, GroupSize, MatRef, ModelFile, PanelFile, Scales, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, MatRef, ModelFile, Scales, TernaryMatrix};
 use tritgemm_candle::{ActivationMode, BitLinear, HfLinearClass, LoadError};
 use tritgemm_candle::{bit_linear, bit_linear_b, bit_linear_hf, bit_linear_no_bias};
 
@@ -119,10 +119,10 @@ fn layers_of_a_model_are_read_by_name() -> Result {
     let with_bias = BitLinear::quantize(&random(&[ROWS, COLS])?, Some(&random(&[ROWS])?))?;
     let grouped = Granularity::PerGroup(GroupSize::G64);
     let grouped = BitLinear::quantize_by(&random(&[5, COLS])?, None, grouped)?;
-    let files = [&with_bias, &grouped].map(|layer| PanelFile::from(layer.linear()));
+    let files = [&with_bias, &grouped].map(BitLinear::linear);
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("model.panels");
-    ModelFile::save(&path, [("blk.0.up", &files[0]), ("blk.0.down", &files[1])])?;
+    ModelFile::save(&path, [("blk.0.up", files[0]), ("blk.0.down", files[1])])?;
     let model = ModelFile::load(&path)?;
     let up = BitLinear::from_model(&model, "blk.0.up")?;
     same(&up, &with_bias)?;

@@ -7,7 +7,7 @@ use crate::linear::Linear;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList};
 use std::path::PathBuf;
-use tritgemm::{Linear as Layer, ModelFile as Core, PanelFile};
+use tritgemm::ModelFile as Core;
 
 /// The layers of a model by their names, in one panel file: made by load, written by
 /// save_model. A file of one matrix has the name ''.
@@ -61,7 +61,7 @@ impl ModelFile {
 /// atomically: see ModelFile.
 #[pyfunction]
 pub fn save_model(py: Python<'_>, path: PathBuf, layers: &Bound<'_, PyDict>) -> Result<(), Error> {
-    let mut files = Vec::<(String, PanelFile)>::new();
+    let mut all = Vec::<(String, Bound<'_, Linear>)>::new();
     for (name, layer) in layers {
         let name = name.extract::<String>().map_err(|_| {
             let got = describe(&name);
@@ -71,9 +71,8 @@ pub fn save_model(py: Python<'_>, path: PathBuf, layers: &Bound<'_, PyDict>) -> 
             let got = describe(&e.into_inner());
             Error::wrong_type(format!("layers['{name}']: expected Linear, got {got}"))
         })?;
-        let layer: &Layer = &layer.get().core;
-        files.push((name, PanelFile::from(layer)));
+        all.push((name, layer));
     }
-    let files = files.iter().map(|(name, file)| (name.as_str(), file));
-    Ok(py.detach(|| Core::save(path, files))?)
+    let all: Vec<_> = all.iter().map(|(n, l)| (n.as_str(), &l.get().core)).collect();
+    Ok(py.detach(|| Core::save(path, all))?)
 }
