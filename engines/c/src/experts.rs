@@ -4,12 +4,12 @@ use crate::buffer::{Number, Span, input, reads, reads_slice, reserve};
 use crate::handle::{Shared, borrow, destroy, give, size};
 use crate::linear::Linear;
 use crate::outputs::{Output, Ys, array, into_outputs, rows};
-use crate::prepared::{group, with_input};
+use crate::prepared::{Activations, Path, prepare};
 use crate::product::{self, Float, Raw, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
-use tritgemm::{GemmError, Grouped, MatMut, RoutedActivations, Routes};
+use tritgemm::{GemmError, MatMut, RoutedActivations, Routes};
 
 /// The experts of a mixture: layers with one M, one K and one tritgemm_linear_group().
 pub struct Experts(tritgemm::Experts);
@@ -76,6 +76,37 @@ pub unsafe extern "C" fn tritgemm_routed_rows(routed: *const Routed) -> usize {
     }
 }
 
+/// Makes activations ready for experts.
+///
+/// # Safety
+/// Preconditions 1 and 2 of the crate's documentation.
+unsafe fn route(
+    experts: *const Experts,
+    activations: Activations,
+    [sent, counts]: [(*const usize, usize); 2],
+    workspace: *mut Workspace,
+    routed: *mut Routed,
+) -> Status {
+    // SAFETY: the caller's preconditions.
+    guard(|| unsafe {
+        let experts = &borrow("experts", experts)?.0;
+        let tokens = input("sent", sent.0, sent.1)?;
+        let counts = input("counts", counts.0, counts.1)?;
+        let routes = Routes {
+            tokens: &tokens,
+            counts: &counts,
+        };
+        let routed = &mut *borrow("routed", routed)?.0.write("routed")?;
+        prepare!(
+            activations,
+            experts.in_features(),
+            workspace,
+            |x, ws| experts.prepare_int8_into(x, routes, routed, ws),
+            experts.prepare_f32_into(x, routes, routed, ws)
+        )
+    })
+}
+
 /// Quantises each of `tokens` rows of `x` (K values of the tritgemm_float `x_type`,
 /// `x_stride` apart) to int8 by its absolute maximum, or each `x_group`
 /// values by their own as in tritgemm_linear_prepare_int8(), once, and makes ready in `routed` what
@@ -99,27 +130,10 @@ pub unsafe extern "C" fn tritgemm_experts_prepare_int8(
     workspace: *mut Workspace,
     routed: *mut Routed,
 ) -> Status {
+    let x = Activations::int8(tokens, x_type, (x, x_len, x_stride), x_group);
+    let sent = [(sent, sent_len), (counts, counts_len)];
     // SAFETY: preconditions 1 and 2.
-    guard(|| unsafe {
-        let experts = &borrow("experts", experts)?.0;
-        let (sent, counts) = (
-            input("sent", sent, sent_len)?,
-            input("counts", counts, counts_len)?,
-        );
-        let routes = Routes {
-            tokens: &sent,
-            counts: &counts,
-        };
-        let routed = &mut *borrow("routed", routed)?.0.write("routed")?;
-        let (shape, x_group) = ([tokens, experts.in_features()], group(x_group)?);
-        of_float!(x_type, T => {
-            let x = (x.cast::<T>(), x_len, x_stride);
-            with_input(shape, x, workspace, |x, ws| match x_group {
-                None => experts.prepare_int8_into(x, routes, routed, ws),
-                Some(group) => experts.prepare_int8_into(Grouped(x, group), routes, routed, ws),
-            })
-        })
-    })
+    unsafe { route(experts, x, sent, workspace, routed) }
 }
 
 /// As tritgemm_experts_prepare_int8(), for the f32 pass.
@@ -137,23 +151,10 @@ pub unsafe extern "C" fn tritgemm_experts_prepare_f32(
     workspace: *mut Workspace,
     routed: *mut Routed,
 ) -> Status {
+    let x = Activations::f32(tokens, (x, x_len, x_stride));
+    let sent = [(sent, sent_len), (counts, counts_len)];
     // SAFETY: preconditions 1 and 2.
-    guard(|| unsafe {
-        let experts = &borrow("experts", experts)?.0;
-        let (sent, counts) = (
-            input("sent", sent, sent_len)?,
-            input("counts", counts, counts_len)?,
-        );
-        let routes = Routes {
-            tokens: &sent,
-            counts: &counts,
-        };
-        let routed = &mut *borrow("routed", routed)?.0.write("routed")?;
-        let (shape, x) = ([tokens, experts.in_features()], (x, x_len, x_stride));
-        with_input(shape, x, workspace, |x, ws| {
-            experts.prepare_f32_into(x, routes, routed, ws)
-        })
-    })
+    unsafe { route(experts, x, sent, workspace, routed) }
 }
 
 /// Every expert's forward pass on its tokens, by int8 or by f32 as they were prepared, in one

@@ -3,7 +3,7 @@
 use crate::buffer::{Rows, input, owned};
 use crate::handle::{Shared, borrow, destroy, give, size};
 use crate::linear::Linear;
-use crate::product::{Input, Raw, of_float};
+use crate::product::{Float, Input, Raw, of_float};
 use crate::status::{Error, Status, guard};
 use crate::workspace::Workspace;
 use core::ffi::c_void;
@@ -13,13 +13,16 @@ use tritgemm::{GemmError, GroupSize, Grouped, MatRef, PreparedActivations};
 /// of Q, K and V or of gate and up.
 pub struct Prepared(pub(crate) Shared<Ready>);
 
+#[derive(Default)]
 pub(crate) struct Ready {
     pub(crate) x: PreparedActivations,
     pub(crate) path: Path,
 }
 
 /// Which forward pass takes them.
+#[derive(Default)]
 pub(crate) enum Path {
+    #[default]
     Int8,
     F32,
 }
@@ -33,22 +36,6 @@ pub(crate) fn group(len: usize) -> Result<Option<GroupSize>, Error> {
         0 => Ok(None),
         _ => GroupSize::from_len(len).map(Some).ok_or_else(unknown),
     }
-}
-
-/// Prepares `tokens` rows of `cols` values.
-///
-/// # Safety
-/// Preconditions 1 and 2 of the crate's documentation.
-unsafe fn prepare<T: Input>(
-    [tokens, cols]: [usize; 2],
-    x: Raw<*const T>,
-    path: Path,
-    workspace: *mut Workspace,
-    run: impl FnOnce(MatRef<'_, T>, &mut tritgemm::Workspace) -> Result<PreparedActivations, GemmError>,
-) -> Result<Prepared, Error> {
-    // SAFETY: the caller's preconditions.
-    let x = unsafe { with_input([tokens, cols], x, workspace, run) }?;
-    Ok(Prepared(Shared::new(Ready { x, path })))
 }
 
 /// Runs `run` with `tokens` rows of `cols` values.
@@ -71,6 +58,107 @@ pub(crate) unsafe fn with_input<T: Input, R>(
     }
 }
 
+/// The caller's rows, of a tritgemm_float, to be made ready.
+pub(crate) struct Activations {
+    pub(crate) tokens: usize,
+    pub(crate) x_type: i32,
+    pub(crate) x: Raw<*const c_void>,
+    /// Of a scale, with int8; 0 for a token's.
+    pub(crate) x_group: usize,
+    pub(crate) path: Path,
+}
+
+impl Activations {
+    pub(crate) fn int8(tokens: usize, x_type: i32, x: Raw<*const c_void>, x_group: usize) -> Self {
+        let path = Path::Int8;
+        Self {
+            tokens,
+            x_type,
+            x,
+            x_group,
+            path,
+        }
+    }
+
+    pub(crate) fn f32(tokens: usize, (x, len, stride): Raw<*const f32>) -> Self {
+        let (x, x_type) = ((x.cast(), len, stride), Float::TritgemmF32 as i32);
+        Self {
+            path: Path::F32,
+            ..Self::int8(tokens, x_type, x, 0)
+        }
+    }
+}
+
+/// Prepares [`Activations`] of `$cols` values, seen as `$x`, in a workspace, as `$int8` or as
+/// `$f32` does. Its caller is owed preconditions 1 and 2 of the crate's documentation.
+macro_rules! prepare {
+    ($activations:expr, $cols:expr, $workspace:expr, |$x:ident, $ws:ident| $int8:expr, $f32:expr) => {{
+        let (it, shape) = (&$activations, [$activations.tokens, $cols]);
+        let (data, len, stride) = it.x;
+        match (&it.path, $crate::prepared::group(it.x_group)?) {
+            (Path::F32, _) => {
+                let x = (data.cast::<f32>(), len, stride);
+                $crate::prepared::with_input(shape, x, $workspace, |$x, $ws| $f32)
+            }
+            (Path::Int8, group) => of_float!(it.x_type, T => {
+                let x = (data.cast::<T>(), len, stride);
+                $crate::prepared::with_input(shape, x, $workspace, |$x, $ws| match group {
+                    None => $int8,
+                    Some(group) => {
+                        let $x = tritgemm::Grouped($x, group);
+                        $int8
+                    }
+                })
+            }),
+        }
+    }};
+}
+pub(crate) use prepare;
+
+/// Makes activations ready for a layer.
+///
+/// # Safety
+/// Preconditions 1 and 2 of the crate's documentation.
+unsafe fn fill(
+    ready: &mut Ready,
+    linear: *const Linear,
+    activations: Activations,
+    workspace: *mut Workspace,
+) -> Result<(), Error> {
+    // SAFETY: the caller's preconditions.
+    unsafe {
+        let linear = &borrow("linear", linear)?.0;
+        prepare!(
+            activations,
+            linear.in_features(),
+            workspace,
+            |x, ws| {
+                ready.path = Path::Int8;
+                linear.prepare_int8_into(x, &mut ready.x, ws)
+            },
+            {
+                ready.path = Path::F32;
+                linear.prepare_f32_into(x, &mut ready.x, ws)
+            }
+        )
+    }
+}
+
+/// Activations that were made ready for a layer.
+///
+/// # Safety
+/// Preconditions 1 and 2 of the crate's documentation.
+unsafe fn new(
+    linear: *const Linear,
+    activations: Activations,
+    workspace: *mut Workspace,
+) -> Result<Prepared, Error> {
+    let mut ready = Ready::default();
+    // SAFETY: the caller's preconditions.
+    unsafe { fill(&mut ready, linear, activations, workspace) }?;
+    Ok(Prepared(Shared::new(ready)))
+}
+
 /// Prepares for the int8 forward pass of a layer, and of any other with the same K and
 /// tritgemm_linear_group(): quantises each of `tokens` rows of `x` (K values of the
 /// tritgemm_float `x_type`, `x_stride` apart) to int8 by its absolute maximum, or each
@@ -89,20 +177,9 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8(
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
+    let x = Activations::int8(tokens, x_type, (x, x_len, x_stride), x_group);
     // SAFETY: preconditions 1, 2 and 3.
-    guard(|| unsafe {
-        give(out, || {
-            let linear = &borrow("linear", linear)?.0;
-            let (shape, x_group) = ([tokens, linear.in_features()], self::group(x_group)?);
-            of_float!(x_type, T => {
-                let x = (x.cast::<T>(), x_len, x_stride);
-                prepare(shape, x, Path::Int8, workspace, |x, ws| match x_group {
-                    None => linear.prepare_int8(x, ws),
-                    Some(group) => linear.prepare_int8(Grouped(x, group), ws),
-                })
-            })
-        })
-    })
+    guard(|| unsafe { give(out, || new(linear, x, workspace)) })
 }
 
 /// As tritgemm_linear_prepare_int8(), in the memory of `prepared`, which may have been for
@@ -121,21 +198,11 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_int8_into(
     workspace: *mut Workspace,
     prepared: *mut Prepared,
 ) -> Status {
+    let x = Activations::int8(tokens, x_type, (x, x_len, x_stride), x_group);
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
-        let linear = &borrow("linear", linear)?.0;
-        let (shape, x_group) = ([tokens, linear.in_features()], self::group(x_group)?);
-        let ready = &mut *borrow("prepared", prepared)?.0.write("prepared")?;
-        of_float!(x_type, T => {
-            let x = (x.cast::<T>(), x_len, x_stride);
-            with_input(shape, x, workspace, |x, ws| {
-                ready.path = Path::Int8;
-                match x_group {
-                    None => linear.prepare_int8_into(x, &mut ready.x, ws),
-                    Some(group) => linear.prepare_int8_into(Grouped(x, group), &mut ready.x, ws),
-                }
-            })
-        })
+        let mut ready = borrow("prepared", prepared)?.0.write("prepared")?;
+        fill(&mut ready, linear, x, workspace)
     })
 }
 
@@ -150,15 +217,11 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_f32_into(
     workspace: *mut Workspace,
     prepared: *mut Prepared,
 ) -> Status {
+    let x = Activations::f32(tokens, (x, x_len, x_stride));
     // SAFETY: preconditions 1 and 2.
     guard(|| unsafe {
-        let linear = &borrow("linear", linear)?.0;
-        let (shape, x) = ([tokens, linear.in_features()], (x, x_len, x_stride));
-        let ready = &mut *borrow("prepared", prepared)?.0.write("prepared")?;
-        with_input(shape, x, workspace, |x, ws| {
-            ready.path = Path::F32;
-            linear.prepare_f32_into(x, &mut ready.x, ws)
-        })
+        let mut ready = borrow("prepared", prepared)?.0.write("prepared")?;
+        fill(&mut ready, linear, x, workspace)
     })
 }
 
@@ -174,16 +237,9 @@ pub unsafe extern "C" fn tritgemm_linear_prepare_f32(
     workspace: *mut Workspace,
     out: *mut *mut Prepared,
 ) -> Status {
+    let x = Activations::f32(tokens, (x, x_len, x_stride));
     // SAFETY: preconditions 1, 2 and 3.
-    guard(|| unsafe {
-        give(out, || {
-            let linear = &borrow("linear", linear)?.0;
-            let (shape, x) = ([tokens, linear.in_features()], (x, x_len, x_stride));
-            prepare(shape, x, Path::F32, workspace, |x, ws| {
-                linear.prepare_f32(x, ws)
-            })
-        })
-    })
+    guard(|| unsafe { give(out, || new(linear, x, workspace)) })
 }
 
 /// Prepares activations that are int8 already, `tokens` rows of `cols` = K values,
@@ -211,13 +267,15 @@ pub unsafe extern "C" fn tritgemm_prepared_from_int8(
             let (group, x_group) = (self::group(group)?, self::group(x_group)?);
             let token_scales = input("token_scales", token_scales, token_scales_len);
             let token_scales = owned(token_scales?)?;
-            prepare(shape, x, Path::Int8, workspace, |x, ws| match x_group {
+            let x = with_input(shape, x, workspace, |x, ws| match x_group {
                 None => PreparedActivations::from_int8(x, token_scales, group, ws),
                 Some(own) => {
                     let x = Grouped(x, own);
                     PreparedActivations::from_int8(x, token_scales, group, ws)
                 }
-            })
+            })?;
+            let path = Path::Int8;
+            Ok(Prepared(Shared::new(Ready { x, path })))
         })
     })
 }
