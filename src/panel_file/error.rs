@@ -66,7 +66,7 @@ pub enum PanelFileError {
         /// What is wrong.
         what: &'static str,
     },
-    /// Two matrices of a model file have one name.
+    /// Two matrices that are written into a model file have one name.
     NameTwice {
         /// The name.
         name: String,

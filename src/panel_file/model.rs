@@ -348,7 +348,7 @@ fn entries(
         }
         end = range.end;
         if !memory::insert(&mut names, name)? {
-            return Err(PanelFileError::NameTwice { name: name.into() });
+            return Err(wrong("another has its name"));
         }
         memory::extend(&mut all, core::iter::once((memory::text(name)?, range)))?;
     }

@@ -158,7 +158,7 @@ fn indexes_that_lie_are_errors() {
         (&|b| b[8] = 3, "version 3, supported is 2"),
         (
             &|b| drop(b.splice(second..second + 4 + layers[1].0.len(), again.clone())),
-            "two matrices",
+            "entry 1 of the index: another has its name",
         ),
     ];
     for (change, text) in cases {

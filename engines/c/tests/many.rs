@@ -373,7 +373,27 @@ fn groups_rows_and_models() {
         );
         let file = std::fs::read(&all).expect("still there");
         assert!(file == bytes);
+        // A file that says so is a bad one.
+        ok(save(&[c"a".as_ptr(), c"b".as_ptr()]));
+        let mut bytes = std::fs::read(&all).expect("written");
+        let index = u64::from_le_bytes(bytes[24..32].try_into().expect("8 bytes")) as usize;
+        bytes[index + 5 + 16 + 4] = b'a';
+        let crcs = [(index..bytes.len(), 48), (0..60, 60)];
+        for (of, at) in crcs {
+            let crc = crc(&bytes[of]).to_le_bytes();
+            bytes[at..at + 4].copy_from_slice(&crc);
+        }
+        let mut none = std::ptr::null_mut();
+        let status = tritgemm_model_file_from_memory(bytes.as_ptr(), bytes.len(), 0, &mut none);
+        common::fails(status, Status::TritgemmBadFile, "another has its name");
         tritgemm_linear_destroy(shard);
     }
     std::fs::remove_dir_all(dir).expect("removed");
+}
+
+/// The checksum of panel files.
+fn crc(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| crc >> 1 ^ 0xedb8_8320 & (crc & 1).wrapping_neg();
+    let byte = |crc: u32, &byte: &u8| (0..8).fold(crc ^ u32::from(byte), bit);
+    !bytes.iter().fold(!0, byte)
 }
