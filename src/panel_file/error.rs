@@ -17,6 +17,13 @@ pub enum PanelFileError {
         /// What went wrong.
         source: io::Error,
     },
+    /// A matrix of a model file could not be written.
+    Write {
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// It starts with other letters.
     NotPanelFile,
     /// It has a format this crate does not know.
@@ -100,6 +107,7 @@ impl fmt::Display for PanelFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Write { name, source } => write!(f, "matrix `{name}`: {source}"),
             Self::NotPanelFile => write!(f, "not a panel file: it does not start with `TRITPANL`"),
             Self::Version { found, supported } => {
                 let of_model = match found {
@@ -152,7 +160,7 @@ impl fmt::Display for PanelFileError {
 impl std::error::Error for PanelFileError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } => Some(source),
+            Self::Io { source, .. } | Self::Write { source, .. } => Some(source),
             _ => None,
         }
     }

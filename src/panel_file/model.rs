@@ -106,7 +106,10 @@ impl ModelFile {
         save::replace(path, |file| {
             let mut writer = ModelWriter::new(file).map_err(io)?;
             for (name, matrix) in matrices {
-                writer.add(name, matrix)?;
+                writer.add(name, matrix).map_err(|e| match e {
+                    PanelFileError::Write { source, .. } => io(source),
+                    e => e,
+                })?;
             }
             writer.finish().map(drop).map_err(io)
         })
@@ -179,7 +182,10 @@ impl<W: Write + Seek> ModelWriter<W> {
         name: &str,
         matrix: impl Into<PanelFileRef<'a>>,
     ) -> Result<(), PanelFileError> {
-        let io = |e| PanelFileError::io(Path::new(name), e);
+        let io = |source| PanelFileError::Write {
+            name: name.into(),
+            source,
+        };
         if self.names.contains(name) {
             return Err(PanelFileError::NameTwice { name: name.into() });
         }

@@ -167,6 +167,24 @@ fn indexes_that_lie_are_errors() {
     }
 }
 
+/// What cannot be written has the name of the matrix, or of the file.
+#[test]
+fn a_matrix_that_cannot_be_written_is_named() {
+    let layers = layers();
+    let mut room = [0; 1 << 10];
+    let mut writer = ModelWriter::new(Cursor::new(&mut room[..])).expect("room");
+    writer.add("small", &layers[1].1).expect("room");
+    let error = writer.add("large", &layers[0].1).expect_err("no room");
+    assert!(matches!(&error, PanelFileError::Write { name, .. } if name == "large"));
+    assert!(error.to_string().starts_with("matrix `large`: "), "{error}");
+    assert!(std::error::Error::source(&error).is_some());
+    writer.finish().expect_err("a matrix is written in part");
+    let dir = Dir::new();
+    let nowhere = dir.join("none/model.panels");
+    let error = ModelFile::save(&nowhere, [("a", &layers[0].1)]).expect_err("nowhere");
+    assert!(matches!(&error, PanelFileError::Io { path, .. } if *path == nowhere));
+}
+
 /// Two matrices of one name are refused, and leave nothing behind.
 #[test]
 fn names_are_unique() {

@@ -133,7 +133,7 @@ fn gemm(error: &GemmError) -> Status {
 
 fn panel_file(error: &PanelFileError) -> Status {
     match error {
-        PanelFileError::Io { .. } => Status::TritgemmIo,
+        PanelFileError::Io { .. } | PanelFileError::Write { .. } => Status::TritgemmIo,
         PanelFileError::NoMatrix { .. } | PanelFileError::NameTwice { .. } => {
             Status::TritgemmInvalidArgument
         }
