@@ -5,7 +5,9 @@
 //! lies between the rows as well: it is taken from the array that owns the
 //! memory (`a.base`), which is borrowed as a whole, so that numpy's borrow
 //! checks cover it and nothing here is unsafe. Everything else is an error:
-//! nothing is ever copied or converted.
+//! nothing is ever copied or converted, but for outputs side by side in one
+//! array. Slices of those would overlap: all but the first are made in arrays
+//! of their own and copied to their places.
 
 use crate::errors::Error;
 use numpy::{
@@ -13,7 +15,6 @@ use numpy::{
     PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
-use std::ops::Range;
 use tritgemm::{MatMut, MatRef};
 
 /// A numpy element type with the name that errors give it.
@@ -165,18 +166,49 @@ impl<'py, T: Named> Layout<'py, T> {
     }
 }
 
-/// Addresses of a matrix that starts at element `start` of an array.
-fn extent<'py, T: Element>(
-    array: &Bound<'py, PyArrayDyn<T>>,
-    start: usize,
-    [rows, cols, stride]: [usize; 3],
-) -> Range<usize> {
-    let elements = match rows.checked_sub(1) {
-        Some(last) if cols > 0 => last * stride + cols,
-        _ => 0,
-    };
-    let first = array.data().addr() + start * size_of::<T>();
-    first..first + elements * size_of::<T>()
+/// Where the rows of a matrix lie, in bytes.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    /// The addresses from the first element to the end of the last.
+    range: (usize, usize),
+    /// Of a row.
+    len: usize,
+    /// From a row to the next.
+    stride: usize,
+}
+
+impl Place {
+    fn of<T: Element>(layout: &Layout<'_, T>) -> Self {
+        let [start, cols, stride] =
+            [layout.start, layout.cols, layout.stride].map(|n| n * size_of::<T>());
+        let first = layout.array.data().addr() + start;
+        let bytes = match layout.rows.checked_sub(1) {
+            Some(last) if cols > 0 => last * stride + cols,
+            _ => 0,
+        };
+        Self {
+            range: (first, first + bytes),
+            len: cols,
+            stride,
+        }
+    }
+
+    /// Whether they have a byte in common, or might where the strides differ.
+    fn overlaps(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.range, other.range);
+        if ours.0.max(theirs.0) >= ours.1.min(theirs.1) {
+            return false;
+        }
+        if self.stride != other.stride {
+            return true;
+        }
+        // Columns of one larger matrix, each its own: how far theirs start after ours.
+        let columns = match theirs.0.checked_sub(ours.0) {
+            Some(ahead) => ahead % self.stride,
+            None => (self.stride - (ours.0 - theirs.0) % self.stride) % self.stride,
+        };
+        columns < self.len || columns + other.len > self.stride
+    }
 }
 
 pub fn borrow_error(name: &str, error: BorrowError) -> Error {
@@ -191,10 +223,10 @@ pub fn borrow_error(name: &str, error: BorrowError) -> Error {
 /// Checks that two matrices, by name, have no address in common. The borrow checks
 /// know arrays that share an owner; this knows addresses, whoever owns them.
 pub fn check_apart(
-    (name, ours): (&str, &Range<usize>),
-    (other, theirs): (&str, &Range<usize>),
+    (name, ours): (&str, &Place),
+    (other, theirs): (&str, &Place),
 ) -> Result<(), Error> {
-    if ours.start < theirs.end && theirs.start < ours.end {
+    if ours.overlaps(theirs) {
         return Err(Error::overlap(format!(
             "{name}: shares memory with {other}"
         )));
@@ -224,7 +256,7 @@ pub struct Tokens {
     /// Whether they are a vector: so are the outputs then.
     pub vector: bool,
     /// Where outputs may not lie.
-    pub addresses: Range<usize>,
+    pub place: Place,
 }
 
 impl Tokens {
@@ -234,7 +266,7 @@ impl Tokens {
             rows,
             cols,
             vector,
-            addresses: 0..0,
+            place: Place::default(),
         }
     }
 }
@@ -247,11 +279,14 @@ pub struct Input<'py, T: Element> {
     cols: usize,
     stride: usize,
     vector: bool,
+    place: Place,
 }
 
 impl<'py, T: Named> Input<'py, T> {
     /// A matrix, or a vector as a matrix of one row.
     pub fn new(name: &str, shape: &str, object: &Bound<'py, PyAny>) -> Result<Self, Error> {
+        let layout = Layout::new(name, shape, typed::<T>(name, shape, object)?)?;
+        let place = Place::of(&layout);
         let Layout {
             array,
             start,
@@ -259,7 +294,7 @@ impl<'py, T: Named> Input<'py, T> {
             cols,
             stride,
             vector,
-        } = Layout::new(name, shape, typed::<T>(name, shape, object)?)?;
+        } = layout;
         let borrow = array
             .try_into_readonly()
             .map_err(|e| borrow_error(name, e))?;
@@ -270,6 +305,7 @@ impl<'py, T: Named> Input<'py, T> {
             cols,
             stride,
             vector,
+            place,
         })
     }
 
@@ -329,17 +365,8 @@ impl<'py, T: Named> Input<'py, T> {
             rows: self.rows,
             cols: self.cols,
             vector: self.vector,
-            addresses: self.addresses(),
+            place: self.place,
         }
-    }
-
-    /// The addresses from the first element to the end of the last.
-    fn addresses(&self) -> Range<usize> {
-        extent(
-            &self.borrow,
-            self.start,
-            [self.rows, self.cols, self.stride],
-        )
     }
 
     /// The elements from the first on, row-major with the stride.
@@ -376,6 +403,17 @@ pub struct Output<'py, T: Element> {
     rows: usize,
     cols: usize,
     stride: usize,
+    place: Place,
+    home: Option<Home>,
+}
+
+/// Where an output belongs that is made in an array of its own.
+#[derive(Clone, Copy)]
+struct Home {
+    /// The output that has borrowed the array.
+    with: usize,
+    start: usize,
+    stride: usize,
 }
 
 impl<'py, T: Named> Output<'py, T> {
@@ -392,28 +430,57 @@ impl<'py, T: Named> Output<'py, T> {
             Some(out) => out.clone(),
             None => PyArrayDyn::<T>::zeros(py, dims, false).into_any(),
         };
-        Self::given(name, &format!("{dims:?}"), object, |shape| shape == dims)
+        let layout = Self::layout(name, &format!("{dims:?}"), &object, |shape| shape == dims)?;
+        Self::borrowed(name, object, layout)
+    }
+
+    /// As [`new`](Self::new), perhaps in the array of one of the `others`.
+    pub fn beside(
+        py: Python<'py>,
+        (name, out): (&str, Option<&Bound<'py, PyAny>>),
+        [rows, cols]: [usize; 2],
+        vector: bool,
+        others: &[Self],
+    ) -> Result<Self, Error> {
+        let Some(object) = out else {
+            return Self::new(py, (name, None), [rows, cols], vector);
+        };
+        let dims: &[usize] = if vector { &[cols] } else { &[rows, cols] };
+        let layout = Self::layout(name, &format!("{dims:?}"), object, |shape| shape == dims)?;
+        let with = |other: &Self| other.borrow.is(&layout.array);
+        let home = others.iter().position(with).map(|with| Home {
+            with,
+            start: layout.start,
+            stride: layout.stride,
+        });
+        // Without elements it shares nothing, which borrow checks do not see.
+        if home.is_none() && rows > 0 && cols > 0 {
+            return Self::borrowed(name, object.clone(), layout);
+        }
+        Ok(Self {
+            object: object.clone(),
+            place: Place::of(&layout),
+            home,
+            ..Self::new(py, (name, None), [rows, cols], vector)?
+        })
     }
 
     /// The caller's array of so many columns.
     pub fn of_cols(out: &Bound<'py, PyAny>, cols: usize) -> Result<Self, Error> {
         let shape = format!("[tokens, {cols}]");
-        Self::given(
-            "out",
-            &shape,
-            out.clone(),
-            |shape| matches!(*shape, [_, other] if other == cols),
-        )
+        let fits = |shape: &[usize]| matches!(*shape, [_, other] if other == cols);
+        Self::borrowed("out", out.clone(), Self::layout("out", &shape, out, fits)?)
     }
 
-    /// An array whose shape fits. `shape` says in words which one that is.
-    fn given(
+    /// The layout of an array that can be written and whose shape fits. `shape` says in
+    /// words which one that is.
+    fn layout(
         name: &str,
         shape: &str,
-        object: Bound<'py, PyAny>,
+        object: &Bound<'py, PyAny>,
         fits: impl FnOnce(&[usize]) -> bool,
-    ) -> Result<Self, Error> {
-        let array = typed::<T>(name, shape, &object)?;
+    ) -> Result<Layout<'py, T>, Error> {
+        let array = typed::<T>(name, shape, object)?;
         if !fits(array.shape()) {
             let got = describe(array);
             return Err(Error::shape(format!(
@@ -424,6 +491,15 @@ impl<'py, T: Named> Output<'py, T> {
         if !array.getattr("flags")?.getattr("writeable")?.is_truthy()? {
             return Err(borrow_error(name, BorrowError::NotWriteable));
         }
+        Layout::new(name, shape, array)
+    }
+
+    fn borrowed(
+        name: &str,
+        object: Bound<'py, PyAny>,
+        layout: Layout<'py, T>,
+    ) -> Result<Self, Error> {
+        let place = Place::of(&layout);
         let Layout {
             array,
             start,
@@ -431,7 +507,7 @@ impl<'py, T: Named> Output<'py, T> {
             cols,
             stride,
             ..
-        } = Layout::new(name, shape, array)?;
+        } = layout;
         let borrow = array
             .try_into_readwrite()
             .map_err(|e| borrow_error(name, e))?;
@@ -442,6 +518,8 @@ impl<'py, T: Named> Output<'py, T> {
             rows,
             cols,
             stride,
+            place,
+            home: None,
         })
     }
 
@@ -466,32 +544,46 @@ impl<'py, T: Named> Output<'py, T> {
     pub fn fresh(py: Python<'py>, dims: &[usize]) -> Result<Self, Error> {
         let array = PyArrayDyn::<T>::zeros(py, dims, false);
         let object = array.clone().into_any();
-        let borrow = array
-            .try_into_readwrite()
-            .map_err(|e| borrow_error("out", e))?;
-        let (start, rows, cols) = (0, 1, dims.iter().product());
-        Ok(Self {
-            object,
-            borrow,
-            start,
-            rows,
+        let cols = dims.iter().product();
+        let layout = Layout {
+            array,
+            start: 0,
+            rows: 1,
             cols,
             stride: cols,
-        })
+            vector: false,
+        };
+        Self::borrowed("out", object, layout)
     }
 
-    /// The addresses from the first element to the end of the last.
-    pub fn addresses(&self) -> Range<usize> {
-        extent(
-            &self.borrow,
-            self.start,
-            [self.rows, self.cols, self.stride],
-        )
+    /// Where it is, or belongs.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Checks that no element is the input's as well.
     pub fn check_overlap<U: Named>(&self, name: &str, input: &Input<'py, U>) -> Result<(), Error> {
-        check_apart(("out", &self.addresses()), (name, &input.addresses()))
+        check_apart(("out", &self.place), (name, &input.place))
+    }
+
+    /// Runs `copy` on each row of outputs that are made in arrays of their own, and on the
+    /// row of the caller's array that it belongs to.
+    pub fn each_apart(ys: &mut [Self], copy: impl Fn(&mut [T], &mut [T])) -> Result<(), Error> {
+        for i in 0..ys.len() {
+            let (others, rest) = ys.split_at_mut(i);
+            let Some(home) = rest[0].home else {
+                continue;
+            };
+            let cols = rest[0].cols.max(1);
+            let own = rest[0].borrow.as_slice_mut().map_err(PyErr::from)?;
+            let all = others[home.with].borrow.as_slice_mut();
+            let all = all.map_err(PyErr::from)?.get_mut(home.start..);
+            let rows = all.unwrap_or_default().chunks_mut(home.stride.max(1));
+            for (own, row) in own.chunks_exact_mut(cols).zip(rows) {
+                copy(own, &mut row[..cols]);
+            }
+        }
+        Ok(())
     }
 
     /// The library's view.

@@ -111,18 +111,19 @@ impl<'py, P: Pass> ForFloat<'py> for Fill<'_, 'py, P> {
         for (i, &cols) in self.cols.iter().enumerate() {
             let name = outputs.name(i);
             let given = outputs.given.as_ref().map(|given| &given[i]);
-            let y = Output::new(py, (&name, given), [x.rows, cols], x.vector)?;
-            let addresses = y.addresses();
-            check_apart((&name, &addresses), ("x", &x.addresses))?;
-            for (other, y) in ys.iter().enumerate() {
-                let other = outputs.name(other);
-                check_apart((&name, &addresses), (&other, &y.addresses()))?;
+            let y = Output::beside(py, (&name, given), [x.rows, cols], x.vector, &ys)?;
+            check_apart((&name, y.place()), ("x", &x.place))?;
+            for (i, other) in ys.iter().enumerate() {
+                check_apart((&name, y.place()), (&outputs.name(i), other.place()))?;
             }
             ys.push(y);
         }
+        let add = outputs.add;
+        if add {
+            Output::each_apart(&mut ys, |own, row| own.clone_from_slice(row))?;
+        }
         let views = ys.iter_mut().map(Output::view);
         let views = views.collect::<Result<Vec<_>, _>>()?;
-        let add = outputs.add;
         run(py, self.size, |ws| {
             ws.set_options(options);
             match add {
@@ -130,6 +131,7 @@ impl<'py, P: Pass> ForFloat<'py> for Fill<'_, 'py, P> {
                 false => pass.run(views, ws),
             }
         })??;
+        Output::each_apart(&mut ys, |own, row| row.clone_from_slice(own))?;
         Ok(ys.into_iter().map(Output::into_object).collect())
     }
 }

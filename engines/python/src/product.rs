@@ -66,7 +66,7 @@ fn into_array<'py>(
 ) -> Made<'py> {
     check_width(x.cols, panels)?;
     let mut y = Output::<i32>::new(py, ("out", out), [x.rows, panels.rows()], x.vector)?;
-    check_apart(("out", &y.addresses()), ("x", &x.addresses))?;
+    check_apart(("out", y.place()), ("x", &x.place))?;
     let view = y.view()?;
     run(py, size(panels, x.rows), |ws| work(view, ws))??;
     Ok(y.into_object())

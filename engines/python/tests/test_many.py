@@ -97,10 +97,6 @@ def test_outputs_are_rounded_once_and_added_in_float32(rng, path, dtype, n):
 def test_outputs_with_a_stride(rng, path):
     layers = [layer(rng, 64, K), layer(rng, 60, K)]
     x = rng.standard_normal((5, K), dtype=np.float32)
-    # The borrow checks take an array whose rows have gaps as a whole.
-    parts = np.empty((5, 130), np.float32)
-    with pytest.raises(tritgemm.OverlapError, match=r"out\[1\]: shares memory"):
-        forward_many(path, layers, x, out=[parts[:, :64], parts[:, 64:124]])
     # Rows with room between them.
     wide = [np.full((5, 70), 2, np.float32) for _ in layers]
     out = [wide[0][:, :64], wide[1][:, 3:63]]
@@ -114,6 +110,63 @@ def test_outputs_with_a_stride(rng, path):
     forward_many(path, [layers[0]] * 2, x, out=both)
     for y in both:
         same_bits(y, forward(path, layers[0], x))
+
+
+@pytest.mark.parametrize("dtype", float_types(), ids=str)
+@pytest.mark.parametrize("n", [0, 1, 5, None])
+def test_outputs_side_by_side(rng, path, dtype, n):
+    layers = [layer(rng, m, K) for m in (64, 0, 60, 1)]
+    x = rng.standard_normal(K if n is None else (n, K), dtype=np.float32)
+    rows = 1 if n is None else n
+    for add in (False, True):
+        # In any order, with a column between them, and beside an array of its own.
+        whole, own = np.full((rows, 130), 2, dtype), np.full((rows, 1), 2, dtype)
+        out = [whole[:, 60:124], whole[:, 3:3], whole[:, :60], own]
+        out = [y[0] for y in out] if n is None else out
+        found = forward_many(path, layers, x, out=out, add=add)
+        assert all(a is b for a, b in zip(found, out))
+        for one, y in zip(layers, out):
+            wanted = np.full(y.shape, 2, dtype)
+            forward(path, one, x, out=wanted, add=add)
+            same_bits(np.ascontiguousarray(y), wanted)
+        assert (whole[:, 124:] == 2).all()
+
+
+def test_what_outputs_in_one_array_have_in_common(rng, path):
+    layers = [layer(rng, 64, K), layer(rng, 60, K)]
+    x = rng.standard_normal((5, K), dtype=np.float32)
+    expected = [forward(path, one, x) for one in layers]
+    flat = np.full(1600, 3, np.float32)
+
+    def block(start, cols):
+        return flat[start : start + 5 * 130].reshape(5, 130)[:, :cols]
+
+    apart = 0
+    # All the places of the second beside the first, rows above and below it included.
+    for start in range(0, 900, 3):
+        first, second = block(660, 64), block(start, 60)
+        if np.shares_memory(first, second):
+            with pytest.raises(tritgemm.OverlapError, match=r"out\[1\]: shares memory with out\[0\]"):
+                forward_many(path, layers, x, out=[first, second])
+            assert (flat == 3).all()
+        else:
+            forward_many(path, layers, x, out=[first, second])
+            for y, wanted in zip((first, second), expected):
+                same_bits(np.ascontiguousarray(y), wanted)
+                y[...] = 3
+            assert (flat == 3).all()
+            apart += 1
+    assert apart > 30
+    # An input in the array of an output is refused even where they are apart.
+    wide = np.full((5, 300), 3, np.float32)
+    with pytest.raises(tritgemm.OverlapError, match=r"out\[0\]: shares memory"):
+        forward_many(path, layers, wide[:, :K], out=[wide[:, 150:214], wide[:, 214:274]])
+    # An output that does not fit is an error before any is written.
+    with pytest.raises(tritgemm.ShapeError, match=r"out\[1\]: expected float32 \[5, 60\]"):
+        forward_many(path, layers, x, out=[block(0, 64), block(64, 61)])
+    assert (flat == 3).all() and (wide == 3).all()
+    flat += 1
+    wide += 1
 
 
 def test_outputs_that_do_not_fit(rng, path):
