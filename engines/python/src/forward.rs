@@ -4,7 +4,7 @@ use crate::activations::PreparedActivations;
 use crate::arrays::{Input, Named, Tokens, describe, items};
 use crate::errors::Error;
 use crate::linear::Linear as Layer;
-use crate::options::{Path, Quantization};
+use crate::options::{Path, Quantization, group};
 use crate::outputs::{Outputs, Pass};
 use crate::packed::{self, Packed};
 use crate::product::{Made, check_width, options, size};
@@ -65,6 +65,11 @@ impl<'a, 'py> Forward<'a, 'py> {
 
     /// The f32 pass.
     pub fn f32(self, x: &Bound<'py, PyAny>) -> AllMade<'py> {
+        if self.quantization.group.is_some() {
+            return Err(Error::other(
+                "x_group: expected None for the f32 pass, which quantises nothing",
+            ));
+        }
         let layers = self.layers;
         match x.cast::<PreparedActivations>() {
             Ok(x) => {
@@ -214,9 +219,14 @@ pub fn forward_many_f32<'py>(
 /// `weights` is a Packed, or a Linear (which has its own bias). `x` is [N, K] or
 /// [K], or PreparedActivations. activations="f32" is Linear.forward_f32, "int8" is
 /// Linear.forward_int8. By default it is "f32", or what x was prepared for. `out`
-/// is as in those, `weights_in_cache` as in gemm_i8.
+/// is as in those, `weights_in_cache` as in gemm_i8, `x_group` as in Linear.forward_int8
+/// and for "int8" alone.
 #[pyfunction]
-#[pyo3(signature = (x, weights, bias = None, activations = None, *, out = None, weights_in_cache = false))]
+#[pyo3(signature = (
+    x, weights, bias = None, activations = None, *, out = None, weights_in_cache = false,
+    x_group = None
+))]
+#[allow(clippy::too_many_arguments)] // Python's keywords.
 pub fn linear<'py>(
     py: Python<'py>,
     x: &Bound<'py, PyAny>,
@@ -225,15 +235,20 @@ pub fn linear<'py>(
     activations: Option<&str>,
     out: Option<&Bound<'py, PyAny>>,
     weights_in_cache: bool,
+    x_group: Option<usize>,
 ) -> Made<'py> {
     let outputs = Outputs::one(out, false)?;
+    let quantization = Quantization {
+        group: group(x_group)?,
+        ..Quantization::default()
+    };
     let forward = |layer: &Linear| {
         let forward = Forward {
             py,
             layers: &[layer],
             outputs,
             weights_in_cache,
-            quantization: Quantization::default(),
+            quantization,
         };
         only(forward.by(activations, x))
     };

@@ -73,6 +73,9 @@ pub fn save_model(py: Python<'_>, path: PathBuf, layers: &Bound<'_, PyDict>) -> 
         })?;
         all.push((name, layer));
     }
-    let all: Vec<_> = all.iter().map(|(n, l)| (n.as_str(), &l.get().core)).collect();
+    let all: Vec<_> = all
+        .iter()
+        .map(|(n, l)| (n.as_str(), &l.get().core))
+        .collect();
     Ok(py.detach(|| Core::save(path, all))?)
 }

@@ -41,6 +41,11 @@ pub fn group_size(name: &str, len: usize) -> Result<GroupSize, Error> {
         .ok_or_else(|| Error::other(format!("{name}: expected 32, 64, 128 or 256, got {len}")))
 }
 
+/// The group size `x_group`, if there is one.
+pub fn group(x_group: Option<usize>) -> Result<Option<GroupSize>, Error> {
+    x_group.map(|len| group_size("x_group", len)).transpose()
+}
+
 /// How activations become int8.
 #[derive(Clone, Copy, Default)]
 pub struct Quantization {
@@ -53,7 +58,7 @@ pub struct Quantization {
 impl Quantization {
     /// From `x_group` and `"error"` or `"propagate"`.
     pub fn parse(x_group: Option<usize>, non_finite: &str) -> Result<Self, Error> {
-        let group = x_group.map(|len| group_size("x_group", len)).transpose()?;
+        let group = group(x_group)?;
         let non_finite = match non_finite {
             "error" => NonFinite::Error,
             "propagate" => NonFinite::Propagate,

@@ -51,6 +51,7 @@ def test_every_way_to_groups_gives_the_same_bits(rng, group, size, dtype):
         same_bits(y, wanted)
         same_bits(one.forward_int8(prepared), wanted)
         same_bits(one.forward_int8(x[2], x_group=size), wanted[2])
+        same_bits(tritgemm.linear(x, one, None, "int8", x_group=size), wanted)
     for y, wanted in zip(tritgemm.forward_many_int8(layers, prepared), expected):
         same_bits(y, wanted)
     experts = tritgemm.Experts([layers[0]] * 2)
@@ -119,6 +120,17 @@ def test_words_that_are_none(rng):
         lambda **said: tritgemm.forward_many_int8([one], x, **said),
         lambda **said: experts.prepare_int8(x, np.arange(2), np.array([2]), **said),
     )
+
+    def linear(x, **said):
+        return tritgemm.linear(x, one, None, "int8", **said)
+
+    with pytest.raises(tritgemm.TritgemmError, match="x_group: expected 32, 64, 128 or 256, got 16"):
+        linear(x, x_group=16)
+    with pytest.raises(TypeError):
+        linear(x, x_group="row")
+    for activations in (None, "f32"):
+        with pytest.raises(tritgemm.TritgemmError, match="x_group: expected None for the f32 pass"):
+            tritgemm.linear(x, one, None, activations, x_group=32)
     for call in calls:
         with pytest.raises(tritgemm.TritgemmError, match="x_group: expected 32, 64, 128 or 256, got 16"):
             call(x_group=16)
@@ -128,7 +140,8 @@ def test_words_that_are_none(rng):
             call(x_group="row")
         with pytest.raises(TypeError):
             call(non_finite=None)
-    for call in (one.forward_int8, lambda x, **said: tritgemm.forward_many_int8([one], x, **said)):
+    many = lambda x, **said: tritgemm.forward_many_int8([one], x, **said)
+    for call in (one.forward_int8, many, linear):
         with pytest.raises(tritgemm.TritgemmError, match="x_group: expected None for PreparedActivations"):
             call(prepared, x_group=32)
     # Sums without scales are not to be had of groups.

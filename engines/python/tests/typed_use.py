@@ -26,6 +26,7 @@ x = layer.prepare_int8(np.ones((2, 8), np.float32))
 assert_type(layer.forward_int8(x, weights_in_cache=True), NDArray[np.float32])
 assert_type(tritgemm.linear(x, packed, activations="int8"), NDArray[np.float32])
 half: NDArray[np.float16] = np.zeros((2, 4), np.float16)
+assert_type(tritgemm.linear(half, packed, None, "int8", x_group=64), NDArray[np.float32])
 assert_type(layer.forward_int8(x, out=half, add=True), NDArray[np.float16])
 assert_type(layer.prepare_int8(half, into=x), tritgemm.PreparedActivations)
 assert_type(tritgemm.forward_many_int8([layer, layer], x), list[NDArray[np.float32]])
@@ -53,6 +54,7 @@ except tritgemm.EncodingError as error:
 tritgemm.pin(2)  # type: ignore[arg-type]
 tritgemm.ternarize(values)  # type: ignore[arg-type]
 tritgemm.linear(x, packed, activations="int4")  # type: ignore[call-overload]
+tritgemm.linear(x, packed, x_group=16)  # type: ignore[call-overload]
 layer.prepare_int8(half, x_group=16)  # type: ignore[arg-type]
 layer.forward_f32(x, add=True)  # type: ignore[call-overload]
 experts.scatter(routed, sums, sums)  # type: ignore[arg-type]

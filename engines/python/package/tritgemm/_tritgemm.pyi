@@ -93,6 +93,7 @@ def linear(
     *,
     out: None = None,
     weights_in_cache: bool = False,
+    x_group: _Group | None = None,
 ) -> NDArray[np.float32]: ...
 @overload
 def linear(
@@ -103,6 +104,7 @@ def linear(
     *,
     out: _Out,
     weights_in_cache: bool = False,
+    x_group: _Group | None = None,
 ) -> _Out: ...
 @overload
 def forward_many_int8(
