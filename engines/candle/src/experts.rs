@@ -10,7 +10,7 @@ use crate::settings::{Settings, macs};
 use crate::{ActivationMode, BitLinear, LoadError};
 use candle_core::{CpuStorage, D, DType, Device, Error, Result, Tensor};
 use std::sync::Arc;
-use tritgemm::{Experts, Grouped, MatMut, MatRef, Routes, Workspace};
+use tritgemm::{Experts, Grouped, Linear, MatMut, MatRef, Routes, Workspace};
 
 /// The experts of a mixture: linear layers of ternary weights with one M, one K
 /// and one kind of scales, each of which a router sends some of the tokens to.
@@ -148,7 +148,11 @@ impl BitExperts {
             return Ok(Vec::new());
         };
         let routing = Arc::new(first.routing(indices)?);
-        let kind = |experts: &BitExperts| (experts.settings, experts.experts().group());
+        let kind = |matrix: &BitExperts| {
+            let experts = matrix.experts();
+            let rotation = experts.layers().first().and_then(Linear::rotation).cloned();
+            (matrix.settings, experts.group(), rotation)
+        };
         let outputs = by_kind(matrices, kind, |matrices| {
             let products = Products {
                 matrices,

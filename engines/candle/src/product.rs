@@ -17,7 +17,10 @@ pub(crate) fn products(
     for layer in layers {
         float::check_input(x.shape(), layer.in_features())?;
     }
-    let kind = |layer: &BitLinear| (layer.settings, layer.group());
+    let kind = |layer: &BitLinear| {
+        let rotation = layer.linear().rotation().cloned();
+        (layer.settings, layer.group(), rotation)
+    };
     let outputs = by_kind(layers, kind, |layers| {
         on_tokens(x, Products { layers, prepared })
     })?;
