@@ -2,11 +2,11 @@
 //! computes of them alone; outputs go where they are sent, in order.
 
 use tritgemm::{
-    Added, Experts, GemmError, GroupSize, Linear, MatMut, Options, RoutedActivations, Routes,
-    Threads, Workspace,
+    Added, Experts, GemmError, GroupSize, Grouped, Linear, MatMut, NonFinite, Options,
+    RoutedActivations, Routes, Threads, Workspace,
 };
 use tritgemm_testing::case::{Case, Shape};
-use tritgemm_testing::{FAMILIES, backends, bits, quick, view, view_mut, workspace};
+use tritgemm_testing::{FAMILIES, backends, bits, quick, view, view_mut, ways, workspace};
 
 const M: usize = 200;
 const CANARY: f32 = -12345.678;
@@ -139,6 +139,107 @@ fn experts_give_the_bits_of_each_layer() {
 }
 
 #[cfg(feature = "rayon")]
+/// A NaN reaches the rows of its token, whichever experts have it, and what those are added
+/// to; nothing else has other bits than without it.
+#[test]
+fn what_is_not_finite_stays_with_its_token() {
+    const NAN: u32 = 0x7fc0_0000;
+    let (k, n) = (150, 7);
+    let finite = Case::new(Shape::new(1, k, n)).x_f32;
+    let mut x = finite.clone();
+    (x[k + 3], x[4 * k]) = (f32::NAN, f32::NEG_INFINITY);
+    // Token 6 is sent to nobody.
+    x[6 * k] = f32::INFINITY;
+    let mut routes = routes(n);
+    routes.iter_mut().for_each(|to| to.retain(|&t| t != 6));
+    let to: Vec<usize> = routes.iter().flatten().copied().collect();
+    let counts: Vec<usize> = routes.iter().map(Vec::len).collect();
+    let lists = Routes {
+        tokens: &to,
+        counts: &counts,
+    };
+    let (rows, weights) = (to.len(), vec![0.5; to.len()]);
+    let lost = |token: usize| token == 1 || token == 4;
+    for granularity in [2, 64] {
+        let experts = experts(k, granularity, 4);
+        for options in ways() {
+            let refusing = &mut workspace(&options);
+            let ws = &mut workspace(options.non_finite(NonFinite::Propagate));
+            for group in [None, Some(GroupSize::G64)] {
+                let prepare = |x: &[f32], routed: &mut _, ws: &mut Workspace| {
+                    let x = view(x, n, k);
+                    match group {
+                        None => experts.prepare_int8_into(x, lists, routed, ws),
+                        Some(group) => {
+                            experts.prepare_int8_into(Grouped(x, group), lists, routed, ws)
+                        }
+                    }
+                };
+                let mut routed = RoutedActivations::default();
+                let mut outputs = [&finite, &x].map(|x| {
+                    prepare(x, &mut routed, ws).expect("propagated");
+                    let mut y = [rows, rows + 1, n].map(|rows| vec![CANARY; rows * M]);
+                    let [all, placed, sums] = &mut y;
+                    experts
+                        .forward(&routed, view_mut(all, rows, M), ws)
+                        .expect("fits");
+                    let places: Vec<usize> = (1..=rows).collect();
+                    let placed = view_mut(placed, rows + 1, M);
+                    experts.scatter(&routed, &places, placed, ws).expect("fits");
+                    let sums = view_mut(sums, n, M);
+                    experts
+                        .add_weighted(&routed, &to, &weights, sums, ws)
+                        .expect("fits");
+                    y
+                });
+                let [[want, _, sums], [got, placed, got_sums]] = &mut outputs;
+                for (row, &token) in want.chunks_mut(M).zip(&to) {
+                    if lost(token) {
+                        row.fill(f32::from_bits(NAN));
+                    }
+                }
+                assert_eq!(bits(got), bits(want));
+                assert_eq!(bits(&placed[..M]), bits(&[CANARY; M]));
+                assert_eq!(bits(&placed[M..]), bits(want));
+                let sums = sums.chunks(M).zip(got_sums.chunks(M));
+                for (token, (want, got)) in sums.enumerate() {
+                    match lost(token) {
+                        true => assert!(got.iter().all(|y| y.is_nan()), "token {token}"),
+                        false => assert_eq!(bits(got), bits(want), "token {token}"),
+                    }
+                }
+                let refused = prepare(&x, &mut routed, refusing);
+                assert!(matches!(refused, Err(GemmError::Quant(_))), "{refused:?}");
+                assert_eq!(routed.rows(), 0);
+            }
+            // In f32 as each layer by itself, whatever is said: a weight of 0 keeps it away.
+            for ws in [ws, refusing] {
+                let routed = experts.prepare_f32(view(&x, n, k), lists, ws);
+                let mut y = vec![CANARY; rows * M];
+                experts
+                    .forward(&routed.expect("fits"), view_mut(&mut y, rows, M), ws)
+                    .expect("fits");
+                let want = alone(&experts, &x, &routes, false);
+                assert_eq!(bits(&y), bits(&want));
+                let without = alone(&experts, &finite, &routes, false);
+                let sent = (0..4).flat_map(|e| routes[e].iter().map(move |&token| (e, token)));
+                let both = y.chunks(M).zip(without.chunks(M));
+                for ((got, without), (expert, token)) in both.zip(sent) {
+                    for (m, (got, without)) in got.iter().zip(without).enumerate() {
+                        let reached = lost(token) && {
+                            let mut trits = vec![0; k];
+                            let panels = experts.layers()[expert].panels();
+                            panels.unpack_row(m, &mut trits).expect("a row");
+                            trits[if token == 1 { 3 } else { 0 }] != 0
+                        };
+                        assert_eq!(got.to_bits() != without.to_bits(), reached);
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn experts_are_shared_among_threads() {
     let mut routed = RoutedActivations::default();

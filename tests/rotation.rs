@@ -1,8 +1,8 @@
 //! Rotated inputs: the bits of rotating first, on every path, and nothing else.
 
 use tritgemm::{
-    Experts, GemmError, GroupSize, Grouped, Linear, MatrixError, Options, PreparedActivations,
-    Rotation, Routes, Threads, Workspace,
+    Experts, GemmError, GroupSize, Grouped, Linear, MatrixError, NonFinite, Options,
+    PreparedActivations, Rotation, Routes, Scales, TernaryMatrix, Threads, Workspace,
 };
 use tritgemm_testing::case::{Case, Shape};
 use tritgemm_testing::{bits, quick, view, view_mut, ways, workspace};
@@ -162,6 +162,76 @@ fn every_path_rotates() {
         got.to_string().contains("token 2") && got.to_string().contains("300"),
         "{got}"
     );
+}
+
+/// What is not finite spreads over its rotated block. In int8 its token is lost, as without a
+/// rotation; in f32 the outputs whose weights of the block are 0 have the bits they had.
+#[test]
+fn what_is_not_finite_stays_in_its_block_or_token() {
+    const NAN: u32 = 0x7fc0_0000;
+    let (m, k, n, block) = (70, 256, 5, 64);
+    // Every other row has no weights in block 2.
+    let case = Case::new(Shape::new(m, k, n));
+    let untouched = |row: usize| row.is_multiple_of(2);
+    let trit = |i: usize| match (untouched(i / k), i % k / block) {
+        (true, 2) => 0,
+        _ => [1i8, -1, 0][(i * i + i / k) % 3],
+    };
+    let trits: Vec<i8> = (0..m * k).map(trit).collect();
+    let matrix = TernaryMatrix::from_trits(view(&trits, m, k), Scales::per_tensor(0.5));
+    let plain = Linear::new(&matrix.expect("trits")).expect("a layer");
+    let rotation = Rotation::new(block, Some(&signs(k))).expect("a rotation");
+    let layer = plain.clone().with_rotation(rotation).expect("fits");
+    let finite = &case.x_f32;
+    let mut x = finite.clone();
+    // Token 3 overflows where it is rotated.
+    (x[k + 2 * block + 5], x[2 * k + 130]) = (f32::NAN, f32::NEG_INFINITY);
+    x[3 * k + 2 * block..][..block].fill(f32::MAX);
+    let turned = rotated(&x, block, &signs(k));
+    assert!(turned[3 * k..][..k].iter().any(|x| x.is_infinite()));
+    let lost = |token: usize| (1..4).contains(&token);
+    let experts = Experts::new(vec![layer.clone()]).expect("one");
+    let (tokens, counts) = ([4, 3, 1, 0], [4]);
+    let routes = Routes {
+        tokens: &tokens,
+        counts: &counts,
+    };
+    for options in ways() {
+        let refusing = &mut workspace(&options);
+        let ws = &mut workspace(options.non_finite(NonFinite::Propagate));
+        for group in [None, Some(GroupSize::G32)] {
+            let [mut int8, float] = outputs(&layer, finite, n, group, ws);
+            let [got_int8, got] = outputs(&layer, &x, n, group, ws);
+            for (token, row) in int8.chunks_mut(m).enumerate() {
+                if lost(token) {
+                    row.fill(NAN);
+                }
+            }
+            assert_eq!(got_int8, int8);
+            assert_eq!(got, outputs(&plain, &turned, n, group, ws)[1]);
+            for (i, (got, want)) in got.iter().zip(&float).enumerate() {
+                let same = !lost(i / m) || untouched(i % m);
+                assert_eq!(got == want, same, "output {} of token {}", i % m, i / m);
+            }
+
+            let (x, to) = (view(&x, n, k), &mut vec![0.0f32; 4 * m]);
+            let routed = match group {
+                None => experts.prepare_int8(x, routes, ws),
+                Some(group) => experts.prepare_int8(Grouped(x, group), routes, ws),
+            };
+            experts
+                .forward(&routed.expect("propagated"), view_mut(to, 4, m), ws)
+                .expect("fits");
+            let want = tokens.iter().flat_map(|&t| &int8[t * m..][..m]);
+            assert!(bits(to).iter().eq(want));
+            let refused = match group {
+                None => layer.prepare_int8(x, refusing),
+                Some(group) => layer.prepare_int8(Grouped(x, group), refusing),
+            };
+            let text = refused.expect_err("not finite").to_string();
+            assert!(text.contains("token 1"), "{text}");
+        }
+    }
 }
 
 /// Back and forth, the table of an embedding.
