@@ -140,7 +140,7 @@ impl Layout {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         flag(self.has_bias, BIAS_FLAG)
             | flag(self.rotation.is_some(), ROTATION_FLAG)
-            | flag(!self.signs.is_empty(), SIGNS_FLAG)
+            | flag(self.rotation.is_some_and(|turn| turn.has_signs), SIGNS_FLAG)
     }
 
     /// The header of a file with this layout and these checksums of its
@@ -216,7 +216,7 @@ impl Layout {
         };
         let crcs = SECTION_CRCS.map(|field| field.get_u32(header));
         let wanted = layout.header(crcs);
-        // Signs of no values, or without a rotation, are a flag too many.
+        // Signs without a rotation are a flag too many.
         for field in DERIVED.into_iter().chain([&FLAGS, &ROTATED_BLOCK]) {
             let (found, expected) = (field.get(header), field.get(&wanted));
             if found != expected {

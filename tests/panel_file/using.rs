@@ -141,12 +141,17 @@ fn panels_share_memory_with_the_bytes_given() {
     assert_eq!(panels.as_bytes().as_ptr(), shared[128..].as_ptr());
 }
 
-/// A rotation is kept, with and without signs, alone and in a model.
+/// A rotation is kept, with and without signs, of no values as well.
 #[test]
 fn rotations_are_kept() {
-    let case = Case::new(Shape::new(70, 96, 2));
+    let [case, none] = [96, 0].map(|k| Case::new(Shape::new(70, k, 2)));
     let signs: Vec<i8> = (0..96).map(|i| if i % 5 < 2 { -1 } else { 1 }).collect();
-    for signs in [None, Some(&signs[..])] {
+    for (case, signs) in [
+        (&case, None),
+        (&case, Some(&signs[..])),
+        (&none, None),
+        (&none, Some(&[][..])),
+    ] {
         let rotation = Rotation::new(32, signs).expect("a rotation");
         let layer = case
             .layer
