@@ -658,8 +658,9 @@ size_t tritgemm_routed_rows(const tritgemm_routed *routed);
 // values by their own as in tritgemm_linear_prepare_int8(), once, and makes ready in `routed` what
 // each expert gets of them: expert 0 the first `counts[0]` of the numbers in `sent`, expert
 // 1 those after them, and so on, a count for each of the experts. A token may be sent to
-// any number of experts. While another call uses `routed` it fails with TRITGEMM_BUSY;
-// after any other error `routed` has no rows.
+// any number of experts. While another call uses `routed` it fails with TRITGEMM_BUSY.
+// Where the arguments do not fit `routed` stays as it is; after any other error it may have
+// no rows.
 tritgemm_status tritgemm_experts_prepare_int8(const tritgemm_experts *experts,
                                               size_t tokens,
                                               int32_t x_type,
