@@ -2,10 +2,13 @@
 //! fuzzer gets past them. Written from the table of the format's documentation,
 //! not with the crate's code.
 
+use std::ops::Range;
 use tritgemm::{MatRef, Panels};
 
 /// Bytes of the header.
 const HEADER: usize = 128;
+/// Bytes of the header of a model's file.
+const START: usize = 64;
 /// Longest file that [`derive`] makes.
 const MAX_FILE: u64 = 1 << 17;
 
@@ -31,6 +34,50 @@ pub fn repair(file: &mut [u8]) {
     }
     let crc = crc32fast::hash(&file[..124]);
     file[124..128].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// As [`repair`], for each matrix of a model's file, for its index and its header. If `derive`,
+/// lengths are put right first.
+pub fn repair_model(file: &mut [u8], derive: bool) {
+    if file.len() < START || file[8..12] == [1, 0, 0, 0] {
+        return repair(file);
+    }
+    let len = file.len() as u64;
+    if derive {
+        file[..8].copy_from_slice(b"TRITPANL");
+        file[8..16].copy_from_slice(&[2, 0, 0, 0, 64, 0, 0, 0]);
+        file[52..60].fill(0);
+        let index = word(file, 24) % (len + 1);
+        for (at, value) in [(24, index), (32, len - index), (40, len)] {
+            file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    if let Some(index) = range([word(file, 24), word(file, 32)], file.len()) {
+        let mut at = index.start;
+        while let Some(name) = file[at..index.end].first_chunk::<4>() {
+            let name = u32::from_le_bytes(*name) as usize;
+            let Some(place) = file[at + 4..index.end].get(name..) else {
+                break;
+            };
+            let Some(&place) = place.first_chunk::<16>() else {
+                break;
+            };
+            if let Some(matrix) = range([0, 8].map(|at| word(&place, at)), file.len()) {
+                repair(&mut file[matrix]);
+            }
+            at += 4 + name + place.len();
+        }
+        let crc = crc32fast::hash(&file[index]);
+        file[48..52].copy_from_slice(&crc.to_le_bytes());
+    }
+    let crc = crc32fast::hash(&file[..60]);
+    file[60..64].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// So many bytes from a place on, if they are in a file.
+fn range([at, bytes]: [u64; 2], len: usize) -> Option<Range<usize>> {
+    let end = usize::try_from(at.checked_add(bytes)?).ok()?;
+    (end <= len).then_some(at as usize..end)
 }
 
 /// Makes everything right that follows from rows, columns, granularity and

@@ -2,9 +2,9 @@
 //! `DIRECTORY`. Targets that read a format get small files of it, the others get
 //! random bytes of several lengths, out of which they draw their cases.
 
-use std::io::Result;
+use std::io::{Cursor, Result};
 use std::path::Path;
-use tritgemm::{Linear, PanelFile, Scales, TernaryMatrix};
+use tritgemm::{Linear, ModelWriter, PanelFile, Rotation, Scales, TernaryMatrix};
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::{GgufWriter, TensorType, Value, ValueType};
 use tritgemm_formats::hf;
@@ -19,6 +19,7 @@ fn main() -> Result<()> {
     let mut seeds: Vec<Vec<u8>> = (0..24).map(random).collect();
     match target.as_str() {
         "panel_file" => seeds.extend((0..3).map(panel_file)),
+        "model_file" => seeds.extend((0..4).map(|flags| model_file(2 * flags))),
         "gguf" => seeds = gguf(),
         "hf" => seeds.extend(hf()),
         "onnx" => seeds.extend((0..3).map(onnx)),
@@ -44,15 +45,29 @@ fn matrix(rows: usize, cols: usize) -> TernaryMatrix {
     TernaryMatrix::from_trits(view(&trits, rows, cols), Scales::per_tensor(0.5)).expect("trits")
 }
 
+fn layer() -> Linear {
+    let layer = Linear::new(&matrix(5, 70)).expect("memory");
+    layer.with_bias(vec![0.25; 5]).expect("5 rows")
+}
+
 /// A panel file behind the flags of the target.
 fn panel_file(flags: u8) -> Vec<u8> {
-    let layer = Linear::new(&matrix(5, 70)).expect("memory");
-    let layer = layer.with_bias(vec![0.25; 5]).expect("5 rows");
     let mut file = vec![flags];
-    PanelFile::from(&layer)
+    PanelFile::from(&layer())
         .write_to(&mut file)
         .expect("to memory");
     file
+}
+
+/// A model of two layers, of which one rotates, behind the flags of the target.
+fn model_file(flags: u8) -> Vec<u8> {
+    let rotation = Rotation::new(2, Some(&[-1; 70])).expect("a rotation");
+    let rotated = layer().with_rotation(rotation).expect("whole blocks");
+    let mut writer = ModelWriter::new(Cursor::new(Vec::new())).expect("to memory");
+    writer.add("up", &layer()).expect("to memory");
+    writer.add("down", &rotated).expect("to memory");
+    let file = writer.finish().expect("to memory").into_inner();
+    [&[flags], &file[..]].concat()
 }
 
 /// A file of each type whose bytes are known, and one with all of them, one of an
@@ -187,4 +202,7 @@ fn seeds_are_what_their_targets_read() {
     }
     let file = &panel_file(0)[1..];
     assert!(PanelFile::from_bytes(file.to_vec(), tritgemm::Verify::Full).is_ok());
+    let model = model_file(0)[1..].to_vec();
+    let model = tritgemm::ModelFile::from_bytes(model, tritgemm::Verify::Full).expect("a model");
+    assert!(model.names().all(|name| model.linear(name).is_ok()));
 }
