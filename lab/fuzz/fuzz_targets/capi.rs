@@ -6,14 +6,21 @@
 //! library loses.
 #![no_main]
 
+#[path = "capi/models.rs"]
+mod models;
+#[path = "capi/together.rs"]
+mod together;
+
 use arbitrary::{Arbitrary, Unstructured};
 use bytemuck::Pod;
 use libfuzzer_sys::fuzz_target;
+use models::Named;
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_void};
 use std::path::PathBuf;
 use std::ptr::null;
 use std::rc::Rc;
+use together::Sent;
 use tritgemm::Backend;
 use tritgemm_capi::{self as c, Status};
 use tritgemm_fuzz::capi::{Activations, Buffer, Call, Kept, Op, Step, Weights, pick};
@@ -85,6 +92,8 @@ macro_rules! call {
         unsafe { $function($($argument),+) }
     };
 }
+
+pub(crate) use call;
 
 /// Makes a handle of another one alone.
 macro_rules! make {
@@ -231,10 +240,14 @@ struct World {
     linears: Vec<Kept<c::Linear, Weights>>,
     files: Vec<Kept<c::PanelFile, Weights>>,
     prepared: Vec<Kept<c::Prepared, Activations>>,
+    experts: Vec<Kept<c::Experts, Vec<Weights>>>,
+    routed: Vec<Kept<c::Routed, Sent>>,
+    models: Vec<Kept<c::ModelFile, Vec<Named>>>,
     teams: Vec<Team>,
     dir: Option<PathBuf>,
     /// What the files hold.
     saved: [Option<Weights>; 2],
+    saved_model: Option<Vec<Named>>,
 }
 
 impl Drop for World {
@@ -287,7 +300,8 @@ impl World {
             Op::LendPanels => self.lend_panels(step),
             Op::Linear => self.linear(step),
             Op::LinearOfPanels => self.linear_of_panels(step),
-            Op::Prepare => self.prepare(step),
+            Op::Prepare => self.prepare(step, false),
+            Op::PrepareAgain => self.prepare(step, true),
             Op::Gemm => {
                 let x = |[n, k]: [usize; 2]| {
                     let mut model = Activations::new(n, k);
@@ -302,11 +316,13 @@ impl World {
                     true => forward_int8,
                     false => c::tritgemm_linear_forward_f32,
                 };
-                let x = |nk| Activations::floats(step, nk, int8);
+                let x = |nk| Activations::floats(step, nk, (int8, None));
                 direct(with, linears, forward, x, W::outputs);
             }
             Op::GemmPrepared => {
-                let fit = |_: &W, x: &Activations| x.floats.is_none() && x.group.is_none();
+                let fit = |_: &W, x: &Activations| {
+                    x.floats.is_none() && x.group.is_none() && x.x_group.is_none()
+                };
                 let gemm = c::tritgemm_panels_gemm_i8_prepared;
                 let run =
                     |p, x, y, [len, stride]: [usize; 2], ws| call!(gemm, p, x, y, len, stride, ws);
@@ -320,15 +336,40 @@ impl World {
                 };
                 of_prepared(with, linears, &self.prepared, run, fit, W::outputs);
             }
+            Op::ForwardMany => match step.gaps[0] % 3 {
+                0 => self.forward_many::<f32>(step),
+                1 => self.forward_many::<together::F16>(step),
+                _ => self.forward_many::<together::Bf16>(step),
+            },
+            Op::Experts => self.experts(step),
+            Op::Routed => {
+                let mut call = Call::new(step);
+                let status = call!(c::tritgemm_routed_create, call.out());
+                let (destroy, none) = (c::tritgemm_routed_destroy, Sent::default());
+                call.keep(status, &mut self.routed, destroy, Some(none));
+            }
+            Op::Route => self.route(step),
+            Op::ForwardExperts => match step.gaps[0] % 5 {
+                0 => self.forward_experts::<f32>(step),
+                1 => self.forward_experts::<together::F16>(step),
+                2 => self.forward_experts::<together::Bf16>(step),
+                _ => self.combine_experts(step),
+            },
             Op::Overlap => self.overlap(step),
             Op::Save => self.save(step),
             Op::Open => self.open(step),
-            Op::Destroy => match step.choice % 6 {
+            Op::SaveModel => self.save_model(step),
+            Op::OpenModel => self.open_model(step),
+            Op::LinearOfModel => self.linear_of_model(step),
+            Op::Destroy => match step.choice % 9 {
                 0 => destroy(&mut self.matrices, step.on),
                 1 => destroy(&mut self.panels, step.on),
                 2 => destroy(&mut self.linears, step.on),
                 3 => destroy(&mut self.files, step.on),
                 4 => destroy(&mut self.prepared, step.on),
+                5 => destroy(&mut self.experts, step.on),
+                6 => destroy(&mut self.routed, step.on),
+                7 => destroy(&mut self.models, step.on),
                 _ => destroy(&mut self.teams, step.on),
             },
         }
@@ -449,23 +490,44 @@ impl World {
         call.keep(status, &mut self.panels, destroy, Some(model));
     }
 
-    fn prepare(&mut self, step: &Step) {
+    /// New activations, or `again` in the memory of some.
+    fn prepare(&mut self, step: &Step, again: bool) {
         let (mut call, kept) = (Call::new(step), pick(&self.linears, step.on));
         let ([n, _, k], int8) = (step.product(kept), step.choice % 2 == 0);
-        let (x, mut model, legal) = Activations::floats(step, [n, k], int8);
+        let group = call.x_group(step, int8);
+        let (x, mut model, legal) = Activations::floats(step, [n, k], (int8, group.1));
         call.wrong_if(!legal);
         model.group = kept.and_then(|kept| kept.model.group());
         let handle = call.handle(kept);
         let x = call.rows((step, 0), &model.repeat(&x, k), [n, k], 0.0);
         let team = pick(&self.teams, step.workspace);
-        let (ptr, xs, ws, out) = (x.ptr, x.stride, call.handle(team), call.out());
-        let (int8_of, f32_of) = (
-            c::tritgemm_linear_prepare_int8,
-            c::tritgemm_linear_prepare_f32,
-        );
+        let (ptr, xs, ws, len) = (x.ptr, x.stride, call.handle(team), x.len);
+        let (any, size) = (ptr.cast_const().cast(), group.0);
+        if again {
+            use c::{
+                tritgemm_linear_prepare_f32_into as f32_into,
+                tritgemm_linear_prepare_int8_into as int8_into,
+            };
+            let index = usize::from(step.gaps[0]) % self.prepared.len().max(1);
+            let to = call.handle(self.prepared.get(index));
+            let status = match int8 {
+                true => call!(int8_into, handle, n, F32, any, len, xs, size, ws, to),
+                false => call!(f32_into, handle, n, ptr, len, xs, ws, to),
+            };
+            call.wrong_if(was_short(team));
+            x.untouched();
+            match call.done(status) {
+                true => self.prepared[index].model = model,
+                // As they were, or of no tokens.
+                false => destroy(&mut self.prepared, step.gaps[0]),
+            }
+            return;
+        }
+        use c::{tritgemm_linear_prepare_f32 as f32_of, tritgemm_linear_prepare_int8 as int8_of};
+        let out = call.out();
         let status = match int8 {
-            true => call!(int8_of, handle, n, F32, ptr.cast(), x.len, xs, 0, ws, out),
-            false => call!(f32_of, handle, n, ptr, x.len, xs, ws, out),
+            true => call!(int8_of, handle, n, F32, any, len, xs, size, ws, out),
+            false => call!(f32_of, handle, n, ptr, len, xs, ws, out),
         };
         call.wrong_if(was_short(team));
         x.untouched();
@@ -494,16 +556,21 @@ impl World {
 
     /// The path of a file: one of two, or one that cannot be.
     fn path(&mut self, step: &Step) -> (PathBuf, CString, usize) {
+        let which = usize::from(step.workspace % 3);
+        let (path, text) = self.file(["a", "b", "none/a"][which]);
+        (path, text, which)
+    }
+
+    fn file(&mut self, name: &str) -> (PathBuf, CString) {
         let dir = self.dir.get_or_insert_with(|| {
             let base = std::env::temp_dir();
             let dir = base.join(format!("tritgemm-fuzz-capi-{}", std::process::id()));
             std::fs::create_dir_all(&dir).expect("a directory");
             dir
         });
-        let which = usize::from(step.workspace % 3);
-        let path = dir.join(["a", "b", "none/a"][which]);
+        let path = dir.join(name);
         let text = CString::new(path.to_str().expect("UTF-8")).expect("no zero");
-        (path, text, which)
+        (path, text)
     }
 
     fn save(&mut self, step: &Step) {

@@ -25,13 +25,22 @@ pub enum Op {
     LinearOfFile,
     SliceLinear,
     Prepare,
+    PrepareAgain,
     Gemm,
     Forward,
     GemmPrepared,
     ForwardPrepared,
+    ForwardMany,
+    Experts,
+    Routed,
+    Route,
+    ForwardExperts,
     Overlap,
     Save,
     Open,
+    SaveModel,
+    OpenModel,
+    LinearOfModel,
     Destroy,
 }
 
@@ -79,9 +88,18 @@ impl Step {
         [(rows % 201).min(4096 / cols.max(1)), cols]
     }
 
+    /// Values of a token that share a scale; 0 for all.
+    pub fn x_group(&self) -> usize {
+        [0, 32, 64, 128, 256][usize::from(self.size[1]) % 5]
+    }
+
     /// Tokens, rows and columns of a product that does not take too long.
     pub fn product<H>(&self, kept: Option<&Kept<H, Weights>>) -> [usize; 3] {
-        let (m, k) = kept.map_or((0, 0), |kept| (kept.model.m, kept.model.k));
+        self.product_of(kept.map(|kept| &kept.model))
+    }
+
+    pub fn product_of(&self, weights: Option<&Weights>) -> [usize; 3] {
+        let (m, k) = weights.map_or((0, 0), |weights| (weights.m, weights.k));
         let most = MACS[usize::from(m >= LARGE)] / m.max(1) / k.max(1);
         [usize::from(self.tokens).min(most), m, k]
     }
@@ -147,11 +165,32 @@ impl Call {
         how.map_or(number, |how| [-1, 1000, i32::MIN][usize::from(how % 3)])
     }
 
+    /// The group of int8 activations as an argument, and what it stands for.
+    pub fn x_group(&mut self, step: &Step, int8: bool) -> (usize, Option<usize>) {
+        if !int8 {
+            return (0, None);
+        }
+        let group = step.x_group();
+        let given = self.choice(group as i32) as usize;
+        (given, (group > 0).then_some(group))
+    }
+
     /// A string, or NULL.
     pub fn text(&mut self, text: &CStr) -> *const c_char {
         let how = self.spoils();
         self.wrong_if(how.is_some());
         how.map_or(text.as_ptr(), |_| null())
+    }
+
+    /// Some things one after the other, NULL, or one byte into them.
+    pub fn array<T>(&mut self, all: &[T]) -> *const T {
+        let how = self.spoils().filter(|_| !all.is_empty());
+        self.wrong_if(how.is_some());
+        match how {
+            None => all.as_ptr(),
+            Some(how) if how % 2 == 1 => all.as_ptr().wrapping_byte_add(1),
+            Some(_) => null(),
+        }
     }
 
     /// Where a handle goes, or NULL.

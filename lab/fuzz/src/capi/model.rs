@@ -52,20 +52,23 @@ impl Weights {
     }
 
     pub fn outputs(&self, x: &Activations) -> Vec<f32> {
+        // Sums are cut where a group of either kind ends.
+        let groups = [self.group(), x.x_group].into_iter().flatten();
         let affine = Affine {
             scale: &|row, col| match self.granularity {
                 1 => self.scales[0],
                 2 => self.scales[row],
                 group => self.scales[row * self.k.div_ceil(group as usize) + col / group as usize],
             },
-            group: self.group(),
+            group: groups.min(),
             bias: self.bias.as_deref(),
         };
         let y = match &x.floats {
             Some(floats) => oracle::canonical(self.operands(floats, x.distinct), &affine),
             None => {
                 let operands = self.operands(&x.values, x.distinct);
-                oracle::scaled_integers(operands, |token, _| x.scales[token], &affine)
+                let of_token = |token, col| x.scale(token, col);
+                oracle::scaled_integers(operands, of_token, &affine)
             }
         };
         x.repeat(&y, self.m)
@@ -73,8 +76,8 @@ impl Weights {
 }
 
 /// Activations: `distinct` tokens over and over, `n` in all, as floats or as int8
-/// values with a scale a token.
-#[derive(Default)]
+/// values with a scale a token or, if there are groups, one for each.
+#[derive(Clone, Default)]
 pub struct Activations {
     pub n: usize,
     pub k: usize,
@@ -82,7 +85,10 @@ pub struct Activations {
     pub values: Vec<i8>,
     pub scales: Vec<f32>,
     pub floats: Option<Vec<f32>>,
+    /// Of the weights.
     pub group: Option<usize>,
+    /// Of their own scales.
+    pub x_group: Option<usize>,
 }
 
 impl Activations {
@@ -96,8 +102,18 @@ impl Activations {
         }
     }
 
+    /// The scale of a value.
+    fn scale(&self, token: usize, col: usize) -> f32 {
+        let group = self.x_group.unwrap_or(self.k.max(1));
+        self.scales[token * self.k.div_ceil(group) + col / group]
+    }
+
     /// Floats, to be used as they are or to be quantised; whether they can be.
-    pub fn floats(step: &Step, [n, k]: [usize; 2], quantized: bool) -> (Vec<f32>, Self, bool) {
+    pub fn floats(
+        step: &Step,
+        [n, k]: [usize; 2],
+        (quantized, x_group): (bool, Option<usize>),
+    ) -> (Vec<f32>, Self, bool) {
         let mut model = Self::new(n, k);
         let x = step.fill.floats(model.distinct * k, step.style);
         if !quantized {
@@ -105,10 +121,13 @@ impl Activations {
             return (x, model, true);
         }
         for token in 0..model.distinct {
-            let (values, scale) = oracle::quantize(&x[token * k..][..k]);
-            model.values.extend(values);
-            model.scales.push(scale);
+            for part in x[token * k..][..k].chunks(x_group.unwrap_or(k.max(1))) {
+                let (values, scale) = oracle::quantize(part);
+                model.values.extend(values);
+                model.scales.push(scale);
+            }
         }
+        model.x_group = x_group;
         let finite = x.iter().all(|v| v.is_finite());
         (x, model, finite)
     }
