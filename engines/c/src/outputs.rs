@@ -79,6 +79,7 @@ pub unsafe extern "C" fn tritgemm_linear_forward_many(
         }
         of_float!(first.r#type, T => {
             check_outputs::<T>(layers, outputs, ready.x.tokens())?;
+            check_alike(layers)?;
             for (layers, outputs) in layers.chunks(MOST).zip(outputs.chunks(MOST)) {
                 let mut some = [&borrow("layers", layers[0])?.0; MOST];
                 for (one, &layer) in some.iter_mut().zip(layers) {
@@ -96,6 +97,32 @@ pub unsafe extern "C" fn tritgemm_linear_forward_many(
             Ok(())
         })
     })
+}
+
+/// Nothing is written where a later loop has a layer unlike those of the first.
+///
+/// # Safety
+/// Precondition 2 of the crate's documentation.
+unsafe fn check_alike(layers: &[*const Linear]) -> Result<(), Error> {
+    // SAFETY: the caller's precondition.
+    let layer = |i: usize| unsafe { borrow("layers", layers[i]) }.map(|layer| &layer.0);
+    let first = layer(0)?;
+    for i in 1..layers.len() {
+        let layer = layer(i)?;
+        let (cols, expected) = (layer.in_features(), first.in_features());
+        if cols != expected {
+            return Err(GemmError::InputWidth { cols, expected }.into());
+        }
+        if layer.group() != first.group() {
+            let (prepared, matrix) = (first.group(), layer.group());
+            return Err(GemmError::Group { prepared, matrix }.into());
+        }
+        if layer.rotation() != first.rotation() {
+            let [prepared, matrix] = [first, layer].map(|l| l.rotation().map(|r| r.block()));
+            return Err(GemmError::Rotation { prepared, matrix }.into());
+        }
+    }
+    Ok(())
 }
 
 /// The rows of an output.

@@ -113,6 +113,37 @@ fn many_layers() {
     }
 }
 
+/// A layer of another K writes nothing, also where it is not in the first loop.
+#[test]
+fn the_seventeenth_layer_differs() {
+    let case = Case::new();
+    let ws = case.workspace;
+    // SAFETY: buffers with their lengths, handles that live.
+    unsafe {
+        let (trits, one) = ([1i8; M], 1.0f32);
+        let matrix = make(|out| {
+            tritgemm_matrix_from_trits(trits.as_ptr(), M, M, 1, 1, &raw const one, 1, out)
+        });
+        let narrow = make(|out| tritgemm_linear_create(matrix, core::ptr::null(), 0, out));
+        let x = case.x.as_ptr();
+        let prepared = make(|out| tritgemm_linear_prepare_f32(case.linear, 1, x, K, K, ws, out));
+        let mut layers = vec![case.linear; 16];
+        layers.push(narrow);
+        let mut ys = vec![vec![-1.5f32; M]; 17];
+        let outputs = ys.iter_mut();
+        let outputs: Vec<Output> = outputs
+            .map(|y| output(y, M, Float::TritgemmF32, false))
+            .collect();
+        let (l, o) = (layers.as_ptr().cast(), outputs.as_ptr());
+        let status = tritgemm_linear_forward_many(l, o, 17, prepared, ws);
+        assert_eq!(status, Status::TritgemmInvalidSize);
+        assert!(ys.iter().flatten().all(|&y| y == -1.5));
+        tritgemm_prepared_destroy(prepared);
+        tritgemm_linear_destroy(narrow);
+        tritgemm_matrix_destroy(matrix);
+    }
+}
+
 /// Experts that are shards of one layer give the layer's values of the tokens sent to them.
 #[test]
 fn experts() {
