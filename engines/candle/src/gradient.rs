@@ -60,7 +60,8 @@ impl Transposed {
         }
         let (rows, cols) = (layer.out_features(), layer.in_features());
         let packed = layer.panels().to_packed();
-        let matrix = TernaryMatrix::from_packed(packed, rows, cols, layer.scales().clone());
+        let scales = layer.scales().map_err(Error::wrap)?;
+        let matrix = TernaryMatrix::from_packed(packed, rows, cols, scales);
         let matrix = matrix.map_err(Error::wrap)?;
         let trits = transpose(&matrix.to_trits().map_err(Error::wrap)?, rows, cols);
         let trits = MatRef::new(&trits, cols, rows).map_err(Error::wrap)?;

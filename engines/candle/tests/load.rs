@@ -49,7 +49,8 @@ fn same(a: &BitLinear, b: &BitLinear) -> Result {
         a.linear().panels().as_bytes(),
         b.linear().panels().as_bytes()
     );
-    assert_eq!(a.linear().scales(), b.linear().scales());
+    let scales = [&a, &b].map(|layer| layer.linear().scales().expect("memory"));
+    assert_eq!(scales[0], scales[1]);
     assert_eq!(a.linear().bias(), b.linear().bias());
     let x = random(&[3, COLS])?;
     let (a, b) = (

@@ -261,8 +261,8 @@ impl Linear {
                 "a layer that rotates its input has no weights without it",
             ));
         }
-        let (panels, scales) = (self.core.panels().clone(), self.core.scales().clone());
-        let core = Core::from_parts(panels, scales, None)?;
+        let scales = self.core.scales().map_err(MatrixError::from)?;
+        let core = Core::from_parts(self.core.panels().clone(), scales, None)?;
         Ok(Packed { core })
     }
 

@@ -77,8 +77,9 @@ fn scales(
 /// A new array with a layer's scales, shaped as `ternarize` does.
 fn scales_array<'py>(py: Python<'py>, core: &Core) -> Result<Bound<'py, PyAny>, Error> {
     let shape = [core.out_features(), core.in_features()];
-    let mut array = Output::<f32>::fresh(py, &scales_shape(core.scales().granularity(), shape))?;
-    array.slice_mut()?.copy_from_slice(core.scales().values());
+    let mut array = Output::<f32>::fresh(py, &scales_shape(core.granularity(), shape))?;
+    let scales = core.scales().map_err(MatrixError::from)?;
+    array.slice_mut()?.copy_from_slice(scales.values());
     Ok(array.into_object())
 }
 
@@ -104,7 +105,7 @@ impl Packed {
     /// Row-major packed bytes, made from the panels.
     fn matrix(&self) -> Result<TernaryMatrix, MatrixError> {
         let panels = self.core.panels();
-        let scales = self.core.scales().clone();
+        let scales = self.core.scales()?;
         TernaryMatrix::from_packed(panels.to_packed(), panels.rows(), panels.cols(), scales)
     }
 
@@ -231,7 +232,7 @@ impl Packed {
     /// What a scale covers: 'tensor', 'row', 32, 64, 128 or 256.
     #[getter]
     fn granularity<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match self.core.scales().granularity() {
+        Ok(match self.core.granularity() {
             Granularity::PerTensor => "tensor".into_pyobject(py)?.into_any(),
             Granularity::PerRow => "row".into_pyobject(py)?.into_any(),
             Granularity::PerGroup(size) => size.len().into_pyobject(py)?.into_any(),

@@ -9,7 +9,7 @@ pub fn weights(layer: &BitLinear) -> Result<Tensor> {
     let linear = layer.linear();
     let (rows, cols) = (linear.out_features(), linear.in_features());
     let packed = linear.panels().to_packed();
-    let matrix = TernaryMatrix::from_packed(packed, rows, cols, linear.scales().clone());
+    let matrix = TernaryMatrix::from_packed(packed, rows, cols, linear.scales().expect("memory"));
     let weights = matrix.and_then(|matrix| matrix.to_f32());
     let weights = weights.map_err(candle_core::Error::wrap)?;
     Tensor::from_vec(weights, (rows, cols), &Device::Cpu)
