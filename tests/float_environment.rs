@@ -9,7 +9,7 @@ use tritgemm::{
     Activation, Added, Experts, Granularity, GroupSize, Grouped, Linear, NonFinite, Options,
     ParallelFor, Rotation, Routes, Scales, TernaryMatrix, Threads, Workspace, quant,
 };
-use tritgemm_testing::environment::{ENVIRONMENTS, set, within, within_default};
+use tritgemm_testing::environment::{ENVIRONMENTS, within, within_default};
 use tritgemm_testing::{Rng, backends, view, view_mut};
 
 /// Threads of their own, in an environment of their own.
@@ -268,7 +268,7 @@ fn threads_have_environments_of_their_own() {
         {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(3)
-                .start_handler(move |_| set(environment))
+                .start_handler(move |_| tritgemm_testing::environment::set(environment))
                 .build()
                 .expect("threads");
             let mut found = Results::default();
