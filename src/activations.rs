@@ -6,7 +6,6 @@ use crate::kernels::element::Element;
 use crate::kernels::memory::tiles::TileGrid;
 use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
-use crate::options::Options;
 use crate::product::layout::TokenRows;
 use crate::product::plan::{self, Split};
 use crate::product::prepare::Prepared;
@@ -254,11 +253,9 @@ fn build<X: Element>(
     groups: [Option<GroupSize>; 2],
     ws: &Workspace,
 ) -> Result<(), GemmError> {
-    let Options {
-        family, threads, ..
-    } = ws.options();
+    let how = (ws.options().family, ws.options().workers());
     let (x, strips) = (TokenRows::all(x), group_strips(groups));
-    Ok(prepared.build(x, strips, ws.backend()?, (*family, threads))?)
+    Ok(prepared.build(x, strips, ws.backend()?, how)?)
 }
 
 /// Strips of the smaller of two groups: the sizes are powers of two.
@@ -300,7 +297,7 @@ pub(crate) fn rotated(
         return product(x, ws);
     };
     let mut values = core::mem::take(&mut ws.rotated);
-    let done = rotate(x, rotation, &mut values, &ws.options().threads)
+    let done = rotate(x, rotation, &mut values, ws.options().workers())
         .and_then(|()| product(MatRef::dense(&values, x.rows(), x.cols()), ws));
     ws.rotated = values;
     done
@@ -375,7 +372,7 @@ pub(crate) fn quantize_rows<T: Activation>(
 ) -> Result<(), GemmError> {
     if let Some(rotation) = rotation {
         let mut turned = core::mem::take(&mut ws.rotated);
-        let done = rotate(x, rotation, &mut turned, &ws.options().threads).and_then(|()| {
+        let done = rotate(x, rotation, &mut turned, ws.options().workers()).and_then(|()| {
             let x = MatRef::dense(&turned, x.rows(), x.cols());
             quantize_rows(Scaled { x, group }, None, (values, token_scales), ws)
         });
@@ -392,12 +389,8 @@ pub(crate) fn quantize_rows<T: Activation>(
     memory::resize(token_scales, tokens.saturating_mul(k.div_ceil(group)), 0.0)?;
     if k > 0 {
         let q = MatMut::dense(values, tokens, k);
-        let Options {
-            threads,
-            non_finite,
-            ..
-        } = ws.options();
-        quant::quantize_tokens(x, q, (token_scales, group), (threads, *non_finite))?;
+        let how = (ws.options().workers(), ws.options().non_finite);
+        quant::quantize_tokens(x, q, (token_scales, group), how)?;
     }
     Ok(())
 }

@@ -213,7 +213,7 @@ impl Experts {
                     each(
                         &mut routed.int8,
                         routes,
-                        (&ws.options().threads, rows.saturating_mul(k)),
+                        (ws.options().workers(), rows.saturating_mul(k)),
                         |one, tokens| {
                             one.group = group;
                             one.token_scales.clear();
@@ -266,7 +266,7 @@ impl Experts {
             let bytes = bytes.saturating_mul(routed.cols);
             more(&mut routed.f32, routes.counts.len())?;
             rotated(x, self.wanted().rotation, ws, |x, ws| {
-                let how = (&ws.options().threads, bytes);
+                let how = (ws.options().workers(), bytes);
                 each(&mut routed.f32, routes, how, |one, tokens| {
                     gather.run(one, TokenRows::chosen(x, tokens))
                 })
@@ -402,7 +402,7 @@ impl Experts {
             memory::resize(&mut staged, len, 0.0)?;
             self.forward(x, MatMut::dense(&mut staged, rows, cols), ws)?;
             // Columns are shared, so that the rows that one row of `y` takes keep their order.
-            let threads = &ws.options().threads;
+            let threads = ws.options().workers();
             let workers = plan::layout_workers(threads, size_of_val(&staged[..]));
             let width = cols.div_ceil(workers).next_multiple_of(16).max(16);
             let (shape, stride) = ([y.rows(), cols], y.stride());

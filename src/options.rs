@@ -2,6 +2,7 @@
 
 use crate::isa::Backend;
 use crate::threads::Threads;
+use core::fmt;
 
 /// Which family of kernels computes a product. Both give the same bits.
 #[non_exhaustive]
@@ -26,6 +27,24 @@ pub enum NonFinite {
     Propagate,
 }
 
+/// Threads, and the process that chose them.
+#[derive(Clone, Default)]
+struct Chosen {
+    threads: Threads,
+    process: u32,
+}
+
+impl fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.threads.fmt(f)
+    }
+}
+
+/// The number of this process, where processes fork.
+fn process() -> u32 {
+    if cfg!(unix) { std::process::id() } else { 0 }
+}
+
 /// How products run. Results never depend on it, but for what [`NonFinite`] says of tokens
 /// that are not finite.
 ///
@@ -37,7 +56,7 @@ pub enum NonFinite {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub(crate) backend: Option<Backend>,
-    pub(crate) threads: Threads,
+    threads: Chosen,
     pub(crate) family: Family,
     pub(crate) weights_in_cache: bool,
     pub(crate) non_finite: NonFinite,
@@ -55,10 +74,25 @@ impl Options {
         self
     }
 
-    /// Says who runs the work.
+    /// Says who runs the work. A forked child runs products of options and workspaces that
+    /// it inherits on the calling thread, if they have a [`Threads::Pool`]; a rayon pool that it
+    /// inherits has no threads either, and work that is given to it waits for ever.
     pub fn threads(mut self, threads: Threads) -> Self {
-        self.threads = threads;
+        let process = process();
+        self.threads = Chosen { threads, process };
         self
+    }
+
+    /// Who runs the work. In a process that was forked since, it is the calling thread where it
+    /// was a pool of the caller's: its threads are the parent's.
+    pub(crate) fn workers(&self) -> &Threads {
+        match &self.threads {
+            Chosen {
+                threads: Threads::Pool(_),
+                process: chose,
+            } if *chose != process() => &Threads::Serial,
+            Chosen { threads, .. } => threads,
+        }
     }
 
     /// Forces a family of kernels, for measurements and tests.

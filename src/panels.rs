@@ -159,7 +159,7 @@ impl Panels {
     /// As [`Panels::pack`], or if a [`ParallelFor`](crate::ParallelFor) left work out.
     pub fn pack_on(matrix: &TernaryMatrix, ws: &Workspace) -> Result<Self, MatrixError> {
         let backend = ws.backend().map_err(CodecError::from)?;
-        let threads = &ws.options().threads;
+        let threads = ws.options().workers();
         Ok(Self::pack_with(backend, threads, matrix)?)
     }
 
@@ -285,7 +285,7 @@ impl Panels {
         if len == 0 {
             return Ok(Self::from_parts(Vec::new().into(), 0, rows, cols));
         }
-        let threads = &ws.options().threads;
+        let threads = ws.options().workers();
         let panels = rows.div_ceil(PANEL_ROWS);
         let (workers, per_item) = plan::packing(threads, len, panels);
         let row_bytes = strips(cols);

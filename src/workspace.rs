@@ -106,7 +106,7 @@ impl Workspace {
             }
         };
         let room = Room {
-            threads: &self.options.threads,
+            threads: self.options.workers(),
             slots: &mut self.slots,
             tiles: &mut self.tiles,
         };

@@ -15,6 +15,13 @@ pub type Work = Option<unsafe extern "C" fn(work_ctx: *mut c_void, item: usize)>
 /// of 64) by a range of tokens; items are independent. It must not throw, and it must not
 /// use the workspace that calls it.
 ///
+/// In a forked child, which has none of its parent's threads, a workspace that it inherits
+/// does not call it: products run on the calling thread. A workspace of the child's own calls
+/// what is registered there.
+///
+/// Items compute in the default floating-point environment, whatever that of the thread is,
+/// and give it back; exception flags may be raised.
+///
 /// What it does wrong is safe: an item run twice does nothing the second time, items left
 /// out make the call fail with TRITGEMM_INCOMPLETE, and if it returns too early, items
 /// that are running are waited for and later ones do nothing.

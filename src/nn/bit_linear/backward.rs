@@ -141,7 +141,7 @@ impl BitLinear {
     ) -> Result<(), LayerError> {
         let (rows, cols, sparse) = (self.rows, self.cols, self.sparse);
         // The dense product knows no other pool.
-        let workers = match &ws.options().threads {
+        let workers = match ws.options().workers() {
             threads @ Threads::Rayon => threads.workers(),
             _ => 1,
         };
