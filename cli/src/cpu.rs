@@ -1,6 +1,8 @@
 //! What the operating system says about the CPU. Linux says it in files; what
 //! others say is not asked, and unknown.
 
+use crate::output;
+use anyhow::{Context, ensure};
 use std::fs;
 use std::path::Path;
 
@@ -90,6 +92,30 @@ pub fn available_memory() -> Option<u64> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// Fails where products of an `m x k` matrix by so many tokens, in all types, and so many bytes
+/// of panels do not fit in memory: an allocation that is promised and not there ends the process.
+pub fn check_memory(
+    [m, k]: [usize; 2],
+    tokens: usize,
+    panels: Option<usize>,
+) -> anyhow::Result<()> {
+    let sum = || {
+        // Activations and outputs of all kinds, and the trits to be packed.
+        let tokens = m.checked_add(k)?.checked_mul(16)?.checked_mul(tokens)?;
+        m.checked_mul(k)?.checked_add(tokens)?.checked_add(panels?)
+    };
+    let needed = sum().context("more bytes than there are addresses")? as u64;
+    if let Some(free) = available_memory() {
+        ensure!(
+            needed < free,
+            "needs {} of memory, {} are free",
+            output::bytes(needed),
+            output::bytes(free)
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

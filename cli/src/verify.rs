@@ -178,6 +178,8 @@ fn compare(
         }
     }
     for &n in tokens {
+        crate::cpu::check_memory([matrix.rows(), matrix.cols()], n, Some(0))
+            .with_context(|| format!("{n} tokens do not fit in memory"))?;
         let x = Inputs::random(n, matrix.cols(), &mut random)?;
         for act in Act::ALL {
             let want = product(&scalar, act, &x, (Backend::scalar(), Family::Few))?;

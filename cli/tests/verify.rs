@@ -41,6 +41,35 @@ fn what_quantize_wrote_is_right_on_every_backend() {
         .stdout(predicate::str::contains("2 and 70 tokens"));
 }
 
+/// More tokens than there is memory for are refused before anything is allocated, and more
+/// threads than a product is shared among before any is started.
+#[cfg(target_os = "linux")]
+#[test]
+fn absurd_numbers_are_refused() {
+    let dir = Dir::new();
+    let file = packed(&dir);
+    for (arguments, text) in [
+        (
+            ["--tokens", "1000000000000"],
+            "1000000000000 tokens do not fit in memory",
+        ),
+        (
+            ["--tokens", "18446744073709551615"],
+            "more bytes than there are addresses",
+        ),
+        (["--threads", "10000"], "expected a number from 1 to 1024"),
+        (["--threads", "0"], "expected a number from 1 to 1024"),
+    ] {
+        tritgemm()
+            .arg("verify")
+            .arg(&file)
+            .args(arguments)
+            .assert()
+            .failure()
+            .stderr(predicate::str::contains(text));
+    }
+}
+
 /// A file whose tensors `spoil` changed.
 fn spoiled(dir: &Dir, spoil: impl Fn(&str, &mut Tensor)) -> PathBuf {
     let (mut tensors, metadata) = read(&packed(dir));

@@ -118,7 +118,7 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub force: bool,
     /// Threads to use [default: one for each core]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = super::thread_count)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -144,6 +144,6 @@ pub struct InspectArgs {
     #[arg(long)]
     pub force: bool,
     /// Threads to use [default: one for each core]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = super::thread_count)]
     pub threads: Option<NonZeroUsize>,
 }

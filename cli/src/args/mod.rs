@@ -88,7 +88,7 @@ pub struct QuantizeArgs {
     #[arg(long)]
     pub force: bool,
     /// Threads to use [default: one for each core]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = thread_count)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -105,7 +105,7 @@ pub struct VerifyArgs {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Threads to use [default: one for each core]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = thread_count)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -213,7 +213,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = isa_names())]
     pub isa: Vec<String>,
     /// Threads of the rayon pool the products run in
-    #[arg(long, value_name = "T", default_value = "1")]
+    #[arg(long, value_name = "T", default_value = "1", value_parser = thread_count)]
     pub threads: NonZeroUsize,
     /// Whether the weights come from the cache or from memory (may be repeated)
     #[arg(long, value_enum, value_delimiter = ',', default_value = "cold")]
@@ -232,6 +232,17 @@ pub struct DemoArgs {
     /// Seed of the weights that it makes
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// Threads that the library shares a product among, at most.
+const MOST_THREADS: usize = 1024;
+
+/// A number of threads that there may be.
+fn thread_count(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= MOST_THREADS => Ok(count),
+        _ => Err(format!("expected a number from 1 to {MOST_THREADS}")),
+    }
 }
 
 #[cfg(test)]

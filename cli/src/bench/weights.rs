@@ -2,7 +2,7 @@
 //! used next is in no cache.
 
 use crate::args::{Shape, WeightsFrom};
-use crate::{cpu, output};
+use crate::cpu;
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -39,7 +39,7 @@ impl Weights {
                 1 + between.div_ceil(bytes)
             }
         };
-        check_memory(m, k, tokens, copies.checked_mul(bytes)).context(TOO_LARGE)?;
+        cpu::check_memory([m, k], tokens, copies.checked_mul(bytes)).context(TOO_LARGE)?;
         let mut random = SmallRng::seed_from_u64(1);
         let trits: Vec<i8> = (0..m * k).map(|_| random.random_range(-1..=1)).collect();
         let scales = Scales::per_row((0..m).map(|_| random.random_range(0.5..1.5)).collect());
@@ -57,22 +57,4 @@ impl Weights {
         self.next.set((at + 1) % self.copies.len());
         &self.copies[at]
     }
-}
-
-fn check_memory(m: usize, k: usize, tokens: usize, panels: Option<usize>) -> Result<()> {
-    let sum = || {
-        // Activations and outputs of all kinds, and the trits to be packed.
-        let tokens = m.checked_add(k)?.checked_mul(16)?.checked_mul(tokens)?;
-        m.checked_mul(k)?.checked_add(tokens)?.checked_add(panels?)
-    };
-    let needed = sum().context("more bytes than there are addresses")? as u64;
-    if let Some(free) = cpu::available_memory() {
-        ensure!(
-            needed < free,
-            "needs {} of memory, {} are free",
-            output::bytes(needed),
-            output::bytes(free)
-        );
-    }
-    Ok(())
 }
