@@ -14,7 +14,9 @@
 //!
 //! [`gguf`] reads the container (versions 2 and 3) from bytes that the caller
 //! has read or mapped, and writes version 3. [`simplify`] turns equal scales of
-//! groups into scales of rows or of the matrix.
+//! groups into scales of rows or of the matrix. `linear` of a format
+//! ([`gguf::Tensor::linear`], [`hf::linear`], [`onnx::MatMulNBits::linear`])
+//! reads a packed [`Linear`](tritgemm::Linear) in one pass.
 //!
 //! Nothing is guessed. A code that is no ternary weight, a size that does not
 //! fit the shape, a K that does not fill its blocks, a scale that is no number
