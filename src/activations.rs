@@ -98,10 +98,9 @@ impl Values {
 
 impl PreparedActivations {
     /// For the W1.58A8 path with activations that are int8 already, and rotated already where
-    /// the matrices want that;
-    /// `token_scales` turn them back into floats (one a token, or of [`Grouped`](crate::Grouped) ones
-    /// `[tokens][groups]`). `group` is the group size of the matrices' scales, if they have
-    /// one.
+    /// the matrices want that. `token_scales` turn them back into floats: one a token, or of
+    /// [`Grouped`](crate::Grouped) ones `[tokens][groups]`. `group` is the group size of the
+    /// matrices' scales, if they have one.
     ///
     /// # Errors
     /// If there is another number of scales, the backend that was asked for is not

@@ -173,8 +173,8 @@ impl Linear {
         &self.panels
     }
 
-    /// The scales, put together from where the layer keeps them: in the order of its outputs,
-    /// and in f16 where they are per group and f16 holds each of them exactly.
+    /// A copy of the scales, in the order of [`Scales`]. The layer itself keeps them in the
+    /// order of its outputs, in f16 where they are per group and f16 holds each of them exactly.
     ///
     /// # Errors
     /// If memory runs out.
@@ -320,8 +320,8 @@ impl Linear {
     /// and adds the bias into `y` (`[N][M]`). As in BitNet b1.58,
     /// arXiv:2402.17764.
     ///
-    /// `x` is a [`MatRef`], [`Grouped`](crate::Grouped), or [`PreparedActivations`] of int8, which keep the
-    /// backend that they were prepared with.
+    /// `x` is a [`MatRef`], [`Grouped`](crate::Grouped), or [`PreparedActivations`] of int8,
+    /// which keep the backend that they were prepared with.
     ///
     /// # Errors
     /// If the shapes or the group sizes do not fit, prepared activations are f32, an

@@ -74,17 +74,19 @@ impl Options {
         self
     }
 
-    /// Says who runs the work. A forked child runs products of options and workspaces that
-    /// it inherits on the calling thread, if they have a [`Threads::Pool`]; a rayon pool that it
-    /// inherits has no threads either, and work that is given to it waits for ever.
+    /// Says who runs the work.
+    ///
+    /// A forked child has none of its parent's threads. Where options and workspaces that it
+    /// inherits have a [`Threads::Pool`], their products run on the calling thread. Work that
+    /// is given to an inherited rayon pool waits for ever.
     pub fn threads(mut self, threads: Threads) -> Self {
         let process = process();
         self.threads = Chosen { threads, process };
         self
     }
 
-    /// Who runs the work. In a process that was forked since, it is the calling thread where it
-    /// was a pool of the caller's: its threads are the parent's.
+    /// Who runs the work: in place of a pool that was chosen before this process was forked,
+    /// the calling thread, because the threads of the pool are the parent's.
     pub(crate) fn workers(&self) -> &Threads {
         match &self.threads {
             Chosen {

@@ -246,7 +246,7 @@ impl Panels {
     /// threads of a workspace: `fill(row, packed, scales)` is called once for each row, in any
     /// order, and writes its packed bytes, all of them, and its scales. Those are the row's
     /// part of `scales`, none where they are per tensor. Rows without weights are not asked
-    /// for.
+    /// for. After an error any of the scales may have been written.
     ///
     /// ```
     /// use tritgemm::{Linear, MatrixError, Panels, Scales, Workspace};
@@ -266,10 +266,10 @@ impl Panels {
     /// ```
     ///
     /// # Errors
-    /// Of the first row that fails, that of `fill`, or that a code is 11 or padding bits are
-    /// not zero. If there are more or fewer scales than the shape has, `cols` is more than
-    /// [`MAX_COLS`](crate::MAX_COLS), the backend that was asked for is not available, a
-    /// [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
+    /// If `fill` gives one, or writes a code 11 or padding bits that are not zero: the error is
+    /// that of the first such row. If there are more or fewer scales than the shape has, `cols`
+    /// is more than [`MAX_COLS`](crate::MAX_COLS), the backend that was asked for is not
+    /// available, a [`ParallelFor`](crate::ParallelFor) left work out, or memory runs out.
     pub fn pack_rows<E: From<MatrixError> + Send>(
         rows: usize,
         cols: usize,

@@ -41,8 +41,8 @@ impl Rotation {
     /// Of blocks of a power of two values, with a sign (1 or -1) for each value of K, or none.
     ///
     /// # Errors
-    /// If `block` is no power of two up to 2^23, a sign is another number, or there are no whole blocks
-    /// of signs.
+    /// If `block` is no power of two up to 2^23, a sign is another number, or there are no
+    /// whole blocks of signs.
     pub fn new(block: usize, signs: Option<&[i8]>) -> Result<Self, MatrixError> {
         if !block.is_power_of_two() || block > MAX_COLS {
             return Err(MatrixError::RotationBlock { block, cols: None });

@@ -68,7 +68,7 @@ impl PartialSums {
     }
 }
 
-/// A whole chunk in f32.
+/// [`PARTIALS`] values in f32.
 #[inline(always)]
 pub fn widened<T: Float>(chunk: &[T; PARTIALS]) -> [f32; PARTIALS] {
     let mut wide = [0.0; PARTIALS];
@@ -78,7 +78,7 @@ pub fn widened<T: Float>(chunk: &[T; PARTIALS]) -> [f32; PARTIALS] {
     wide
 }
 
-/// A chunk filled up with zeros, in f32.
+/// At most [`PARTIALS`] values in f32, filled up with zeros.
 #[inline(always)]
 pub fn padded<T: Float>(tail: &[T]) -> [f32; PARTIALS] {
     let mut wide = [0.0; PARTIALS];

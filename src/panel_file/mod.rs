@@ -428,8 +428,11 @@ fn check(section: &'static str, stored: u32, bytes: &[u8]) -> Result<(), PanelFi
 }
 
 impl From<&Linear> for PanelFile {
-    /// Shares the panels, copies scales and bias; aborts without memory for
-    /// them, where [`Linear::save`] and [`ModelFile::save`] need none.
+    /// Shares the panels, copies scales and bias. [`Linear::save`] and
+    /// [`ModelFile::save`] need no copies.
+    ///
+    /// # Panics
+    /// If there is no memory for the scales. Without memory for the bias it aborts.
     fn from(layer: &Linear) -> Self {
         Self {
             panels: layer.panels().clone(),

@@ -45,7 +45,8 @@ pub(crate) struct Room<'a> {
     pub(crate) tiles: &'a mut TileStore,
 }
 
-/// Computes `y[n][m]` of all tokens and rows of products, which have one K, in one loop; fails if the caller's pool left some of it out, or a worker has no memory.
+/// Computes `y[n][m]` of all tokens and rows of products, which have one K, in one loop. Fails
+/// if the caller's pool left some of it out, or a worker has no memory.
 pub(crate) fn run<'a, 'y, X: Folded, S: Sink<X>>(
     product: impl Fn(usize) -> Product<'a, X, S> + Sync,
     ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
