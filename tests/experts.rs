@@ -138,7 +138,6 @@ fn experts_give_the_bits_of_each_layer() {
     }
 }
 
-#[cfg(feature = "rayon")]
 /// A NaN reaches the rows of its token, whichever experts have it, and what those are added
 /// to; nothing else has other bits than without it.
 #[test]
@@ -240,6 +239,7 @@ fn what_is_not_finite_stays_with_its_token() {
     }
 }
 
+#[cfg(feature = "rayon")]
 #[test]
 fn experts_are_shared_among_threads() {
     let mut routed = RoutedActivations::default();

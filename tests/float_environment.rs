@@ -252,6 +252,33 @@ fn results_are_those_of_the_default_environment() {
     }
 }
 
+/// A layer made before, with scales of zero, and one made meanwhile are the same.
+#[test]
+fn scales_of_zero_keep_their_sign() {
+    let trits = [1i8; 128];
+    let scales = || Scales::per_group(GroupSize::G64, vec![0.0, 0.5]);
+    let layer = || {
+        let matrix = TernaryMatrix::from_trits(view(&trits, 1, 128), scales());
+        Linear::new(&matrix.expect("a matrix")).expect("a layer")
+    };
+    let before = layer();
+    let bits = |layer: &Linear| {
+        let mut row = [f32::NAN; 128];
+        layer.unpack_row(0, &mut row).expect("a row");
+        let scales = layer.scales().expect("memory");
+        let all = row.iter().chain(scales.values());
+        all.map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    let wanted = bits(&before);
+    assert_eq!((wanted[0], wanted[128]), (0, 0));
+    for &(name, environment) in ENVIRONMENTS {
+        within(environment, || {
+            assert_eq!(bits(&before), wanted, "{name}");
+            assert_eq!(bits(&layer()), wanted, "{name}");
+        });
+    }
+}
+
 #[test]
 fn threads_have_environments_of_their_own() {
     let mut wanted = Results::default();

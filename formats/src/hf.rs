@@ -47,7 +47,8 @@ const ROWS_PER_BYTE: usize = 4;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum LinearClass {
     /// `bitlinear`: outputs are divided by it. What transformers assumes where
-    /// a configuration names none.
+    /// a configuration names none. The reciprocal is rounded as the calling thread's
+    /// floating-point environment says.
     #[default]
     BitLinear,
     /// `autobitlinear`: outputs are multiplied by it.

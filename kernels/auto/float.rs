@@ -61,7 +61,8 @@ pub fn widen_f16(bits: u16) -> f32 {
     let least = f32::from_bits(exponent(-14));
     let subnormal = f32::from_bits(shifted + exponent(-14)) - least;
     let widened = if magnitude < 0x0400 {
-        subnormal.to_bits()
+        // Without the sign that a zero has where sums are rounded down.
+        subnormal.to_bits() & 0x7fff_ffff
     } else if magnitude < 0x7c00 {
         shifted + rebias
     } else {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 /// Values converted at a time: they fit the stack, so that saving needs no
 /// memory that could run out.
-const PIECE: usize = 256;
+const PIECE: usize = 4096;
 
 /// The checksum of the section.
 pub(super) fn crc(values: impl Iterator<Item = f32>) -> u32 {

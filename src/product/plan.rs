@@ -219,7 +219,11 @@ pub(crate) fn packing(threads: &Threads, bytes: usize, panels: usize) -> (usize,
     } else {
         threads.workers()
     };
-    let items = if workers > 1 { 8 * workers } else { 1 };
+    let items = if workers > 1 {
+        MAX_TILES.min(8 * workers)
+    } else {
+        1
+    };
     (workers, panels.div_ceil(items))
 }
 

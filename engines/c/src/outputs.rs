@@ -109,7 +109,7 @@ unsafe fn check_alike(layers: &[*const Linear]) -> Result<(), Error> {
     let first = layer(0)?;
     for i in 1..layers.len() {
         let layer = layer(i)?;
-        let (cols, expected) = (layer.in_features(), first.in_features());
+        let (cols, expected) = (first.in_features(), layer.in_features());
         if cols != expected {
             return Err(GemmError::InputWidth { cols, expected }.into());
         }

@@ -137,6 +137,12 @@ fn the_seventeenth_layer_differs() {
         let (l, o) = (layers.as_ptr().cast(), outputs.as_ptr());
         let status = tritgemm_linear_forward_many(l, o, 17, prepared, ws);
         assert_eq!(status, Status::TritgemmInvalidSize);
+        let text = core::ffi::CStr::from_ptr(tritgemm_last_error());
+        let text = text.to_str().expect("UTF-8");
+        assert!(
+            text.contains(&format!("{K} columns for a matrix of 1 ")),
+            "{text}"
+        );
         assert!(ys.iter().flatten().all(|&y| y == -1.5));
         tritgemm_prepared_destroy(prepared);
         tritgemm_linear_destroy(narrow);

@@ -232,7 +232,8 @@ impl TernaryType {
     /// [`simplify`](crate::simplify) do.
     ///
     /// # Errors
-    /// Those of [`TernaryType::decode`]; [`FormatError::Matrix`] also if the workspace's
+    /// Those of [`TernaryType::decode`], of several faults that of the first row;
+    /// [`FormatError::Matrix`] also if the workspace's
     /// backend is not available, its threads leave work out or memory runs out.
     pub fn linear(
         self,
