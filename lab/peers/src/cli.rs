@@ -52,6 +52,11 @@ pub struct Cli {
     #[arg(long)]
     pub bars: bool,
 
+    /// Instead of the sweep, what our int8 products would gain from 2 to 64 workers, of which
+    /// one may be slow, by a schedule of work items timed one by one
+    #[arg(long, conflicts_with = "bars")]
+    pub scaling: bool,
+
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -19,6 +19,7 @@ mod problem;
 mod ratios;
 mod report;
 mod run;
+mod scaling;
 mod timing;
 
 use clap::Parser;
@@ -35,6 +36,16 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = cli::Cli::parse();
     if let (Some(json), Some(dir)) = (&cli.replot, &cli.plots) {
         plot::draw(&Report::read_json(json)?, cli.plot_shape, dir)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cli.scaling {
+        println!("machine: {}", machine::Machine::detect().summary());
+        let repeats = cli.protocol().repeats;
+        let found = scaling::measure(&cli.shapes(), &cli.tokens, repeats)?;
+        scaling::print(&found);
+        if let Some(path) = &cli.json {
+            fs::write(path, serde_json::to_string_pretty(&found)?)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     // Checking the bars compares one thread with two, whatever is asked for.

@@ -1,0 +1,232 @@
+//! What products would gain from more workers than this machine has: `--scaling`.
+//!
+//! Workers are threads of which one runs at a time. Each work item goes to the worker that
+//! would be free first, and takes as long as it takes alone on a core, divided by the
+//! worker's speed. What is found is the schedule of a pool that hands out items one by one,
+//! with every worker's own tables in it. The time to wake a worker is not, nor that workers
+//! share caches and memory.
+
+use crate::ours;
+use crate::problem::{Activations, Shape, Weights, WeightsFrom};
+use anyhow::Context;
+use serde::Serialize;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tritgemm::{Backend, Linear, MatMut, MatRef, ParallelFor, Threads, Workspace};
+
+/// Numbers of equal workers.
+const WORKERS: [usize; 6] = [2, 4, 8, 16, 32, 64];
+/// Numbers of workers of which the last is slow, and its speeds.
+const UNEVEN: ([usize; 3], [f64; 2]) = ([2, 4, 8], [0.5, 0.1]);
+
+/// What was found of a product.
+#[derive(Serialize)]
+pub struct Scaling {
+    shape: Shape,
+    tokens: usize,
+    /// Seconds on one worker.
+    serial: f64,
+    /// Workers, and the time on one over theirs times their number.
+    efficiency: Vec<(usize, f64)>,
+    /// Workers, the last one's speed, and their time over that of the work divided by the
+    /// sum of their speeds.
+    uneven: Vec<(usize, f64, f64)>,
+}
+
+/// Workers of some speeds, of which one runs at a time.
+struct Simulated {
+    speeds: Vec<f64>,
+    loops: Mutex<Loops>,
+}
+
+/// Seconds of all loops of a product.
+#[derive(Clone, Copy, Default)]
+struct Loops {
+    /// They took.
+    real: f64,
+    /// They would take with all workers at once.
+    simulated: f64,
+}
+
+impl Simulated {
+    fn loops(&self) -> std::sync::MutexGuard<'_, Loops> {
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ParallelFor for Simulated {
+    fn workers(&self) -> usize {
+        self.speeds.len()
+    }
+
+    fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
+        let start = Instant::now();
+        let mut free_at = vec![0.0_f64; self.speeds.len()];
+        std::thread::scope(|scope| {
+            let worker = |_: &f64| {
+                let (to, next) = channel::<usize>();
+                let (done, took) = channel();
+                scope.spawn(move || {
+                    for item in next {
+                        let start = Instant::now();
+                        work(item);
+                        if done.send(start.elapsed().as_secs_f64()).is_err() {
+                            return;
+                        }
+                    }
+                });
+                (to, took)
+            };
+            let workers: Vec<_> = self.speeds.iter().map(worker).collect();
+            for item in 0..items {
+                let first = (0..free_at.len()).min_by(|&a, &b| free_at[a].total_cmp(&free_at[b]));
+                let first = first.expect("at least one worker");
+                let (to, took) = &workers[first];
+                to.send(item).expect("the worker waits for it");
+                free_at[first] += took.recv().expect("the worker ran it") / self.speeds[first];
+            }
+        });
+        let mut loops = self.loops();
+        loops.real += start.elapsed().as_secs_f64();
+        loops.simulated += free_at.into_iter().fold(0.0, f64::max);
+    }
+}
+
+/// Measures every shape and number of tokens.
+pub fn measure(shapes: &[Shape], tokens: &[usize], repeats: usize) -> anyhow::Result<Vec<Scaling>> {
+    let mut all = Vec::new();
+    for &shape in shapes {
+        let weights = Weights::random(shape);
+        let matrix = ours::matrix(&weights)?;
+        let layer = Linear::from_parts(ours::pack(&matrix)?, matrix.scales().clone(), None)?;
+        for &tokens in tokens {
+            let x = Activations::random(tokens, shape.cols);
+            eprintln!("{shape}, {tokens} tokens");
+            all.push(product(&layer, shape, &x, repeats)?);
+        }
+    }
+    Ok(all)
+}
+
+fn product(
+    layer: &Linear,
+    shape: Shape,
+    x: &Activations,
+    repeats: usize,
+) -> anyhow::Result<Scaling> {
+    let mut y = vec![0.0; x.tokens * shape.rows];
+    let mut forward = |ws: &mut Workspace| -> anyhow::Result<f64> {
+        let y = MatMut::new(&mut y, x.tokens, shape.rows)?;
+        let start = Instant::now();
+        layer.forward_int8(MatRef::new(&x.f32s, x.tokens, x.cols)?, y, ws)?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let options = || ours::options(Backend::best(), WeightsFrom::Cache);
+    let serial = &mut Workspace::with_options(options().threads(Threads::Serial));
+    // The time on one worker, in turns, and theirs: what was outside of loops and the
+    // schedule of the loops.
+    let mut simulate = |speeds: Vec<f64>| -> anyhow::Result<(f64, f64)> {
+        let pool = Arc::new(Simulated {
+            speeds,
+            loops: Mutex::default(),
+        });
+        let ws = &mut Workspace::with_options(options().threads(Threads::Pool(pool.clone())));
+        let (mut alone, mut together) = (Vec::new(), Vec::new());
+        for repeat in 0..=repeats {
+            let one = forward(serial)?;
+            *pool.loops() = Loops::default();
+            let real = forward(ws)?;
+            let loops = *pool.loops();
+            // The first call allocates.
+            if repeat > 0 {
+                alone.push(one);
+                together.push(real - loops.real + loops.simulated);
+            }
+        }
+        Ok((median(&mut alone), median(&mut together)))
+    };
+    let mut efficiency = Vec::new();
+    let mut times = Vec::new();
+    for workers in WORKERS {
+        let (one, together) = simulate(vec![1.0; workers])?;
+        times.push(one);
+        efficiency.push((workers, one / (workers as f64 * together)));
+    }
+    let mut uneven = Vec::new();
+    for slow in UNEVEN.1 {
+        for workers in UNEVEN.0 {
+            let mut speeds = vec![1.0; workers];
+            *speeds.last_mut().context("workers")? = slow;
+            let sum: f64 = speeds.iter().sum();
+            let (one, together) = simulate(speeds)?;
+            uneven.push((workers, slow, together / (one / sum)));
+        }
+    }
+    Ok(Scaling {
+        shape,
+        tokens: x.tokens,
+        serial: median(&mut times),
+        efficiency,
+        uneven,
+    })
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Prints a table of efficiencies and one of uneven workers.
+pub fn print(all: &[Scaling]) {
+    let Some(first) = all.first() else { return };
+    println!("\nint8, time on one worker over (workers x their time)");
+    print!("{:>14} {:>6} {:>10}", "shape", "N", "one, us");
+    first.efficiency.iter().for_each(|(w, _)| print!(" {w:>6}"));
+    println!();
+    for s in all {
+        let shape = s.shape.to_string();
+        print!("{shape:>14} {:>6} {:>10.1}", s.tokens, 1e6 * s.serial);
+        s.efficiency.iter().for_each(|(_, e)| print!(" {e:>6.2}"));
+        println!();
+    }
+    println!("\nthe last worker slow: time over (work / sum of speeds)");
+    print!("{:>14} {:>6}", "shape", "N");
+    let head = |(w, speed, _): &(usize, f64, f64)| print!(" {:>9}", format!("{w} at {speed}"));
+    first.uneven.iter().for_each(head);
+    println!();
+    for s in all {
+        print!("{:>14} {:>6}", s.shape.to_string(), s.tokens);
+        s.uneven.iter().for_each(|(_, _, r)| print!(" {r:>9.2}"));
+        println!();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    /// Eight items of equal length: two equal workers take four each, and one of a tenth of
+    /// the speed the first alone.
+    #[test]
+    fn items_go_to_whoever_is_free_first() {
+        for (speeds, shares) in [(vec![1.0, 1.0], 4.0), (vec![1.0, 0.1], 10.0)] {
+            let pool = Simulated {
+                speeds,
+                loops: Mutex::default(),
+            };
+            let (ran, length) = (AtomicUsize::new(0), Duration::from_millis(5));
+            pool.run(8, &|_| {
+                ran.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(length);
+            });
+            assert_eq!(ran.into_inner(), 8);
+            let Loops { real, simulated } = *pool.loops();
+            // Sleeping takes at least as long as asked for.
+            assert!(real >= 8.0 * length.as_secs_f64());
+            assert!(simulated >= shares * length.as_secs_f64());
+        }
+    }
+}
