@@ -58,8 +58,8 @@ impl Threads {
     }
 
     /// Runs `work(0)..work(items)` in any order, on `workers`, each in the default
-    /// floating-point environment. `work` says
-    /// whether it did the item, which it does once, or ran out of memory.
+    /// floating-point environment. `work` says whether it did the item, which it does once,
+    /// or ran out of memory.
     pub(crate) fn for_each(
         &self,
         workers: usize,
