@@ -72,10 +72,14 @@ impl RowScales {
 
     /// Those of some rows, as of a matrix of these rows.
     pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Result<Self, OutOfMemory> {
-        fn part<T: Copy>(all: &[T], of: usize, rows: &Range<usize>) -> Result<Vec<T>, OutOfMemory> {
-            let groups = all.len().checked_div(of).unwrap_or(0);
+        fn part<T: Copy>(
+            all: &[T],
+            all_rows: usize,
+            rows: &Range<usize>,
+        ) -> Result<Vec<T>, OutOfMemory> {
+            let groups = all.len().checked_div(all_rows).unwrap_or(0);
             let values = (0..groups * rows.len())
-                .map(|i| all[i / rows.len() * of + rows.start + i % rows.len()]);
+                .map(|i| all[i / rows.len() * all_rows + rows.start + i % rows.len()]);
             memory::collected(values)
         }
         let values = match (&self.values, self.granularity) {
