@@ -3,12 +3,14 @@
 use crate::kernels::auto::transpose::{SQUARE, square_f32, square_i8};
 use crate::kernels::contract::{FewKernel, KernelSet, ManyChoice, ManyKernel, Runnable};
 use bytemuck::Pod;
-use core::ops::Deref;
+use core::ops::{AddAssign, Deref};
 
 /// An activation type that kernels exist for: `i8` or `f32`.
 pub trait Element: Pod + Send + Sync {
     /// What its products are summed in.
-    type Acc: Pod + Send + Sync;
+    type Acc: Pod + Send + Sync + AddAssign;
+    /// Sums are exact, in whatever order.
+    const EXACT: bool;
     /// The kernel of a set for few tokens.
     fn few(set: &'static KernelSet) -> &'static FewKernel<Self, Self::Acc>;
     /// The kernels of a set for many tokens, the largest tile first.
@@ -19,6 +21,7 @@ pub trait Element: Pod + Send + Sync {
 
 impl Element for i8 {
     type Acc = i32;
+    const EXACT: bool = true;
     fn few(set: &'static KernelSet) -> &'static FewKernel<i8, i32> {
         set.few_i8
     }
@@ -33,6 +36,7 @@ impl Element for i8 {
 
 impl Element for f32 {
     type Acc = f32;
+    const EXACT: bool = false;
     fn few(set: &'static KernelSet) -> &'static FewKernel<f32, f32> {
         set.few_f32
     }

@@ -92,7 +92,9 @@ impl Threads {
         }
         match self {
             // A thread on its way out may have lost its number.
-            Self::Pool(_) => NUMBER.try_with(|number| *number).unwrap_or_default(),
+            Self::Pool(pool) => pool
+                .worker()
+                .unwrap_or_else(|| NUMBER.try_with(|number| *number).unwrap_or_default()),
             #[cfg(feature = "rayon")]
             Self::Rayon => rayon::current_thread_index().unwrap_or_default(),
             _ => 0,
@@ -106,10 +108,11 @@ const MAX_WORKERS: usize = 1024;
 /// A thread pool of the caller's own, to run the work items of products:
 /// [`Threads::Pool`].
 ///
-/// A work item is a range of rows (whole panels of 64) by a range of tokens of
-/// the output, or a part of the preparation of the activations. Items are
-/// independent of each other and of similar size, about four for each worker;
-/// they take some ten microseconds or more. A product runs up to five such
+/// A work item is a part of the preparation of the activations, a range of rows (whole
+/// panels of 64) by a range of tokens of the output, or a turn at products of int8
+/// activations: a while of work on the range that the worker was at before, or on what
+/// another has left of its own. Items are independent of each other, four to sixteen for
+/// each worker, and take some microseconds or more. A product runs up to five such
 /// loops, one after the other, and products of less than about 15 us none.
 ///
 /// How the items are scheduled never shows in the results: any thread may run
@@ -152,6 +155,13 @@ pub trait ParallelFor: Send + Sync {
     /// Each worker has scratch memory of its own in the workspace; should more
     /// threads than this run items at a time, the surplus allocates.
     fn workers(&self) -> usize;
+
+    /// The number of the calling worker, from 0 on, if the pool knows it. It finds the memory
+    /// and the tables that it had before. Without it each thread has a number of its own, which
+    /// serves as well unless a pool's threads come and go.
+    fn worker(&self) -> Option<usize> {
+        None
+    }
 
     /// Calls `work(0)..work(items)`, each once, on any threads, and returns when
     /// all of these calls have returned.

@@ -10,6 +10,7 @@ use crate::product::operands::Product;
 use crate::product::prepare::Prepared;
 use crate::product::scratch::Slots;
 use crate::product::sink::Sink;
+use crate::product::stretches::TileSums;
 use crate::product::{self, Room};
 use crate::scales::GroupSize;
 use crate::threads::Stopped;
@@ -29,6 +30,7 @@ pub struct Workspace {
     options: Options,
     slots: Slots,
     tiles: TileStore,
+    sums: TileSums,
     /// int8 values of tokens that were quantised for this product alone.
     pub(crate) values: Vec<i8>,
     /// Activations that were rotated for this product alone.
@@ -109,6 +111,7 @@ impl Workspace {
             threads: self.options.workers(),
             slots: &mut self.slots,
             tiles: &mut self.tiles,
+            sums: &mut self.sums,
         };
         in_default(|| product::run(product, ys, room))
     }

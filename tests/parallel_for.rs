@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 use tritgemm::{
     Family, GemmError, Incomplete, Linear, Options, Panels, ParallelFor, PreparedActivations,
     Scales, TernaryMatrix, Threads, Workspace,
@@ -82,8 +83,24 @@ fn schedules() -> Vec<(&'static str, Arc<dyn ParallelFor>)> {
             }
         });
     };
+    let one_is_slow = |items, work: Work<'_>| {
+        let next = AtomicUsize::new(0);
+        let worker = |pause: Duration| {
+            while let Some(item) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < items)
+            {
+                work(item);
+                thread::sleep(pause);
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| worker(Duration::from_millis(1)));
+            (0..3).for_each(|_| drop(scope.spawn(|| worker(Duration::ZERO))));
+        });
+    };
     vec![
         ("one thread", with(3, threaded(1))),
+        ("one as many", with(16, threaded(1))),
+        ("one of several is slow", with(8, one_is_slow)),
         ("2 threads", with(2, threaded(2))),
         ("3 threads", with(3, threaded(3))),
         ("8 threads", with(8, threaded(8))),
@@ -98,7 +115,12 @@ fn schedules() -> Vec<(&'static str, Arc<dyn ParallelFor>)> {
 
 /// Large enough to be shared among threads: few tokens, many, and both families.
 fn shapes() -> Vec<Shape> {
-    let sizes = [(1300, 500, 7, 128), (321, 300, 77, 2), (70, 2300, 130, 64)];
+    let sizes = [
+        (1300, 500, 7, 128),
+        (321, 300, 77, 2),
+        (70, 2300, 130, 64),
+        (500, 2300, 41, 2),
+    ];
     let shape = |(m, k, n, granularity)| Shape {
         gaps: [1, 3],
         granularity,
@@ -109,7 +131,7 @@ fn shapes() -> Vec<Shape> {
     sizes
         .map(shape)
         .into_iter()
-        .take(if quick() { 1 } else { 3 })
+        .take(if quick() { 1 } else { 4 })
         .collect()
 }
 

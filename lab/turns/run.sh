@@ -5,6 +5,8 @@ set -eu
 commit=${1:?"usage: lab/turns/run.sh COMMIT [options]"}
 shift
 cd "$(dirname "$0")/../.."
+# In the checkout below, HEAD would be its own.
+commit=$(git rev-parse --verify "$commit^{commit}")
 old=target/turns/old
 
 mkdir -p target/turns

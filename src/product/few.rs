@@ -16,12 +16,13 @@
 use crate::kernels::call::{self, FewPart};
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::element::{Element, Few};
-use crate::kernels::memory::tiles::Tile;
+use crate::kernels::memory::tiles::{Job, Tile};
 use crate::memory::{OutOfMemory, reserve};
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups};
 use crate::product::scratch::Scratch;
 use crate::product::sink::{Place, Sink, part_of};
+use crate::product::stretches::{self, Outcome, TileSums};
 use core::mem::size_of;
 
 /// Computes one tile of `y`.
@@ -38,7 +39,7 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
         staged,
         ..
     } = scratch;
-    let tables = prepared.tables(product.weights_in_cache, few_tables)?;
+    let tables = prepared.tables(product.weights_in_cache, (0..1, 1), few_tables)?;
     let (tokens, rows) = (y.rows(), y.cols());
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let chunk = plan::table_units(&kernel, tokens.len());
@@ -100,6 +101,72 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
         }
     }
     Ok(())
+}
+
+/// Goes on with `job` by at most `count` of its units, which are parts of K. Returns it if it
+/// goes on after that, unless `count` is 0, else all is done; and how many it began. All panels of
+/// the tile are one part.
+pub(crate) fn run_job<'s, 'a, X: Element, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    (mut job, count): (Job<'s, 'a, S::Out>, usize),
+    all_sums: &TileSums,
+    scratch: &mut Scratch,
+) -> Result<Outcome<'s, 'a, S::Out>, OutOfMemory> {
+    let (prepared, kernel) = (product.prepared, product.few);
+    let (_, tokens, rows) = job.place();
+    let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
+    let chunk = plan::table_units(&kernel, tokens.len());
+    let of = job.division().units;
+    // The last table unit may be padding, for another kernel's sake.
+    let all_units = prepared.strips().div_ceil(kernel.unit_strips);
+    let stride = panels.len() * PANEL_ROWS;
+    let Scratch {
+        few_tables, sums, ..
+    } = scratch;
+    let bytes = (stride * size_of::<X::Acc>()).saturating_mul(tokens.len());
+    let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(reserve(sums, bytes)?);
+    let before = job.begun();
+    let mut accumulate = before > 0;
+    if let Some(taken) = (count > 0).then(|| job.next_units(count)).flatten() {
+        let parts = (taken.clone(), of);
+        let tables = prepared.tables(product.weights_in_cache, parts, few_tables)?;
+        let units = plan::part(all_units, taken, of);
+        for start in units.clone().step_by(chunk) {
+            let part = FewPart {
+                view: product.view,
+                panel: panels.start,
+                panel_step: 1,
+                start: start * kernel.unit_strips,
+                units: chunk.min(units.end - start),
+                next: panels.start,
+                read_before: false,
+            };
+            let tables =
+                |token: usize| tables.from(tokens.start + token, start * kernel.table_bytes);
+            let shape = [panels.len(), tokens.len()];
+            run_chunk(kernel, part, shape, tables, sums, accumulate);
+            accumulate = true;
+        }
+    }
+    let done = job.begun() - before;
+    if count > 0 && job.goes_on() {
+        return Ok((Some(job), done));
+    }
+    if job.begun() == 0 {
+        return Ok((None, 0));
+    }
+    let first_token = prepared.split().many();
+    let mut all = stretches::locked(all_sums.of(job.tile()));
+    let all = all.values::<X::Acc>([tokens.len(), rows.len()])?;
+    for (panel, all) in all.chunks_exact_mut(PANEL_ROWS * tokens.len()).enumerate() {
+        for (t, all) in all.chunks_exact_mut(PANEL_ROWS).enumerate() {
+            stretches::add(all, &sums[t * stride + panel * PANEL_ROWS..][..PANEL_ROWS]);
+        }
+    }
+    if let Some(mut y) = job.finish() {
+        stretches::emit(&product.sink, all, first_token, &mut y);
+    }
+    Ok((None, done))
 }
 
 /// One chunk along K: all panels of the part by all tokens, in kernel tiles.

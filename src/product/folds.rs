@@ -24,6 +24,12 @@ pub(crate) trait Folded: Element {
     /// `kernel` has them.
     fn start(kernel: &ManyKernel<Self, Self::Acc>, tokens: usize, first: &[Self]) -> Self::Held;
 
+    /// What is known, put by for later.
+    fn put_by(held: Self::Held) -> Option<Magnitudes>;
+
+    /// What was put by.
+    fn taken_up(held: Option<Magnitudes>) -> Self::Held;
+
     /// Whether to fold after the chunk that ends `done` strips from the start, when
     /// the activations of the `next` one follow, or none.
     fn folds_after(held: &mut Self::Held, done: usize, next: &[Self]) -> bool;
@@ -35,6 +41,12 @@ impl Folded for f32 {
     type Held = ();
 
     fn start(_: &ManyKernel<f32, f32>, _: usize, _: &[f32]) {}
+
+    fn put_by((): ()) -> Option<Magnitudes> {
+        None
+    }
+
+    fn taken_up(_: Option<Magnitudes>) {}
 
     fn folds_after((): &mut (), done: usize, next: &[f32]) -> bool {
         next.is_empty() || done.is_multiple_of(BLOCK_STRIPS)
@@ -57,6 +69,14 @@ impl Folded for i8 {
         }
     }
 
+    fn put_by(held: Magnitudes) -> Option<Magnitudes> {
+        Some(held)
+    }
+
+    fn taken_up(held: Option<Magnitudes>) -> Magnitudes {
+        held.expect("magnitudes were put by")
+    }
+
     fn folds_after(held: &mut Magnitudes, _: usize, next: &[i8]) -> bool {
         let next_sums = held.order.magnitudes(next);
         let mut sums = held.sums;
@@ -70,6 +90,7 @@ impl Folded for i8 {
 }
 
 /// Magnitudes of each token since the last fold.
+#[derive(Debug)]
 pub(crate) struct Magnitudes {
     /// A sum for each token of a tile of 32; in a tile of 16, tokens come twice.
     sums: [u16; 32],
@@ -77,7 +98,7 @@ pub(crate) struct Magnitudes {
 }
 
 /// Where the activations of a token are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Order {
     /// Tokens of a whole tile.
     tile_tokens: usize,

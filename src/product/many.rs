@@ -10,18 +10,21 @@
 //!         fold                         where [`crate::product::folds`] says
 //!       finish, emit the group's sums
 //! ```
+//! Where K is shared among workers, a tile is one tile of tokens by one such part, in one piece,
+//! and each worker takes its chunks one by one.
 
 use crate::kernels::call::{self, ManyPart, PanelView};
 use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
-use crate::kernels::element::Many;
-use crate::kernels::memory::tiles::Tile;
+use crate::kernels::element::{Element, Many};
+use crate::kernels::memory::tiles::{Job, Tile};
 use crate::kernels::prefetch;
 use crate::memory::{OutOfMemory, reserve};
-use crate::product::folds::Folded;
+use crate::product::folds::{Folded, Magnitudes};
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups, pieces};
 use crate::product::scratch::Scratch;
 use crate::product::sink::{Place, Sink, part_of};
+use crate::product::stretches::{self, Outcome, TileSums};
 use core::mem::size_of;
 use core::ops::Range;
 
@@ -97,7 +100,9 @@ fn run_part<X: Folded, S: Sink<X>>(
     let group_count = groups(strips, group_strips).len();
 
     for piece in pieces(strips, group_strips, X::MOST_STRIPS) {
-        run_piece(kernel, product.view, part, xt, piece.strips, &mut buffers);
+        let chunks = chunks(piece.strips, kernel.chunk_strips);
+        let chunks = (chunks, usize::MAX);
+        run_chunks(kernel, product.view, part, xt, None, chunks, &mut buffers);
         for (i, panel) in part.panels.clone().enumerate() {
             let accs = (
                 &buffers.acc[i * panel_acc..],
@@ -109,32 +114,124 @@ fn run_part<X: Folded, S: Sink<X>>(
             if !piece.ends {
                 continue;
             }
-            let row = panel * PANEL_ROWS;
-            let row_end = part.row_end.min(row + PANEL_ROWS);
-            let mut room = [0.0; PANEL_ROWS];
-            let rows = row..row_end;
-            let room = &mut room[..rows.len()];
-            let scales = product.sink.scales(piece.group, rows, room);
-            // Their rows are far apart: the CPU sees no stream of writes.
-            let next = part.row_end.min(row_end + PANEL_ROWS);
-            for (t, sums) in sums.chunks(PANEL_ROWS).take(part.tokens.len()).enumerate() {
-                let token = part.tokens.start + t;
-                prefetch::output(y.row_mut(token, row_end..next));
-                let place = Place {
-                    group: (piece.group, group_count),
-                    token: part.first_token + token,
-                    row,
-                };
-                let out = y.row_mut(token, row..row_end);
-                let at = i * panel_staged + t * PANEL_ROWS;
-                let staged = part_of(staged, at, row_end - row);
-                product
-                    .sink
-                    .emit(place, &sums[..row_end - row], scales, staged, out);
-            }
+            let group = (piece.group, group_count);
+            let staged = part_of(staged, i * panel_staged, panel_staged);
+            emit_panel(&product.sink, part, (panel, group), sums, staged, y);
         }
     }
     Ok(())
+}
+
+/// Hands on a panel's sums of a group.
+fn emit_panel<X: Element, S: Sink<X>>(
+    sink: &S,
+    part: &Part,
+    (panel, group): (usize, (usize, usize)),
+    sums: &[X::Acc],
+    staged: &mut [f32],
+    y: &mut Tile<'_, S::Out>,
+) {
+    let row = panel * PANEL_ROWS;
+    let row_end = part.row_end.min(row + PANEL_ROWS);
+    let mut room = [0.0; PANEL_ROWS];
+    let rows = row..row_end;
+    let room = &mut room[..rows.len()];
+    let scales = sink.scales(group.0, rows, room);
+    // Their rows are far apart: the CPU sees no stream of writes.
+    let next = part.row_end.min(row_end + PANEL_ROWS);
+    for (t, sums) in sums.chunks(PANEL_ROWS).take(part.tokens.len()).enumerate() {
+        let token = part.tokens.start + t;
+        prefetch::output(y.row_mut(token, row_end..next));
+        let place = Place {
+            group,
+            token: part.first_token + token,
+            row,
+        };
+        let out = y.row_mut(token, row..row_end);
+        let staged = part_of(staged, t * PANEL_ROWS, row_end - row);
+        sink.emit(place, &sums[..row_end - row], scales, staged, out);
+    }
+}
+
+/// Goes on with `job` by `count` of its units, which are chunks, or by none but those already
+/// begun. Returns it if it goes on after that, else all is
+/// done, and how many units it began.
+pub(crate) fn run_job<'s, 'a, X: Folded, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    (choice, first_token): (usize, usize),
+    (mut job, count): (Job<'s, 'a, S::Out>, usize),
+    sums: &TileSums,
+    scratch: &mut Scratch,
+) -> Result<Outcome<'s, 'a, S::Out>, OutOfMemory> {
+    let kernel = product.prepared.many(choice);
+    let (_, tokens, rows) = job.place();
+    let part = Part {
+        tokens: tokens.clone(),
+        first_token,
+        panels: rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS),
+        row_end: rows.end,
+    };
+    let xt = product.prepared.tile(choice, tokens.start / kernel.tokens);
+    let panel_acc = PANEL_ROWS * kernel.entry_bytes;
+    let panel_sums = PANEL_ROWS * kernel.tokens;
+    let acc_len = part.panels.len() * panel_acc;
+    let mut buffers = Buffers {
+        tables: reserve(&mut scratch.tables, kernel.tables_len(kernel.chunk_strips))?,
+        acc: reserve(&mut scratch.acc, acc_len)?,
+        total: reserve(&mut scratch.total, acc_len)?,
+    };
+    let of_panel = reserve(&mut scratch.sums, panel_sums * size_of::<X::Acc>())?;
+    let of_panel: &mut [X::Acc] = bytemuck::cast_slice_mut(of_panel);
+
+    let (strips, chunk) = (product.prepared.strips(), kernel.chunk_strips);
+    let before = job.begun();
+    let chunks = core::iter::from_fn(|| {
+        let units = (count > 0).then(|| job.next_units(1))??;
+        Some(units.start * chunk..strips.min(units.end * chunk))
+    });
+    let (view, chunks) = (product.view, (chunks, count.max(1)));
+    let running = scratch.running.take();
+    let mut running = run_chunks(kernel, view, &part, xt, running, chunks, &mut buffers);
+    if running.is_some() && !job.goes_on() {
+        let none = (core::iter::empty(), 1);
+        running = run_chunks(kernel, view, &part, xt, running, none, &mut buffers);
+    }
+    scratch.running = running;
+    let done = job.begun() - before;
+    if scratch.running.is_some() {
+        return Ok((Some(job), done));
+    }
+    if job.begun() == 0 {
+        return Ok((None, 0));
+    }
+
+    let panel_len = PANEL_ROWS * tokens.len();
+    let finish = |i: usize, sums: &mut [X::Acc]| {
+        let accs = (
+            &buffers.acc[i * panel_acc..],
+            &buffers.total[i * panel_acc..],
+        );
+        call::many_finish(kernel, tokens.len(), accs, (sums, PANEL_ROWS), false);
+    };
+    if job.is_whole() {
+        let mut y = job.finish().expect("nobody else began a unit of it");
+        for (i, panel) in part.panels.clone().enumerate() {
+            finish(i, of_panel);
+            let sums = &of_panel[..panel_len];
+            stretches::emit_panel(&product.sink, sums, first_token, panel, &mut y);
+        }
+        return Ok((None, done));
+    }
+    let mut all = stretches::locked(sums.of(job.tile()));
+    let all = all.values::<X::Acc>([tokens.len(), rows.len()])?;
+    for (i, all) in all.chunks_exact_mut(panel_len).enumerate() {
+        finish(i, of_panel);
+        stretches::add(all, of_panel);
+    }
+    if let Some(mut y) = job.finish() {
+        stretches::emit(&product.sink, all, first_token, &mut y);
+    }
+    Ok((None, done))
 }
 
 struct Buffers<'a> {
@@ -152,26 +249,55 @@ fn chunk(strips: &Range<usize>, chunk_strips: usize, start: usize) -> Range<usiz
     start..strips.end.min(start + len)
 }
 
-/// Sums over `strips`, not empty, into the accumulators and totals.
-fn run_piece<X: Folded>(
+/// The chunks of a piece.
+fn chunks(strips: Range<usize>, chunk_strips: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut next = chunk(&strips, chunk_strips, strips.start);
+    core::iter::from_fn(move || {
+        let now = next.clone();
+        next = chunk(&strips, chunk_strips, now.end);
+        (!now.is_empty()).then_some(now)
+    })
+}
+
+/// A sum over chunks that has not come to its end.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where it started.
+    start: usize,
+    /// The next chunk, which is begun.
+    now: Range<usize>,
+    held: Option<Magnitudes>,
+    /// Whether accumulators start at zero, and totals are added to.
+    first: bool,
+    total: Fold,
+}
+
+/// Sums over at most so many chunks, which follow each other and those of `running`, into the
+/// accumulators and totals. Returns what is still to be done.
+fn run_chunks<X: Folded>(
     kernel: Many<X>,
     view: PanelView<'_>,
     part: &Part,
     xt: &[X],
-    strips: Range<usize>,
+    running: Option<Running>,
+    (mut chunks, count): (impl Iterator<Item = Range<usize>>, usize),
     buffers: &mut Buffers<'_>,
-) {
+) -> Option<Running> {
     let tokens = part.tokens.len();
     let xt =
         |chunk: &Range<usize>| &xt[4 * chunk.start * kernel.tokens..4 * chunk.end * kernel.tokens];
-    let chunk = |start| chunk(&strips, kernel.chunk_strips, start);
-    let mut now = chunk(strips.start);
-    let mut held = X::start(&kernel, tokens, xt(&now));
-    let (mut first, mut total) = (true, Fold::Start);
-    while !now.is_empty() {
-        let next = chunk(now.end);
+    let (start, mut now, mut held, mut first, mut total) = match running {
+        Some(r) => (r.start, r.now, X::taken_up(r.held), r.first, r.total),
+        None => {
+            let now = chunks.next()?;
+            let held = X::start(&kernel, tokens, xt(&now));
+            (now.start, now, held, true, Fold::Start)
+        }
+    };
+    for _ in 0..count {
+        let next = chunks.next();
         call::many_build(kernel, xt(&now), [now.len(), tokens], buffers.tables);
-        let ends = X::folds_after(&mut held, now.end - strips.start, xt(&next));
+        let ends = X::folds_after(&mut held, now.end - start, next.as_ref().map_or(&[], xt));
         let call = ManyPart {
             view,
             panels: part.panels.clone(),
@@ -187,8 +313,16 @@ fn run_piece<X: Folded>(
         if ends {
             total = Fold::Add;
         }
-        now = next;
+        now = next?;
     }
+    let held = X::put_by(held);
+    Some(Running {
+        start,
+        now,
+        held,
+        first,
+        total,
+    })
 }
 
 #[cfg(test)]
@@ -204,12 +338,9 @@ mod tests {
             (30, 60..120, vec![90, 120]),
             (8, 0..3, vec![3]),
         ] {
-            let mut cut = Vec::new();
-            let mut now = chunk(&strips, chunk_strips, strips.start);
-            while !now.is_empty() {
-                cut.push(now.end);
-                now = chunk(&strips, chunk_strips, now.end);
-            }
+            let cut: Vec<_> = chunks(strips.clone(), chunk_strips)
+                .map(|c| c.end)
+                .collect();
             assert_eq!(cut, ends, "{strips:?} by {chunk_strips}");
         }
     }

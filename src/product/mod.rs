@@ -9,6 +9,7 @@
 //! | [`operands`] | everything that a work item reads |
 //! | [`few`] | the loop over one tile for few tokens |
 //! | [`many`] | the loop over one tile for many tokens |
+//! | [`stretches`] | several workers on one tile, each over a part of K |
 //! | [`folds`] | when its accumulators are folded |
 //! | [`sink`] | what becomes of the sums: raw, scaled, biased |
 //! | [`scales`] | the scales of a layer, in the order that outputs take them |
@@ -26,23 +27,29 @@ pub(crate) mod prepare;
 pub(crate) mod scales;
 pub(crate) mod scratch;
 pub(crate) mod sink;
+pub(crate) mod stretches;
 mod tables;
 
-use crate::kernels::memory::tiles::{MAX_TILES, TileSet, TileStore};
+use crate::kernels::memory::tiles::{Division, Job, MAX_TILES, TileSet, TileStore, Turn};
 use crate::memory::OutOfMemory;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;
 use crate::product::plan::Share;
-use crate::product::scratch::Slots;
+use crate::product::prepare::Prepared;
+use crate::product::scratch::{Scratch, Slots};
 use crate::product::sink::Sink;
+use crate::product::stretches::TileSums;
 use crate::threads::{Stopped, Threads};
 use crate::view::MatMut;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::TryReserveError;
 
 /// What products run in.
 pub(crate) struct Room<'a> {
     pub(crate) threads: &'a Threads,
     pub(crate) slots: &'a mut Slots,
     pub(crate) tiles: &'a mut TileStore,
+    pub(crate) sums: &'a mut TileSums,
 }
 
 /// Computes `y[n][m]` of all tokens and rows of products, which have one K, in one loop. Fails
@@ -69,35 +76,183 @@ where
             continue;
         }
         let part = macs(&product) as f64 / all_macs as f64;
-        let share = Share { workers, part };
+        let share = Share {
+            workers,
+            part,
+            splits_k: workers > 1 && splits_k(prepared),
+        };
         let mut rest = y;
         for (choice, tokens) in prepared.split().parts() {
             let (y, after) = rest.split_at_row(tokens.len());
             rest = after;
             let shape = [tokens.len(), product.rows];
-            let tile = plan::many_tile(shape, prepared.many(choice).tokens, share);
+            let kernel = prepared.many(choice);
+            let tile = plan::many_tile(shape, &kernel, prepared.strips(), share);
             push(&mut tiles, y, tile)?;
         }
-        let tile = plan::few_tile([rest.rows(), product.rows], share);
+        let shape = [rest.rows(), product.rows];
+        let tile = plan::few_tile(shape, &product.few, prepared.strips(), share);
         push(&mut tiles, rest, tile)?;
     }
-    room.threads.for_each(workers, tiles.len(), |item| {
-        // Three matrices of tiles a product: of two kernels for many tokens, and of few.
-        let Some((matrix, mut tile)) = tiles.claim(item) else {
+    // Where tiles are divided a worker has more turns than its part of the work takes, so that
+    // somebody has one left when another is late.
+    let (turns, more) = match tiles.divides() {
+        true => (plan::turns(workers, all_macs), workers),
+        false => (tiles.jobs(), 0),
+    };
+    // The last one is the caller's own.
+    tiles.set_turns(turns + more + 1).map_err(no_tiles)?;
+    if tiles.divides() {
+        room.sums.start(tiles.tiles())?;
+    }
+    let work = Work {
+        product,
+        tiles: &tiles,
+        sums: room.sums,
+    };
+    let left = AtomicUsize::new(all_macs);
+    room.threads.for_each(workers, turns + more, |number| {
+        // A pool may ask for more than there are, and the last turn is not for it.
+        let exists = number < turns + more;
+        let Some(mut turn) = exists.then(|| tiles.turn(number)).flatten() else {
             return Ok(false);
         };
-        let product = product(matrix / 3);
-        let parts = product.prepared.split().parts();
-        slots.with(room.threads.worker(), |scratch| {
-            match parts.get(matrix % 3) {
-                Some(&(choice, ref tokens)) => {
-                    many::run_tile(&product, (choice, tokens.start), &mut tile, scratch)
-                }
-                None => few::run_tile(&product, &mut tile, scratch),
+        let found_all = slots.with(room.threads.worker(), |scratch, is_kept| {
+            // Relaxed: a guide to the length of turns.
+            let macs = plan::turn(workers, all_macs, left.load(Ordering::Relaxed));
+            let done = work.turn(&mut turn, macs, scratch)?;
+            let less = |left: usize| Some(left.saturating_sub(done));
+            let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            if !is_kept {
+                work.finish(scratch, true)?;
             }
+            Ok(done >= macs)
         })?;
+        if !found_all && more > 0 {
+            slots.first_free(|scratch| work.finish(scratch, false))?;
+        }
         Ok(true)
-    })
+    })?;
+    if more > 0 {
+        // What nobody was left to do, if anything.
+        let mut last = tiles.turn(turns + more).expect("nobody else's");
+        while slots.first_free(|scratch| work.finish(scratch, true))? {}
+        slots.with(0, |scratch, _| work.turn(&mut last, usize::MAX, scratch))?;
+    }
+    Ok(())
+}
+
+/// The work of a loop.
+struct Work<'l, 't, T, P> {
+    product: P,
+    tiles: &'l TileSet<'t, T>,
+    sums: &'l TileSums,
+}
+
+impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
+    /// A worker's turn: about so many multiply-adds. Returns how many there were.
+    fn turn<X: Folded, S: Sink<X, Out = T>>(
+        &self,
+        turn: &mut Turn<'l, 't, T>,
+        macs: usize,
+        scratch: &mut Scratch,
+    ) -> Result<usize, OutOfMemory>
+    where
+        P: Fn(usize) -> Product<'a, X, S>,
+    {
+        let mut all = 0_usize;
+        while all < macs {
+            let Some(job) = self.paused(scratch).or_else(|| turn.next_job()) else {
+                break;
+            };
+            let (job, done) = self.run(job, macs - all, scratch)?;
+            scratch.paused = job.map(Job::pause);
+            all = all.saturating_add(done);
+        }
+        Ok(all)
+    }
+
+    /// The job that is paused in `scratch`.
+    fn paused(&self, scratch: &mut Scratch) -> Option<Job<'l, 't, T>> {
+        let paused = scratch.paused.take();
+        let job = paused.and_then(|paused| self.tiles.resume(paused));
+        if job.is_none() {
+            // What an error or a panic left.
+            scratch.running = None;
+        }
+        job
+    }
+
+    /// Finishes the job that is paused in `scratch`, without any more of its rest; one that has
+    /// some only if `any` is to be. Returns whether there was such a job.
+    fn finish<X: Folded, S: Sink<X, Out = T>>(
+        &self,
+        scratch: &mut Scratch,
+        any: bool,
+    ) -> Result<bool, OutOfMemory>
+    where
+        P: Fn(usize) -> Product<'a, X, S>,
+    {
+        match self.paused(scratch) {
+            Some(job) if any || !job.goes_on() => self.run(job, 0, scratch).map(|_| true),
+            job => {
+                scratch.paused = job.map(Job::pause);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Goes on with a job by about so many multiply-adds, or by none but what is begun. Returns
+    /// it if it goes on after that, and how many there were.
+    fn run<X: Folded, S: Sink<X, Out = T>>(
+        &self,
+        job: Job<'l, 't, T>,
+        macs: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(Option<Job<'l, 't, T>>, usize), OutOfMemory>
+    where
+        P: Fn(usize) -> Product<'a, X, S>,
+    {
+        // Three matrices of tiles a product: of two kernels for many tokens, and of few.
+        let (matrix, tokens, rows) = job.place();
+        let product = (self.product)(matrix / 3);
+        let kernel = product.prepared.split().parts().into_iter().nth(matrix % 3);
+        let kernel = kernel.map(|(choice, tokens)| (choice, tokens.start));
+        let units = job.division().units;
+        let unit = plan::macs([tokens.len(), rows.len(), product.prepared.k()]) / units;
+        if job.division() == Division::WHOLE {
+            run_whole(&product, kernel, job, scratch)?;
+            return Ok((None, unit));
+        }
+        let count = macs.div_ceil(unit.max(1));
+        let (job, done) = match kernel {
+            Some(kernel) => many::run_job(&product, kernel, (job, count), self.sums, scratch),
+            None => few::run_job(&product, (job, count), self.sums, scratch),
+        }?;
+        Ok((job, done * unit))
+    }
+}
+
+/// Whether K may be shared among workers: not where the order of sums shows, as it does of
+/// floats and of groups, whose scaled sums are added up.
+fn splits_k<X: Folded>(prepared: &Prepared<X>) -> bool {
+    X::EXACT && prepared.group_strips() >= prepared.strips() && prepared.strips() <= X::MOST_STRIPS
+}
+
+/// Computes a whole tile by a kernel for many tokens, of which the number and the first token
+/// are given, or by the one for few.
+fn run_whole<X: Folded, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    kernel: Option<(usize, usize)>,
+    mut job: Job<'_, '_, S::Out>,
+    scratch: &mut Scratch,
+) -> Result<(), OutOfMemory> {
+    job.next_units(usize::MAX);
+    let mut y = job.finish().expect("nobody else began a unit of it");
+    match kernel {
+        Some(kernel) => many::run_tile(product, kernel, &mut y, scratch),
+        None => few::run_tile(product, &mut y, scratch),
+    }
 }
 
 /// A product with K = 0. No kernel runs: there are no panels then, and a matrix
@@ -114,14 +269,25 @@ fn empty<X: Folded, S: Sink<X>>(sink: &S, mut y: MatMut<'_, S::Out>) {
 fn push<'y, T>(
     tiles: &mut TileSet<'y, T>,
     y: MatMut<'y, T>,
-    tile: [usize; 2],
+    (tile, division): ([usize; 2], Division),
 ) -> Result<(), OutOfMemory> {
     let (shape, stride) = ([y.rows(), y.cols()], y.stride());
-    let tile = fewer_tiles(shape, tile);
-    let pushed = tiles.push(y.into_data(), shape, stride, tile);
-    pushed.map_err(|_| OutOfMemory {
+    let larger = fewer_tiles(shape, tile);
+    // A larger one is not made for being divided.
+    let division = if larger == tile {
+        division
+    } else {
+        Division::WHOLE
+    };
+    tiles
+        .push(y.into_data(), shape, stride, larger, division)
+        .map_err(no_tiles)
+}
+
+fn no_tiles(_: TryReserveError) -> OutOfMemory {
+    OutOfMemory {
         bytes: MAX_TILES / 8,
-    })
+    }
 }
 
 /// The tile grows, tokens first, until a matrix has no more than [`MAX_TILES`].
@@ -153,10 +319,14 @@ mod tests {
             let view = MatMut::new(&mut y, shape[0], shape[1]).expect("dense");
             let mut store = TileStore::default();
             let mut tiles = TileSet::new(&mut store);
-            push(&mut tiles, view, [1, 1]).expect("little memory");
-            assert!((1..=MAX_TILES).contains(&tiles.len()), "{shape:?}");
-            for tile in 0..tiles.len() {
-                let (_, mut tile) = tiles.claim(tile).expect("not claimed yet");
+            push(&mut tiles, view, ([1, 1], Division::WHOLE)).expect("little memory");
+            assert!((1..=MAX_TILES).contains(&tiles.tiles()), "{shape:?}");
+            tiles.set_turns(tiles.jobs()).expect("little memory");
+            for turn in 0..tiles.jobs() {
+                let job = tiles.turn(turn).and_then(|mut turn| turn.next_job());
+                let mut job = job.expect("not taken yet");
+                job.next_units(1);
+                let mut tile = job.finish().expect("the only one");
                 for row in tile.rows() {
                     tile.row_mut(row, tile.cols())
                         .iter_mut()

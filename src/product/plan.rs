@@ -11,9 +11,9 @@
 //! What depends on the CPU stands in the registry, `kernels/registry.rs`, and here only in
 //! the sizes of its caches.
 
-use crate::kernels::contract::{BLOCK_STRIPS, FewKernel, PANEL_ROWS, Runnable};
+use crate::kernels::contract::{BLOCK_STRIPS, FewKernel, ManyKernel, PANEL_ROWS, Runnable};
 use crate::kernels::element::Element;
-use crate::kernels::memory::tiles::MAX_TILES;
+use crate::kernels::memory::tiles::{Division, MAX_TILES};
 use crate::options::Family;
 use crate::product::caches::l2;
 use crate::threads::Threads;
@@ -24,6 +24,10 @@ use core::ops::Range;
 const SERIAL_MACS: usize = 1 << 21;
 /// Work items for each worker, so that one that starts late holds up little.
 const ITEMS_PER_WORKER: usize = 4;
+/// Turns of a worker at most where workers take turns at tiles.
+const TURNS_PER_WORKER: usize = 16;
+/// Multiply-adds of a turn at least: beside them what a turn costs is little.
+const TURN_MACS: usize = 1 << 18;
 /// Bytes of activations below which they are laid out on the calling thread.
 const SERIAL_LAYOUT: usize = 1 << 16;
 /// Bytes of panels below which a matrix is packed on the calling thread.
@@ -227,12 +231,27 @@ pub(crate) fn packing(threads: &Threads, bytes: usize, panels: usize) -> (usize,
     (workers, panels.div_ceil(items))
 }
 
+/// Turns of `workers` in a loop of so many multiply-adds whose tiles are divided.
+pub(crate) fn turns(workers: usize, macs: usize) -> usize {
+    (macs / TURN_MACS).clamp(workers, TURNS_PER_WORKER * workers)
+}
+
+/// Multiply-adds of a turn when `left` of `macs` are: a sixth of a worker's part, so that one
+/// that is slow or late holds up little; towards the end half of its part of what is left, so
+/// that all end together.
+pub(crate) fn turn(workers: usize, macs: usize, left: usize) -> usize {
+    let least = (macs / turns(workers, macs)).max(1);
+    (left / (2 * workers)).min(macs / (6 * workers)).max(least)
+}
+
 /// The workers that share a loop, and the part of its work that one product is, above 0
 /// and at most 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Share {
     pub(crate) workers: usize,
     pub(crate) part: f64,
+    /// Workers may share a tile along K.
+    pub(crate) splits_k: bool,
 }
 
 impl Share {
@@ -242,30 +261,60 @@ impl Share {
         let items = (ITEMS_PER_WORKER * self.workers) as f64 * self.part;
         (items.ceil() as usize).max(1)
     }
+
+    /// How a tile is cut so that each of the workers has an item, where there are `tiles`
+    /// tiles: parts of its rows, and of K. Either costs about as much: rows' parts build
+    /// tables again, and K's add up sums.
+    fn cuts(self, tiles: usize) -> [usize; 2] {
+        let items = (self.workers as f64 * self.part / tiles as f64).ceil() as usize;
+        let of_k = items.isqrt().max(1);
+        [items.div_ceil(of_k).max(1), of_k]
+    }
 }
 
-/// The work item of `[tokens, rows]` for many tokens. Tokens are cut first: each tile of
-/// tokens builds its tables once, and a cut of the rows would build them again.
-pub(crate) fn many_tile(
+/// Workers up to which products of few tokens are shared by rows alone: each builds all tables,
+/// which with more of them takes longer than adding up sums.
+const FEW_WORKERS: usize = 4;
+/// Units that K is cut into where workers share tiles of few tokens.
+const FEW_UNITS: usize = 16;
+
+/// Parts `parts` of the `count` that `len` is cut into.
+pub(crate) fn part(len: usize, parts: Range<usize>, count: usize) -> Range<usize> {
+    len * parts.start / count..len * parts.end / count
+}
+
+/// The tile of `[tokens, rows]` for many tokens, and how its work is divided. Tokens are cut
+/// first: each tile of tokens builds its tables once, and a cut of the rows would build them
+/// again.
+pub(crate) fn many_tile<X, Acc>(
     [tokens, rows]: [usize; 2],
-    tile_tokens: usize,
+    kernel: &ManyKernel<X, Acc>,
+    strips: usize,
     share: Share,
-) -> [usize; 2] {
-    let tiles = tokens.div_ceil(tile_tokens);
+) -> ([usize; 2], Division) {
+    let whole = Division::WHOLE;
+    let tiles = tokens.div_ceil(kernel.tokens);
     if share.workers <= 1 || tiles == 0 {
-        return [tokens.max(1), rows.max(1)];
+        return ([tokens.max(1), rows.max(1)], whole);
+    }
+    if share.splits_k {
+        let [row_parts, jobs] = share.cuts(tiles);
+        let panels = rows.div_ceil(PANEL_ROWS).max(1);
+        let most = panels_of_accumulators(panels, kernel.entry_bytes);
+        let rows = panel_rows(rows, row_parts).min(most * PANEL_ROWS);
+        let units = strips.div_ceil(kernel.chunk_strips);
+        let jobs = jobs.min(units);
+        return ([kernel.tokens, rows], Division { units, jobs });
     }
     // As many tiles as if the whole loop were products like this one.
     let alike = (tiles as f64 / share.part).round() as usize;
     if alike >= 2 * share.workers {
         // Rounded down: items of several products would not be alike otherwise.
         let per_item = (tiles / share.items()).max(1);
-        return [per_item * tile_tokens, rows.max(1)];
+        return ([per_item * kernel.tokens, rows.max(1)], whole);
     }
-    [
-        tile_tokens,
-        panel_rows(rows, row_parts(alike, share.workers)),
-    ]
+    let rows = panel_rows(rows, row_parts(alike, share.workers));
+    ([kernel.tokens, rows], whole)
 }
 
 /// Parts along the rows that `tiles` tiles are cut into for `workers`: few, as
@@ -282,11 +331,25 @@ fn row_parts(tiles: usize, workers: usize) -> usize {
     fastest.unwrap_or(1)
 }
 
-/// The work item of `[tokens, rows]` for few tokens: rows are cut, and all tokens pass
-/// over the panels of an item.
-pub(crate) fn few_tile([tokens, rows]: [usize; 2], share: Share) -> [usize; 2] {
+/// The tile of `[tokens, rows]` for few tokens, all of which pass over its panels, and how its
+/// work is divided.
+pub(crate) fn few_tile<X, Acc>(
+    [tokens, rows]: [usize; 2],
+    kernel: &FewKernel<X, Acc>,
+    strips: usize,
+    share: Share,
+) -> ([usize; 2], Division) {
+    let units = FEW_UNITS.min(strips / kernel.unit_strips);
+    if share.splits_k && share.workers > FEW_WORKERS && units > 1 {
+        let [row_parts, jobs] = share.cuts(1);
+        let panel_bytes = PANEL_ROWS * size_of::<Acc>() * tokens.max(1);
+        let most = panels_of_sums(panel_bytes) * PANEL_ROWS;
+        let rows = panel_rows(rows, row_parts).min(most);
+        let jobs = jobs.min(units);
+        return ([tokens.max(1), rows], Division { units, jobs });
+    }
     let parts = if share.workers <= 1 { 1 } else { share.items() };
-    [tokens.max(1), panel_rows(rows, parts)]
+    ([tokens.max(1), panel_rows(rows, parts)], Division::WHOLE)
 }
 
 /// Rows of each of `parts` parts, in multiples of 4 panels where that leaves

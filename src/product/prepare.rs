@@ -160,13 +160,16 @@ impl<X: Element> Prepared<X> {
             rows: &self.rows,
             tokens: self.few_tokens(),
             units: self.row_strips / kernel.unit_strips,
+            real_units: self.strips().div_ceil(kernel.unit_strips),
         }
     }
 
-    /// The tables for few tokens: those that all workers share, or this worker's.
+    /// The tables for few tokens, over some of the `count` parts of K at least: those that all
+    /// workers share, or this worker's.
     pub(crate) fn tables<'a>(
         &'a self,
         weights_in_cache: bool,
+        parts: (Range<usize>, usize),
         of_worker: &'a mut FewTables,
     ) -> Result<&'a FewTables, OutOfMemory> {
         if self.shares_tables() {
@@ -174,7 +177,7 @@ impl<X: Element> Prepared<X> {
         }
         let mut rows = self.few_rows(self.few(weights_in_cache));
         rows.key.1 = self.expects_memory(weights_in_cache);
-        of_worker.build(&rows)?;
+        of_worker.build(&rows, parts)?;
         Ok(of_worker)
     }
 

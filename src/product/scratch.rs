@@ -1,8 +1,10 @@
 //! The memory that products reuse: one set of buffers a worker.
 
+use crate::kernels::memory::tiles::Paused;
 use crate::memory::{Lines, OutOfMemory, lines};
+use crate::product::many::Running;
 use crate::product::tables::FewTables;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// One worker's buffers.
 #[derive(Debug)]
@@ -16,6 +18,9 @@ pub(crate) struct Scratch {
     pub(crate) scales: Lines,
     /// Outputs that are not yet in the caller's type.
     pub(crate) staged: Lines,
+    /// A job to go on with, and where it is in a tile for many tokens.
+    pub(crate) paused: Option<Paused>,
+    pub(crate) running: Option<Running>,
 }
 
 impl Default for Scratch {
@@ -28,6 +33,8 @@ impl Default for Scratch {
             sums: lines(),
             scales: lines(),
             staged: lines(),
+            paused: None,
+            running: None,
         }
     }
 }
@@ -48,8 +55,8 @@ impl Slots {
     }
 
     /// Runs `work` with a slot nobody else uses; `hint` is tried first. Should
-    /// there be more workers than slots, the surplus gets memory of its own.
-    pub(crate) fn with<R>(&self, hint: usize, work: impl FnOnce(&mut Scratch) -> R) -> R {
+    /// there be more workers than slots, the surplus gets memory of its own, which is not kept.
+    pub(crate) fn with<R>(&self, hint: usize, work: impl FnOnce(&mut Scratch, bool) -> R) -> R {
         let slots = self
             .0
             .iter()
@@ -57,17 +64,35 @@ impl Slots {
             .skip(hint % self.0.len().max(1))
             .take(self.0.len());
         for slot in slots {
-            // Scratch has no invariant that a panic could have broken.
-            let free: Option<MutexGuard<'_, Scratch>> = match slot.try_lock() {
-                Ok(guard) => Some(guard),
-                Err(std::sync::TryLockError::Poisoned(e)) => Some(PoisonError::into_inner(e)),
-                Err(std::sync::TryLockError::WouldBlock) => None,
-            };
-            if let Some(mut scratch) = free {
-                return work(&mut scratch);
+            if let Some(mut scratch) = free(slot) {
+                return work(&mut scratch, true);
             }
         }
-        work(&mut Scratch::default())
+        work(&mut Scratch::default(), false)
+    }
+
+    /// Runs `work` with slots that nobody uses, one after the other, until it says that it did
+    /// something. Returns whether it did.
+    pub(crate) fn first_free<E>(
+        &self,
+        mut work: impl FnMut(&mut Scratch) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        for mut scratch in self.0.iter().filter_map(free) {
+            if work(&mut scratch)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The slot, if nobody uses it.
+fn free(slot: &Mutex<Scratch>) -> Option<MutexGuard<'_, Scratch>> {
+    // A panic leaves memory of any contents, and jobs of a product that is not finished.
+    match slot.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(e)) => Some(PoisonError::into_inner(e)),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
@@ -79,7 +104,7 @@ mod tests {
 
     /// The lengths that successive uses leave and find.
     fn lengths(slots: &Slots, hint: usize) -> usize {
-        slots.with(hint, |scratch| {
+        slots.with(hint, |scratch, _| {
             reserve(&mut scratch.sums, 64).expect("little memory");
             scratch.sums.len()
         })
@@ -89,11 +114,11 @@ mod tests {
     fn more_threads_than_slots_have_scratch_all_the_same() {
         let mut slots = Slots::default();
         slots.grow(2).expect("little memory");
-        let inner = slots.with(0, |_| slots.with(0, |_| lengths(&slots, 0)));
+        let inner = slots.with(0, |_, _| slots.with(0, |_, _| lengths(&slots, 0)));
         assert_eq!(inner, 64);
         // What the surplus allocated is gone.
         for hint in 0..2 {
-            slots.with(hint, |scratch| assert!(scratch.sums.is_empty()));
+            slots.with(hint, |scratch, _| assert!(scratch.sums.is_empty()));
         }
         assert_eq!(lengths(&Slots::default(), 7), 64);
     }
@@ -103,8 +128,8 @@ mod tests {
         let mut slots = Slots::default();
         slots.grow(1).expect("little memory");
         lengths(&slots, 0);
-        let panicking = || slots.with(0, |_| panic!("with scratch in hand"));
+        let panicking = || slots.with(0, |_, _| panic!("with scratch in hand"));
         assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
-        slots.with(0, |scratch| assert_eq!(scratch.sums.len(), 64));
+        slots.with(0, |scratch, _| assert_eq!(scratch.sums.len(), 64));
     }
 }

@@ -12,6 +12,7 @@ use crate::kernels::memory::tiles::TileGrid;
 use crate::memory::{Lines, OutOfMemory, lines, reserve};
 use crate::product::plan;
 use crate::threads::{Stopped, Threads};
+use core::ops::Range;
 
 /// Activations that tables are built from.
 pub(crate) struct FewRows<'a, X: Element> {
@@ -22,8 +23,9 @@ pub(crate) struct FewRows<'a, X: Element> {
     /// `[tokens][4 * units * unit_strips]`.
     pub(crate) rows: &'a [X],
     pub(crate) tokens: usize,
-    /// Table units of a token.
+    /// Table units of a token, and those of them that are not padding alone.
     pub(crate) units: usize,
+    pub(crate) real_units: usize,
 }
 
 impl<X: Element> FewRows<'_, X> {
@@ -32,13 +34,16 @@ impl<X: Element> FewRows<'_, X> {
         (self.units * self.kernel.table_bytes).next_multiple_of(64)
     }
 
-    fn build(&self, token: usize, tables: &mut [u8]) {
+    /// Builds the tables of some units of a token among all of its tables.
+    fn build(&self, token: usize, units: Range<usize>, tables: &mut [u8]) {
         let len = self.rows.len() / self.tokens;
+        let unit = 4 * self.kernel.unit_strips;
+        let row = &self.rows[token * len..][..len];
         call::few_build(
             self.kernel,
-            &self.rows[token * len..][..len],
-            self.units,
-            tables,
+            &row[units.start * unit..units.end * unit],
+            units.len(),
+            &mut tables[units.start * self.kernel.table_bytes..],
         );
     }
 }
@@ -49,8 +54,10 @@ pub(crate) struct FewTables {
     bytes: Lines,
     /// Bytes from a token's tables to the next token's.
     stride: usize,
-    /// What they were built from; `None` before that.
-    key: Option<(u64, bool)>,
+    /// What they are built from, and into how many parts K is cut; `None` before that.
+    key: Option<((u64, bool), usize)>,
+    /// A bit for each part whose tables are there.
+    built: u32,
 }
 
 impl Default for FewTables {
@@ -59,6 +66,7 @@ impl Default for FewTables {
             bytes: lines(),
             stride: 0,
             key: None,
+            built: 0,
         }
     }
 }
@@ -70,14 +78,31 @@ impl FewTables {
         (&self.bytes[token * self.stride + offset..], self.stride)
     }
 
-    /// Builds the tables of `rows` unless they are there.
-    pub(crate) fn build<X: Element>(&mut self, rows: &FewRows<'_, X>) -> Result<(), OutOfMemory> {
-        if self.key != Some(rows.key) {
-            let bytes = self.start(rows)?;
-            for (token, tables) in bytes.chunks_mut(rows.stride()).enumerate() {
-                rows.build(token, tables);
+    /// Builds the tables of `rows` over some of the `count` parts of K, unless they are there.
+    pub(crate) fn build<X: Element>(
+        &mut self,
+        rows: &FewRows<'_, X>,
+        (parts, count): (Range<usize>, usize),
+    ) -> Result<(), OutOfMemory> {
+        let key = Some((rows.key, count));
+        if self.key != key {
+            self.start(rows)?;
+            self.key = key;
+        }
+        for part in parts {
+            if self.built & 1 << part != 0 {
+                continue;
             }
-            self.key = Some(rows.key);
+            // The last one has what pads the rows as well.
+            let mut units = plan::part(rows.real_units, part..part + 1, count);
+            if part + 1 == count {
+                units.end = rows.units;
+            }
+            let tables = self.bytes.chunks_mut(self.stride);
+            for (token, tables) in tables.take(rows.tokens).enumerate() {
+                rows.build(token, units.clone(), tables);
+            }
+            self.built |= 1 << part;
         }
         Ok(())
     }
@@ -97,17 +122,18 @@ impl FewTables {
                 return Ok(false);
             };
             for token in item.rows() {
-                rows.build(token, item.row_mut(token, 0..stride));
+                rows.build(token, 0..rows.units, item.row_mut(token, 0..stride));
             }
             Ok(true)
         })?;
-        self.key = Some(rows.key);
+        self.key = Some((rows.key, 1));
+        self.built = 1;
         Ok(())
     }
 
     /// Memory for the tables of `rows`, which are not there yet.
     fn start<X: Element>(&mut self, rows: &FewRows<'_, X>) -> Result<&mut [u8], OutOfMemory> {
-        self.key = None;
+        (self.key, self.built) = (None, 0);
         self.stride = rows.stride();
         reserve(&mut self.bytes, rows.tokens * self.stride)
     }

@@ -1,18 +1,19 @@
 //! What products would gain from more workers than this machine has: `--scaling`.
 //!
-//! Workers are threads of which one runs at a time. Each work item goes to the worker that
-//! would be free first, and takes as long as it takes alone on a core, divided by the
-//! worker's speed. What is found is the schedule of a pool that hands out items one by one,
-//! with every worker's own tables in it. The time to wake a worker is not, nor that workers
-//! share caches and memory.
+//! The calling thread runs the work items one after the other, each as the worker that would
+//! be free first, which has tables of its own. An item takes as long as it took, divided by
+//! its worker's speed. What is found is the schedule of a pool that hands out items one by
+//! one. Time is the thread's CPU time, less what reading that takes, so that other programs
+//! show little. The time to wake a worker is not in it, nor that workers share caches and
+//! memory.
 
 use crate::ours;
 use crate::problem::{Activations, Shape, Weights, WeightsFrom};
 use anyhow::Context;
+use cpu_time::ThreadTime;
 use serde::Serialize;
-use std::sync::mpsc::channel;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 use tritgemm::{Backend, Linear, MatMut, MatRef, ParallelFor, Threads, Workspace};
 
 /// Numbers of equal workers.
@@ -29,24 +30,39 @@ pub struct Scaling {
     serial: f64,
     /// Workers, and the time on one over theirs times their number.
     efficiency: Vec<(usize, f64)>,
+    /// Workers, the time of all their items over that on one worker, and what is in no loop
+    /// over that.
+    work: Vec<(usize, f64, f64)>,
     /// Workers, the last one's speed, and their time over that of the work divided by the
     /// sum of their speeds.
     uneven: Vec<(usize, f64, f64)>,
 }
 
-/// Workers of some speeds, of which one runs at a time.
+/// Workers of some speeds, which are one thread.
 struct Simulated {
     speeds: Vec<f64>,
+    /// Who runs an item.
+    worker: AtomicUsize,
+    /// Seconds that reading the clock adds to an item.
+    reading: f64,
     loops: Mutex<Loops>,
 }
 
 /// Seconds of all loops of a product.
 #[derive(Clone, Copy, Default)]
 struct Loops {
-    /// They took.
+    /// The calling thread took.
     real: f64,
+    /// Their items took.
+    work: f64,
     /// They would take with all workers at once.
     simulated: f64,
+}
+
+/// Seconds between two readings of the clock, the median of many.
+fn reading() -> f64 {
+    let read = || ThreadTime::now().elapsed().as_secs_f64();
+    median(&mut std::iter::repeat_with(read).take(1001).collect::<Vec<_>>())
 }
 
 impl Simulated {
@@ -60,35 +76,27 @@ impl ParallelFor for Simulated {
         self.speeds.len()
     }
 
+    fn worker(&self) -> Option<usize> {
+        Some(self.worker.load(Ordering::Relaxed))
+    }
+
     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
-        let start = Instant::now();
+        let start = ThreadTime::now();
         let mut free_at = vec![0.0_f64; self.speeds.len()];
-        std::thread::scope(|scope| {
-            let worker = |_: &f64| {
-                let (to, next) = channel::<usize>();
-                let (done, took) = channel();
-                scope.spawn(move || {
-                    for item in next {
-                        let start = Instant::now();
-                        work(item);
-                        if done.send(start.elapsed().as_secs_f64()).is_err() {
-                            return;
-                        }
-                    }
-                });
-                (to, took)
-            };
-            let workers: Vec<_> = self.speeds.iter().map(worker).collect();
-            for item in 0..items {
-                let first = (0..free_at.len()).min_by(|&a, &b| free_at[a].total_cmp(&free_at[b]));
-                let first = first.expect("at least one worker");
-                let (to, took) = &workers[first];
-                to.send(item).expect("the worker waits for it");
-                free_at[first] += took.recv().expect("the worker ran it") / self.speeds[first];
-            }
-        });
+        let mut work_done = 0.0;
+        for item in 0..items {
+            let first = (0..free_at.len()).min_by(|&a, &b| free_at[a].total_cmp(&free_at[b]));
+            let first = first.expect("at least one worker");
+            self.worker.store(first, Ordering::Relaxed);
+            let start = ThreadTime::now();
+            work(item);
+            let took = (start.elapsed().as_secs_f64() - self.reading).max(0.0);
+            free_at[first] += took / self.speeds[first];
+            work_done += took;
+        }
         let mut loops = self.loops();
         loops.real += start.elapsed().as_secs_f64();
+        loops.work += work_done;
         loops.simulated += free_at.into_iter().fold(0.0, f64::max);
     }
 }
@@ -118,7 +126,7 @@ fn product(
     let mut y = vec![0.0; x.tokens * shape.rows];
     let mut forward = |ws: &mut Workspace| -> anyhow::Result<f64> {
         let y = MatMut::new(&mut y, x.tokens, shape.rows)?;
-        let start = Instant::now();
+        let start = ThreadTime::now();
         layer.forward_int8(MatRef::new(&x.f32s, x.tokens, x.cols)?, y, ws)?;
         Ok(start.elapsed().as_secs_f64())
     };
@@ -126,13 +134,15 @@ fn product(
     let serial = &mut Workspace::with_options(options().threads(Threads::Serial));
     // The time on one worker, in turns, and theirs: what was outside of loops and the
     // schedule of the loops.
-    let mut simulate = |speeds: Vec<f64>| -> anyhow::Result<(f64, f64)> {
+    let mut simulate = |speeds: Vec<f64>| -> anyhow::Result<[f64; 4]> {
         let pool = Arc::new(Simulated {
             speeds,
+            worker: AtomicUsize::new(0),
+            reading: reading(),
             loops: Mutex::default(),
         });
         let ws = &mut Workspace::with_options(options().threads(Threads::Pool(pool.clone())));
-        let (mut alone, mut together) = (Vec::new(), Vec::new());
+        let mut times: [Vec<f64>; 4] = Default::default();
         for repeat in 0..=repeats {
             let one = forward(serial)?;
             *pool.loops() = Loops::default();
@@ -140,18 +150,23 @@ fn product(
             let loops = *pool.loops();
             // The first call allocates.
             if repeat > 0 {
-                alone.push(one);
-                together.push(real - loops.real + loops.simulated);
+                let outside = real - loops.real;
+                let all = [one, outside + loops.simulated, loops.work, outside];
+                times
+                    .iter_mut()
+                    .zip(all)
+                    .for_each(|(times, t)| times.push(t));
             }
         }
-        Ok((median(&mut alone), median(&mut together)))
+        Ok(times.map(|mut times| median(&mut times)))
     };
     let mut efficiency = Vec::new();
-    let mut times = Vec::new();
+    let (mut work, mut times) = (Vec::new(), Vec::new());
     for workers in WORKERS {
-        let (one, together) = simulate(vec![1.0; workers])?;
+        let [one, together, items, outside] = simulate(vec![1.0; workers])?;
         times.push(one);
         efficiency.push((workers, one / (workers as f64 * together)));
+        work.push((workers, items / one, outside / one));
     }
     let mut uneven = Vec::new();
     for slow in UNEVEN.1 {
@@ -159,7 +174,7 @@ fn product(
             let mut speeds = vec![1.0; workers];
             *speeds.last_mut().context("workers")? = slow;
             let sum: f64 = speeds.iter().sum();
-            let (one, together) = simulate(speeds)?;
+            let [one, together, ..] = simulate(speeds)?;
             uneven.push((workers, slow, together / (one / sum)));
         }
     }
@@ -168,6 +183,7 @@ fn product(
         tokens: x.tokens,
         serial: median(&mut times),
         efficiency,
+        work,
         uneven,
     })
 }
@@ -190,6 +206,16 @@ pub fn print(all: &[Scaling]) {
         s.efficiency.iter().for_each(|(_, e)| print!(" {e:>6.2}"));
         println!();
     }
+    println!("\nwork of all workers' items over that of one worker, and what is in no loop");
+    print!("{:>14} {:>6}", "shape", "N");
+    first.work.iter().for_each(|(w, ..)| print!(" {w:>11}"));
+    println!();
+    for s in all {
+        print!("{:>14} {:>6}", s.shape.to_string(), s.tokens);
+        let cell = |(_, work, outside): &(_, f64, f64)| print!(" {work:>5.2} {outside:>5.3}");
+        s.work.iter().for_each(cell);
+        println!();
+    }
     println!("\nthe last worker slow: time over (work / sum of speeds)");
     print!("{:>14} {:>6}", "shape", "N");
     let head = |(w, speed, _): &(usize, f64, f64)| print!(" {:>9}", format!("{w} at {speed}"));
@@ -205,7 +231,6 @@ pub fn print(all: &[Scaling]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     /// Eight items of equal length: two equal workers take four each, and one of a tenth of
@@ -215,17 +240,22 @@ mod tests {
         for (speeds, shares) in [(vec![1.0, 1.0], 4.0), (vec![1.0, 0.1], 10.0)] {
             let pool = Simulated {
                 speeds,
+                worker: AtomicUsize::new(0),
+                reading: reading(),
                 loops: Mutex::default(),
             };
             let (ran, length) = (AtomicUsize::new(0), Duration::from_millis(5));
             pool.run(8, &|_| {
                 ran.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(length);
+                let start = ThreadTime::now();
+                while start.elapsed() < length {}
             });
             assert_eq!(ran.into_inner(), 8);
-            let Loops { real, simulated } = *pool.loops();
-            // Sleeping takes at least as long as asked for.
-            assert!(real >= 8.0 * length.as_secs_f64());
+            let Loops {
+                work, simulated, ..
+            } = *pool.loops();
+            // It takes at least as long as asked for.
+            assert!(work >= 8.0 * length.as_secs_f64());
             assert!(simulated >= shares * length.as_secs_f64());
         }
     }
