@@ -9,6 +9,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     // Which folder of kernels the target has, decided once: `cfg(kernels = "...")`.
     println!("cargo::rustc-check-cfg=cfg(kernels, values(\"x86_64\", \"aarch64\"))");
+    println!("cargo::rustc-check-cfg=cfg(loom)");
     let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
     match (target("ARCH").as_str(), target("ENDIAN").as_str()) {
         ("x86_64", _) => println!("cargo::rustc-cfg=kernels=\"x86_64\""),

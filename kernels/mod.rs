@@ -13,6 +13,7 @@
 //! | `x86_64`, `aarch64` | one folder per architecture |
 //! | [`auto`] | what the compiler vectorises: quantisers, training, RMSNorm, the scales of outputs |
 //! | [`memory`] | `unsafe` that is no kernel |
+//! | [`threads`] | `unsafe` that lets other threads use what a call of this one has |
 
 pub mod auto;
 pub mod call;
@@ -24,6 +25,7 @@ pub mod memory;
 pub mod prefetch;
 pub mod registry;
 pub mod scalar;
+pub mod threads;
 
 #[cfg(kernels = "aarch64")]
 pub mod aarch64;

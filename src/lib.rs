@@ -11,7 +11,7 @@
 //! | multiply | [`Panels::gemm_i8`], [`Linear`] |
 //! | share activations among matrices | [`PreparedActivations`] |
 //! | reuse memory, choose threads and kernels | [`Workspace`], [`Options`] |
-//! | run products on threads of your own | [`ParallelFor`] |
+//! | run products on threads of your own | [`ParallelFor`], [`Workspace::with_pool`] |
 //! | ask for or pin kernels of an instruction set | [`Backend`], [`Isa`], [`pin`], [`diagnostics`] |
 //! | train and infer | [`nn`] |
 //! | return any error by `?` | [`enum@Error`] |

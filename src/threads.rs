@@ -2,6 +2,7 @@
 //! This crate never starts a thread.
 
 use crate::kernels::environment::in_default;
+use crate::kernels::threads::lent::{Lendable, Lent};
 use crate::memory::OutOfMemory;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +20,9 @@ pub enum Threads {
     /// calling thread.
     #[default]
     Rayon,
-    /// A pool of the caller's own.
+    /// A pool of the caller's own. [`Workspace::with_pool`] borrows one for a call.
+    ///
+    /// [`Workspace::with_pool`]: crate::Workspace::with_pool
     Pool(Arc<dyn ParallelFor>),
 }
 
@@ -103,10 +106,12 @@ impl Threads {
 }
 
 /// Most workers that a product is shared among.
-const MAX_WORKERS: usize = 1024;
+pub(crate) const MAX_WORKERS: usize = 1024;
 
 /// A thread pool of the caller's own, to run the work items of products:
-/// [`Threads::Pool`].
+/// [`Threads::Pool`], or [`Workspace::with_pool`] for one that is borrowed.
+///
+/// [`Workspace::with_pool`]: crate::Workspace::with_pool
 ///
 /// A work item is a part of the preparation of the activations, a range of rows (whole
 /// panels of 64) by a range of tokens of the output, or a turn at products of int8
@@ -169,6 +174,37 @@ pub trait ParallelFor: Send + Sync {
     /// A panic of `work` or of this function may be passed on: the product
     /// panics then and the workspace stays usable.
     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync));
+}
+
+/// Where a workspace borrows a pool. Whoever keeps it for longer finds nobody in it, and works
+/// alone.
+#[derive(Default)]
+pub(crate) struct LentPool(Lent<Pools>);
+
+struct Pools;
+
+impl Lendable for Pools {
+    type For<'a> = &'a (dyn ParallelFor + 'a);
+}
+
+impl LentPool {
+    /// Lends `pool` while `during` runs, and waits for those that still run items on it. `None`
+    /// if a pool is lent already.
+    pub(crate) fn lend<R>(&self, pool: &dyn ParallelFor, during: impl FnOnce() -> R) -> Option<R> {
+        self.0.lend(pool, during)
+    }
+}
+
+impl ParallelFor for LentPool {
+    fn workers(&self) -> usize {
+        self.0.borrow(|pool| pool.workers()).unwrap_or(1)
+    }
+
+    fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
+        if self.0.borrow(|pool| pool.run(items, work)).is_none() {
+            (0..items).for_each(work);
+        }
+    }
 }
 
 /// A [`ParallelFor`] returned before all items had been run. Part of the output

@@ -13,9 +13,10 @@ use crate::product::sink::Sink;
 use crate::product::stretches::TileSums;
 use crate::product::{self, Room};
 use crate::scales::GroupSize;
-use crate::threads::Stopped;
+use crate::threads::{LentPool, ParallelFor, Stopped, Threads};
 use crate::view::MatMut;
-use core::fmt;
+use core::{fmt, mem};
+use std::sync::Arc;
 
 /// Scratch memory that products reuse, and the [`Options`] they run with.
 ///
@@ -28,6 +29,8 @@ use core::fmt;
 #[derive(Default)]
 pub struct Workspace {
     options: Options,
+    /// Where [`Self::with_pool`] puts a pool, to be used again.
+    lent_pool: Option<Arc<LentPool>>,
     slots: Slots,
     tiles: TileStore,
     sums: TileSums,
@@ -81,6 +84,62 @@ impl Workspace {
         self.options = options;
     }
 
+    /// Runs `work` with this workspace on a pool that is borrowed for as long, in place of the
+    /// [`Threads`] of its options: every product and preparation in `work`, and whatever else
+    /// takes a workspace. The options are afterwards what they were before, also if `work`
+    /// panics.
+    ///
+    /// Options that `work` clones and keeps run products on the calling thread once it has ended.
+    /// A loop of them that runs on another thread at that moment is waited for. The first call
+    /// allocates a few bytes.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use tritgemm::{ParallelFor, Workspace};
+    ///
+    /// /// An engine's pool, or a part of it that lives for one request.
+    /// struct Counting<'a>(&'a AtomicUsize);
+    ///
+    /// impl ParallelFor for Counting<'_> {
+    ///     fn workers(&self) -> usize {
+    ///         2
+    ///     }
+    ///     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
+    ///         self.0.fetch_add(items, Ordering::Relaxed);
+    ///         (0..items).for_each(work);
+    ///     }
+    /// }
+    ///
+    /// # use tritgemm::{MatMut, MatRef, Panels, Scales, TernaryMatrix};
+    /// # fn main() -> Result<(), tritgemm::Error> {
+    /// # let (x, mut y) = (vec![1; 512 * 512], vec![0; 512 * 512]);
+    /// # let matrix = TernaryMatrix::from_trits(MatRef::new(&x, 512, 512)?, Scales::per_tensor(1.0))?;
+    /// # let panels = Panels::pack(&matrix)?;
+    /// # let (x, y) = (MatRef::new(&x, 512, 512)?, MatMut::new(&mut y, 512, 512)?);
+    /// let (items, mut ws) = (AtomicUsize::new(0), Workspace::new());
+    /// ws.with_pool(&Counting(&items), |ws| panels.gemm_i8(x, y, ws))?;
+    /// assert!(items.into_inner() > 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_pool<R>(&mut self, pool: &dyn ParallelFor, work: impl FnOnce(&mut Self) -> R) -> R {
+        // One that somebody still has, by options that were cloned in an earlier call, stays
+        // theirs.
+        let lent_pool = self.lent_pool.take();
+        let lent_pool = lent_pool.filter(|it| Arc::strong_count(it) == 1);
+        let lent_pool = lent_pool.unwrap_or_default();
+        let on_pool = Threads::Pool(lent_pool.clone());
+        let on_pool = self.options.clone().threads(on_pool);
+        let restore = Restore {
+            options: mem::replace(&mut self.options, on_pool),
+            lent_pool: Some(lent_pool.clone()),
+            ws: self,
+        };
+        let result = lent_pool.lend(pool, || work(restore.ws));
+        drop(restore);
+        result.expect("nothing else is lent by this call's own")
+    }
+
     pub(crate) fn backend(&self) -> Result<Backend, IsaError> {
         self.options.backend.map_or_else(Backend::active, Ok)
     }
@@ -114,6 +173,20 @@ impl Workspace {
             sums: &mut self.sums,
         };
         in_default(|| product::run(product, ys, room))
+    }
+}
+
+/// Gives a workspace back what [`Workspace::with_pool`] took from it.
+struct Restore<'a> {
+    ws: &'a mut Workspace,
+    options: Options,
+    lent_pool: Option<Arc<LentPool>>,
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        self.ws.options = mem::take(&mut self.options);
+        self.ws.lent_pool = self.lent_pool.take();
     }
 }
 

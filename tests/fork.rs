@@ -93,6 +93,12 @@ fn a_child_computes_with_what_it_inherits() {
         y.fill(0.0);
         forward(&mut Workspace::with_options(options), &mut y) && bits(&y) == bits(&wanted)
     }));
+    // In the middle of a call that borrows a pool.
+    let pool = Pool::new();
+    assert!(ws.with_pool(&pool, |ws| in_child(|| {
+        y.fill(0.0);
+        forward(ws, &mut y) && bits(&y) == bits(&wanted)
+    })));
     // A pool of the child's own is used.
     assert!(in_child(|| {
         let pool = Arc::new(Counting::default());

@@ -4,11 +4,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 use tritgemm::{
-    Family, GemmError, Incomplete, Linear, Options, Panels, ParallelFor, PreparedActivations,
-    Scales, TernaryMatrix, Threads, Workspace,
+    Backend, Experts, Family, GemmError, Incomplete, Linear, Options, Panels, ParallelFor,
+    PreparedActivations, Routes, Scales, TernaryMatrix, Threads, Workspace,
 };
 use tritgemm_testing::case::{Case, Shape, Values, assert_same};
 use tritgemm_testing::{FAMILIES, backends, quick, view, view_mut, workspace};
@@ -202,6 +203,126 @@ fn the_pool_can_be_taken_away() {
     assert_eq!(case.gemm_i8(&mut ws), wanted);
     assert_eq!(pool.loops.load(Ordering::Relaxed), before);
     assert_eq!(Arc::strong_count(&pool), 1);
+}
+
+/// How many loops `work` runs on a pool that is borrowed for it.
+fn borrowed<R>(ws: &mut Workspace, work: impl FnOnce(&mut Workspace) -> R) -> (R, usize) {
+    let pool = With {
+        workers: 4,
+        loops: AtomicUsize::new(0),
+        schedule: threaded(2),
+    };
+    let result = ws.with_pool(&pool, work);
+    (result, pool.loops.into_inner())
+}
+
+#[test]
+fn a_borrowed_pool_runs_every_call() {
+    let case = Case::new(shapes().remove(0));
+    let Shape { m, k, n, .. } = case.shape;
+    let wanted = results(&case, &mut Workspace::new());
+    let ws = &mut workspace(Options::new().threads(Threads::Serial));
+    let (got, loops) = borrowed(ws, |ws| results(&case, ws));
+    assert!(got == wanted && loops >= 4, "{loops} loops");
+
+    let layers = [&case.layer, &case.layer];
+    let (x, mut ys) = (
+        view(&case.x_f32, n, k),
+        [vec![0.0; n * m], vec![0.0; n * m]],
+    );
+    let mut many = |ws: &mut Workspace, int8: bool| {
+        let mut ys = ys.each_mut().map(|y| view_mut(y, n, m));
+        match int8 {
+            true => Linear::forward_many_int8(&layers, x, &mut ys, ws),
+            false => Linear::forward_many_f32(&layers, x, &mut ys, ws),
+        }
+    };
+    for int8 in [true, false] {
+        let (done, loops) = borrowed(ws, |ws| many(ws, int8));
+        assert!(done.is_ok() && loops > 0, "{loops} loops");
+    }
+
+    let experts = Experts::new(vec![case.layer.clone(), case.layer.clone()]).expect("alike");
+    let tokens: Vec<usize> = (0..n).chain(0..n).collect();
+    let routes = Routes {
+        tokens: &tokens,
+        counts: &[n, n],
+    };
+    let (done, loops) = borrowed(ws, |ws| {
+        let routed = experts.prepare_f32(x, routes, ws)?;
+        let mut y = vec![0.0; 2 * n * m];
+        experts.forward(&routed, view_mut(&mut y, 2 * n, m), ws)
+    });
+    assert!(done.is_ok() && loops > 0, "{loops} loops");
+
+    let matrix =
+        TernaryMatrix::from_packed(vec![0; 4096 * 256], 4096, 1024, Scales::per_tensor(1.0));
+    let matrix = matrix.expect("a matrix");
+    let (packed, loops) = borrowed(ws, |ws| Panels::pack_on(&matrix, ws).is_ok());
+    assert!(packed && loops > 0, "{loops} loops");
+}
+
+#[test]
+fn a_borrowed_pool_is_given_back() {
+    let case = Case::new(shapes().remove(0));
+    let wanted = results(&case, &mut Workspace::new());
+    let scalar = || Options::new().backend(Backend::scalar());
+    let text = format!("{:?}", scalar().threads(Threads::Serial));
+    let mut ws = workspace(scalar().threads(Threads::Serial));
+    let shown = |ws: &Workspace| format!("{:?}", ws.options());
+    let (before, _) = borrowed(&mut ws, |ws| {
+        assert!(shown(ws).contains("Pool(4)"));
+        // One inside of another, and options of the closure's own.
+        let (got, loops) = borrowed(ws, |ws| results(&case, ws));
+        assert!(got == wanted && loops > 0);
+        let (again, loops) = borrowed(ws, |ws| {
+            ws.set_options(Options::new());
+            results(&case, ws)
+        });
+        assert!(again == wanted && loops == 0);
+        shown(ws)
+    });
+    assert!(before.contains("Pool(4)") && before.contains("scalar"));
+    assert_eq!(shown(&ws), text);
+    let panics = || borrowed(&mut ws, |_| panic!("in the closure"));
+    assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+    assert_eq!(shown(&ws), text);
+    let (got, loops) = borrowed(&mut ws, |ws| results(&case, ws));
+    assert!(got == wanted && loops > 0);
+}
+
+/// Options and workspaces that leave the closure with the pool find nobody in it.
+#[test]
+fn a_borrowed_pool_cannot_be_kept() {
+    let case = &Case::new(shapes().remove(0));
+    let wanted = results(case, &mut Workspace::new());
+    let (mut ws, mut taken) = (Workspace::new(), Workspace::new());
+    let (kept, _) = borrowed(&mut ws, |ws| {
+        let kept = ws.options().clone();
+        std::mem::swap(ws, &mut taken);
+        kept
+    });
+    assert!(results(case, &mut taken) == wanted);
+    assert!(results(case, &mut workspace(&kept)) == wanted);
+    // What is kept stays apart from the next pool.
+    let (kept_later, loops) = borrowed(&mut ws, |_| results(case, &mut workspace(&kept)) == wanted);
+    assert!(kept_later && loops == 0);
+    // A thread that multiplies on it while it ends is waited for.
+    thread::scope(|scope| {
+        for _ in 0..if quick() { 2 } else { 20 } {
+            let (thread, _) = borrowed(&mut ws, |ws| {
+                let (started, start) = channel();
+                let options = ws.options().clone();
+                let thread = scope.spawn(move || {
+                    started.send(()).expect("it is waited for");
+                    results(case, &mut workspace(options))
+                });
+                start.recv().expect("a thread");
+                thread
+            });
+            assert!(thread.join().expect("no panic") == wanted);
+        }
+    });
 }
 
 /// Items of the only loop of a product for few tokens: four for each worker.
