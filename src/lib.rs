@@ -11,7 +11,7 @@
 //! | multiply | [`Panels::gemm_i8`], [`Linear`] |
 //! | share activations among matrices | [`PreparedActivations`] |
 //! | reuse memory, choose threads and kernels | [`Workspace`], [`Options`] |
-//! | run products on threads of your own | [`ParallelFor`], [`Workspace::with_pool`] |
+//! | run products on threads of your own | [`ParallelFor`], [`Team`], [`Workspace::with_pool`] |
 //! | ask for or pin kernels of an instruction set | [`Backend`], [`Isa`], [`pin`], [`diagnostics`] |
 //! | train and infer | [`nn`] |
 //! | return any error by `?` | [`enum@Error`] |
@@ -62,6 +62,7 @@ mod product;
 pub mod quant;
 mod rotation;
 mod scales;
+mod team;
 mod threads;
 mod tokens;
 mod view;
@@ -83,6 +84,7 @@ pub use panel_file::{ModelFile, ModelWriter, PanelFile, PanelFileError, PanelFil
 pub use panels::{PanelBytes, Panels};
 pub use rotation::Rotation;
 pub use scales::{Granularity, GroupSize, Scales};
+pub use team::Team;
 pub use threads::{Incomplete, ParallelFor, Threads};
 pub use tokens::{Grouped, Tokens};
 pub use view::{MatMut, MatRef, ViewError};

@@ -109,9 +109,11 @@ impl Threads {
 pub(crate) const MAX_WORKERS: usize = 1024;
 
 /// A thread pool of the caller's own, to run the work items of products:
-/// [`Threads::Pool`], or [`Workspace::with_pool`] for one that is borrowed.
+/// [`Threads::Pool`], or [`Workspace::with_pool`] for one that is borrowed. Threads that are
+/// inside a parallel region already are a [`Team`].
 ///
 /// [`Workspace::with_pool`]: crate::Workspace::with_pool
+/// [`Team`]: crate::Team
 ///
 /// A work item is a part of the preparation of the activations, a range of rows (whole
 /// panels of 64) by a range of tokens of the output, or a turn at products of int8
