@@ -29,6 +29,15 @@ for standard in c++17 c++20; do
         -o "$out/$standard"
 done
 
+# OpenMP is the compiler's to have.
+if echo '#include <omp.h>' | "${CC:-cc}" -fopenmp -x c - -fsyntax-only 2>/dev/null; then
+    build "${CC:-cc}" -std=c11 "${strict[@]}" -fopenmp engines/c/examples/openmp.c "${static[@]}" \
+        -o "$out/openmp"
+    build "$out/openmp"
+else
+    echo "SKIPPED: examples/openmp.c, ${CC:-cc} has no OpenMP"
+fi
+
 for program in c-c99 c-c11 c-shared; do
     build "$out/$program"
 done

@@ -217,7 +217,30 @@ void run(const std::string &path) {
     } catch (int thrown) {
         require(thrown == 42, "what the threads throw comes out");
     }
-    workspace.clear_parallel_for();
+    // The threads of a parallel region.
+    const Team team(workers);
+    workspace.set_team(team);
+    for (int round = 0; round < 3; round++) {
+        const auto region = team.last_region() + 1;
+        std::vector<std::thread> helpers;
+        for (std::size_t i = 1; i < workers; i++) {
+            helpers.emplace_back([&] { team.help(region); });
+        }
+        std::fill(y.begin(), y.end(), 0.0f);
+        team.lead(region, [&] { gate.forward_int8(tokens, {x, K}, {y, M}, workspace); });
+        for (auto &helper : helpers) {
+            helper.join();
+        }
+        require(y == wanted, "a team gives the same");
+    }
+    try {
+        team.lead(1, [] {});
+        require(false, "a region that has ended is an error");
+    } catch (const Error &error) {
+        require(error.status() == TRITGEMM_INVALID_ARGUMENT, error.what());
+    }
+
+    workspace.clear_team();
     gate.forward_int8(tokens, {x, K}, {y, M}, workspace);
     require(y == wanted, "one thread gives the same");
 }

@@ -141,6 +141,29 @@ typedef struct tritgemm_prepared tritgemm_prepared;
 // of the second's, and so on.
 typedef struct tritgemm_routed tritgemm_routed;
 
+// The threads of a parallel region, such as OpenMP's, a node of ggml or a task of TVM: one
+// of them multiplies, the others help. A team starts no thread.
+//
+// One thread, the leader, calls products with a workspace that has the team, by
+// tritgemm_workspace_set_team(), then tritgemm_team_end(). Every other thread of the region
+// calls tritgemm_team_help() meanwhile. Regions have numbers, which the caller chooses, each
+// larger than those before:
+//
+//     uint64_t region = tritgemm_team_last_region(team) + 1;
+//     #pragma omp parallel num_threads(nth)
+//     if (omp_get_thread_num() == 0) {
+//         status = tritgemm_linear_forward_int8(layer, ..., workspace);
+//         tritgemm_team_end(team, region); // after errors too: the others wait for it
+//     } else {
+//         tritgemm_team_help(team, region);
+//     }
+//
+// Threads that stay for many products may count the regions, each by itself, and need no
+// barrier between two of them. A helper that comes before its leader waits for it, and one
+// that comes after its region has ended returns at once. The leader starts without helpers,
+// and never waits for one that does not come.
+typedef struct tritgemm_team tritgemm_team;
+
 // Scratch memory that products reuse, and how they run: their backend, their threads and
 // where their weights are. After the first product of a shape, further ones allocate
 // nothing.
@@ -309,6 +332,29 @@ tritgemm_status tritgemm_quantize_activations(const float *x,
                                               float *token_scales,
                                               size_t token_scales_len);
 
+// A team of `nth` threads, the leader among them, counted as 1 to 1024. Work is cut for
+// that many; should more of them or fewer come, results are the same.
+tritgemm_status tritgemm_team_create(size_t nth, tritgemm_team **out);
+
+// Helps with the products of a region until its leader has ended it; returns at once if it
+// has already. Called by every thread of the region but the leader, and by none inside of a
+// work item. While there is nothing to do it spins for some ten microseconds, then gives the
+// core to whoever wants it, again and again. What the leader wrote is there when it returns.
+tritgemm_status tritgemm_team_help(const tritgemm_team *team,
+                                   uint64_t region);
+
+// Ends a region: its helpers return. Called by its leader, after the last product of the
+// region and whatever came of it. Fails if a region of that number or of a larger one has
+// ended before.
+tritgemm_status tritgemm_team_end(const tritgemm_team *team, uint64_t region);
+
+// The largest number of a region that has ended, or 0 before the first and for NULL.
+uint64_t tritgemm_team_last_region(const tritgemm_team *team);
+
+// Frees a team, or nothing for NULL. No thread may be in it any more. Workspaces that have it
+// keep what they need of it.
+void tritgemm_team_destroy(tritgemm_team *team);
+
 // A workspace. Products run on the calling thread, with the backend of the process and
 // weights from memory.
 tritgemm_status tritgemm_workspace_create(tritgemm_workspace **out);
@@ -336,6 +382,13 @@ tritgemm_status tritgemm_workspace_set_parallel_for(tritgemm_workspace *workspac
                                                     size_t workers,
                                                     tritgemm_parallel_for parallel_for,
                                                     void *ctx);
+
+// Runs this workspace's products on the threads of a parallel region that help `team`, in
+// place of a parallel-for; outside of regions, on the calling thread. NULL returns to the
+// calling thread. Any number of workspaces may have a team: whichever starts a loop first has
+// the helpers. In a forked child, a workspace that it inherits does without them.
+tritgemm_status tritgemm_workspace_set_team(tritgemm_workspace *workspace,
+                                            const tritgemm_team *team);
 
 // Frees a workspace, or nothing for NULL. No call may use it any more, nor may work
 // items of it be called.

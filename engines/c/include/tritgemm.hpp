@@ -153,6 +153,34 @@ public:
     }
 };
 
+/// The threads of a parallel region: one of them leads, the others help.
+class Team : public Handle<tritgemm_team, tritgemm_team_destroy> {
+public:
+    using Handle::Handle;
+
+    explicit Team(std::size_t nth) : Handle(make<tritgemm_team>(tritgemm_team_create, nth)) {}
+
+    /// Runs `work` on this thread, with products on a workspace that has the team, and ends the
+    /// region, also if `work` throws.
+    template <typename Work> auto lead(std::uint64_t region, Work &&work) const {
+        struct End {
+            tritgemm_team *team;
+            std::uint64_t region;
+            ~End() { tritgemm_team_end(team, region); }
+        };
+        if (region <= last_region()) {
+            throw Error(TRITGEMM_INVALID_ARGUMENT, "the region has ended");
+        }
+        const End end{get(), region};
+        return std::forward<Work>(work)();
+    }
+
+    /// Helps until the region's leader has ended it.
+    void help(std::uint64_t region) const { check(tritgemm_team_help(get(), region)); }
+
+    std::uint64_t last_region() const { return tritgemm_team_last_region(get()); }
+};
+
 /// Memory that products reuse, and how they run. Its address may be known to the
 /// threads, so it does not move.
 class Workspace {
@@ -189,6 +217,18 @@ public:
     /// Back to the calling thread.
     void clear_parallel_for() {
         check(tritgemm_workspace_set_parallel_for(get(), 1, nullptr, nullptr));
+        run_ = nullptr;
+    }
+
+    /// Runs products on the threads that help a team, in place of a parallel-for.
+    void set_team(const Team &team) {
+        check(tritgemm_workspace_set_team(get(), team.get()));
+        run_ = nullptr;
+    }
+
+    /// Back to the calling thread.
+    void clear_team() {
+        check(tritgemm_workspace_set_team(get(), nullptr));
         run_ = nullptr;
     }
 

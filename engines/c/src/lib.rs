@@ -9,7 +9,7 @@
 //! | `handle` | opaque handles to and from pointers |
 //! | `isa`, `codec`, `quant` | functions without handles |
 //! | `product`, `outputs` | what products do with the caller's rows |
-//! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `model_file`, `workspace`, `experts` | their handles |
+//! | `matrix`, `panels`, `linear`, `prepared`, `panel_file`, `model_file`, `workspace`, `team`, `experts` | their handles |
 //! | `parallel_for` | the caller's threads behind a callback |
 //!
 //! # What every function is owed
@@ -56,6 +56,7 @@ mod prepared;
 mod product;
 mod quant;
 mod status;
+mod team;
 mod workspace;
 
 pub use codec::*;
@@ -72,4 +73,5 @@ pub use prepared::*;
 pub use product::Float;
 pub use quant::*;
 pub use status::*;
+pub use team::*;
 pub use workspace::*;

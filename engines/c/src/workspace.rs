@@ -4,6 +4,7 @@ use crate::handle::{borrow, destroy, give};
 use crate::isa::backend;
 use crate::parallel_for::{Callback, Gate, ParallelFor};
 use crate::status::{Error, Status, guard};
+use crate::team::Team;
 use core::ffi::{c_char, c_void};
 use half::{bf16, f16};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -26,7 +27,7 @@ pub(crate) struct Inner {
 #[derive(Default)]
 struct Settings {
     backend: Option<Backend>,
-    pool: Option<Arc<Callback>>,
+    pool: Option<Arc<dyn tritgemm::ParallelFor>>,
     weights_in_cache: bool,
     non_finite: NonFinite,
 }
@@ -175,15 +176,35 @@ pub unsafe extern "C" fn tritgemm_workspace_set_parallel_for(
     guard(|| unsafe {
         Workspace::with(workspace, |inner| {
             let gate = &inner.gate;
-            let pool = parallel_for.map(|run| {
-                Arc::new(Callback {
-                    workers,
-                    run,
-                    ctx,
-                    gate: gate.clone(),
-                })
+            let pool = parallel_for.map(|run| Callback {
+                workers,
+                run,
+                ctx,
+                gate: gate.clone(),
             });
-            inner.set(|settings| settings.pool = pool);
+            inner.set(|settings| settings.pool = pool.map(|pool| Arc::new(pool) as _));
+            Ok(())
+        })
+    })
+}
+
+/// Runs this workspace's products on the threads of a parallel region that help `team`, in
+/// place of a parallel-for; outside of regions, on the calling thread. NULL returns to the
+/// calling thread. Any number of workspaces may have a team: whichever starts a loop first has
+/// the helpers. In a forked child, a workspace that it inherits does without them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tritgemm_workspace_set_team(
+    workspace: *mut Workspace,
+    team: *const Team,
+) -> Status {
+    // SAFETY: precondition 2.
+    guard(|| unsafe {
+        let team = match team.is_null() {
+            true => None,
+            false => Some(borrow("team", team)?.0.clone()),
+        };
+        Workspace::with(workspace, |inner| {
+            inner.set(|settings| settings.pool = team.map(|team| team as _));
             Ok(())
         })
     })
@@ -201,6 +222,7 @@ pub unsafe extern "C" fn tritgemm_workspace_destroy(workspace: *mut Workspace) {
 mod tests {
     use super::*;
     use crate::parallel_for::Work;
+    use crate::team::{tritgemm_team_create, tritgemm_team_destroy};
     use core::ptr::{null, null_mut};
 
     unsafe extern "C" fn idle(_: *mut c_void, _: usize, _: Work, _: *mut c_void) {}
@@ -238,6 +260,13 @@ mod tests {
             options(scalar, "Serial", false, "Propagate");
             ok(tritgemm_workspace_set_propagate_non_finite(ws, false));
             ok(tritgemm_workspace_pin(ws, null()));
+            options("None", "Serial", false, "Error");
+            let mut team = null_mut();
+            ok(tritgemm_team_create(3, &mut team));
+            ok(tritgemm_workspace_set_team(ws, team));
+            tritgemm_team_destroy(team);
+            options("None", "Pool(3)", false, "Error");
+            ok(tritgemm_workspace_set_team(ws, null()));
             options("None", "Serial", false, "Error");
             tritgemm_workspace_destroy(ws);
         }

@@ -5,13 +5,14 @@
 use std::path::Path;
 
 /// In the order that the header has them.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     "status",
     "product",
     "isa",
     "codec",
     "quant",
     "parallel_for",
+    "team",
     "workspace",
     "matrix",
     "panels",
@@ -77,6 +78,7 @@ fn the_header_is_complete() {
         }
     }
     // The two callback types end like functions.
-    let declared = header.lines().filter(|line| line.ends_with(");")).count();
+    let code = header.lines().filter(|line| !line.starts_with("//"));
+    let declared = code.filter(|line| line.ends_with(");")).count();
     assert_eq!(declared, functions + 2);
 }
