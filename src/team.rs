@@ -118,7 +118,8 @@ impl Team {
     ///
     /// One thread of a region leads it, and none but those that help need to be there. What
     /// `work` has written is there for them when [`help`](Self::help) returns. The leader of
-    /// a region that threads wait for in `help` must come: they have no other way out.
+    /// a region that threads wait for in `help` must come: they have no other way out. One that
+    /// gives up several regions leads the last of them, which ends those before it.
     ///
     /// # Panics
     /// If `work` does, or an item that a helper ran: the panic is passed on from there.
