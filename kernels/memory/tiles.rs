@@ -636,8 +636,9 @@ mod tests {
                     break;
                 };
                 let tile = job.tile();
-                job.next_units(at_a_time)
-                    .map(|units| note(&mut seen, tile, units));
+                if let Some(units) = job.next_units(at_a_time) {
+                    note(&mut seen, tile, units);
+                }
                 match number % 3 {
                     0 => tiles.extend(job.finish().map(|_| tile)),
                     _ => paused.push(job.pause()),
@@ -693,10 +694,11 @@ mod tests {
     fn a_paused_job_is_of_one_set() {
         let (mut y, mut store) = ([0; 36], TileStore::default());
         let division = Division { units: 10, jobs: 2 };
-        let first = set(&mut y, &mut store, division);
-        let job = first.turn(0).and_then(|mut turn| turn.next_job());
-        let paused = job.expect("given").pause();
-        drop(first);
+        let paused = {
+            let first = set(&mut y, &mut store, division);
+            let job = first.turn(0).and_then(|mut turn| turn.next_job());
+            job.expect("given").pause()
+        };
         let second = set(&mut y, &mut store, division);
         assert!(second.resume(paused).is_none());
     }
