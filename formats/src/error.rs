@@ -227,6 +227,56 @@ pub enum FormatError {
         /// What it may be.
         expected: &'static str,
     },
+    /// A name that the format has no place for.
+    #[error("tensor `{tensor}`: its name has {what}, expected {expected}")]
+    Name {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with the name.
+        what: String,
+        /// What the format can hold.
+        expected: &'static str,
+    },
+    /// A file that is of none of the formats that are read.
+    #[error("is {what}: none of the formats that are read")]
+    Unknown {
+        /// What it is or looks like.
+        what: String,
+    },
+    /// A file of a model of several files is missing, not one of them or contradicts the
+    /// others.
+    #[error("`{}`: {what}", path.display())]
+    Part {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file could not be read.
+    #[error("`{}`: {error}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: Box<FormatError>,
+    },
+    /// Metadata that is not what it should be, or that has no meaning here.
+    #[error("metadata `{key}` {what}")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// What was found and what was expected.
+        what: String,
+    },
+    /// What a model's file or its `config.json` says keeps its matrices from being read.
+    #[error("{what}")]
+    Refused {
+        /// What was found and what was expected.
+        what: String,
+    },
+    /// A panel file could not be read.
+    #[error(transparent)]
+    Panels(#[from] tritgemm::PanelFileError),
     /// A valid tensor that makes no valid matrix, for example too many columns.
     #[error("tensor `{tensor}`: {source}")]
     Matrix {

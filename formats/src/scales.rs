@@ -2,7 +2,7 @@
 
 use crate::error::{FormatError, Result};
 use half::f16;
-use tritgemm::{Granularity, GroupSize, Scales, TernaryMatrix};
+use tritgemm::{Granularity, Scales, TernaryMatrix};
 
 /// What to do with an f32 scale that the format's type has no equal for.
 #[non_exhaustive]
@@ -111,31 +111,28 @@ pub(crate) fn block_scales(
         Granularity::PerTensor => repeat(matrix.rows() * blocks).collect(),
         Granularity::PerRow => repeat(blocks).collect(),
         Granularity::PerGroup(size) => {
-            // Equal before rounding: f16s that became equal are not the same scale.
-            let per_block = groups_per_block(size, block).ok_or(FormatError::ScaleLayout {
-                tensor: tensor.into(),
-                granularity,
-                expected: "one a block",
-                format,
-            })?;
-            if let Some(at) = values.chunks(per_block).position(|group| !equal(group)) {
-                let (row, col) = place(granularity, at * per_block, cols);
-                return Err(FormatError::ScaleBlock {
-                    tensor: tensor.into(),
-                    row,
-                    col,
-                    block,
-                    granularity,
-                    format,
-                });
+            let (groups, size) = (size.groups(cols), size.len());
+            let mut found = Vec::with_capacity(matrix.rows() * blocks);
+            for at in (0..matrix.rows()).flat_map(|row| (0..blocks).map(move |b| [row, b])) {
+                let [row, start] = [at[0], at[1] * block];
+                let own =
+                    row * groups + start / size..row * groups + (start + block).div_ceil(size);
+                // Equal before rounding: f16s that became equal are not the same scale.
+                if !equal(&values[own.clone()]) {
+                    return Err(FormatError::ScaleBlock {
+                        tensor: tensor.into(),
+                        row,
+                        col: start,
+                        block,
+                        granularity,
+                        format,
+                    });
+                }
+                found.push(halves[own.start]);
             }
-            halves.into_iter().step_by(per_block).collect()
+            found
         }
     })
-}
-
-fn groups_per_block(size: GroupSize, block: usize) -> Option<usize> {
-    block.is_multiple_of(size.len()).then(|| block / size.len())
 }
 
 /// The f16 bits of a finite `value`, or the nearest f16 if that will not do.

@@ -260,7 +260,7 @@ fn tensors_in_impossible_places_and_shapes() {
     refused(&one(&[1 << 62], 0, 0), "overflows");
     refused(&one(&[255], 35, 0), "K = 255 is not a multiple of the 256");
     refused(&one(&[100], 2, 0), "K = 100 is not a multiple of the 32");
-    refused(&one(&[64, 6], 42, 0), "PrismML");
+    refused(&one(&[64, 6], 42, 0), "takes 108 bytes, but there are 96");
     let overlap = [info("a", &[16], 0, 0), info("b", &[8], 0, 32)];
     refused(
         &with_data(&overlap, 64),

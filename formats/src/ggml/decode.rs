@@ -4,8 +4,8 @@ use super::TernaryType;
 use super::bits::{FIVE_TRITS, gather, interchange, next_trit, threes};
 use half::f16;
 
-/// Decodes a row, or for I2_S any run of whole blocks, and its scales. False if
-/// a code is 3. Lengths are those of the format for a multiple of its block.
+/// Decodes a row of any type but I2_S, and its scales. False if a code is 3.
+/// Lengths are those of the format for a multiple of its block.
 pub(super) fn row(ty: TernaryType, bytes: &[u8], packed: &mut [u8], scales: &mut [f32]) -> bool {
     let (block_bytes, block) = (ty.block_bytes(), ty.block());
     let bytes = match ty {
@@ -39,17 +39,20 @@ pub(super) fn row(ty: TernaryType, bytes: &[u8], packed: &mut [u8], scales: &mut
                 *scale = half_at(block, 64);
             }
         }
-        TernaryType::Q2_0 => {
+        TernaryType::Q2_0 | TernaryType::Pq2_0 => {
             for ((block, out), scale) in blocks.zip(scales) {
                 *scale = half_at(block, 0);
                 bad |= sequential(&block[2..], out);
             }
         }
-        TernaryType::I2S => {
-            for (block, out) in blocks {
-                bad |= planes::<8>(block, out, HIGHEST_FIRST);
+        TernaryType::Ptq1_0 => {
+            for ((block, out), scale) in blocks.zip(scales) {
+                ptq1_0(block, out);
+                *scale = half_at(block, 26);
             }
         }
+        // Of three layouts: see `i2s`.
+        TernaryType::I2S => unreachable!("I2_S has no rows of its own"),
         TernaryType::Iq2Bn => {
             for (block, out) in blocks {
                 bad |= planes::<4>(block, out, LOWEST_FIRST);
@@ -64,31 +67,30 @@ pub(super) fn row(ty: TernaryType, bytes: &[u8], packed: &mut [u8], scales: &mut
     bad == 0
 }
 
-/// The code of one weight of a row as stored, 3 if it is none. For I2_S `bytes`
-/// is the whole tensor and `col` counts through it.
+/// The code of one weight of a row as stored, 3 if it is none.
 pub(super) fn code(ty: TernaryType, bytes: &[u8], col: usize) -> u8 {
     let at = col % ty.block();
     let block = &bytes[ty.row_header() + col / ty.block() * ty.block_bytes()..];
     let (byte, shift) = match ty {
         TernaryType::Tq2_0 => (at / 128 * 32 + at % 32, at % 128 / 32 * 2),
-        TernaryType::Q2_0 => (2 + at / 4, at % 4 * 2),
-        TernaryType::I2S => (at % 32, 6 - at / 32 * 2),
+        TernaryType::Q2_0 | TernaryType::Pq2_0 => (2 + at / 4, at % 4 * 2),
         TernaryType::Iq2Bn => (at % 16, at / 16 * 2),
-        // Every byte is five trits.
-        TernaryType::Tq1_0 | TernaryType::Iq1Bn => return 0,
+        // Every byte is five trits, or there are no rows.
+        TernaryType::Tq1_0 | TernaryType::Ptq1_0 | TernaryType::Iq1Bn | TernaryType::I2S => {
+            return 0;
+        }
     };
     (block[byte] >> shift) & 3
 }
 
 const LOWEST_FIRST: [u32; 4] = [0, 2, 4, 6];
-const HIGHEST_FIRST: [u32; 4] = [6, 4, 2, 0];
 
 fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
 /// `4 * WORDS` bytes of four planes each; not zero if a code is 3.
-fn planes<const WORDS: usize>(bytes: &[u8], out: &mut [u8], shifts: [u32; 4]) -> u32 {
+pub(super) fn planes<const WORDS: usize>(bytes: &[u8], out: &mut [u8], shifts: [u32; 4]) -> u32 {
     let mut words = [0; WORDS];
     let mut bad = 0;
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -121,6 +123,20 @@ fn tq1_0(block: &[u8], out: &mut [u8]) {
     trit_planes::<32>(&block[..32], &mut out[..40]);
     trit_planes::<16>(&block[32..48], &mut out[40..60]);
     trit_planes::<4>(&block[48..52], &mut out[60..]);
+}
+
+/// 24 bytes of five planes, in runs of 16 and 8, then 2 bytes of four planes.
+fn ptq1_0(block: &[u8], out: &mut [u8]) {
+    trit_planes::<16>(&block[..16], &mut out[..20]);
+    trit_planes::<8>(&block[16..24], &mut out[20..30]);
+    let [mut even, mut odd] = [block[24], block[25]];
+    for out in &mut out[30..] {
+        let mut word = [0; 4];
+        for pair in word.chunks_exact_mut(2) {
+            (pair[0], pair[1]) = (next_trit(&mut even), next_trit(&mut odd));
+        }
+        *out = gather(interchange(u32::from_be_bytes(word)), 0);
+    }
 }
 
 fn trit_planes<const BYTES: usize>(bytes: &[u8], out: &mut [u8]) {

@@ -38,6 +38,40 @@ pub(super) fn tq1_0(packed: &[u8], scales: &[u16], out: &mut [u8]) {
     }
 }
 
+/// A row of Q2_0 (`BYTES` is 16) or PQ2_0 (32): blocks of four times as many weights;
+/// `scales` has the f16 bits of each block.
+pub(super) fn q2_0<const BYTES: usize>(packed: &[u8], scales: &[u16], out: &mut [u8]) {
+    let blocks = packed
+        .chunks_exact(BYTES)
+        .zip(out.chunks_exact_mut(2 + BYTES));
+    for ((packed, out), scale) in blocks.zip(scales) {
+        out[..2].copy_from_slice(&scale.to_le_bytes());
+        for (out, &packed) in out[2..].iter_mut().zip(packed) {
+            let codes = EXPANDED[usize::from(packed)];
+            *out = (codes | codes >> 6 | codes >> 12 | codes >> 18) as u8;
+        }
+    }
+}
+
+/// A row of PTQ1_0; `scales` has the f16 bits of each block.
+pub(super) fn ptq1_0(packed: &[u8], scales: &[u16], out: &mut [u8]) {
+    let blocks = packed.chunks_exact(32).zip(out.chunks_exact_mut(28));
+    for ((packed, out), scale) in blocks.zip(scales) {
+        trit_planes(&packed[..20], &mut out[..16]);
+        trit_planes(&packed[20..30], &mut out[16..24]);
+        // Weights of either byte take turns; the fifth digit is 0.
+        let codes = [30, 31].map(|at| EXPANDED[usize::from(packed[at])].to_le_bytes());
+        for (j, out) in out[24..26].iter_mut().enumerate() {
+            let digits = [codes[0][j], codes[0][2 + j], codes[1][j], codes[1][2 + j]];
+            let number = digits
+                .into_iter()
+                .fold(0, |number, digit| 3 * number + digit);
+            *out = CEIL[usize::from(3 * number)];
+        }
+        out[26..].copy_from_slice(&scale.to_le_bytes());
+    }
+}
+
 /// The digits of each byte of `out` lie `out.len()` weights apart, the first one
 /// most significant; where there are fewer than five the last ones are 0.
 fn trit_planes(packed: &[u8], out: &mut [u8]) {

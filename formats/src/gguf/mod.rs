@@ -35,20 +35,26 @@
 //! ```
 
 mod cursor;
+mod dequant;
+mod place;
+mod shape;
+mod split;
 mod tensor;
 mod types;
 mod value;
 mod write;
 
+pub(crate) use split::KEYS as SPLIT_KEYS;
+pub use split::{Split, part_name};
 pub use tensor::Tensor;
 pub use types::TensorType;
 pub use value::{Array, Value, ValueType};
-pub use write::{GgufTensors, GgufWriter};
+pub use write::{GgufTensors, GgufWriter, check_tensor_name};
 
 use crate::error::{FormatError, Result};
 use cursor::{Cursor, corrupt};
+use place::{Info, place};
 use std::collections::{HashMap, HashSet};
-use tensor::Info;
 use tritgemm::TernaryMatrix;
 
 /// The first bytes of every GGUF file.
@@ -58,8 +64,12 @@ pub const DEFAULT_ALIGNMENT: u32 = 32;
 /// The metadata key of the alignment, a u32.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 
-/// Bytes of the name of a tensor or a key that are read at most. ggml itself
-/// stops at 64 for tensors, the specification at this for keys.
+/// Bytes of the name of a tensor that ggml reads at most: its `GGML_MAX_NAME` is
+/// 64 with the zero at the end. [`GgufWriter`] writes no longer ones.
+pub const MAX_TENSOR_NAME: usize = 63;
+
+/// Bytes of the name of a tensor or a key that are read at most, the
+/// specification's limit for keys.
 const MAX_NAME: usize = u16::MAX as usize;
 /// Name length, number of dimensions, type and offset.
 const LEAST_TENSOR: usize = 8 + 4 + 4 + 8;
@@ -109,7 +119,7 @@ impl<'a> Gguf<'a> {
             .checked_next_multiple_of(alignment as usize);
         // A file without tensors may end before the padding.
         let data = start.and_then(|start| file.get(start..)).unwrap_or(&[]);
-        let tensors = tensor::place(infos, data, file.len() - data.len())?;
+        let tensors = place(infos, data, file.len() - data.len(), alignment)?;
         Ok(Self {
             version,
             alignment,
@@ -164,6 +174,11 @@ impl<'a> Gguf<'a> {
     pub fn ternary(&self, name: &str) -> Result<TernaryMatrix> {
         self.tensor(name)?.ternary()
     }
+}
+
+/// The values of bytes of a type that has them: see [`Tensor::to_f32`].
+pub(crate) fn values(ty: TensorType, data: &[u8]) -> Option<Vec<f32>> {
+    dequant::to_f32(ty, data)
 }
 
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {

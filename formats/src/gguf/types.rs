@@ -8,7 +8,7 @@ use core::fmt;
 pub struct TensorType(pub u32);
 
 /// Number, name, weights and bytes of a block: what a file may hold beside the
-/// ternary types. Numbers that forks use for several types are left out.
+/// ternary types.
 const TYPES: &[(u32, &str, u64, u64)] = &[
     (0, "F32", 1, 4),
     (1, "F16", 1, 2),
@@ -40,6 +40,76 @@ const TYPES: &[(u32, &str, u64, u64)] = &[
     (30, "BF16", 1, 2),
 ];
 
+/// Types that are named and no more: their size is not known here, or a number
+/// has two meanings. ik_llama.cpp's are those from 97 up, bitnet.cpp's those of
+/// two names.
+const NAMES: &[(u32, &str)] = &[
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (9, "Q8_1"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (37, "I8_S or IQ4_NL_4_8"),
+    (38, "TL1 or IQ4_NL_8_8"),
+    (39, "MXFP4 or TL2"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+    (97, "Q8_0_X4"),
+    (98, "Q8_1_X4"),
+    (99, "Q8_2_X4"),
+    (133, "Q6_0"),
+    (136, "Q8_K64"),
+    (137, "IQ2_K"),
+    (138, "IQ3_K"),
+    (139, "IQ4_K"),
+    (140, "IQ5_K"),
+    (141, "IQ6_K"),
+    (144, "IQ4_KS"),
+    (145, "IQ2_KS"),
+    (146, "IQ4_KSS"),
+    (147, "Q8_K16"),
+    (148, "Q8_K32"),
+    (149, "Q8_KR8"),
+    (150, "Q8_K128"),
+    (151, "Q8_KV"),
+    (152, "IQ5_KS"),
+    (153, "IQ2_KT"),
+    (154, "IQ3_KT"),
+    (155, "IQ4_KT"),
+    (156, "IQ3_KS"),
+    (157, "IQ2_KL"),
+    (158, "IQ1_KT"),
+    (202, "Q4_0_R8"),
+    (206, "Q5_0_R4"),
+    (208, "Q8_0_R8"),
+    (210, "Q2_K_R4"),
+    (211, "Q3_K_R4"),
+    (212, "Q4_K_R4"),
+    (213, "Q5_K_R4"),
+    (214, "Q6_K_R4"),
+    (216, "IQ2_XXS_R4"),
+    (217, "IQ2_XS_R4"),
+    (218, "IQ3_XXS_R4"),
+    (219, "IQ1_S_R4"),
+    (220, "IQ4_NL_R4"),
+    (221, "IQ3_S_R4"),
+    (222, "IQ2_S_R4"),
+    (223, "IQ4_XS_R8"),
+    (229, "IQ1_M_R4"),
+    (230, "BF16_R16"),
+    (233, "Q6_0_R4"),
+    (335, "IQ2_BN_R4"),
+    (337, "IQ2_K_R4"),
+    (338, "IQ3_K_R4"),
+    (339, "IQ4_K_R4"),
+    (340, "IQ5_K_R4"),
+    (344, "IQ4_KS_R4"),
+    (352, "IQ5_KS_R4"),
+    (398, "Q8_KV_R8"),
+    (399, "Q8_K_R8"),
+];
+
 impl TensorType {
     /// 32-bit floats.
     pub const F32: TensorType = TensorType(0);
@@ -50,11 +120,18 @@ impl TensorType {
 
     /// Its name, `unknown` if it has none here.
     pub fn name(self) -> &'static str {
-        match (self.ternary(), self.known()) {
-            (Some(ternary), _) => ternary.name(),
-            (None, Some((_, name, _, _))) => name,
-            (None, None) => "unknown",
+        if let Some(ternary) = self.ternary() {
+            return ternary.name();
         }
+        let known = self.known().map(|(_, name, _, _)| name);
+        let named = || NAMES.iter().find(|ty| ty.0 == self.0).map(|ty| ty.1);
+        known.or_else(named).unwrap_or("unknown")
+    }
+
+    /// Whether the size of its tensors is known here. Tensors of other types are
+    /// taken to reach up to the next one.
+    pub fn is_sized(self) -> bool {
+        self.ternary().is_some() || self.known().is_some()
     }
 
     /// The ternary type of that number.

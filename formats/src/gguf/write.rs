@@ -1,10 +1,12 @@
 //! Writing GGUF files, version 3.
 
 use super::cursor::corrupt;
-use super::tensor::{MAX_DIMS, Shape};
+use super::shape::{MAX_DIMS, Shape};
 use super::types::TensorType;
 use super::value::{Value, ValueType};
-use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_NAME, Tensor, check_alignment};
+use super::{
+    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_NAME, MAX_TENSOR_NAME, Tensor, check_alignment,
+};
 use crate::error::{FormatError, Result};
 use std::collections::HashSet;
 use std::io::Write;
@@ -104,7 +106,8 @@ impl GgufWriter {
     /// # Errors
     /// [`FormatError::Type`] if the size of the type is not known here (then use
     /// [`GgufWriter::tensor_of_len`]); [`FormatError::Container`] if the name is
-    /// there already or is too long, or if there are more than 4 dimensions;
+    /// there already, or if there are more than 4 dimensions;
+    /// [`FormatError::Name`] if ggml could not read the name;
     /// [`FormatError::Block`], [`FormatError::Shape`] or
     /// [`FormatError::ShapeOverflow`] if the type cannot have the shape.
     pub fn tensor(&mut self, name: &str, shape: &[u64], ty: TensorType) -> Result<&mut Self> {
@@ -143,7 +146,8 @@ impl GgufWriter {
     /// [`data`](Tensor::data) can then be copied.
     ///
     /// # Errors
-    /// [`FormatError::Container`] if the name is there already.
+    /// [`FormatError::Container`] if the name is there already, [`FormatError::Name`] if
+    /// ggml could not read it.
     pub fn tensor_like(&mut self, tensor: &Tensor<'_>) -> Result<&mut Self> {
         let bytes = tensor.data().len() as u64;
         self.tensor_of_len(tensor.name(), tensor.shape(), tensor.tensor_type(), bytes)
@@ -192,6 +196,7 @@ impl GgufWriter {
 
     fn plan(&mut self, name: &str, shape: &[u64], ty: TensorType, bytes: u64) -> Result<&mut Self> {
         let shape = planned_shape(name, shape)?;
+        check_tensor_name(name)?;
         check_name("tensor", name, &mut self.names)?;
         self.tensors.push(Planned {
             name: name.into(),
@@ -264,6 +269,23 @@ fn planned_shape(name: &str, shape: &[u64]) -> Result<Shape> {
         refused(format!(
             "tensor `{name}` of {dims} dimensions, expected {MAX_DIMS} at most"
         ))
+    })
+}
+
+/// That ggml can read the name of a tensor back: it is a C string there.
+///
+/// # Errors
+/// [`FormatError::Name`] if it is longer than [`MAX_TENSOR_NAME`] or has a zero byte.
+pub fn check_tensor_name(name: &str) -> Result<()> {
+    let what = match name.len() {
+        len if len > MAX_TENSOR_NAME => format!("{len} bytes"),
+        _ if name.contains('\0') => "a zero byte".into(),
+        _ => return Ok(()),
+    };
+    Err(FormatError::Name {
+        tensor: name.into(),
+        what,
+        expected: "at most 63 bytes, none of them zero, in a GGUF file",
     })
 }
 
