@@ -5,14 +5,17 @@
 //! |---|---|---|---|---|---|
 //! | TQ1_0 (llama.cpp) | GGUF | 1.69 | f16 a block of 256 | [`ggml`] | [`ggml`] |
 //! | TQ2_0 (llama.cpp) | GGUF | 2.06 | f16 a block of 256 | [`ggml`] | [`ggml`] |
-//! | Q2_0 (llama.cpp) | GGUF | 2.25 | f16 a block of 64 | [`ggml`] | |
+//! | Q2_0 (llama.cpp) | GGUF | 2.25 | f16 a block of 64 | [`ggml`] | [`ggml`] |
+//! | PQ2_0 (PrismML) | GGUF | 2.125 | f16 a block of 128 | [`ggml`] | [`ggml`] |
+//! | PTQ1_0 (PrismML) | GGUF | 1.75 | f16 a block of 128 | [`ggml`] | [`ggml`] |
 //! | I2_S (bitnet.cpp) | GGUF | 2 | f32 a tensor | [`ggml`] | |
 //! | IQ2_BN (ik_llama.cpp) | GGUF | 2 | f32 a row | [`ggml`] | |
 //! | IQ1_BN (ik_llama.cpp) | GGUF | 1.625 | f16 a row | [`ggml`] | |
 //! | packed uint8 (BitNet) | safetensors | 2 | one a tensor | [`hf`] | [`hf`] |
 //! | `MatMulNBits`, bits = 2 | ONNX | 2 | | [`onnx`] | |
 //!
-//! [`gguf`] reads the container (versions 2 and 3) from bytes that the caller
+//! [`open`] opens a whole model of any of these, in one file or in many, as one
+//! [`Model`]. [`gguf`] reads the container (versions 2 and 3) from bytes that the caller
 //! has read or mapped, and writes version 3. [`simplify`] turns equal scales of
 //! groups into scales of rows or of the matrix. `linear` of a format
 //! ([`gguf::Tensor::linear`], [`hf::linear`], [`onnx::MatMulNBits::linear`])
@@ -39,13 +42,14 @@
 //!
 //! Cargo feature `rayon` (default): rows are decoded and encoded in parallel in
 //! the rayon pool that the caller is in.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // But for the one call that maps files: `model::mapped`.
 
 pub mod error;
 mod float;
 pub mod ggml;
 pub mod gguf;
 pub mod hf;
+pub mod model;
 pub mod onnx;
 mod parallel;
 mod rows;
@@ -53,6 +57,7 @@ mod scales;
 
 pub use error::FormatError;
 pub use float::FloatType;
+pub use model::{Model, OpenOptions, open, open_with};
 pub use scales::{ScaleRounding, simplify};
 
 /// The README's example, compiled.

@@ -31,6 +31,8 @@
 //! hold anything after its last column.
 
 mod model;
+mod proto;
+mod tensor;
 
 pub use model::OnnxModel;
 

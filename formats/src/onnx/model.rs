@@ -1,119 +1,159 @@
 //! `.onnx` files: the weights of their `MatMulNBits` nodes.
 
+use super::proto::{Graph, Model, Node, Tensor};
+use super::tensor::{External, type_error, wrong};
 use super::{MatMulNBits, ZeroPoints};
 use crate::error::{FormatError, Result};
-use crate::float::FloatType;
 use prost::Message;
+use safetensors::Dtype;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use tritgemm::TernaryMatrix;
 
-/// The fields of ONNX's protobuf messages that are read; the others are skipped.
-mod proto {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Model {
-        #[prost(message, optional, tag = "7")]
-        pub graph: Option<Graph>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Graph {
-        #[prost(message, repeated, tag = "1")]
-        pub node: Vec<Node>,
-        #[prost(message, repeated, tag = "5")]
-        pub initializer: Vec<Tensor>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Node {
-        #[prost(string, repeated, tag = "1")]
-        pub input: Vec<String>,
-        #[prost(string, tag = "4")]
-        pub op_type: String,
-        #[prost(message, repeated, tag = "5")]
-        pub attribute: Vec<Attribute>,
-        #[prost(string, tag = "7")]
-        pub domain: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Attribute {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(int64, tag = "3")]
-        pub i: i64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Tensor {
-        #[prost(int32, tag = "2")]
-        pub data_type: i32,
-        #[prost(float, repeated, tag = "4")]
-        pub float_data: Vec<f32>,
-        #[prost(int32, repeated, tag = "5")]
-        pub int32_data: Vec<i32>,
-        #[prost(string, tag = "8")]
-        pub name: String,
-        #[prost(bytes = "vec", tag = "9")]
-        pub raw_data: Vec<u8>,
-        #[prost(int32, tag = "14")]
-        pub data_location: i32,
-    }
-}
-
-/// `TensorProto.DataType`.
-const FLOAT: i32 = 1;
-const UINT8: i32 = 2;
-const FLOAT16: i32 = 10;
-const BFLOAT16: i32 = 16;
-
-/// `TensorProto.DataLocation.EXTERNAL`.
-const EXTERNAL: i32 = 1;
-
 /// The 2-bit weights of an ONNX model: those of the `com.microsoft.MatMulNBits`
-/// nodes of its main graph with `bits = 2` that are stored in the file itself.
+/// nodes of its main graph with `bits = 2`.
 ///
-/// The tensors of the file are copied into memory.
+/// Tensors that the file holds are copied into memory. Those in files of their own
+/// (external data, above 2 GB) are read from what [`OnnxModel::attach`] gives.
 #[derive(Clone, Debug)]
 pub struct OnnxModel {
-    tensors: HashMap<String, proto::Tensor>,
+    /// In the order of the file.
+    tensors: Vec<Tensor>,
+    index: HashMap<String, usize>,
     /// One a matrix, in the order of the graph.
-    nodes: Vec<proto::Node>,
+    matrices: Vec<Matrix>,
+    by_name: HashMap<String, usize>,
+    /// Weights of nodes that are not read.
+    unread: Vec<String>,
+    external: External,
+}
+
+#[derive(Clone, Debug)]
+struct Matrix {
+    name: String,
+    node: Node,
+}
+
+/// What makes a matrix another one than that of a node with the same weights: its scales, its
+/// zero points, the permutation of its columns, and the attributes.
+fn identity(node: &Node) -> (Vec<String>, [Option<i64>; 3]) {
+    let inputs = (1..5).map(|i| node.input.get(i).cloned().unwrap_or_default());
+    let attributes = ["N", "K", "block_size"].map(|name| attribute(node, name));
+    (inputs.collect(), attributes)
 }
 
 impl OnnxModel {
     /// Parses a whole `.onnx` file.
     ///
     /// # Errors
-    /// [`FormatError::Container`] if it is no such protobuf message.
+    /// [`FormatError::Container`] if it is no such protobuf message, or has two initialisers
+    /// of a name.
     pub fn parse(file: &[u8]) -> Result<Self> {
-        let corrupt = |what: String| FormatError::Container {
-            container: "ONNX",
-            offset: 0,
-            what,
-        };
-        let model = proto::Model::decode(file).map_err(|e| corrupt(e.to_string()))?;
+        let model = Model::decode(file).map_err(|e| corrupt(e.to_string()))?;
         let graph = model.graph.ok_or_else(|| corrupt("no graph".into()))?;
-        let mut nodes: Vec<proto::Node> = Vec::new();
-        for node in graph.node {
-            let ours = node.op_type == "MatMulNBits"
-                && node.domain == "com.microsoft"
-                && attribute(&node, "bits") == Some(2);
-            // Several nodes may share their weights.
-            if ours && !nodes.iter().any(|n| n.input.get(1) == node.input.get(1)) {
-                nodes.push(node);
+        let Graph { node, initializer } = graph;
+        let mut index = HashMap::new();
+        for (i, tensor) in initializer.iter().enumerate() {
+            if index.insert(tensor.name.clone(), i).is_some() {
+                return Err(corrupt(format!("a second initialiser `{}`", tensor.name)));
             }
         }
-        let named = |t: proto::Tensor| (t.name.clone(), t);
-        Ok(Self {
-            tensors: graph.initializer.into_iter().map(named).collect(),
-            nodes,
-        })
+        let mut all = Self {
+            tensors: initializer,
+            index,
+            matrices: Vec::new(),
+            by_name: HashMap::new(),
+            unread: Vec::new(),
+            external: External::default(),
+        };
+        let mut seen = HashSet::new();
+        for node in node {
+            let quantised = node.domain == "com.microsoft"
+                && matches!(
+                    &*node.op_type,
+                    "MatMulNBits" | "GatherBlockQuantized" | "MatMulBnb4" | "QMoE"
+                );
+            match (&*node.op_type, attribute(&node, "bits")) {
+                _ if !quantised => {}
+                // Several nodes may share a matrix, and several matrices their weights.
+                ("MatMulNBits", Some(2)) => {
+                    if seen.insert(identity(&node)) {
+                        all.add(node);
+                    }
+                }
+                _ => all.unread.push(weights(&node).to_owned()),
+            }
+        }
+        Ok(all)
     }
 
-    /// The matrices: names of the inputs `B`, in the order of the graph.
+    /// Adds the matrix of a node under a name of its own: that of `B` for the first of those
+    /// that share it, that with the scales' after a colon for the others.
+    fn add(&mut self, node: Node) {
+        let input = |i: usize| node.input.get(i).map_or("", String::as_str);
+        let names = [
+            input(1).to_owned(),
+            format!("{}:{}", input(1), input(2)),
+            format!("{}:{}:{}", input(1), input(2), input(3)),
+        ];
+        let count = self.matrices.len();
+        let numbered = std::iter::once(format!("{}:{}", names[2], count));
+        let fallback = (0..).map(|i| format!("{}:{count}:{i}", names[2]));
+        let mut names = names.clone().into_iter().chain(numbered).chain(fallback);
+        let free = names.find(|name| !self.by_name.contains_key(name));
+        let name = free.unwrap_or_default();
+        self.by_name.insert(name.clone(), count);
+        self.matrices.push(Matrix { name, node });
+    }
+
+    /// The matrices: names of the inputs `B`, in the order of the graph. Where nodes share a `B`
+    /// and not its scales or zero points, they are several matrices; the names of all but the
+    /// first of them are `B:scales`.
     pub fn matrices(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.nodes.iter().map(weights)
+        self.matrices.iter().map(|m| m.name.as_str())
+    }
+
+    /// The weights of nodes that multiply by packed ones and are not read: of other bits, or
+    /// of other operators.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.unread.iter().map(String::as_str)
+    }
+
+    /// The files that hold external data, as the model names them, sorted.
+    pub fn external_files(&self) -> Vec<String> {
+        let locations = self.tensors.iter().filter_map(|t| t.location().ok()?);
+        let locations: BTreeSet<&str> = locations.collect();
+        locations.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Gives the bytes of a file of external data. Which files a model may name is the
+    /// caller's to decide: [`open`](crate::open) takes none outside of its folder.
+    pub fn attach(&mut self, location: &str, bytes: impl AsRef<[u8]> + Send + Sync + 'static) {
+        self.external.0.insert(location.to_owned(), Arc::new(bytes));
+    }
+
+    /// Initialisers that are no part of a matrix that is read, in the order of the file:
+    /// name, type, shape and bytes, or nothing for a type that is not read.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn others(&self) -> Result<Vec<Option<(&str, Dtype, Vec<usize>, Cow<'_, [u8]>)>>> {
+        let of = |m: &Matrix| {
+            m.node
+                .input
+                .iter()
+                .skip(1)
+                .take(4)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let used: HashSet<String> = self.matrices.iter().flat_map(of).collect();
+        let others = self.tensors.iter().filter(|t| !used.contains(&t.name));
+        others
+            .map(|t| {
+                let plain = t.plain(&self.external)?;
+                Ok(plain.map(|(dtype, shape, bytes)| (t.name.as_str(), dtype, shape, bytes)))
+            })
+            .collect()
     }
 
     /// `[M, K]` of a matrix, as its node says.
@@ -130,10 +170,10 @@ impl OnnxModel {
     ///
     /// # Errors
     /// Those of [`MatMulNBits::decode`]; [`FormatError::NoTensor`] if the matrix
-    /// or its scales or zero points are not in the file (they may be computed,
-    /// or lie in a file of their own); [`FormatError::Attribute`] if an
-    /// attribute is missing, a tensor has a type that is not the operator's, or
-    /// the columns are permuted (`g_idx`).
+    /// or its scales or zero points are not in the file (they may be computed);
+    /// [`FormatError::Attribute`] if an attribute is missing, a tensor has a type that
+    /// is not the operator's, the columns are permuted (`g_idx`), or external data is
+    /// not attached or too short.
     pub fn decode(&self, matrix: &str) -> Result<TernaryMatrix> {
         let node = self.node(matrix)?;
         let [n, k] = self.shape(matrix)?;
@@ -141,16 +181,20 @@ impl OnnxModel {
         if !input(4).is_empty() {
             return Err(wrong(matrix, "g_idx", input(4), "no permuted columns"));
         }
-        let b = self.tensor(matrix)?;
-        let b = bytes(b).ok_or_else(|| type_error(matrix, b, "uint8"))?;
+        let b = self.tensor(input(1))?;
+        let b_bytes = b.bytes(&self.external)?;
+        let b = b_bytes.ok_or_else(|| type_error(matrix, b, "uint8"))?;
         let scales = self.tensor(input(2))?;
-        let scales = floats(scales).ok_or_else(|| type_error(input(2), scales, "a float"))?;
+        let values = scales.floats(&self.external)?;
+        let scales = values.ok_or_else(|| type_error(input(2), scales, "a float"))?;
         let zeros = match input(3) {
             "" => None,
             name => Some(self.tensor(name)?),
         };
-        let packed = zeros.and_then(bytes);
-        let per_block = zeros.and_then(floats);
+        let (packed, per_block) = match zeros {
+            None => (None, None),
+            Some(zeros) => (zeros.bytes(&self.external)?, zeros.floats(&self.external)?),
+        };
         let zero_points = match (zeros, &packed, &per_block) {
             (None, _, _) => ZeroPoints::Omitted,
             (_, Some(packed), _) => ZeroPoints::Packed(packed),
@@ -169,30 +213,34 @@ impl OnnxModel {
         weights.decode()
     }
 
-    fn node(&self, matrix: &str) -> Result<&proto::Node> {
-        let found = self.nodes.iter().find(|n| weights(n) == matrix);
+    fn node(&self, matrix: &str) -> Result<&Node> {
+        let found = self.by_name.get(matrix).map(|&i| &self.matrices[i].node);
         found.ok_or_else(|| missing(matrix))
     }
 
-    /// A tensor whose values are in the file.
-    fn tensor(&self, name: &str) -> Result<&proto::Tensor> {
-        let found = self.tensors.get(name).ok_or_else(|| missing(name))?;
-        if found.data_location == EXTERNAL {
-            return Err(wrong(name, "data_location", "EXTERNAL", "data in the file"));
-        }
-        Ok(found)
+    fn tensor(&self, name: &str) -> Result<&Tensor> {
+        let found = self.index.get(name).map(|&i| &self.tensors[i]);
+        found.ok_or_else(|| missing(name))
     }
 }
 
-fn weights(node: &proto::Node) -> &str {
+fn corrupt(what: String) -> FormatError {
+    FormatError::Container {
+        container: "ONNX",
+        offset: 0,
+        what,
+    }
+}
+
+fn weights(node: &Node) -> &str {
     node.input.get(1).map_or("", String::as_str)
 }
 
-fn attribute(node: &proto::Node, name: &str) -> Option<i64> {
+fn attribute(node: &Node, name: &str) -> Option<i64> {
     node.attribute.iter().find(|a| a.name == name).map(|a| a.i)
 }
 
-fn size(node: &proto::Node, name: &'static str) -> Result<usize> {
+fn size(node: &Node, name: &'static str) -> Result<usize> {
     let value = attribute(node, name);
     let size = value.and_then(|v| usize::try_from(v).ok());
     size.ok_or_else(|| {
@@ -204,56 +252,4 @@ fn size(node: &proto::Node, name: &'static str) -> Result<usize> {
 fn missing(tensor: &str) -> FormatError {
     let tensor = tensor.to_owned();
     FormatError::NoTensor { tensor }
-}
-
-fn wrong(
-    tensor: &str,
-    attribute: &'static str,
-    value: &str,
-    expected: &'static str,
-) -> FormatError {
-    FormatError::Attribute {
-        tensor: tensor.to_owned(),
-        attribute,
-        value: value.to_owned(),
-        expected,
-    }
-}
-
-fn type_error(name: &str, tensor: &proto::Tensor, expected: &'static str) -> FormatError {
-    let ty = tensor.data_type.to_string();
-    wrong(name, "data_type", &ty, expected)
-}
-
-/// The bytes of a uint8 tensor; one that `int32_data` holds must fit.
-fn bytes(tensor: &proto::Tensor) -> Option<Cow<'_, [u8]>> {
-    if tensor.data_type != UINT8 {
-        return None;
-    }
-    if !tensor.raw_data.is_empty() || tensor.int32_data.is_empty() {
-        return Some(Cow::Borrowed(&tensor.raw_data));
-    }
-    let values = tensor.int32_data.iter().map(|&v| u8::try_from(v).ok());
-    values.collect::<Option<Vec<u8>>>().map(Cow::Owned)
-}
-
-/// The values of a float tensor.
-fn floats(tensor: &proto::Tensor) -> Option<Vec<f32>> {
-    let ty = match tensor.data_type {
-        FLOAT => FloatType::F32,
-        FLOAT16 => FloatType::F16,
-        BFLOAT16 => FloatType::Bf16,
-        _ => return None,
-    };
-    if !tensor.raw_data.is_empty() {
-        return Some(ty.decode(&tensor.raw_data));
-    }
-    if ty == FloatType::F32 {
-        return Some(tensor.float_data.clone());
-    }
-    // The bits of 16-bit floats, one an int32.
-    let halves = tensor.int32_data.iter().map(|&v| u16::try_from(v).ok());
-    let halves: Vec<u16> = halves.collect::<Option<_>>()?;
-    let halves: Vec<u8> = halves.into_iter().flat_map(u16::to_le_bytes).collect();
-    Some(ty.decode(&halves))
 }
