@@ -2,17 +2,19 @@
 
 use crate::signals;
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 use tempfile::NamedTempFile;
 
-/// The temporary file to remove if a signal ends the process.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// The temporary files to remove if a signal ends the process.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A file being written under a temporary name beside its final one. Dropping
-/// it without [`AtomicFile::commit`] removes it; so do Ctrl-C and SIGTERM.
+/// it without [`AtomicFile::commit`] removes it; so do Ctrl-C, SIGTERM and every other signal
+/// that can be caught.
 pub struct AtomicFile {
     /// `None` once it has its final name.
     temp: Option<NamedTempFile>,
@@ -24,32 +26,29 @@ impl AtomicFile {
     /// Starts a file that will be `path`. An existing one is an error unless
     /// `overwrite`.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        // A link stays a link: what it points to is replaced.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        match fs::symlink_metadata(&path) {
-            Ok(kind) if kind.is_dir() => bail!("is a directory, expected a file"),
-            Ok(kind) if kind.is_symlink() => bail!("is a link that leads nowhere"),
-            Ok(kind) => {
-                ensure!(kind.is_file(), "exists and is not a regular file");
-                ensure!(overwrite, "exists already; --force replaces it");
-            }
-            Err(_) => ensure!(path.file_name().is_some(), "is not a file name"),
-        }
+        let (path, replaced) = checked(path, overwrite)?;
         remove_on_signals();
         let mut builder = tempfile::Builder::new();
         builder.prefix(".tritgemm-").suffix(".part");
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // As any new file; the umask takes its share.
-            builder.permissions(fs::Permissions::from_mode(0o666));
+            // As any new file, and the umask takes its share; or not readable by others until
+            // it has the mode of the file that it replaces.
+            let mode = replaced.as_ref().map_or(0o666, |_| 0o600);
+            builder.permissions(fs::Permissions::from_mode(mode));
         }
         let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
         let temp = builder
             .tempfile_in(directory(&path))
             .map_err(without_path)
-            .with_context(|| format!("cannot create a file in `{}`", directory(&path).display()))?;
-        *unfinished = Some(temp.path().to_owned());
+            .context("cannot create a file in its folder")?;
+        unfinished.insert(temp.path().to_owned());
+        drop(unfinished);
+        if let Some(permissions) = replaced {
+            let kept = temp.as_file().set_permissions(permissions);
+            kept.context("cannot give it the mode of the file that it replaces")?;
+        }
         Ok(Self {
             temp: Some(temp),
             path,
@@ -79,12 +78,14 @@ impl AtomicFile {
     /// Flushes to the disk and gives the file its name.
     pub fn commit(mut self) -> Result<()> {
         let temp = self.temp.take().expect("committed once");
+        let part = temp.path().to_owned();
         let named = match temp.as_file().sync_all() {
             Err(e) => Err(e),
             Ok(()) if self.overwrite => temp.persist(&self.path).map_err(|e| e.error),
             Ok(()) => temp.persist_noclobber(&self.path).map_err(|e| e.error),
         };
         named.map_err(without_path).context("cannot write")?;
+        finished(&part);
         // The name itself must last, too. Not every file system can promise.
         #[cfg(unix)]
         let _ = File::open(directory(&self.path)).and_then(|dir| dir.sync_all());
@@ -106,8 +107,56 @@ impl Write for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        self.temp = None;
-        *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(temp) = self.temp.take() {
+            let part = temp.path().to_owned();
+            drop(temp);
+            finished(&part);
+        }
+    }
+}
+
+fn finished(part: &Path) {
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    unfinished.remove(part);
+}
+
+/// Where a file that will be `path` goes, and the mode of the one it replaces. What is no
+/// regular file is refused before anything opens it: a pipe would wait for its reader.
+pub fn checked(path: &Path, overwrite: bool) -> Result<(PathBuf, Option<fs::Permissions>)> {
+    // A link stays a link: what it points to is replaced.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let replaced = match fs::symlink_metadata(&path) {
+        Ok(kind) if kind.is_dir() => bail!("is a directory, expected a file"),
+        Ok(kind) if kind.is_symlink() => bail!("is a link that leads nowhere"),
+        Ok(kind) => {
+            ensure!(kind.is_file(), "exists and is not a regular file");
+            ensure!(overwrite, "exists already; --force replaces it");
+            Some(kind.permissions())
+        }
+        Err(_) => {
+            ensure!(path.file_name().is_some(), "is not a file name");
+            ensure!(
+                directory(&path).is_dir(),
+                "cannot create a file in its folder, which does not exist"
+            );
+            None
+        }
+    };
+    Ok((path, replaced))
+}
+
+/// Whether two paths lead to one file; told without opening either.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        identity(a).is_some_and(|a| identity(b) == Some(a))
+    }
+    #[cfg(not(unix))]
+    {
+        let real = |path| fs::canonicalize(path).ok();
+        real(a).is_some_and(|a| real(b) == Some(a))
     }
 }
 
@@ -130,14 +179,14 @@ fn remove_on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Without a handler a signal leaves the temporary file, no more.
-        let _ = signals::on_end(|| {
+        let _ = signals::on_end(|signal| {
             let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(path) = unfinished.as_ref() {
+            for path in unfinished.iter() {
                 let _ = fs::remove_file(path);
             }
-            // The lock is held to the end, so that no new file appears. 130 is
-            // what shells give a process that Ctrl-C ended.
-            std::process::exit(130);
+            // The lock is held to the end, so that no new file appears. The code is what
+            // shells give a process that the signal ended.
+            std::process::exit(128 + signal);
         });
     });
 }

@@ -130,7 +130,7 @@ fn write_stack(path: &Path, seed: u64) -> Result<(usize, u64)> {
         add("feed_forward.down", &[WIDTH, HIDDEN]);
         add("norm", &[WIDTH]);
     }
-    let layout = format::Layout::new(planned.clone(), &Default::default(), None)?;
+    let layout = format::Layout::new(planned.clone(), &Default::default())?;
     let mut file = layout.header.clone();
     file.resize(layout.len.try_into()?, 0);
     let mut random = StdRng::seed_from_u64(seed);

@@ -6,13 +6,14 @@
 //! | [`quantize`] | a safetensors file to one with packed ternary matrices |
 //! | [`convert`] | between our files, GGUF, HF BitNet and panel files |
 //! | [`inspect`] | what a file holds |
-//! | [`model`] | files of every format, as those two see them |
 //! | [`verify`] | every kernel against the scalar path on a file's matrices |
 //! | [`info`] | what this CPU has and which kernels would run |
 //! | [`bench`] | speeds, beside the memory's and a dense GEMM's |
 //! | [`demo`] | all of it on weights made for the occasion |
-//! | [`format`] | how packed matrices lie in a safetensors file |
-#![deny(unsafe_code)]
+//! | [`format`] | safetensors files as they are written |
+//! | [`sharded`] | the files of an output, one or many |
+//! | [`scales`] | what a scale covers, made coarser or finer without loss |
+#![forbid(unsafe_code)]
 
 mod args;
 mod atomic;
@@ -23,13 +24,13 @@ mod demo;
 mod format;
 mod info;
 mod inspect;
-#[allow(unsafe_code)] // One call: mapping the input file.
-mod mapped;
-mod model;
 mod names;
 mod output;
 mod quantize;
+mod scales;
+mod sharded;
 mod signals;
+mod table;
 mod verify;
 
 use anyhow::Context;
@@ -53,7 +54,8 @@ fn main() -> ExitCode {
     match done.and_then(|()| out.finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", output::one_line(&format!("{error:#}")));
+            let text = output::one_line(&format!("{error:#}"));
+            anstream::eprintln!("{}error:{} {text}", output::RED, output::RED.render_reset());
             ExitCode::FAILURE
         }
     }

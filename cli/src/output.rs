@@ -1,11 +1,18 @@
-//! What goes to the terminal: lines, paragraphs, tables, progress.
+//! What goes to the terminal: lines, paragraphs, progress, colours.
 
+use crate::table::{GAP, Table};
+use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use terminal_size::{Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr;
+
+/// What is right, and what is wrong. Terminals without colours, pipes and `NO_COLOR` get the
+/// text alone.
+pub const GREEN: Style = AnsiColor::Green.on_default();
+pub const RED: Style = AnsiColor::Red.on_default().bold();
 
 /// Paragraphs are no wider than this, and as wide where there is no terminal.
 const TEXT: usize = 80;
@@ -24,10 +31,12 @@ impl Out {
     pub fn stdout() -> Self {
         let variable = || std::env::var("COLUMNS").ok()?.parse().ok();
         let size = terminal_size_of(io::stdout());
+        let width = size.map(|(Width(n), _)| n.into()).or_else(variable);
         Self {
-            to: Box::new(io::stdout()),
+            to: Box::new(anstream::stdout()),
             closed: false,
-            width: size.map(|(Width(n), _)| n.into()).or_else(variable),
+            // Terminals that do not know their width say 0.
+            width: width.filter(|&width| width > 0),
         }
     }
 
@@ -101,84 +110,6 @@ fn wrapped(text: &str, width: usize, indent: usize) -> String {
     lines
 }
 
-/// A column of a table, by its header.
-pub enum Col<'a> {
-    /// Text.
-    Left(&'a str),
-    /// Numbers.
-    Right(&'a str),
-}
-
-/// Columns between two of a table.
-const GAP: usize = 2;
-
-/// Rows below a header. Cells never break: where the terminal is too narrow, the
-/// first cell of each row has a line to itself and the others follow below it.
-pub struct Table {
-    /// Which columns are numbers.
-    right: Vec<bool>,
-    /// The header, then the rows.
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table without rows.
-    pub fn new(columns: &[Col<'_>]) -> Self {
-        let header = columns.iter().map(|column| match column {
-            Col::Left(name) | Col::Right(name) => (*name).to_owned(),
-        });
-        Self {
-            right: columns.iter().map(|c| matches!(c, Col::Right(_))).collect(),
-            rows: vec![header.collect()],
-        }
-    }
-
-    /// Adds a row, a cell a column.
-    pub fn add_row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
-    }
-
-    /// The text, for a terminal of `width` columns if there is one.
-    fn render(&self, width: Option<usize>) -> String {
-        let column = |i: usize| self.rows.iter().map(|row| row[i].width()).max();
-        let widths: Vec<usize> = (0..self.right.len()).filter_map(column).collect();
-        let span = |widths: &[usize], gap: usize| {
-            widths.iter().sum::<usize>() + gap * widths.len().saturating_sub(1)
-        };
-        let fits = |columns: usize| width.is_none_or(|width| columns <= width);
-        // From the roomiest layout to the narrowest.
-        let (below, gap) = [(false, GAP), (false, 1), (true, GAP)]
-            .into_iter()
-            .find(|&(below, gap)| match below {
-                false => fits(span(&widths, gap)),
-                true => fits(GAP + span(&widths[1..], gap)),
-            })
-            .unwrap_or((true, 1));
-        let cells = |row: &[String], from: usize| {
-            let cell = |i: usize| {
-                let space = " ".repeat(widths[i] - row[i].width());
-                match self.right[i] {
-                    true => space + &row[i],
-                    false => row[i].clone() + &space,
-                }
-            };
-            let cells: Vec<String> = (from..row.len()).map(cell).collect();
-            cells.join(&" ".repeat(gap)).trim_end().to_owned()
-        };
-        let line = |row: &Vec<String>| match below {
-            false => cells(row, 0),
-            true => format!("{}\n{}{}", row[0], " ".repeat(GAP), cells(row, 1)),
-        };
-        let mut lines: Vec<String> = self.rows.iter().map(line).collect();
-        let rule = match below {
-            false => span(&widths, gap),
-            true => GAP + span(&widths[1..], gap),
-        };
-        lines.insert(1, "─".repeat(width.map_or(rule, |width| rule.min(width))));
-        lines.join("\n")
-    }
-}
-
 /// A progress bar on standard error; invisible where that is no terminal.
 pub fn progress(len: u64, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template)
@@ -224,6 +155,18 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
+/// A number in four digits.
+pub fn short(value: f32) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        magnitude if !(1e-3..1e4).contains(&magnitude) => format!("{value:.3e}"),
+        magnitude => {
+            let digits = 3 - magnitude.log10().floor() as i32;
+            format!("{value:.*}", digits.max(0) as usize)
+        }
+    }
+}
+
 /// `1 matrix`, `2 matrices`.
 pub fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
@@ -247,31 +190,6 @@ mod tests {
         assert_eq!(one_line("a\n  b"), "a b");
     }
 
-    /// No line is wider than the terminal, and no cell is torn apart.
-    #[test]
-    fn tables_fit_the_terminal_with_whole_cells() {
-        let mut table = Table::new(&[Col::Left("name"), Col::Left("type"), Col::Right("n")]);
-        table.add_row(["layer.0.attention.query", "F32", "12345"]);
-        table.add_row(["norm", "BF16", "7"]);
-        assert_eq!(
-            table.render(None),
-            "name                     type      n\n\
-             ────────────────────────────────────\n\
-             layer.0.attention.query  F32   12345\n\
-             norm                     BF16      7"
-        );
-        assert_eq!(
-            table.render(Some(24)),
-            "name\n  type      n\n─────────────\n\
-             layer.0.attention.query\n  F32   12345\nnorm\n  BF16      7"
-        );
-        for width in [24, 34, 36, 80] {
-            let text = table.render(Some(width));
-            assert!(text.lines().all(|line| line.width() <= width), "{text}");
-            assert!(text.contains("layer.0.attention.query"), "{text}");
-        }
-    }
-
     #[test]
     fn paragraphs_break_between_words() {
         assert_eq!(wrapped("one two  three", 7, 0), "one two\nthree");
@@ -280,5 +198,14 @@ mod tests {
             wrapped("a-word-that-is-longer b", 4, 0),
             "a-word-that-is-longer\nb"
         );
+    }
+
+    #[test]
+    fn numbers_have_four_digits() {
+        let texts = [0.0, 0.01234567, 1.0, 123.456, 2e-9, 1e9, -0.5].map(short);
+        let want = [
+            "0", "0.01235", "1.000", "123.5", "2.000e-9", "1.000e9", "-0.5000",
+        ];
+        assert_eq!(texts, want);
     }
 }

@@ -1,23 +1,28 @@
 //! `tritgemm quantize`: a safetensors file to one with packed ternary matrices.
 
 use crate::args::QuantizeArgs;
-use crate::atomic::AtomicFile;
-use crate::format::{Layout, PackedInfo, Planned, Source, Tensor, scales_name};
-use crate::mapped::Mapped;
+use crate::atomic::checked;
+use crate::format::{Planned, own_keys};
 use crate::names;
-use crate::output::{self, Col, Out, Table, count, plain};
+use crate::output::{self, Out, count, plain, short};
+use crate::sharded::{Shards, apart};
+use crate::table::{Col, Table};
 use anyhow::{Context, Result, bail, ensure};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
 use tritgemm::{Granularity, MatMut, MatRef, TernaryMatrix, quant};
+use tritgemm_formats::model::ours::{PackedInfo, scales_name, scales_shape};
+use tritgemm_formats::model::{Matrix, Tensor};
+use tritgemm_formats::{Model, OpenOptions, open_with};
 
 /// What the table says about one matrix.
 struct Report {
     name: String,
-    dtype: Dtype,
+    type_name: String,
     shape: [usize; 2],
     zeros: f64,
     scales: [f32; 2],
@@ -33,90 +38,152 @@ pub fn run(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
 fn quantize(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
     let (input, output) = (&args.input, &args.output);
     let in_input = || format!("`{}`", input.display());
-    let in_output = || format!("`{}`", output.display());
-    let mapped = Mapped::open(input).with_context(in_input)?;
-    let source = Source::parse(&mapped).with_context(in_input)?;
-    if same_file::is_same_file(input, output).unwrap_or(false) {
+    // HF BitNet matrices are copied as they are, whatever their scales mean.
+    let options = OpenOptions {
+        tolerant: true,
+        ..OpenOptions::default()
+    };
+    let model = open_with(input, &options)?;
+    apart(&model, input, std::slice::from_ref(output), "quantize")?;
+    if args.shard_size.is_none() {
+        // Before the work, not after it.
+        let in_output = || format!("`{}`", output.display());
+        checked(output, args.force).with_context(in_output)?;
+    }
+    let foreign = model.matrices().iter().find(|m| m.stored.is_empty());
+    if let Some(matrix) = foreign {
         bail!(
-            "{}: is the input file; quantize needs another name to write to",
-            in_output()
+            "{}: tensor `{}` is ternary already, as {}; `tritgemm convert` makes safetensors of it",
+            in_input(),
+            matrix.name,
+            matrix.format
         );
     }
-    let chosen = choose(&source, args)?;
-    let layout = lay_out(&source, &chosen, args).with_context(in_input)?;
-    let mut file = AtomicFile::create(output, args.force).with_context(in_output)?;
-    let reports = write(&source, &chosen, &layout, &mut file, args)?;
-    file.commit().with_context(in_output)?;
-    print(
-        &source,
-        &reports,
-        [mapped.len() as u64, layout.len],
-        args,
-        out,
-    )
+    let tensors = tensors(&model).with_context(in_input)?;
+    let chosen = choose(&tensors, args)?;
+    let plan = lay_out(&model, &tensors, &chosen, args).with_context(in_input)?;
+    let (reports, files, len) = write(&model, &tensors, &chosen, plan, args)?;
+    let read = model.files().map(|(_, len)| len).sum();
+    print(tensors.len(), &reports, [read, len], &files, out)?;
+    for note in model
+        .notes()
+        .iter()
+        .filter(|_| model.container() != "safetensors")
+    {
+        out.text(plain(note))?;
+    }
+    Ok(())
+}
+
+/// A tensor of the input, and whether it is a part of a matrix that is packed already.
+struct Source<'a> {
+    tensor: &'a Tensor<'a>,
+    packed: bool,
+}
+
+/// Everything that the input holds.
+fn tensors(model: &Model) -> Result<Vec<Source<'_>>> {
+    let stored = |m: &&Matrix<'_>| m.info.is_some() && !m.is_hf();
+    let parts = model.matrices().iter().flat_map(|m| {
+        let packed = stored(&m);
+        m.stored.iter().map(move |tensor| Source { tensor, packed })
+    });
+    let others = model.others().iter();
+    let all = parts.chain(others.map(|tensor| Source {
+        tensor,
+        packed: false,
+    }));
+    let all: Vec<Source<'_>> = all.collect();
+    for source in &all {
+        let t = source.tensor;
+        ensure!(
+            t.dtype.is_some(),
+            "tensor `{}` of type {} has no place in a safetensors file",
+            t.name,
+            t.type_name
+        );
+        ensure!(
+            t.rotation.is_none(),
+            "tensor `{}` is rotated, which is not quantised",
+            t.name
+        );
+    }
+    Ok(all)
 }
 
 /// The tensors to ternarise.
-fn choose<'a>(source: &'a Source<'_>, args: &QuantizeArgs) -> Result<BTreeSet<&'a str>> {
-    let names = || source.tensors.iter().map(|t| t.name.as_str());
+fn choose<'a>(sources: &'a [Source<'_>], args: &QuantizeArgs) -> Result<BTreeSet<&'a str>> {
+    let names = || sources.iter().map(|s| s.tensor.name.as_str());
     let include = names::matcher(&args.include, names(), &args.input)?;
     let exclude = names::matcher(&args.exclude, names(), &args.input)?;
     // What is packed already stays: its scales may look like weights.
-    let done: BTreeSet<String> = source
-        .packed
-        .keys()
-        .flat_map(|name| [name.clone(), scales_name(name)])
-        .collect();
-    let chosen = |t: &&Tensor<'_>| {
+    let chosen = |s: &&Source<'_>| {
+        let t = s.tensor;
         t.shape.len() == 2
-            && matches!(t.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+            && matches!(t.dtype, Some(Dtype::F32 | Dtype::F16 | Dtype::BF16))
             && (args.include.is_empty() || include.is_match(&t.name))
             && !exclude.is_match(&t.name)
-            && !done.contains(&t.name)
+            && !s.packed
     };
-    Ok(source
-        .tensors
-        .iter()
-        .filter(chosen)
-        .map(|t| t.name.as_str())
-        .collect())
+    let chosen = sources.iter().filter(chosen);
+    Ok(chosen.map(|s| s.tensor.name.as_str()).collect())
 }
 
-fn lay_out(source: &Source<'_>, chosen: &BTreeSet<&str>, args: &QuantizeArgs) -> Result<Layout> {
-    let mut planned = Vec::new();
-    let mut packed = source.packed.clone();
-    for tensor in &source.tensors {
+/// What is written, and what our metadata says of it.
+struct Plan {
+    tensors: Vec<Planned>,
+    packed: BTreeMap<String, PackedInfo>,
+}
+
+fn lay_out(
+    model: &Model,
+    sources: &[Source<'_>],
+    chosen: &BTreeSet<&str>,
+    args: &QuantizeArgs,
+) -> Result<Plan> {
+    let mut tensors = Vec::new();
+    let kept = model.matrices().iter().filter(|m| !m.is_hf());
+    let mut packed: BTreeMap<String, PackedInfo> = kept
+        .filter_map(|m| Some((m.name.clone(), m.info.clone()?)))
+        .collect();
+    let names: HashSet<&str> = sources.iter().map(|s| s.tensor.name.as_str()).collect();
+    for source in sources {
+        let tensor = source.tensor;
+        let dtype = tensor.dtype.context("a type that safetensors has")?;
         let name = tensor.name.clone();
         if !chosen.contains(name.as_str()) {
-            let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
-            planned.push(Planned { name, dtype, shape });
+            let shape = tensor.shape.clone();
+            tensors.push(Planned { name, dtype, shape });
             continue;
         }
         let shape @ [rows, cols] = matrix_shape(tensor)?;
         let scales = scales_name(&name);
         ensure!(
-            !source.tensors.iter().any(|t| t.name == scales),
+            !names.contains(scales.as_str()),
             "tensor `{scales}` is in the way of the scales of `{name}`"
         );
-        planned.push(Planned {
-            name: scales,
-            dtype: Dtype::F32,
-            shape: args.granularity.scales_shape(shape),
-        });
+        let granularity = args.granularity.granularity();
         let info = PackedInfo {
-            dtype: tensor.dtype.to_string(),
+            dtype: dtype.to_string(),
             shape,
-            granularity: args.granularity,
+            granularity,
             sparsity: args.sparsity_2_4.then(|| "2:4".to_owned()),
+            stack: None,
+            rotation: None,
         };
         packed.insert(name.clone(), info);
-        planned.push(Planned {
+        tensors.push(Planned {
             name,
             dtype: Dtype::U8,
             shape: vec![rows, cols.div_ceil(4)],
         });
+        tensors.push(Planned {
+            name: scales,
+            dtype: Dtype::F32,
+            shape: scales_shape(granularity, shape),
+        });
     }
-    Layout::new(planned, &source.metadata, Some(&packed))
+    Ok(Plan { tensors, packed })
 }
 
 fn matrix_shape(tensor: &Tensor<'_>) -> Result<[usize; 2]> {
@@ -126,53 +193,52 @@ fn matrix_shape(tensor: &Tensor<'_>) -> Result<[usize; 2]> {
     }
 }
 
+/// Writes all of it; returns the files and how many bytes they are together.
 fn write(
-    source: &Source<'_>,
+    model: &Model,
+    sources: &[Source<'_>],
     chosen: &BTreeSet<&str>,
-    layout: &Layout,
-    file: &mut AtomicFile,
+    plan: Plan,
     args: &QuantizeArgs,
-) -> Result<Vec<Report>> {
-    let in_output = || format!("`{}`", args.output.display());
-    let start = |name: &str| {
-        layout
-            .offsets
-            .get(name)
-            .copied()
-            .context("a tensor not laid out")
-    };
-    let total = source.tensors.iter().map(|t| t.data.len() as u64).sum();
+) -> Result<(Vec<Report>, Vec<PathBuf>, u64)> {
+    let total = sources.iter().map(|s| s.tensor.bytes().len() as u64).sum();
     let bar = output::progress(
         total,
         "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
     );
-    file.write_at(0, &layout.header).with_context(in_output)?;
+    let Plan { tensors, packed } = plan;
+    // Of each file what concerns its own tensors.
+    let metadata = |names: &HashSet<&str>| {
+        let packed: BTreeMap<String, PackedInfo> = (packed.iter())
+            .filter(|(name, _)| names.contains(name.as_str()))
+            .map(|(name, info)| (name.clone(), info.clone()))
+            .collect();
+        let mut metadata = model.metadata().clone();
+        metadata.extend(own_keys(&packed)?);
+        Ok(metadata)
+    };
+    let what = (model, args.input.as_path(), args.force, "quantize");
+    let mut out = Shards::create(&args.output, tensors, args.shard_size, metadata, what)?;
     let mut reports = Vec::new();
-    for tensor in &source.tensors {
+    for Source { tensor, .. } in sources {
         let name = &tensor.name;
         bar.set_message(plain(name));
         if chosen.contains(name.as_str()) {
             let (matrix, report) = ternarise(tensor, args)
                 .with_context(|| format!("`{}`: tensor `{name}`", args.input.display()))?;
-            file.write_at(start(name)?, matrix.packed())
-                .with_context(in_output)?;
-            let scales: Vec<u8> = matrix
-                .scales()
-                .values()
-                .iter()
-                .flat_map(|s| s.to_le_bytes())
-                .collect();
-            file.write_at(start(&scales_name(name))?, &scales)
-                .with_context(in_output)?;
+            out.put(name, matrix.packed())?;
+            let scales = matrix.scales().values().iter();
+            let scales: Vec<u8> = scales.flat_map(|s| s.to_le_bytes()).collect();
+            out.put(&scales_name(name), &scales)?;
             reports.push(report);
         } else {
-            file.write_at(start(name)?, tensor.data)
-                .with_context(in_output)?;
+            out.put(name, tensor.bytes())?;
         }
-        bar.inc(tensor.data.len() as u64);
+        bar.inc(tensor.bytes().len() as u64);
     }
     bar.finish_and_clear();
-    Ok(reports)
+    let (files, len) = out.commit()?;
+    Ok((reports, files, len))
 }
 
 fn ternarise(tensor: &Tensor<'_>, args: &QuantizeArgs) -> Result<(TernaryMatrix, Report)> {
@@ -193,14 +259,14 @@ fn ternarise(tensor: &Tensor<'_>, args: &QuantizeArgs) -> Result<(TernaryMatrix,
 /// The values as f32. The bytes of a file may lie at any address.
 fn widen(tensor: &Tensor<'_>) -> Vec<f32> {
     let halves = || -> Vec<u16> {
-        let pairs = tensor.data.par_chunks_exact(2);
+        let pairs = tensor.bytes().par_chunks_exact(2);
         pairs.map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
     };
     match tensor.dtype {
-        Dtype::F16 => halves().reinterpret_cast::<f16>().to_f32_vec(),
-        Dtype::BF16 => halves().reinterpret_cast::<bf16>().to_f32_vec(),
+        Some(Dtype::F16) => halves().reinterpret_cast::<f16>().to_f32_vec(),
+        Some(Dtype::BF16) => halves().reinterpret_cast::<bf16>().to_f32_vec(),
         _ => {
-            let quads = tensor.data.par_chunks_exact(4);
+            let quads = tensor.bytes().par_chunks_exact(4);
             quads
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect()
@@ -247,7 +313,7 @@ fn report(
     let range = |r: [f32; 2], &s: &f32| [r[0].min(s), r[1].max(s)];
     Ok(Report {
         name: tensor.name.clone(),
-        dtype: tensor.dtype,
+        type_name: tensor.type_name.clone(),
         shape,
         zeros: zeros / (latent.len().max(1) as f64),
         scales: scales
@@ -259,10 +325,10 @@ fn report(
 }
 
 fn print(
-    source: &Source<'_>,
+    tensors: usize,
     reports: &[Report],
     [before, after]: [u64; 2],
-    args: &QuantizeArgs,
+    files: &[PathBuf],
     out: &mut Out,
 ) -> Result<()> {
     if reports.is_empty() {
@@ -281,12 +347,12 @@ fn print(
             let [low, high] = r.scales;
             let scales = match (low > high, low == high) {
                 (true, _) => "none".to_owned(),
-                (_, true) => format!("{low:.4}"),
-                _ => format!("{low:.4} to {high:.4}"),
+                (_, true) => short(low),
+                _ => format!("{} to {}", short(low), short(high)),
             };
             table.add_row([
                 plain(&r.name),
-                r.dtype.to_string(),
+                r.type_name.clone(),
                 format!("{} x {}", r.shape[0], r.shape[1]),
                 format!("{:.1} %", 100.0 * r.zeros),
                 scales,
@@ -296,7 +362,7 @@ fn print(
         out.table(&table)?;
         out.line("")?;
     }
-    let copied = source.tensors.len() - reports.len();
+    let copied = tensors - reports.len();
     out.text(format!(
         "{} ternarised, {} copied: {} -> {}, {:.2} times smaller.",
         count(reports.len(), "tensor", "tensors"),
@@ -305,8 +371,8 @@ fn print(
         output::bytes(after),
         before as f64 / after.max(1) as f64,
     ))?;
-    out.line(format!(
-        "Written to {}",
-        plain(&args.output.display().to_string())
-    ))
+    for file in files {
+        out.line(format!("Written to {}", plain(&file.display().to_string())))?;
+    }
+    Ok(())
 }

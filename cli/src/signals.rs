@@ -1,26 +1,47 @@
-//! What is asked of the process from outside: Ctrl-C, termination, hang-up.
+//! What is asked of the process from outside: Ctrl-C, termination, hang-up and all else that
+//! ends a process and can be caught.
 
 use std::io;
 
-/// Calls `heed` for each Ctrl-C (SIGINT), SIGTERM and SIGHUP, on a thread of its own.
-/// Signals that the process was told to ignore, as `nohup` does, stay ignored.
+/// Calls `heed` with the number of each signal that would end the process and can be caught,
+/// on a thread of its own. Signals that the process was told to ignore, as `nohup` does, stay
+/// ignored.
 #[cfg(unix)]
-pub fn on_end(mut heed: impl FnMut() + Send + 'static) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+pub fn on_end(heed: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
+    use signal_hook::consts::*;
     let ignored = ignored();
-    let heeded = [SIGINT, SIGTERM, SIGHUP].into_iter();
+    let mut heeded = vec![
+        SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2, SIGBUS, SIGXCPU,
+        SIGXFSZ, SIGVTALRM, SIGPROF, SIGTRAP, SIGSYS,
+    ];
+    #[cfg(target_os = "linux")]
+    {
+        // SIGSTKFLT, SIGIO and SIGPWR; then the real-time signals that the C library leaves.
+        heeded.extend([16, 29, 30]);
+        heeded.extend(34..=64);
+    }
+    let heeded = heeded.into_iter();
     let heeded = heeded.filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let mut signals = signal_hook::iterator::Signals::new(heeded)?;
+    let mut signals = signal_hook::iterator::Signals::new([0; 0])?;
+    let handle = signals.handle();
+    for signal in heeded {
+        // One that a platform lacks is none that could end the process.
+        let _ = handle.add_signal(signal);
+    }
     std::thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || signals.forever().for_each(|_| heed()))?;
+        .spawn(move || {
+            // A file that grew too large is an error of the write, which is told.
+            let ends = signals.forever().filter(|&signal| signal != SIGXFSZ);
+            ends.for_each(heed);
+        })?;
     Ok(())
 }
 
 /// Calls `heed` for each Ctrl-C, on a thread of its own.
 #[cfg(not(unix))]
-pub fn on_end(heed: impl FnMut() + Send + 'static) -> io::Result<()> {
-    ctrlc::try_set_handler(heed).map_err(io::Error::other)
+pub fn on_end(mut heed: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
+    ctrlc::try_set_handler(move || heed(2)).map_err(io::Error::other)
 }
 
 /// The signals that are ignored, a bit each. Only Linux says without `unsafe`.

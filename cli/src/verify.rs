@@ -1,15 +1,18 @@
-//! `tritgemm verify`: every kernel on a file's matrices against the scalar path.
+//! `tritgemm verify`: every kernel on a model's matrices against the scalar path.
 
 use crate::args::{Act, VerifyArgs};
-use crate::format::{PackedInfo, Source};
-use crate::mapped::Mapped;
-use crate::output::{self, Col, Out, Table, count, plain};
+use crate::output::{self, Out, count, plain};
+use crate::table::{Col, Table};
 use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tritgemm::{
-    Backend, Family, Linear, MatMut, MatRef, Options, Panels, TernaryMatrix, Workspace,
+    Backend, Family, Granularity, Linear, MatMut, MatRef, Options, Panels, Rotation, TernaryMatrix,
+    Workspace,
 };
+use tritgemm_formats::model::Matrix;
+use tritgemm_formats::model::ours::granularity_name;
+use tritgemm_formats::open_with;
 
 /// Both kernel families, whichever the library would choose.
 const FAMILIES: [(Family, &str); 2] = [(Family::Few, "few"), (Family::Many, "many")];
@@ -24,9 +27,8 @@ pub fn run(args: &VerifyArgs, out: &mut Out) -> Result<()> {
 
 fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
     let in_file = || format!("`{}`", args.file.display());
-    let mapped = Mapped::open(&args.file).with_context(in_file)?;
-    let source = Source::parse(&mapped).with_context(in_file)?;
-    if !source.ours {
+    let model = open_with(&args.file, &args.read.options(true))?;
+    if model.matrices().is_empty() {
         bail!(
             "{}: no packed matrices in it; `tritgemm quantize` makes them",
             in_file()
@@ -40,21 +42,32 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         Col::Left("result"),
     ];
     let mut table = Table::new(&columns);
+    table.style(3, |result| match result {
+        "equal" => Some(output::GREEN),
+        "DIFFERS" | "invalid" => Some(output::RED),
+        _ => None,
+    });
 
-    let matrices = source.packed.len();
+    let matrices = model.matrices().len();
     let bar = output::progress(
         matrices as u64,
         "{bar:30} {pos} of {len} matrices, {eta} left  {wide_msg}",
     );
     let mut failures = Vec::new();
     let (mut failed, mut products) = (0, 0);
-    for (i, (name, info)) in source.packed.iter().enumerate() {
+    for (i, matrix) in model.matrices().iter().enumerate() {
+        let name = &matrix.name;
         bar.set_message(plain(name));
         let seed = args.seed.wrapping_add(i as u64);
-        let checked = check(&source, name, info, &backends, &args.tokens, seed)?;
-        let [rows, cols] = info.shape;
+        let checked = check(matrix, &backends, &args.tokens, seed)?;
+        let [rows, cols] = matrix.shape;
+        let mut scales = matrix
+            .info
+            .as_ref()
+            .map_or("-", |info| granularity_name(info.granularity));
         let result = match checked {
             Ok(checked) => {
+                scales = granularity_name(checked.granularity);
                 products += checked.products;
                 failed += usize::from(!checked.differences.is_empty());
                 let result = match (checked.differences.is_empty(), checked.products) {
@@ -80,7 +93,7 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
         table.add_row([
             plain(name),
             format!("{rows} x {cols}"),
-            info.granularity.name().to_owned(),
+            scales.to_owned(),
             result.to_owned(),
         ]);
         bar.inc(1);
@@ -90,6 +103,9 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
     if matrices > 0 {
         out.table(&table)?;
         out.line("")?;
+    }
+    for note in model.notes() {
+        out.text(plain(note))?;
     }
     for failure in failures.iter().take(SHOWN) {
         out.line(failure)?;
@@ -126,6 +142,7 @@ fn list(words: impl Iterator<Item = String>) -> String {
 
 /// What came of one matrix.
 struct Checked {
+    granularity: Granularity,
     differences: Vec<String>,
     products: usize,
 }
@@ -133,18 +150,17 @@ struct Checked {
 /// Checks one matrix. The outer error ends the run; the inner one is the
 /// matrix's own.
 fn check(
-    source: &Source<'_>,
-    name: &str,
-    info: &PackedInfo,
+    source: &Matrix<'_>,
     backends: &[Backend],
     tokens: &[usize],
     seed: u64,
 ) -> Result<Result<Checked>> {
-    let matrix = match source.matrix(name, info) {
+    let matrix = match source.read() {
         Ok(matrix) => matrix,
-        Err(error) => return Ok(Err(error)),
+        Err(error) => return Ok(Err(error.into())),
     };
     let mut checked = Checked {
+        granularity: matrix.scales().granularity(),
         differences: Vec::new(),
         products: 0,
     };
@@ -152,24 +168,24 @@ fn check(
         // A shape without weights may claim any size on its other side.
         return Ok(Ok(checked));
     }
-    compare(&matrix, backends, tokens, seed, &mut checked)
-        .with_context(|| format!("matrix `{name}`"))?;
+    let rotation = source.rotation.as_ref().filter(|rotated| rotated.input);
+    let rotation = rotation.map(|rotated| &rotated.rotation);
+    compare((&matrix, rotation), backends, tokens, seed, &mut checked)
+        .with_context(|| format!("matrix `{}`", source.name))?;
     Ok(Ok(checked))
 }
 
 fn compare(
-    matrix: &TernaryMatrix,
+    (matrix, rotation): (&TernaryMatrix, Option<&Rotation>),
     backends: &[Backend],
     tokens: &[usize],
     seed: u64,
     checked: &mut Checked,
 ) -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
-    let scalar = layer(matrix, Backend::scalar())?;
-    let layers: Vec<Linear> = backends
-        .iter()
-        .map(|&b| layer(matrix, b))
-        .collect::<Result<_>>()?;
+    let layer = |backend| layer(matrix, rotation, backend);
+    let scalar = layer(Backend::scalar())?;
+    let layers: Vec<Linear> = backends.iter().map(|&b| layer(b)).collect::<Result<_>>()?;
     for (layer, backend) in layers.iter().zip(backends) {
         if layer.panels().as_bytes() != scalar.panels().as_bytes() {
             checked
@@ -202,12 +218,16 @@ fn compare(
     Ok(())
 }
 
-fn layer(matrix: &TernaryMatrix, backend: Backend) -> Result<Linear> {
+fn layer(matrix: &TernaryMatrix, rotation: Option<&Rotation>, backend: Backend) -> Result<Linear> {
     let panels = Panels::pack_on(
         matrix,
         &Workspace::with_options(Options::new().backend(backend)),
     )?;
-    Ok(Linear::from_parts(panels, matrix.scales().clone(), None)?)
+    let layer = Linear::from_parts(panels, matrix.scales().clone(), None)?;
+    Ok(match rotation {
+        Some(rotation) => layer.with_rotation(rotation.clone())?,
+        None => layer,
+    })
 }
 
 fn first_difference(got: &[u32], want: &[u32]) -> Option<usize> {

@@ -177,7 +177,7 @@ fn the_drawing_is_well_formed_and_shows_every_matrix() {
         .arg("--force")
         .assert()
         .code(1)
-        .stderr(predicate::str::contains("is the file to inspect"));
+        .stderr(predicate::str::contains("is the input file"));
 }
 
 #[test]

@@ -424,7 +424,7 @@ fn inputs_that_are_no_files() {
     let dir = Dir::new();
     let out = dir.path("out");
     for (input, message) in [
-        (dir.path(""), "is a directory"),
+        (dir.path(""), "is a folder without"),
         (dir.path("none"), "cannot open"),
     ] {
         tritgemm()

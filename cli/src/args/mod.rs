@@ -2,9 +2,10 @@
 
 mod convert;
 
-pub use convert::{ConvertArgs, InspectArgs, Target};
+pub use convert::{ConvertArgs, InspectArgs, ReadArgs, Target};
 
 use crate::format::Grain;
+use crate::sharded::parse_size;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use globset::Glob;
@@ -29,7 +30,7 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Ternarise the 2-D float tensors of a safetensors file
+    /// Ternarise the 2-D float tensors of a safetensors file or another model
     Quantize(QuantizeArgs),
     /// Convert ternary matrices between safetensors, GGUF, HF BitNet and panel files
     Convert(ConvertArgs),
@@ -66,7 +67,7 @@ it and renamed at the end.";
 #[derive(Args)]
 #[command(after_help = LAYOUT)]
 pub struct QuantizeArgs {
-    /// Safetensors file to read; it must not change meanwhile
+    /// File, safetensors index or folder to read; no file of it must change meanwhile
     #[arg(value_name = "IN.safetensors")]
     pub input: PathBuf,
     /// Safetensors file to write
@@ -84,6 +85,9 @@ pub struct QuantizeArgs {
     /// First set the 2 smallest of every 4 consecutive weights of a row to zero
     #[arg(long)]
     pub sparsity_2_4: bool,
+    /// Write OUT as several files of at most SIZE where it is larger, and their index
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub shard_size: Option<u64>,
     /// Replace OUT if it exists (never IN itself)
     #[arg(long)]
     pub force: bool,
@@ -95,9 +99,11 @@ pub struct QuantizeArgs {
 /// `tritgemm verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// File written by `tritgemm quantize`; it must not change meanwhile
+    /// What `tritgemm inspect` reads; no file of it must change meanwhile
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    #[command(flatten)]
+    pub read: ReadArgs,
     /// Numbers of tokens to multiply at once; each by the kernels for few and for many
     #[arg(long, value_name = "N[,N...]", value_delimiter = ',', default_values_t = [1, 5, 33])]
     pub tokens: Vec<usize>,

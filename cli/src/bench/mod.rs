@@ -12,7 +12,8 @@ mod weights;
 
 use crate::args::{Act, BenchArgs, Shape, WeightsFrom};
 use crate::cpu;
-use crate::output::{self, Col, Out, Table, plain};
+use crate::output::{self, Out, plain};
+use crate::table::{Col, Table};
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

@@ -1,100 +1,170 @@
-//! Writing GGUF.
+//! Writing GGUF, in one file or split.
 
 use super::Job;
+use super::rotation;
+use super::target::tensor_type;
 use crate::atomic::AtomicFile;
-use crate::format::PackedInfo;
-use crate::model::{self, Other};
 use crate::output::plain;
+use crate::sharded::{apart, part_paths, runs};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::BufWriter;
+use std::path::PathBuf;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::{GgufWriter, TensorType, Value};
+use tritgemm_formats::model::ours::{PackedInfo, TENSORS_KEY};
+use tritgemm_formats::model::{Matrix, SAFETENSORS_PREFIX, Tensor};
 
 /// What most of a model's tensors are, by llama.cpp's numbers.
 const FILE_TYPE: &str = "general.file_type";
-const TQ1_0_FILE: u32 = 36;
-const TQ2_0_FILE: u32 = 37;
 
 /// The version of ggml's block types.
 const QUANTIZATION: &str = "general.quantization_version";
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// The type that a tensor keeps in a GGUF file.
-pub fn tensor_type(other: &Other<'_>) -> Option<u32> {
-    let dims = other.shape.len() <= 4;
-    let ty = other
-        .gguf_type
-        .or(other.dtype.and_then(model::gguf_type_of));
-    ty.filter(|_| dims)
+/// A tensor to be written.
+enum Item<'a> {
+    Matrix(&'a Matrix<'a>),
+    Other(&'a Tensor<'a>),
 }
 
-/// Writes all of it; returns the length of the file.
-pub fn write(job: &Job<'_>, file: &mut AtomicFile) -> Result<u64> {
-    let ty = job.target.ggml().context("a GGUF type")?;
-    let model = &job.model;
-    let mut writer = GgufWriter::new();
-    metadata(job, ty, &mut writer)?;
-    for m in &model.matrices {
-        let [rows, cols] = m.shape.map(|n| n as u64);
-        // A stack of matrices stays one.
-        let shape = m.gguf_shape.clone().unwrap_or_else(|| vec![cols, rows]);
-        writer.tensor(&m.name, &shape, ty.into())?;
+/// llama.cpp's number for files of a type; the forks' types have none that is published.
+fn file_type(ty: TernaryType) -> Option<u32> {
+    match ty {
+        TernaryType::Tq1_0 => Some(36),
+        TernaryType::Tq2_0 => Some(37),
+        _ => None,
     }
-    for other in &model.others {
-        let ty = TensorType(tensor_type(other).context("a type that GGUF has")?);
-        let shape: Vec<u64> = other.shape.iter().rev().map(|&n| n as u64).collect();
-        writer.tensor_of_len(&other.name, &shape, ty, other.bytes().len() as u64)?;
-    }
+}
 
-    let in_output = || format!("`{}`", job.args.output.display());
-    let out = BufWriter::with_capacity(1 << 20, &mut *file);
-    let mut tensors = writer.start(out).with_context(in_output)?;
-    for m in &model.matrices {
-        let bytes = ty.encode(&job.matrix(m)?, job.rounding, &m.name)?;
-        tensors.write(&bytes).with_context(in_output)?;
+/// Writes all of it; returns the files and how many bytes they are together.
+pub fn write(job: &Job<'_>) -> Result<(Vec<PathBuf>, u64)> {
+    let ty = job.target.ggml().context("a GGUF type")?;
+    let items: Vec<Item<'_>> = (job.matrices.iter().map(|m| Item::Matrix(m)))
+        .chain(job.others.iter().map(|o| Item::Other(o)))
+        .collect();
+    let len = |item: &Item<'_>| match item {
+        Item::Other(other) => Ok(other.bytes().len() as u64),
+        Item::Matrix(m) => Ok(ty.tensor_bytes(m.shape[0], m.shape[1], &m.name)? as u64),
+    };
+    let lens: Vec<u64> = items.iter().map(len).collect::<Result<_>>()?;
+    let runs = runs(&lens, job.args.shard_size);
+    let output = &job.args.output;
+    let in_output = || format!("`{}`", output.display());
+    let paths = part_paths(output, runs.len()).with_context(in_output)?;
+    apart(job.model, &job.args.input, &paths, "convert")?;
+    let (mut total, mut written) = (0, Vec::new());
+    let mut left = &items[..];
+    for (no, (path, &run)) in paths.iter().zip(&runs).enumerate() {
+        let in_path = || format!("`{}`", path.display());
+        let mut writer = GgufWriter::new();
+        if no == 0 {
+            metadata(job, ty, &mut writer)?;
+        }
+        if runs.len() > 1 {
+            let part = |n: usize| u16::try_from(n).context("more than 65535 files");
+            writer.metadata("split.no", Value::U16(part(no)?))?;
+            writer.metadata("split.count", Value::U16(part(runs.len())?))?;
+            let count = i32::try_from(items.len()).context("too many tensors")?;
+            writer.metadata("split.tensors.count", Value::I32(count))?;
+        }
+        let (now, later) = left.split_at(run);
+        left = later;
+        let mut file = AtomicFile::create(path, job.args.force).with_context(in_path)?;
+        one(job, ty, writer, now, &mut file).with_context(in_path)?;
+        total += file.len().with_context(in_path)?;
+        written.push(file);
     }
-    for other in &model.others {
-        job.bar.set_message(plain(&other.name));
-        tensors.write(other.bytes()).with_context(in_output)?;
-        job.bar.inc(other.bytes().len() as u64);
+    for (path, file) in paths.iter().zip(written) {
+        file.commit()
+            .with_context(|| format!("`{}`", path.display()))?;
+    }
+    Ok((paths, total))
+}
+
+/// Writes one file.
+fn one(
+    job: &Job<'_>,
+    ty: TernaryType,
+    mut writer: GgufWriter,
+    items: &[Item<'_>],
+    file: &mut AtomicFile,
+) -> Result<()> {
+    for item in items {
+        match item {
+            Item::Matrix(m) => {
+                // A stack of matrices stays one.
+                writer.tensor(
+                    &m.name,
+                    &shape(m.stack.as_ref().unwrap_or(&m.shape.to_vec())),
+                    ty.into(),
+                )?;
+            }
+            Item::Other(other) => {
+                let ty: TensorType = tensor_type(other).context("a type that GGUF has")?;
+                let len = other.bytes().len() as u64;
+                writer.tensor_of_len(&other.name, &shape(&other.shape), ty, len)?;
+            }
+        }
+    }
+    let out = BufWriter::with_capacity(1 << 20, file);
+    let mut tensors = writer.start(out)?;
+    for item in items {
+        match item {
+            Item::Matrix(m) => {
+                let bytes = ty.encode(&job.matrix(m)?, job.rounding, &m.name)?;
+                tensors.write(&bytes)?;
+            }
+            Item::Other(other) => {
+                job.bar.set_message(plain(&other.name));
+                tensors.write(other.bytes())?;
+                job.bar.inc(other.bytes().len() as u64);
+            }
+        }
     }
     // Dropped when flushed, so that the file can be asked for its length.
-    drop(tensors.finish().with_context(in_output)?);
-    file.len().with_context(in_output)
+    drop(tensors.finish()?);
+    Ok(())
+}
+
+/// GGUF has the fastest dimension first.
+fn shape(slowest_first: &[usize]) -> Vec<u64> {
+    slowest_first.iter().rev().map(|&n| n as u64).collect()
 }
 
 /// What was in a GGUF file stays; what was in ours is noted.
 fn metadata(job: &Job<'_>, ty: TernaryType, writer: &mut GgufWriter) -> Result<()> {
-    let model = &job.model;
-    let file_type = Value::U32(match ty {
-        TernaryType::Tq1_0 => TQ1_0_FILE,
-        _ => TQ2_0_FILE,
-    });
-    for (key, value) in &model.gguf {
-        let value = if key == FILE_TYPE { file_type } else { *value };
+    let gguf = job.model.gguf_metadata();
+    let file_type = file_type(ty).map(Value::U32);
+    for (key, value) in gguf {
+        let value = match key.as_str() {
+            // The number that the file had is not that of its type now.
+            FILE_TYPE => match file_type {
+                Some(file_type) => file_type,
+                None => continue,
+            },
+            _ => *value,
+        };
         writer.metadata(key, value)?;
     }
-    for (key, value) in [
-        (FILE_TYPE, file_type),
-        (QUANTIZATION, Value::U32(QUANTIZATION_VERSION)),
-    ] {
-        if !model.gguf.iter().any(|(k, _)| k == key) {
+    let version = Some(Value::U32(QUANTIZATION_VERSION));
+    for (key, value) in [(FILE_TYPE, file_type), (QUANTIZATION, version)] {
+        let absent = !gguf.iter().any(|(k, _)| k == key);
+        if let Some(value) = value.filter(|_| absent) {
             writer.metadata(key, value)?;
         }
     }
-    for (key, value) in &model.metadata {
-        let key = format!("{}{key}", model::METADATA_PREFIX);
+    rotation::write(job, writer)?;
+    for (key, value) in job.model.metadata() {
+        let key = format!("{SAFETENSORS_PREFIX}{key}");
         writer.metadata(&key, Value::from(value.as_str()))?;
     }
-    let noted: BTreeMap<&str, &PackedInfo> = model
-        .matrices
-        .iter()
+    let noted: BTreeMap<&str, &PackedInfo> = (job.matrices.iter())
         .filter_map(|m| Some((m.name.as_str(), m.info.as_ref()?)))
         .collect();
     if !noted.is_empty() {
         let json = serde_json::to_string(&noted)?;
-        writer.metadata(model::MATRICES_KEY, Value::from(json.as_str()))?;
+        writer.metadata(TENSORS_KEY, Value::from(json.as_str()))?;
     }
     Ok(())
 }

@@ -3,25 +3,31 @@
 mod gguf;
 mod panels;
 mod report;
+mod rotation;
 mod safetensors;
+mod target;
 
 use crate::args::{ConvertArgs, Target};
-use crate::atomic::AtomicFile;
-use crate::format::{Grain, PackedInfo};
-use crate::mapped::Mapped;
-use crate::model::{self, Hints, Matrix, Model};
+use crate::atomic::checked;
 use crate::names;
-use crate::output::{self, Out, count, plain};
+use crate::output::{self, Out, plain};
+use crate::scales;
+use crate::sharded::apart;
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::ProgressBar;
 use report::Report;
 use tritgemm::{Granularity, TernaryMatrix};
-use tritgemm_formats::hf::LinearClass;
-use tritgemm_formats::{FormatError, ScaleRounding, ggml::TernaryType};
+use tritgemm_formats::model::ours::{PackedInfo, granularity_name};
+use tritgemm_formats::model::rotation::RotationInfo;
+use tritgemm_formats::model::{Matrix, Tensor};
+use tritgemm_formats::{FormatError, Model, ScaleRounding, open_with};
 
 /// What is to be written and how.
 pub struct Job<'a> {
-    model: Model<'a>,
+    model: &'a Model,
+    /// Those of the model that are asked for.
+    matrices: Vec<&'a Matrix<'a>>,
+    others: Vec<&'a Tensor<'a>>,
     target: Target,
     rounding: ScaleRounding,
     args: &'a ConvertArgs,
@@ -38,111 +44,49 @@ pub fn run(args: &ConvertArgs, out: &mut Out) -> Result<()> {
 fn convert(args: &ConvertArgs, out: &mut Out) -> Result<()> {
     let (input, output) = (&args.input, &args.output);
     let in_input = || format!("`{}`", input.display());
-    let in_output = || format!("`{}`", output.display());
-    let target = target(args)?;
-    let mapped = Mapped::open(input).with_context(in_input)?;
-    if same_file::is_same_file(input, output).unwrap_or(false) {
-        bail!(
-            "{}: is the input file; convert needs another name to write to",
-            in_output()
-        );
+    let target = target::target(args)?;
+    let model = open_with(input, &args.read.options(false))?;
+    apart(&model, input, std::slice::from_ref(output), "convert")?;
+    if args.shard_size.is_none() {
+        // Before the work, not after it.
+        let in_output = || format!("`{}`", output.display());
+        checked(output, args.force).with_context(in_output)?;
     }
-    let hints = Hints {
-        linear_class: args.linear_class.map(|c| c.class()),
-        rows: args.rows,
-        tolerant: false,
-    };
-    let model = Model::open(&mapped, input, &hints).with_context(in_input)?;
-    let mut job = Job::new(model, target, args)?;
+    let mut job = Job::new(&model, target, args)?;
     job.leave_out().with_context(in_input)?;
-    let reports = job.check().map_err(advise).with_context(in_input)?;
-    let mut file = AtomicFile::create(output, args.force).with_context(in_output)?;
-    let len = match target {
+    job.check_places().with_context(in_input)?;
+    let reports = job
+        .check()
+        .map_err(|e| job.advise(e))
+        .with_context(in_input)?;
+    let (files, len) = match target {
         Target::Safetensors | Target::Hf | Target::HfBitlinear => {
-            safetensors::write(&job, &reports, &mut file)?
+            safetensors::write(&job, &reports)?
         }
-        Target::Tq1_0 | Target::Tq2_0 => gguf::write(&job, &mut file)?,
-        Target::Panels => panels::write(&job, &mut file)?,
+        Target::Panels => panels::write(&job)?,
+        _ => gguf::write(&job)?,
     };
     job.bar.finish_and_clear();
-    file.commit().with_context(in_output)?;
-    report::print(&job, &reports, [mapped.len() as u64, len], out)
-}
-
-/// What can be done about an error, after it.
-fn advise(error: anyhow::Error) -> anyhow::Error {
-    let advice = match error.downcast_ref::<FormatError>() {
-        Some(FormatError::ScaleRounding { format, .. }) if *format == "HF BitNet" => {
-            "--round-scales takes it, --scale-type f32 stores any scale"
-        }
-        Some(FormatError::ScaleRounding { .. }) => "--round-scales takes it",
-        Some(FormatError::ScaleLayout { .. } | FormatError::ScaleBlock { .. }) => {
-            "`tritgemm quantize --granularity` makes such scales"
-        }
-        Some(FormatError::Block { .. }) => "safetensors, panels and hf have any K",
-        _ => return error,
-    };
-    anyhow!("{error:#}; {advice}")
-}
-
-fn target(args: &ConvertArgs) -> Result<Target> {
-    if let Some(target) = args.to {
-        return Ok(target);
-    }
-    match args.output.extension().and_then(|e| e.to_str()) {
-        Some("safetensors") => Ok(Target::Safetensors),
-        Some("panels") => Ok(Target::Panels),
-        Some("gguf") => Ok(Target::Tq2_0),
-        _ => bail!(
-            "`{}`: its ending names no format; --to does",
-            args.output.display()
-        ),
-    }
-}
-
-impl Target {
-    /// The ggml type, for GGUF.
-    fn ggml(self) -> Option<TernaryType> {
-        match self {
-            Target::Tq1_0 => Some(TernaryType::Tq1_0),
-            Target::Tq2_0 => Some(TernaryType::Tq2_0),
-            _ => None,
-        }
-    }
-
-    /// The linear class, for HF.
-    fn class(self) -> Option<LinearClass> {
-        match self {
-            Target::Hf => Some(LinearClass::AutoBitLinear),
-            Target::HfBitlinear => Some(LinearClass::BitLinear),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Target::Safetensors => "tritgemm",
-            Target::Panels => "panels",
-            Target::Tq1_0 => "TQ1_0",
-            Target::Tq2_0 => "TQ2_0",
-            Target::Hf => "HF autobitlinear",
-            Target::HfBitlinear => "HF bitlinear",
-        }
-    }
+    let read = model.files().map(|(_, len)| len).sum();
+    report::print(&job, &reports, [read, len], &files, out)
 }
 
 impl<'a> Job<'a> {
-    fn new(mut model: Model<'a>, target: Target, args: &'a ConvertArgs) -> Result<Self> {
-        let names = model.matrices.iter().map(|m| m.name.as_str());
-        let names = names.chain(model.others.iter().map(|o| o.name.as_str()));
+    fn new(model: &'a Model, target: Target, args: &'a ConvertArgs) -> Result<Self> {
+        let mut matrices: Vec<&Matrix<'_>> = model.matrices().iter().collect();
+        let mut others: Vec<&Tensor<'_>> = model.others().iter().collect();
+        let names = matrices.iter().map(|m| m.name.as_str());
+        let names = names.chain(others.iter().map(|o| o.name.as_str()));
         let chosen = names::matcher(&args.tensor, names, &args.input)?;
         if !args.tensor.is_empty() {
-            model.matrices.retain(|m| chosen.is_match(&m.name));
-            model.others.retain(|o| chosen.is_match(&o.name));
+            matrices.retain(|m| chosen.is_match(&m.name));
+            others.retain(|o| chosen.is_match(&o.name));
         }
-        if model.matrices.is_empty() {
+        if matrices.is_empty() {
+            // What looks like one says why it is none.
+            let notes = model.notes().join(" ");
             bail!(
-                "`{}`: no ternary matrices {}; `tritgemm quantize` makes them",
+                "`{}`: no ternary matrices {}; `tritgemm quantize` makes them. {notes}",
                 args.input.display(),
                 if args.tensor.is_empty() {
                     "in it"
@@ -152,10 +96,12 @@ impl<'a> Job<'a> {
             );
         }
         // Each matrix is read twice: checked before anything is written.
-        let total: u64 = model.matrices.iter().map(|m| 2 * m.bytes as u64).sum();
-        let others: u64 = model.others.iter().map(|o| o.bytes().len() as u64).sum();
+        let total: u64 = matrices.iter().map(|m| 2 * m.bytes as u64).sum();
+        let copied: u64 = others.iter().map(|o| o.bytes().len() as u64).sum();
         Ok(Self {
             model,
+            matrices,
+            others,
             target,
             rounding: match args.round_scales {
                 true => ScaleRounding::Nearest,
@@ -163,41 +109,36 @@ impl<'a> Job<'a> {
             },
             args,
             bar: output::progress(
-                total + others,
+                total + copied,
                 "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
             ),
             skipped: Vec::new(),
         })
     }
 
-    /// Deals with tensors that the target cannot hold.
-    fn leave_out(&mut self) -> Result<()> {
-        let matrices = &self.model.matrices;
-        let holds = |other: &model::Other<'_>| match self.target {
-            Target::Safetensors | Target::Hf | Target::HfBitlinear => other.dtype.is_some(),
-            Target::Tq1_0 | Target::Tq2_0 => gguf::tensor_type(other).is_some(),
-            Target::Panels => matrices.iter().any(|m| panels::is_bias_of(other, m)),
+    /// What can be done about an error, after it.
+    fn advise(&self, error: anyhow::Error) -> anyhow::Error {
+        let f32_scale = || match self.args.scale_type.float_type() {
+            tritgemm_formats::FloatType::F32 => "safetensors and panels store any scale",
+            _ => "--scale-type f32 stores any scale",
         };
-        let refused = |other: &&model::Other<'_>| !holds(other);
-        let refused: Vec<&model::Other<'_>> = self.model.others.iter().filter(refused).collect();
-        if let Some(first) = refused.first().filter(|_| !self.args.skip_others) {
-            let more = match refused.len() - 1 {
-                0 => String::new(),
-                n => format!(" (and {})", count(n, "tensor more", "tensors more")),
-            };
-            bail!(
-                "tensor `{}` of type {} {:?} has no place in a file of {}{more}; --skip-others \
-                 leaves such tensors out",
-                first.name,
-                first.type_name,
-                first.shape,
-                self.target.name()
-            );
-        }
-        let names: Vec<String> = refused.iter().map(|o| o.name.clone()).collect();
-        self.model.others.retain(|o| !names.contains(&o.name));
-        self.skipped = names;
-        Ok(())
+        let advice = match error.downcast_ref::<FormatError>() {
+            Some(FormatError::ScaleRounding { .. }) => {
+                match (self.args.round_scales, self.target.class()) {
+                    (false, Some(_)) => format!("--round-scales takes it, {}", f32_scale()),
+                    (false, None) => "--round-scales takes it".to_owned(),
+                    // Beyond the largest, or it would become 0.
+                    (true, Some(_)) => f32_scale().to_owned(),
+                    (true, None) => "safetensors and panels store any scale".to_owned(),
+                }
+            }
+            Some(FormatError::ScaleLayout { .. } | FormatError::ScaleBlock { .. }) => {
+                "`tritgemm quantize --granularity` makes such scales".to_owned()
+            }
+            Some(FormatError::Block { .. }) => "safetensors, panels and hf have any K".to_owned(),
+            _ => return error,
+        };
+        anyhow!("{error:#}; {advice}")
     }
 
     /// Converts every matrix and throws it away: nothing is written before all
@@ -226,7 +167,7 @@ impl<'a> Job<'a> {
                 bytes: [m.bytes, bytes],
             })
         };
-        self.model.matrices.iter().map(report).collect()
+        self.matrices.iter().map(|m| report(m)).collect()
     }
 
     /// The matrix as the target wants it.
@@ -241,33 +182,40 @@ impl<'a> Job<'a> {
         let matrix = match &m.info {
             Some(info) => {
                 let fits = [matrix.rows(), matrix.cols()] == info.shape;
-                let restored = model::regroup(&matrix, info.granularity.granularity());
+                let restored = scales::regroup(&matrix, info.granularity);
                 restored.filter(|_| fits).with_context(|| {
                     format!(
                         "tensor `{}` is not {:?} scaled by {} as the metadata says",
                         m.name,
                         info.shape,
-                        info.granularity.name()
+                        granularity_name(info.granularity)
                     )
                 })?
             }
             // What repeats a scale by block may have had one for all.
             None if m.format == "panels" => matrix,
-            None => model::coarsest(matrix),
+            None => scales::coarsest(matrix),
         };
         if self.target.class().is_some() {
-            return Ok(model::regroup(&matrix, Granularity::PerTensor).unwrap_or(matrix));
+            return Ok(scales::regroup(&matrix, Granularity::PerTensor).unwrap_or(matrix));
         }
         Ok(matrix)
     }
 
     /// What our metadata will say of a matrix.
     fn info(&self, m: &Matrix<'_>, shape: [usize; 2], scales: Granularity) -> PackedInfo {
-        m.info.clone().unwrap_or_else(|| PackedInfo {
+        let info = m.info.clone().unwrap_or_else(|| PackedInfo {
             dtype: m.format.to_owned(),
             shape,
-            granularity: Grain::from_granularity(scales),
+            granularity: scales,
             sparsity: None,
-        })
+            stack: None,
+            rotation: None,
+        });
+        PackedInfo {
+            stack: m.stack.clone(),
+            rotation: m.rotation.as_ref().map(RotationInfo::new),
+            ..info
+        }
     }
 }

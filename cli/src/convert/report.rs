@@ -1,10 +1,12 @@
 //! What `tritgemm convert` says at its end.
 
 use super::Job;
-use crate::format::Grain;
-use crate::output::{self, Col, Out, Table, count, plain};
+use crate::output::{self, Out, count, plain};
+use crate::table::{Col, Table};
 use anyhow::Result;
+use std::path::PathBuf;
 use tritgemm::Granularity;
+use tritgemm_formats::model::ours::granularity_name as scale;
 
 /// What the table says about one matrix.
 pub struct Report {
@@ -21,6 +23,7 @@ pub fn print(
     job: &Job<'_>,
     reports: &[Report],
     [before, after]: [u64; 2],
+    files: &[PathBuf],
     out: &mut Out,
 ) -> Result<()> {
     let columns = [
@@ -33,7 +36,6 @@ pub fn print(
     ];
     let mut table = Table::new(&columns);
     for r in reports {
-        let scale = |granularity| Grain::from_granularity(granularity).name();
         let scales = match scale(r.from_scales) == scale(r.scales) {
             true => scale(r.scales).to_owned(),
             false => format!("{} -> {}", scale(r.from_scales), scale(r.scales)),
@@ -49,8 +51,8 @@ pub fn print(
     }
     out.table(&table)?;
     out.line("")?;
-    if let Some(note) = &job.model.note {
-        out.line(note)?;
+    for note in job.model.notes() {
+        out.text(plain(note))?;
     }
     for name in &job.skipped {
         out.line(format!("Left out: {}", plain(name)))?;
@@ -58,13 +60,14 @@ pub fn print(
     out.text(format!(
         "{} converted, {} copied, {} left out: {} -> {}.",
         count(reports.len(), "matrix", "matrices"),
-        job.model.others.len(),
+        job.others.len(),
         job.skipped.len(),
         output::bytes(before),
         output::bytes(after),
     ))?;
-    if job.target.ggml().is_none() && !job.model.gguf.is_empty() {
-        let values = count(job.model.gguf.len(), "metadata value", "metadata values");
+    let gguf = job.model.gguf_metadata().len();
+    if job.target.ggml().is_none() && gguf > 0 {
+        let values = count(gguf, "metadata value", "metadata values");
         out.line(format!("{values} of the GGUF header have no place in OUT."))?;
     }
     if let Some(class) = job.target.class() {
@@ -81,8 +84,8 @@ pub fn print(
             ))?;
         }
     }
-    out.line(format!(
-        "Written to {}",
-        plain(&job.args.output.display().to_string())
-    ))
+    for file in files {
+        out.line(format!("Written to {}", plain(&file.display().to_string())))?;
+    }
+    Ok(())
 }

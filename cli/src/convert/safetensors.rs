@@ -2,15 +2,17 @@
 
 use super::Job;
 use super::report::Report;
-use crate::atomic::AtomicFile;
-use crate::format::{Layout, PackedInfo, Planned, scales_name};
-use crate::model::{HF_KEY, HfInfo, Matrix};
+use crate::format::{Planned, own_keys};
+use crate::sharded::Shards;
 use anyhow::{Context, Result};
 use safetensors::Dtype;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use tritgemm::TernaryMatrix;
 use tritgemm_formats::FloatType;
 use tritgemm_formats::hf::{self, LinearClass};
+use tritgemm_formats::model::Matrix;
+use tritgemm_formats::model::ours::{HF_KEY, HfInfo, PackedInfo, scales_name, scales_shape};
 
 /// The bytes of `weight_scale`.
 pub fn hf_scale(
@@ -24,81 +26,92 @@ pub fn hf_scale(
     Ok(scale)
 }
 
-/// Writes all of it; returns the length of the file.
-pub fn write(job: &Job<'_>, reports: &[Report], file: &mut AtomicFile) -> Result<u64> {
-    let model = &job.model;
-    let infos: BTreeMap<String, PackedInfo> = model
-        .matrices
-        .iter()
+/// What is written of a matrix.
+fn plan(job: &Job<'_>, r: &Report) -> [Planned; 2] {
+    let planned = |name, dtype, shape| Planned { name, dtype, shape };
+    let [rows, cols] = r.shape;
+    let name = r.name.clone();
+    match job.target.class() {
+        None => {
+            let shape = scales_shape(r.scales, r.shape);
+            let scales = planned(scales_name(&name), Dtype::F32, shape);
+            [
+                planned(name, Dtype::U8, vec![rows, cols.div_ceil(4)]),
+                scales,
+            ]
+        }
+        Some(_) => {
+            let dtype = match job.args.scale_type.float_type() {
+                FloatType::F32 => Dtype::F32,
+                FloatType::F16 => Dtype::F16,
+                FloatType::Bf16 => Dtype::BF16,
+            };
+            let scale = planned(hf::scale_name(&name), dtype, vec![1]);
+            [
+                planned(name, Dtype::U8, vec![rows.div_ceil(4), cols]),
+                scale,
+            ]
+        }
+    }
+}
+
+/// Writes all of it; returns the files and how many bytes they are together.
+pub fn write(job: &Job<'_>, reports: &[Report]) -> Result<(Vec<PathBuf>, u64)> {
+    let infos: BTreeMap<String, PackedInfo> = (job.matrices.iter())
         .zip(reports)
         .map(|(m, r)| (m.name.clone(), job.info(m, r.shape, r.scales)))
         .collect();
     let class = job.target.class();
-    let mut planned = Vec::new();
-    let mut plan = |name, dtype, shape| planned.push(Planned { name, dtype, shape });
-    for r in reports {
-        let [rows, cols] = r.shape;
+    let mut planned: Vec<Planned> = reports.iter().flat_map(|r| plan(job, r)).collect();
+    for other in &job.others {
+        planned.push(Planned {
+            name: other.name.clone(),
+            dtype: other.dtype.context("a type that safetensors has")?,
+            shape: other.shape.clone(),
+        });
+    }
+    // Of each file what concerns its own tensors.
+    let metadata = |names: &HashSet<&str>| {
+        let infos: BTreeMap<String, PackedInfo> = (infos.iter())
+            .filter(|(name, _)| names.contains(name.as_str()))
+            .map(|(name, info)| (name.clone(), info.clone()))
+            .collect();
+        let mut metadata = job.model.metadata().clone();
         match class {
-            None => {
-                plan(r.name.clone(), Dtype::U8, vec![rows, cols.div_ceil(4)]);
-                let shape = crate::format::Grain::from_granularity(r.scales).scales_shape(r.shape);
-                plan(scales_name(&r.name), Dtype::F32, shape);
-            }
-            Some(_) => {
-                plan(r.name.clone(), Dtype::U8, vec![rows.div_ceil(4), cols]);
-                let dtype = match job.args.scale_type.float_type() {
-                    FloatType::F32 => Dtype::F32,
-                    FloatType::F16 => Dtype::F16,
-                    FloatType::Bf16 => Dtype::BF16,
+            None => metadata.extend(own_keys(&infos)?),
+            Some(class) => {
+                let note = HfInfo {
+                    linear_class: class.name().to_owned(),
+                    tensors: infos,
                 };
-                plan(hf::scale_name(&r.name), dtype, vec![1]);
+                metadata.insert(HF_KEY.to_owned(), serde_json::to_string(&note)?);
             }
         }
-    }
-    for other in &model.others {
-        let dtype = other.dtype.context("a type that safetensors has")?;
-        plan(other.name.clone(), dtype, other.shape.clone());
-    }
-    let mut metadata = model.metadata.clone();
-    let layout = match class {
-        None => Layout::new(planned, &metadata, Some(&infos))?,
-        Some(class) => {
-            let note = HfInfo {
-                linear_class: class.name().to_owned(),
-                tensors: infos,
-            };
-            metadata.insert(HF_KEY.to_owned(), serde_json::to_string(&note)?);
-            Layout::new(planned, &metadata, None)?
-        }
+        Ok(metadata)
     };
-
-    let mut put = |name: &str, bytes: &[u8]| {
-        let at = layout.offsets.get(name).context("a tensor not laid out")?;
-        let in_output = || format!("`{}`", job.args.output.display());
-        file.write_at(*at, bytes).with_context(in_output)
-    };
-    for m in &model.matrices {
+    let args = job.args;
+    let what = (job.model, args.input.as_path(), args.force, "convert");
+    let mut out = Shards::create(&args.output, planned, args.shard_size, metadata, what)?;
+    for m in &job.matrices {
         let matrix = job.matrix(m)?;
         match class {
             None => {
-                put(&m.name, matrix.packed())?;
+                out.put(&m.name, matrix.packed())?;
                 let scales = matrix.scales().values().iter();
                 let scales: Vec<u8> = scales.flat_map(|s| s.to_le_bytes()).collect();
-                put(&scales_name(&m.name), &scales)?;
+                out.put(&scales_name(&m.name), &scales)?;
             }
             Some(class) => {
-                put(&m.name, &hf::encode(&matrix))?;
+                out.put(&m.name, &hf::encode(&matrix))?;
                 let scale = hf_scale(job, m, &matrix, class)?;
-                put(&hf::scale_name(&m.name), &scale)?;
+                out.put(&hf::scale_name(&m.name), &scale)?;
             }
         }
     }
-    for other in &model.others {
+    for other in &job.others {
         job.bar.set_message(crate::output::plain(&other.name));
-        put(&other.name, other.bytes())?;
+        out.put(&other.name, other.bytes())?;
         job.bar.inc(other.bytes().len() as u64);
     }
-    let in_output = || format!("`{}`", job.args.output.display());
-    file.write_at(0, &layout.header).with_context(in_output)?;
-    Ok(layout.len)
+    out.commit()
 }

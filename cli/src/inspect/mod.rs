@@ -1,30 +1,45 @@
-//! `tritgemm inspect`: what a file of weights holds.
+//! `tritgemm inspect`: what a model holds.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`stats`] | counts of weights, where scales lie |
+//! | [`print`] | the report for a reader |
+//! | [`fold`] | the tensors of all layers in one line |
+//! | [`svg`] | the drawing |
 
+mod fold;
+mod print;
 mod stats;
 mod svg;
 
 use crate::args::InspectArgs;
 use crate::atomic::AtomicFile;
-use crate::mapped::Mapped;
-use crate::model::{Hints, Model};
-use crate::output::{self, Col, Out, Table, count, plain};
+use crate::output::{self, Out, count, plain};
+use crate::sharded::apart;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use stats::{Histogram, MatrixStats};
+use stats::{Histogram, MatrixStats, Totals};
+use std::collections::BTreeMap;
+use tritgemm_formats::model::Tensor;
+use tritgemm_formats::{Model, open_with};
 
 /// Bins of the histogram of scales.
 const BINS: usize = 16;
-
-/// Columns that the longest bar takes.
-const BAR: usize = 40;
 
 /// Everything, as `--json` prints it.
 #[derive(Serialize)]
 struct Report<'a> {
     file: String,
+    /// The files of a model in several.
+    files: Vec<String>,
     container: &'a str,
-    bytes: usize,
-    note: Option<&'a str>,
+    bytes: u64,
+    /// The notes as one text; nothing where there are none.
+    note: Option<String>,
+    notes: &'a [String],
+    /// GGUF metadata, arrays by their type and length.
+    metadata: BTreeMap<&'a str, String>,
+    totals: Totals,
     matrices: Vec<MatrixStats>,
     /// Matrices that cannot be read.
     invalid: Vec<Invalid>,
@@ -55,19 +70,16 @@ pub fn run(args: &InspectArgs, out: &mut Out) -> Result<()> {
 
 fn inspect(args: &InspectArgs, out: &mut Out) -> Result<()> {
     let in_file = || format!("`{}`", args.file.display());
-    let mapped = Mapped::open(&args.file).with_context(in_file)?;
-    let hints = Hints {
-        linear_class: args.linear_class.map(|c| c.class()),
-        rows: args.rows,
-        tolerant: true,
-    };
-    let model = Model::open(&mapped, &args.file, &hints).with_context(in_file)?;
-    let report = gather(args, &model, mapped.len());
+    let model = open_with(&args.file, &args.read.options(true))?;
+    let report = gather(args, &model);
     if let Some(path) = &args.svg {
         let in_svg = || format!("`{}`", path.display());
-        if same_file::is_same_file(&args.file, path).unwrap_or(false) {
-            bail!("{}: is the file to inspect", in_svg());
-        }
+        apart(
+            &model,
+            &args.file,
+            std::slice::from_ref(path),
+            "inspect --svg",
+        )?;
         if report.matrices.is_empty() {
             bail!("{}: there are no ternary matrices to draw", in_file());
         }
@@ -79,7 +91,7 @@ fn inspect(args: &InspectArgs, out: &mut Out) -> Result<()> {
     if args.json {
         out.line(serde_json::to_string(&report)?)?;
     } else {
-        print(&report, out)?;
+        print::print(&report, args.all, out)?;
         if let Some(path) = &args.svg {
             out.line(format!("Drawn to {}", plain(&path.display().to_string())))?;
         }
@@ -92,153 +104,50 @@ fn inspect(args: &InspectArgs, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn gather<'a>(args: &InspectArgs, model: &'a Model<'_>, bytes: usize) -> Report<'a> {
+fn gather<'a>(args: &InspectArgs, model: &'a Model) -> Report<'a> {
     let bar = output::progress(
-        model.matrices.iter().map(|m| m.bytes as u64).sum(),
+        model.matrices().iter().map(|m| m.bytes as u64).sum(),
         "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
     );
     let (mut matrices, mut invalid) = (Vec::new(), Vec::new());
-    for m in &model.matrices {
+    for m in model.matrices() {
         bar.set_message(plain(&m.name));
         match m.read() {
             Ok(matrix) => matrices.push(MatrixStats::new(m, &matrix)),
             Err(error) => invalid.push(Invalid {
                 name: m.name.clone(),
-                error: format!("{error:#}"),
+                error: error.to_string(),
             }),
         }
         bar.inc(m.bytes as u64);
     }
     bar.finish_and_clear();
     let scales: Vec<f32> = matrices.iter().flat_map(|m| m.values.clone()).collect();
-    let other = |o: &'a crate::model::Other<'_>| OtherTensor {
+    let other = |o: &'a Tensor<'_>| OtherTensor {
         name: &o.name,
         type_name: &o.type_name,
         shape: &o.shape,
         bytes: o.bytes().len(),
     };
+    let values = model.gguf_metadata().iter();
+    let files: Vec<String> = model
+        .files()
+        .map(|(path, _)| path.display().to_string())
+        .collect();
     Report {
         file: args.file.display().to_string(),
-        container: model.container,
-        bytes,
-        note: model.note.as_deref(),
+        files: if files.len() > 1 { files } else { Vec::new() },
+        container: model.container(),
+        bytes: model.files().map(|(_, len)| len).sum(),
+        note: Some(model.notes().join(" ")).filter(|note| !note.is_empty()),
+        notes: model.notes(),
+        metadata: values
+            .map(|(key, value)| (key.as_str(), value.to_string()))
+            .collect(),
+        totals: Totals::new(&matrices),
         scales: Histogram::new(&scales, BINS),
         matrices,
         invalid,
-        others: model.others.iter().map(other).collect(),
+        others: model.others().iter().map(other).collect(),
     }
-}
-
-fn print(report: &Report<'_>, out: &mut Out) -> Result<()> {
-    out.line(format!(
-        "{}: {}, {}, {} and {}",
-        plain(&report.file),
-        report.container,
-        output::bytes(report.bytes as u64),
-        count(
-            report.matrices.len() + report.invalid.len(),
-            "ternary matrix",
-            "ternary matrices"
-        ),
-        count(report.others.len(), "other tensor", "other tensors"),
-    ))?;
-    if let Some(note) = report.note {
-        out.line(note)?;
-    }
-    if !report.matrices.is_empty() {
-        out.line("\nTernary matrices")?;
-        out.table(&matrices(&report.matrices))?;
-    }
-    for invalid in &report.invalid {
-        let error = output::one_line(&invalid.error);
-        out.line(format!("Invalid: `{}`: {error}", plain(&invalid.name)))?;
-    }
-    if let Some(histogram) = &report.scales {
-        let steps = if histogram.log { ", equal ratios" } else { "" };
-        out.line(format!("\nScales of all matrices{steps}"))?;
-        out.table(&bars(histogram))?;
-    }
-    if !report.others.is_empty() {
-        out.line("\nOther tensors")?;
-        let columns = [
-            Col::Left("tensor"),
-            Col::Left("type"),
-            Col::Right("shape"),
-            Col::Right("bytes"),
-        ];
-        let mut table = Table::new(&columns);
-        for o in &report.others {
-            let shape: Vec<String> = o.shape.iter().map(usize::to_string).collect();
-            table.add_row([
-                plain(o.name),
-                plain(o.type_name),
-                shape.join(" x "),
-                o.bytes.to_string(),
-            ]);
-        }
-        out.table(&table)?;
-    }
-    Ok(())
-}
-
-fn matrices(matrices: &[MatrixStats]) -> Table {
-    let columns = [
-        Col::Left("tensor"),
-        Col::Left("format"),
-        Col::Right("shape"),
-        Col::Right("-1"),
-        Col::Right("0"),
-        Col::Right("+1"),
-        Col::Left("scales"),
-        Col::Right("min"),
-        Col::Right("median"),
-        Col::Right("max"),
-    ];
-    let mut table = Table::new(&columns);
-    for m in matrices {
-        let share = |n: u64| match m.weights() {
-            0 => "-".to_owned(),
-            all => format!("{:.1} %", 100.0 * n as f64 / all as f64),
-        };
-        let scale = |v: Option<f32>| v.map_or("-".to_owned(), stats::short);
-        table.add_row([
-            plain(&m.name),
-            m.format.to_owned(),
-            format!("{} x {}", m.shape[0], m.shape[1]),
-            share(m.minus),
-            share(m.zero),
-            share(m.plus),
-            m.granularity.to_owned(),
-            scale(m.scale_min),
-            scale(m.scale_median),
-            scale(m.scale_max),
-        ]);
-    }
-    table
-}
-
-/// The histogram in the terminal, a bar a bin, to an eighth of a column.
-fn bars(histogram: &Histogram) -> Table {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let columns = [
-        Col::Right("from"),
-        Col::Right("to"),
-        Col::Left(""),
-        Col::Right("scales"),
-    ];
-    let mut table = Table::new(&columns);
-    let most = histogram.counts.iter().copied().max().unwrap_or(1).max(1);
-    for (edges, &n) in histogram.edges.windows(2).zip(&histogram.counts) {
-        let eighths = (n as f64 / most as f64 * (8 * BAR) as f64).round() as usize;
-        // What is there is seen.
-        let eighths = eighths.max(usize::from(n > 0));
-        let bar = "█".repeat(eighths / 8) + EIGHTHS[eighths % 8];
-        table.add_row([
-            stats::short(edges[0]),
-            stats::short(edges[1]),
-            bar,
-            n.to_string(),
-        ]);
-    }
-    table
 }

@@ -1,10 +1,10 @@
 //! Counts of weights, and where scales lie.
 
-use crate::format::Grain;
-use crate::model::Matrix;
 use rayon::prelude::*;
 use serde::Serialize;
 use tritgemm::TernaryMatrix;
+use tritgemm_formats::model::Matrix;
+use tritgemm_formats::model::ours::granularity_name;
 
 /// What there is to know of one matrix.
 #[derive(Serialize)]
@@ -13,6 +13,12 @@ pub struct MatrixStats {
     pub format: &'static str,
     /// `[M, K]`.
     pub shape: [usize; 2],
+    /// The shape of a stack of matrices, slowest dimension first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Vec<usize>>,
+    /// What is rotated, and in blocks of how many values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<String>,
     /// In the file, scales included.
     pub bytes: usize,
     /// Weights of -1.
@@ -49,11 +55,24 @@ impl MatrixStats {
             name: source.name.clone(),
             format: source.format,
             shape: [matrix.rows(), matrix.cols()],
+            stack: source.stack.clone(),
+            rotation: source.rotation.as_ref().map(|rotated| {
+                let what = match (rotated.input, rotated.rows) {
+                    (true, true) => "inputs, rows",
+                    (true, false) => "inputs",
+                    (false, _) => "rows",
+                };
+                let signs = match rotated.rotation.signs() {
+                    Some(_) => ", signs",
+                    None => "",
+                };
+                format!("{what} by {}{signs}", rotated.rotation.block())
+            }),
             bytes: source.bytes,
             minus,
             zero: all - plus - minus,
             plus,
-            granularity: Grain::from_granularity(matrix.scales().granularity()).name(),
+            granularity: granularity_name(matrix.scales().granularity()),
             scale_count: values.len(),
             scale_min: values.first().copied(),
             scale_median: values.get(values.len().saturating_sub(1) / 2).copied(),
@@ -70,6 +89,35 @@ impl MatrixStats {
     /// The share of weights that are 0.
     pub fn zeros(&self) -> f64 {
         self.zero as f64 / self.weights().max(1) as f64
+    }
+}
+
+/// All matrices together.
+#[derive(Serialize)]
+pub struct Totals {
+    pub weights: u64,
+    /// Bytes of the matrices in the file, scales included.
+    pub bytes: u64,
+    pub bits_per_weight: f64,
+    /// The share of weights that are 0.
+    pub zeros: f64,
+}
+
+impl Totals {
+    /// The sums.
+    pub fn new(matrices: &[MatrixStats]) -> Self {
+        let sum = |of: fn(&MatrixStats) -> u64| {
+            let all = matrices.iter().map(of);
+            all.fold(0u64, u64::saturating_add)
+        };
+        let (weights, bytes) = (sum(MatrixStats::weights), sum(|m| m.bytes as u64));
+        let share = |n: u64| n as f64 / weights.max(1) as f64;
+        Self {
+            weights,
+            bytes,
+            bits_per_weight: 8.0 * share(bytes),
+            zeros: share(sum(|m| m.zero)),
+        }
     }
 }
 
@@ -114,18 +162,6 @@ impl Histogram {
     }
 }
 
-/// A number in four digits.
-pub fn short(value: f32) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        magnitude if !(1e-3..1e4).contains(&magnitude) => format!("{value:.3e}"),
-        magnitude => {
-            let digits = 3 - magnitude.log10().floor() as i32;
-            format!("{value:.*}", digits.max(0) as usize)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,14 +183,5 @@ mod tests {
         assert_eq!(extremes.counts, [1, 1]);
         // Equal as numbers, not in their bits.
         assert_eq!(Histogram::new(&[-0.0, 0.0], 2).unwrap().counts, [2]);
-    }
-
-    #[test]
-    fn numbers_have_four_digits() {
-        let texts = [0.0, 0.01234567, 1.0, 123.456, 2e-9, 1e9, -0.5].map(short);
-        let want = [
-            "0", "0.01235", "1.000", "123.5", "2.000e-9", "1.000e9", "-0.5000",
-        ];
-        assert_eq!(texts, want);
     }
 }

@@ -1,7 +1,7 @@
 //! The drawing: a histogram of the scales, and the zeros of each matrix.
 
-use super::stats::{Histogram, MatrixStats, short};
-use crate::output::plain;
+use super::stats::{Histogram, MatrixStats};
+use crate::output::{plain, short};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
