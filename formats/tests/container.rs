@@ -333,3 +333,77 @@ fn the_writer_refuses_what_no_reader_would_take() {
     assert_eq!((gguf.metadata().len(), gguf.tensors().len()), (1, 1));
     assert!(writer.start(Vec::new()).unwrap().finish().is_err());
 }
+
+/// PrismML's older files: groups of 128 in 34 bytes under the number of Q2_0.
+#[test]
+fn groups_of_34_bytes_are_told_by_their_room() {
+    let types = |tensors: &[Vec<u8>], len: usize| -> Vec<(&str, &str)> {
+        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        let file = with_data(tensors, len);
+        let gguf = Gguf::parse(&file).unwrap();
+        let name =
+            |t: &tritgemm_formats::gguf::Tensor<'_>| (t.tensor_type().name(), t.said_type().name());
+        gguf.tensors().map(name).collect()
+    };
+    // 64 x 128 weights are 2176 bytes; as Q2_0 they would be 2304.
+    let large = |offset| info("large", &[128, 64], 42, offset);
+    let small = |offset| info("small", &[128, 1], 42, offset);
+    assert_eq!(types(&[large(0)], 2176), [("PQ2_0", "Q2_0")]);
+    // In front of another tensor, and a small one with room for either.
+    let three = [large(0), small(2176), info("n", &[8], 0, 2240)];
+    let told = types(&three, 2272);
+    assert_eq!(told[..2], [("PQ2_0", "Q2_0"); 2]);
+    assert_eq!(types(&[large(0)], 2304), [("Q2_0", "Q2_0")]);
+    assert_eq!(types(&[small(0)], 64), [("Q2_0", "Q2_0")]);
+    // K that has no groups of 128, or a tensor that is Q2_0: nothing is guessed.
+    let odd = [info("odd", &[64, 2], 42, 0), large(64)];
+    refused(&with_data(&odd, 64 + 2176), "large");
+    let mixed = [info("q", &[128, 64], 42, 0), large(2304)];
+    refused(&with_data(&mixed, 2304 + 2176), "large");
+}
+
+#[test]
+fn tensors_without_weights_are_listed_whatever_their_type() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    for id in [34, 35, 36, 42, 134, 135, 142, 143, 12, 999] {
+        let tensors = [info("empty", &[256, 0], id, 0), info("b", &[8], 0, 0)];
+        let file = with_data(&tensors, 32);
+        let gguf = Gguf::parse(&file).unwrap();
+        assert!(gguf.tensor("empty").unwrap().data().is_empty());
+        assert_eq!(gguf.tensor("b").unwrap().to_f32().unwrap().len(), 8);
+    }
+}
+
+#[test]
+fn names_that_ggml_would_cut_are_refused() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut writer = GgufWriter::new();
+    writer
+        .tensor(&"x".repeat(63), &[8], TensorType::F32)
+        .unwrap();
+    for name in ["x".repeat(64), "\u{fc}".repeat(32), "a\0b".to_owned()] {
+        let error = writer.tensor(&name, &[8], TensorType::F32).unwrap_err();
+        assert!(matches!(error, FormatError::Name { .. }), "{error}");
+    }
+}
+
+/// A header of a real size: 150,000 tokens and their scores.
+#[test]
+fn large_headers() {
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let tokens: Vec<String> = (0..150_000).map(|i| format!("token {i}")).collect();
+    let mut writer = GgufWriter::new();
+    let values = tokens.iter().map(|t| Value::from(t.as_str()));
+    let array = writer.metadata_array("tokenizer.ggml.tokens", ValueType::String, values);
+    array.unwrap();
+    let scores = (0..150_000).map(|i| Value::F32(-(i as f32)));
+    let array = writer.metadata_array("tokenizer.ggml.scores", ValueType::F32, scores);
+    array.unwrap();
+    let file = writer.start(Vec::new()).unwrap().finish().unwrap();
+    let gguf = Gguf::parse(&file).unwrap();
+    let Some(Value::Array(read)) = gguf.value("tokenizer.ggml.tokens") else {
+        panic!("no tokens");
+    };
+    assert_eq!(read.len(), 150_000);
+    assert!(read.iter().zip(&tokens).all(|(a, b)| a.as_str() == Some(b)));
+}

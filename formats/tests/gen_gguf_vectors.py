@@ -8,8 +8,9 @@ with it a file that the crate's tests wrote.
 
 The file holds, for each of TQ1_0 and TQ2_0, tensor NAME as quantised from random
 weights and NAME.f32 as dequantised, both by the package, and NAME.any, NAME.any.f32
-made of random bytes (without code 3 for TQ2_0). A check dequantises each ternary
-tensor NAME and wants NAME.f32 bit for bit.
+made of random bytes (without code 3 for TQ2_0); the latter also for the types of
+embeddings and heads, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K and BF16. A check dequantises
+each ternary tensor NAME and wants NAME.f32 bit for bit.
 """
 
 import sys
@@ -35,6 +36,30 @@ def random_blocks(rng, kind):
     scales[2] = np.float16(6e-8)  # the smallest there is
     blocks[:, -2:] = scales.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(ROWS, -1)
+
+
+# The types of embeddings and heads, and where in a block their f16s are.
+OTHERS = {
+    Type.Q4_0: [0],
+    Type.Q8_0: [0],
+    Type.Q4_K: [0, 2],
+    Type.Q5_K: [0, 2],
+    Type.Q6_K: [208],
+    Type.BF16: [],
+}
+
+
+def random_values(rng, kind, halves):
+    """Random bytes, whose scales are numbers."""
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (2 * 256 // weights, size), dtype=np.uint8)
+    for at in halves:
+        scales = rng.normal(0, 1, len(blocks)).astype(np.float16)
+        blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+    if kind == Type.BF16:
+        # No exponent of all ones.
+        blocks[:, 1] &= 0xBF
+    return blocks.reshape(2, -1)
 
 
 def make(path):
@@ -65,6 +90,11 @@ def make(path):
         ]:
             writer.add_tensor(name, blocks, raw_dtype=kind)
             writer.add_tensor(f"{name}.f32", gguf.dequantize(blocks, kind))
+    for kind, halves in OTHERS.items():
+        blocks = random_values(rng, kind, halves)
+        name = f"{kind.name.lower()}.any"
+        writer.add_tensor(name, blocks, raw_dtype=kind)
+        writer.add_tensor(f"{name}.f32", gguf.dequantize(blocks, kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -4,6 +4,7 @@
 mod common;
 
 use common::both_ways;
+use common::wire::{self, onnx, tensor};
 use proptest::prelude::*;
 use tritgemm::{GroupSize, Scales, TernaryMatrix};
 use tritgemm_formats::FormatError;
@@ -337,70 +338,6 @@ proptest! {
     }
 }
 
-/// Protobuf by its wire format: fields of one message after the other.
-mod wire {
-    pub fn varint(mut value: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        while value >= 0x80 {
-            out.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        out.push(value as u8);
-        out
-    }
-
-    pub fn int(field: u64, value: i64) -> Vec<u8> {
-        [varint(field << 3), varint(value as u64)].concat()
-    }
-
-    pub fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
-        [
-            varint(field << 3 | 2),
-            varint(value.len() as u64),
-            value.to_vec(),
-        ]
-        .concat()
-    }
-}
-
-/// An ONNX tensor: type, name and `raw_data`.
-fn tensor(name: &str, data_type: i64, raw: &[u8], more: &[u8]) -> Vec<u8> {
-    let fields = [
-        wire::int(2, data_type),
-        wire::bytes(8, name.as_bytes()),
-        wire::bytes(9, raw),
-        more.to_vec(),
-    ];
-    wire::bytes(5, &fields.concat())
-}
-
-/// A model of one `MatMulNBits` node and its tensors.
-fn onnx(inputs: &[&str], attributes: &[(&str, i64)], tensors: &[Vec<u8>]) -> Vec<u8> {
-    let mut node: Vec<u8> = inputs
-        .iter()
-        .flat_map(|i| wire::bytes(1, i.as_bytes()))
-        .collect();
-    node.extend(wire::bytes(4, b"MatMulNBits"));
-    for (name, value) in attributes {
-        let fields = [
-            wire::bytes(1, name.as_bytes()),
-            wire::int(3, *value),
-            wire::int(20, 2),
-        ];
-        node.extend(wire::bytes(5, &fields.concat()));
-    }
-    node.extend(wire::bytes(7, b"com.microsoft"));
-    let other = [wire::bytes(1, b"x"), wire::bytes(4, b"Relu")].concat();
-    let nodes = [
-        wire::bytes(1, &other),
-        wire::bytes(1, &node),
-        wire::bytes(1, &node),
-    ]
-    .concat();
-    let graph = [nodes, tensors.concat()].concat();
-    [wire::int(1, 10), wire::bytes(7, &graph)].concat()
-}
-
 #[test]
 fn models() {
     let (n, k) = (3, 70);
@@ -488,4 +425,48 @@ fn models() {
             assert!(model.decode("w").is_err(), "{len}");
         }
     }
+}
+
+/// Nodes that share their weights and not their scales are several matrices.
+#[test]
+fn shared_weights_with_other_scales_are_other_matrices() {
+    let attributes = [("K", 64), ("N", 1), ("bits", 2), ("block_size", 64)];
+    let mut half = attributes;
+    half[0].1 = 32;
+    let four = [("K", 64), ("N", 1), ("bits", 4), ("block_size", 64)];
+    let node = |inputs: &[&str], attributes: &[(&str, i64)]| wire::node(inputs, attributes);
+    let nodes = [
+        node(&["x", "w", "s1", "z"], &attributes),
+        node(&["x", "w", "s2", "z"], &attributes),
+        node(&["y", "w", "s1", "z"], &attributes),
+        node(&["x", "w", "s1"], &attributes),
+        node(&["x", "w", "s1", "z"], &half),
+        node(&["x", "v", "s1", "z"], &four),
+    ];
+    let scale = |value: f32| value.to_le_bytes();
+    let tensors = [
+        tensor("w", 2, &[0b01_01_10_10; 16], &[]),
+        tensor("s1", 1, &scale(1.0), &[]),
+        tensor("s2", 1, &scale(2.0), &[]),
+        tensor("z", 1, &scale(1.0), &[]),
+    ];
+    let model = OnnxModel::parse(&wire::graph(&nodes, &tensors)).unwrap();
+    let names: Vec<&str> = model.matrices().collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(names[..2], ["w", "w:s2"]);
+    let scale = |name: &str| model.decode(name).unwrap().scales().values()[0];
+    assert_eq!((scale("w"), scale("w:s2")), (1.0, 2.0));
+    // Zero points that are left out are 2: the same codes are other weights.
+    assert_eq!(
+        model.decode(names[2]).unwrap().to_trits().unwrap()[..4],
+        [0, 0, -1, -1]
+    );
+    assert_eq!(model.shape(names[3]).unwrap(), [1, 32]);
+    assert_eq!(model.unread().collect::<Vec<_>>(), ["v"]);
+    let twice = [tensor("w", 2, &[], &[]), tensor("w", 2, &[], &[])];
+    let error = OnnxModel::parse(&wire::graph(&nodes, &twice)).unwrap_err();
+    assert!(
+        error.to_string().contains("second initialiser `w`"),
+        "{error}"
+    );
 }

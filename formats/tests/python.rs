@@ -80,6 +80,22 @@ fn metadata_of_every_type() {
     assert_eq!(gguf.metadata().len(), expected.len() + 2);
 }
 
+/// Values of embeddings and heads, bit for bit.
+#[test]
+fn values_are_those_of_the_package() {
+    let gguf = Gguf::parse(FILE).unwrap();
+    for name in ["q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "bf16"] {
+        let ours = gguf.tensor(&format!("{name}.any")).unwrap();
+        let theirs = gguf.tensor(&format!("{name}.any.f32")).unwrap();
+        assert_eq!(ours.tensor_type().name().to_lowercase(), name);
+        let (ours, theirs) = (ours.to_f32().unwrap(), theirs.to_f32().unwrap());
+        assert_eq!(ours.len(), 512);
+        assert_eq!(bits(&ours), bits(&theirs), "{name}");
+    }
+    let error = gguf.tensor("tq1_0").unwrap().to_f32().unwrap_err();
+    assert!(error.to_string().contains("Q6_K"), "{error}");
+}
+
 #[test]
 fn floats_and_other_types() {
     let gguf = Gguf::parse(FILE).unwrap();

@@ -1,6 +1,8 @@
 //! What the tests share.
 #![allow(dead_code)] // Each test uses its part.
 
+pub mod wire;
+
 use half::f16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
