@@ -40,6 +40,11 @@ impl Out {
         }
     }
 
+    /// The columns of the terminal, if there is one.
+    pub fn width(&self) -> Option<usize> {
+        self.width
+    }
+
     /// Writes `text` and a line end.
     pub fn line(&mut self, text: impl Display) -> Result<()> {
         if self.closed {

@@ -103,7 +103,8 @@ fn parts_that_are_missing_or_foreign_are_named() {
     let first = split(&dir);
     refused(&part(&dir, 2, 3), &["is part 2 of 3", "the first part"]);
     let second = part(&dir, 2, 3);
-    let foreign: [(Option<[u32; 3]>, &[(&str, u64)], &str); 6] = [
+    type Case<'a> = (Option<[u32; 3]>, &'a [(&'a str, u64)], &'a str);
+    let foreign: [Case<'_>; 6] = [
         (None, &[("b", 2), ("c", 3)], "is a part of no model"),
         (
             Some([2, 3, 4]),

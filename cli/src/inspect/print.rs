@@ -10,6 +10,9 @@ use anyhow::Result;
 /// Columns that the longest bar takes.
 const BAR: usize = 40;
 
+/// Columns that stand beside a bar.
+const AROUND: usize = 34;
+
 /// Columns that a metadata value takes at most.
 const VALUE: usize = 60;
 
@@ -64,7 +67,10 @@ pub fn print(report: &Report<'_>, all: bool, out: &mut Out) -> Result<()> {
     if let Some(histogram) = &report.scales {
         let steps = if histogram.log { ", equal ratios" } else { "" };
         out.line(format!("\nScales of all matrices{steps}"))?;
-        out.table(&bars(histogram))?;
+        let room = out
+            .width()
+            .map_or(BAR, |width| width.saturating_sub(AROUND));
+        out.table(&bars(histogram, room.clamp(4, BAR)))?;
     }
     if !report.others.is_empty() {
         out.line("\nOther tensors")?;
@@ -159,7 +165,7 @@ fn matrices(matrices: &[MatrixStats], all: bool) -> Table {
 }
 
 /// The histogram in the terminal, a bar a bin, to an eighth of a column.
-fn bars(histogram: &Histogram) -> Table {
+fn bars(histogram: &Histogram, longest: usize) -> Table {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let columns = [
         Col::Right("from"),
@@ -170,7 +176,7 @@ fn bars(histogram: &Histogram) -> Table {
     let mut table = Table::new(&columns);
     let most = histogram.counts.iter().copied().max().unwrap_or(1).max(1);
     for (edges, &n) in histogram.edges.windows(2).zip(&histogram.counts) {
-        let eighths = (n as f64 / most as f64 * (8 * BAR) as f64).round() as usize;
+        let eighths = (n as f64 / most as f64 * (8 * longest) as f64).round() as usize;
         // What is there is seen.
         let eighths = eighths.max(usize::from(n > 0));
         let bar = "█".repeat(eighths / 8) + EIGHTHS[eighths % 8];
