@@ -237,6 +237,9 @@ pub enum FormatError {
         /// What the format can hold.
         expected: &'static str,
     },
+    /// A file or a folder that cannot be opened.
+    #[error("cannot open: {0}")]
+    Open(std::io::Error),
     /// A file that is of none of the formats that are read.
     #[error("is {what}: none of the formats that are read")]
     Unknown {

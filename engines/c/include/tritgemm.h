@@ -53,7 +53,7 @@ typedef enum {
     TRITGEMM_UNSUPPORTED_ISA = 6,
     // The operating system could not read or write a file.
     TRITGEMM_IO = 7,
-    // A panel file is damaged, of another version, or none.
+    // A panel file or a model is damaged, of another version, or none.
     TRITGEMM_BAD_FILE = 8,
     // The caller's parallel-for did not run every item; part of the output may be
     // written.
@@ -118,6 +118,10 @@ typedef struct tritgemm_linear tritgemm_linear;
 
 // A ternary matrix [M][K] in packed rows, with its scales.
 typedef struct tritgemm_matrix tritgemm_matrix;
+
+// A model of GGUF, safetensors, ONNX or panel files, of one or of many: its ternary
+// matrices, by their names.
+typedef struct tritgemm_model tritgemm_model;
 
 // A panel file of a whole model: many matrices with their scales and biases, by their
 // names. A file of one matrix is a model of one without a name.
@@ -864,6 +868,28 @@ tritgemm_status tritgemm_model_file_save(const char *path,
 
 // Frees a model's panel file, or nothing for NULL.
 void tritgemm_model_file_destroy(tritgemm_model_file *model);
+
+// Opens a model and maps all of its files into memory: a GGUF file or the first of its
+// parts, a safetensors file or the .index.json of its shards, an ONNX or a panel file, or a
+// folder with one of these. Headers are checked now, weights when they are read. The files
+// are neither changed nor truncated while the handle lives.
+tritgemm_status tritgemm_model_open(const char *path,
+                                    tritgemm_model **out);
+
+// Number of ternary matrices, or 0 for NULL.
+size_t tritgemm_model_count(const tritgemm_model *model);
+
+// The name of a matrix; it lives as long as the handle. NULL if there are not that many.
+const char *tritgemm_model_name(const tritgemm_model *model, size_t index);
+
+// Reads the matrix of a name as a layer, on the calling thread, with as few scales as say
+// the same. Rotated inputs (prism.hadamard) are a property of the layer.
+tritgemm_status tritgemm_model_linear(const tritgemm_model *model,
+                                      const char *name,
+                                      tritgemm_linear **out);
+
+// Frees a model, or nothing for NULL.
+void tritgemm_model_destroy(tritgemm_model *model);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -585,6 +585,29 @@ public:
     }
 };
 
+/// A model of GGUF, safetensors, ONNX or panel files, of one or of many.
+class Model : public Handle<tritgemm_model, tritgemm_model_destroy> {
+public:
+    using Handle::Handle;
+
+    /// The files must not change while the model lives.
+    static Model open(const std::string &path) {
+        return Model(make<tritgemm_model>(tritgemm_model_open, path.c_str()));
+    }
+
+    std::vector<std::string> names() const {
+        std::vector<std::string> names;
+        for (std::size_t i = 0; i < tritgemm_model_count(get()); i++) {
+            names.emplace_back(tritgemm_model_name(get(), i));
+        }
+        return names;
+    }
+
+    Linear linear(const std::string &name) const {
+        return Linear(make<tritgemm_linear>(tritgemm_model_linear, get(), name.c_str()));
+    }
+};
+
 } // namespace tritgemm
 
 #endif

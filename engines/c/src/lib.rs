@@ -29,8 +29,8 @@
 //! 4. **Strings.** A string that is not null ends with a zero byte.
 //! 5. **Lasting memory.** What `_from_memory` is given stays valid and
 //!    unchanged until every handle that came of it is destroyed.
-//! 6. **Mapped files.** The file of `_map` is neither changed nor truncated
-//!    for as long.
+//! 6. **Mapped files.** The file of `_map`, and the files of `_open`, are neither
+//!    changed nor truncated for as long.
 //! 7. **Callbacks.** A parallel-for callback may be called with its context
 //!    from any thread that runs products; the workspace outlives every call
 //!    of a work function that it handed out.
@@ -47,6 +47,7 @@ mod handle;
 mod isa;
 mod linear;
 mod matrix;
+mod model;
 mod model_file;
 mod outputs;
 mod panel_file;
@@ -64,6 +65,7 @@ pub use experts::*;
 pub use isa::*;
 pub use linear::*;
 pub use matrix::*;
+pub use model::*;
 pub use model_file::*;
 pub use outputs::{Output, tritgemm_linear_forward_many};
 pub use panel_file::*;

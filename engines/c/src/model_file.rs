@@ -42,7 +42,7 @@ impl ModelFile {
 ///
 /// # Safety
 /// Precondition 4 of the crate's documentation.
-unsafe fn name<'a>(name: *const c_char) -> Result<&'a str, Error> {
+pub(crate) unsafe fn name<'a>(name: *const c_char) -> Result<&'a str, Error> {
     if name.is_null() {
         return Err(null("name"));
     }

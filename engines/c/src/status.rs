@@ -10,6 +10,7 @@ use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, Incomplete, IsaError, MatrixError, OutOfMemory, PanelFileError, ViewError,
 };
+use tritgemm_formats::FormatError;
 
 /// What a function returns.
 #[repr(C)]
@@ -31,7 +32,7 @@ pub enum Status {
     TritgemmUnsupportedIsa = 6,
     /// The operating system could not read or write a file.
     TritgemmIo = 7,
-    /// A panel file is damaged, of another version, or none.
+    /// A panel file or a model is damaged, of another version, or none.
     TritgemmBadFile = 8,
     /// The caller's parallel-for did not run every item; part of the output may be
     /// written.
@@ -77,6 +78,21 @@ from_errors! {
     MatrixError: matrix;
     GemmError: gemm;
     PanelFileError: panel_file;
+    FormatError: format;
+}
+
+fn format(error: &FormatError) -> Status {
+    match error {
+        FormatError::InFile { error, .. } => format(error),
+        FormatError::Panels(error) => panel_file(error),
+        FormatError::Matrix { source, .. } => matrix(source),
+        FormatError::Open(_) | FormatError::File { .. } | FormatError::Io(_) => Status::TritgemmIo,
+        FormatError::NoTensor { .. } => Status::TritgemmInvalidArgument,
+        FormatError::NotTernary { .. }
+        | FormatError::Scale { .. }
+        | FormatError::PaddingRow { .. } => Status::TritgemmInvalidValue,
+        _ => Status::TritgemmBadFile,
+    }
 }
 
 fn isa(error: &IsaError) -> Status {

@@ -22,6 +22,7 @@ const SOURCES: [&str; 16] = [
     "experts",
     "panel_file",
     "model_file",
+    "model",
 ];
 
 fn generated() -> String {

@@ -377,6 +377,22 @@ fn groups_rows_and_models() {
             make(|out| tritgemm_model_file_map(path.as_ptr(), 1, out)),
             make(|out| tritgemm_model_file_from_memory(bytes.as_ptr(), bytes.len(), 0, out)),
         ];
+        // The same file as a model of any format.
+        let model = make(|out| tritgemm_model_open(path.as_ptr(), out));
+        assert_eq!(tritgemm_model_count(model), 2);
+        let name = |i| std::ffi::CStr::from_ptr(tritgemm_model_name(model, i));
+        assert_eq!([name(0), name(1)], [c"a", c"b.weight"]);
+        assert!(tritgemm_model_name(model, 2).is_null());
+        let mut none = std::ptr::null_mut();
+        let status = tritgemm_model_linear(model, c"c".as_ptr(), &mut none);
+        common::fails(status, Status::TritgemmInvalidArgument, "no tensor `c`");
+        tritgemm_linear_destroy(make(|out| {
+            tritgemm_model_linear(model, c"b.weight".as_ptr(), out)
+        }));
+        tritgemm_model_destroy(model);
+        let mut none = std::ptr::null_mut();
+        let status = tritgemm_model_open(c"/no/such/file".as_ptr(), &mut none);
+        common::fails(status, Status::TritgemmIo, "cannot open");
         for model in models {
             assert_eq!(tritgemm_model_file_count(model), 2);
             let name = |i| std::ffi::CStr::from_ptr(tritgemm_model_file_name(model, i));

@@ -35,9 +35,7 @@ impl Mapped {
 
 /// An error that names no path: what it is about is known where it is caught.
 pub(super) fn cannot_open(source: std::io::Error) -> FormatError {
-    FormatError::Refused {
-        what: format!("cannot open: {source}"),
-    }
+    FormatError::Open(source)
 }
 
 impl Deref for Mapped {
