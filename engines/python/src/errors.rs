@@ -12,6 +12,7 @@ use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError, ViewError,
 };
+use tritgemm_formats::FormatError;
 
 /// `pyo3::create_exception!` with a docstring and a name in `tritgemm`.
 macro_rules! exceptions {
@@ -91,6 +92,26 @@ impl From<CodecError> for Error {
                 Self(EncodingError::new_err(error.to_string()))
             }
             _ => Self::shape(error.to_string()),
+        }
+    }
+}
+
+impl From<FormatError> for Error {
+    fn from(error: FormatError) -> Self {
+        let text = error.to_string();
+        let mut error = &error;
+        while let FormatError::InFile { error: inner, .. } = error {
+            error = inner;
+        }
+        match error {
+            FormatError::NoTensor { tensor } => Self(PyKeyError::new_err(tensor.clone())),
+            FormatError::Open(_) | FormatError::File { .. } | FormatError::Io(_) => {
+                Self(PyOSError::new_err(text))
+            }
+            FormatError::NotTernary { .. } | FormatError::PaddingRow { .. } => {
+                Self(EncodingError::new_err(text))
+            }
+            _ => Self::other(text),
         }
     }
 }

@@ -57,7 +57,7 @@ mod _tritgemm {
     #[pymodule_export]
     use crate::linear::Linear;
     #[pymodule_export]
-    use crate::model::{ModelFile, save_model};
+    use crate::model::{Model, ModelFile, save_model};
     #[pymodule_export]
     use crate::packed::Packed;
     #[pymodule_export]

@@ -1,4 +1,5 @@
-//! `ModelFile` and `save_model`: the layers of a model in one panel file.
+//! `Model`: a model of any format. `ModelFile` and `save_model`: the layers of a model in one
+//! panel file.
 
 use crate::arrays::describe;
 use crate::errors::Error;
@@ -7,7 +8,95 @@ use crate::linear::Linear;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList};
 use std::path::PathBuf;
-use tritgemm::ModelFile as Core;
+use tritgemm::{ModelFile as Core, Workspace};
+use tritgemm_formats::ggml::I2sLayout;
+use tritgemm_formats::hf::LinearClass;
+use tritgemm_formats::{OpenOptions, open_with};
+
+/// A model of GGUF, safetensors, ONNX or panel files, of one or of many: its ternary
+/// matrices by their names, each read as a Linear when it is taken.
+#[pyclass(frozen, module = "tritgemm")]
+pub struct Model {
+    core: tritgemm_formats::Model,
+}
+
+#[pymethods]
+impl Model {
+    /// Opens a model and maps its files, which nobody may change or truncate while it lives.
+    /// `path` is a GGUF file or the first of its parts, a safetensors file or the .index.json
+    /// of its shards, an ONNX or a panel file, or a folder with one of these. What a file does
+    /// not say: `linear_class` ('bitlinear' or 'autobitlinear') and `rows` of HF BitNet,
+    /// `i2s_layout` ('x86', 'rows4' or 'arm') of I2_S.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, linear_class = None, rows = None, i2s_layout = "x86"))]
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        linear_class: Option<&str>,
+        rows: Option<usize>,
+        i2s_layout: &str,
+    ) -> Result<Self, Error> {
+        let linear_class = linear_class.map(|name| {
+            let class = LinearClass::from_name(name);
+            class.ok_or_else(|| {
+                Error::other(format!(
+                    "linear_class: expected 'bitlinear' or 'autobitlinear', got '{name}'"
+                ))
+            })
+        });
+        let i2s_layout = I2sLayout::from_name(i2s_layout).ok_or_else(|| {
+            Error::other(format!(
+                "i2s_layout: expected 'x86', 'rows4' or 'arm', got '{i2s_layout}'"
+            ))
+        })?;
+        let options = OpenOptions {
+            linear_class: linear_class.transpose()?,
+            rows,
+            i2s_layout,
+            tolerant: false,
+        };
+        let core = py.detach(|| open_with(path, &options))?;
+        Ok(Self { core })
+    }
+
+    /// The names of its ternary matrices.
+    #[getter]
+    fn names(&self) -> Vec<&str> {
+        let matrices = self.core.matrices().iter();
+        matrices.map(|m| m.name.as_str()).collect()
+    }
+
+    /// What a reader has to know: assumptions that no file states, and matrices that look
+    /// packed and were not recognised.
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.core.notes().to_vec()
+    }
+
+    fn __len__(&self) -> usize {
+        self.core.matrices().len()
+    }
+
+    fn __contains__(&self, name: &str) -> bool {
+        self.core.matrix(name).is_ok()
+    }
+
+    /// The layer of a name, read now. KeyError if there is none.
+    fn __getitem__(&self, py: Python<'_>, name: &str) -> Result<Linear, Error> {
+        let core = py.detach(|| self.core.linear(name, &Workspace::new()))?;
+        Ok(Linear { core })
+    }
+
+    /// The names.
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        PyList::new(py, self.names())?.try_iter()
+    }
+
+    fn __repr__(&self) -> String {
+        let (kind, len) = (self.core.container(), self.__len__());
+        format!("tritgemm.Model({kind}, {len} matrices)")
+    }
+}
 
 /// The layers of a model by their names, in one panel file: made by load, written by
 /// save_model. A file of one matrix has the name ''.

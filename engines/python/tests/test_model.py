@@ -94,3 +94,26 @@ def test_what_cannot_be_saved(tmp_path, layers):
         with pytest.raises(TypeError, match=message):
             tritgemm.save_model(file, bad)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_any_format(tmp_path, layers):
+    file = tmp_path / "model.panels"
+    tritgemm.save_model(file, layers)
+    for path in (file, str(file), tmp_path):
+        model = tritgemm.Model.open(path)
+        assert model.names == list(layers) == list(model) and len(model) == 6
+        assert repr(model) == "tritgemm.Model(panel file, 6 matrices)"
+        assert model.notes == []
+        for name, one in layers.items():
+            assert name in model
+            assert model[name].to_bytes() == one.to_bytes()
+    with pytest.raises(KeyError, match="blk.9"):
+        model["blk.9"]
+    with pytest.raises(OSError, match="cannot open"):
+        tritgemm.Model.open(tmp_path / "none")
+    with pytest.raises(tritgemm.TritgemmError, match="i2s_layout"):
+        tritgemm.Model.open(file, i2s_layout="mips")
+    other = tmp_path / "other"
+    other.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(tritgemm.TritgemmError, match="Git LFS"):
+        tritgemm.Model.open(other)

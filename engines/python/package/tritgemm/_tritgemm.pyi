@@ -22,6 +22,7 @@ __all__ = [
     "Experts",
     "IsaError",
     "Linear",
+    "Model",
     "ModelFile",
     "OverlapError",
     "Packed",
@@ -289,6 +290,25 @@ class Linear:
     @property
     def weights(self) -> Packed: ...
     def slice_rows(self, start: int, stop: int) -> Linear: ...
+
+@final
+class Model:
+    @staticmethod
+    def open(
+        path: str | PathLike[str],
+        *,
+        linear_class: Literal["bitlinear", "autobitlinear"] | None = None,
+        rows: int | None = None,
+        i2s_layout: Literal["x86", "rows4", "arm"] = "x86",
+    ) -> Model: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, name: str, /) -> bool: ...
+    def __getitem__(self, name: str, /) -> Linear: ...
+    def __iter__(self) -> Iterator[str]: ...
 
 @final
 class ModelFile:
