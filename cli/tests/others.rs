@@ -86,7 +86,7 @@ fn the_isa_variable_is_obeyed_and_a_wrong_one_is_an_error() {
 
 #[test]
 fn bench_lines_have_exactly_the_fields_promised() {
-    const FIELDS: [&str; 11] = [
+    const FIELDS: [&str; 12] = [
         "backend",
         "act",
         "m",
@@ -98,6 +98,7 @@ fn bench_lines_have_exactly_the_fields_promised() {
         "gmacs",
         "weight_gbs",
         "read_gbs",
+        "spread",
     ];
     let output = tritgemm()
         .args([

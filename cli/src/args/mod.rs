@@ -200,7 +200,9 @@ have, in turn, and reports the median of each. Preparing the activations is part
 of the time. 1 MAC is one weight times one activation.
 
 --json prints one object a line with the fields
-  backend act m k n threads weights_in_cache ns gmacs weight_gbs read_gbs";
+  backend act m k n threads weights_in_cache ns gmacs weight_gbs read_gbs spread
+where spread is how far the middle half of the repeats lies apart, as a share of
+their median.";
 
 /// `tritgemm bench`.
 #[derive(Args, Clone)]

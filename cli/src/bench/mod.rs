@@ -3,7 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`weights`] | one matrix, or so many copies that they come from memory |
-//! | [`measure`] | interleaved repeats and their medians |
+//! | [`measure`] | interleaved repeats, their medians and how far they lie apart |
 //! | [`read`] | the bandwidth that there is |
 
 mod measure;
@@ -21,6 +21,9 @@ use std::num::NonZeroUsize;
 use tritgemm::{Backend, MatMut, MatRef, Options, Threads, Workspace};
 use weights::Weights;
 
+/// Repeats that lie further apart than this, as a share of their median, are told of.
+const BUSY: f64 = 0.1;
+
 /// What came of one measurement, with the fields that `--json` promises.
 #[derive(serde::Serialize)]
 struct Line {
@@ -35,6 +38,7 @@ struct Line {
     gmacs: f64,
     weight_gbs: f64,
     read_gbs: f64,
+    spread: f64,
 }
 
 /// Runs the command.
@@ -137,7 +141,8 @@ fn measured(
         }
     };
     let mut read = || read::read(weights.next().panels().as_bytes(), threads);
-    let [ns, read_ns] = measure::medians([&mut product, &mut read], args.repeats.get());
+    let [product, read] = measure::times([&mut product, &mut read], args.repeats.get());
+    let (ns, read_ns) = (product.median, read.median);
     if let Some(error) = failed {
         return Err(error);
     }
@@ -154,6 +159,7 @@ fn measured(
         gmacs: m as f64 * k as f64 * n as f64 / ns,
         weight_gbs: bytes / ns,
         read_gbs: bytes / read_ns,
+        spread: product.spread.max(read.spread),
     })
 }
 
@@ -183,6 +189,7 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
             Col::Right("GMAC/s"),
             Col::Right("weights GB/s"),
             Col::Right("read GB/s"),
+            Col::Right("spread"),
         ]);
         for line in lines {
             table.add_row([
@@ -193,6 +200,7 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
                 number(line.gmacs),
                 number(line.weight_gbs),
                 number(line.read_gbs),
+                format!("{:.0} %", 100.0 * line.spread),
             ]);
         }
         out.table(&table)?;
@@ -200,8 +208,18 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
     out.line("")?;
     out.text(
         "weights: bytes of weights a second that the product gets through; \
-         read: bytes a second that a plain sum reads from the same place.",
-    )
+         read: bytes a second that a plain sum reads from the same place; \
+         spread: how far the middle half of the repeats lies apart.",
+    )?;
+    let worst = lines.iter().map(|line| line.spread).fold(0.0, f64::max);
+    if worst > BUSY {
+        out.text(format!(
+            "The machine was busy or changed its speed: repeats lie up to {:.0} % apart. Numbers \
+             hold to a few percent where nothing else runs.",
+            100.0 * worst
+        ))?;
+    }
+    Ok(())
 }
 
 /// Three digits, which is more than a measurement is good for.
