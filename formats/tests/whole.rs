@@ -472,6 +472,22 @@ fn unknown_files_are_named() {
     }
     fs::write(&path, b"").unwrap();
     refused(&path, &["is empty"]);
+    // A safetensors header of 640 bytes begins like a pickle.
+    let long = "x".repeat(640 - 60);
+    let mut header =
+        format!("{{\"{long}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}}}");
+    header += &" ".repeat(640 - header.len());
+    let bytes = [&640u64.to_le_bytes(), header.as_bytes()].concat();
+    assert_eq!(bytes[..2], *b"\x80\x02");
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(open(&path).unwrap().others().len(), 1);
+    // A pointer in the place of a part or a shard.
+    let first = split(&dir);
+    fs::write(part(&dir, 2, 3), lfs).unwrap();
+    refused(&first, &["m-00002-of-00003.gguf", "a Git LFS pointer"]);
+    let index = sharded(&dir);
+    fs::write(dir.path().join(SHARDS[1]), lfs).unwrap();
+    refused(&index, &[SHARDS[1], "a Git LFS pointer"]);
     let tensor = TensorType(142);
     assert_eq!((tensor.name(), TensorType(137).name()), ("PQ2_0", "IQ2_K"));
 }

@@ -57,7 +57,7 @@ pub(super) fn refused(what: impl Into<String>) -> FormatError {
     FormatError::Refused { what: what.into() }
 }
 
-fn unknown(what: impl Into<String>) -> FormatError {
+pub(super) fn unknown(what: impl Into<String>) -> FormatError {
     FormatError::Unknown { what: what.into() }
 }
 
@@ -89,7 +89,11 @@ impl Files {
         if part.bytes.starts_with(b"TRITPANL") {
             return Ok(one(part, Kind::Panels));
         }
-        if let Some(what) = foreign(&part.bytes) {
+        // Before what begins like other files: the length of a header may be any two bytes.
+        let header = part.bytes.first_chunk().map(|&len| u64::from_le_bytes(len));
+        let is_safetensors = part.bytes.get(8) == Some(&b'{')
+            && header.is_some_and(|len| len <= super::ours::MAX_HEADER as u64);
+        if let Some(what) = foreign(&part.bytes).filter(|_| !is_safetensors) {
             return Err(unknown(what));
         }
         if extension == "onnx" {
@@ -100,9 +104,6 @@ impl Files {
             let map = WeightMap::parse(&part.bytes)?;
             return Self::shards(path, map);
         }
-        let header = part.bytes.first_chunk().map(|&len| u64::from_le_bytes(len));
-        let is_safetensors = part.bytes.get(8) == Some(&b'{')
-            && header.is_some_and(|len| len <= super::ours::MAX_HEADER as u64);
         if is_safetensors || extension == "safetensors" {
             let mut files = one(part, Kind::Safetensors(None));
             files.notes.extend(index_beside(path));
@@ -200,6 +201,9 @@ fn gguf_parts(first: Part) -> Result<Files> {
 
 /// That a part says to be what its name says.
 fn same_model(part: &Part, no: u64, count: u64, tensors: Option<u64>) -> Result<()> {
+    if let Some(what) = foreign(&part.bytes) {
+        return Err(in_file(&part.path, unknown(what)));
+    }
     let gguf = Gguf::parse(&part.bytes).map_err(|e| in_file(&part.path, e))?;
     let split = gguf.split().map_err(|e| in_file(&part.path, e))?;
     let what = match split {
@@ -232,6 +236,11 @@ fn onnx_parts(part: Part) -> Result<Files> {
     for location in model.external_files() {
         let path = beside(&parts[0].path, &location, "external data")?;
         let part = Part::open(path)?;
+        // Of raw bytes nothing else can be told.
+        if part.bytes.starts_with(LFS) {
+            let what = foreign(&part.bytes).unwrap_or_default();
+            return Err(in_file(&part.path, unknown(what)));
+        }
         model.attach(&location, part.bytes.clone());
         parts.push(part);
     }
@@ -279,12 +288,15 @@ pub(super) fn beside(model: &Path, name: &str, kind: &str) -> Result<PathBuf> {
     }
 }
 
+/// How a Git LFS pointer begins.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// What a file is that is often taken for a model.
-fn foreign(bytes: &[u8]) -> Option<String> {
+pub(super) fn foreign(bytes: &[u8]) -> Option<String> {
     let text = bytes.strip_prefix(super::BOM).unwrap_or(bytes);
     let known: [(&[u8], &str); 12] = [
         (
-            b"version https://git-lfs.github.com/spec/",
+            LFS,
             "a Git LFS pointer, not the file it stands for (`git lfs pull` fetches that)",
         ),
         (b"PK\x03\x04", "a zip file, as PyTorch's checkpoints are"),

@@ -2,7 +2,7 @@
 //! side by side if need be.
 
 use super::config::{self, Config};
-use super::files::{Files, Part, in_file, refused};
+use super::files::{Files, Part, foreign, in_file, refused, unknown};
 use super::ours::{self, HF_KEY, HfInfo, PackedInfo};
 use super::tensors::{HF, Matrix, Source, Tensor};
 use super::unrecognised::unrecognised;
@@ -72,8 +72,11 @@ impl<'a> Shards<'a> {
     /// Adds the tensors of a shard that are `wanted`.
     fn add(&mut self, part: &'a Part, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let bytes: &'a [u8] = &part.bytes;
-        let (header_len, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|e| refused(format!("not a valid safetensors file: {e}")))?;
+        let (header_len, header) =
+            SafeTensors::read_metadata(bytes).map_err(|e| match foreign(bytes) {
+                Some(what) => unknown(what),
+                None => refused(format!("not a valid safetensors file: {e}")),
+            })?;
         let data = bytes.get(8 + header_len..).unwrap_or_default();
         let mut found = HashSet::new();
         for name in header.offset_keys() {
