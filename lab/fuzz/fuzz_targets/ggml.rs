@@ -127,13 +127,14 @@ fn written(from: TernaryType, bytes: &[u8], matrix: TernaryMatrix) {
                 assert_eq!(again.expect("a second time"), encoded);
                 if from == ty {
                     assert!(same(&back, &matrix));
-                    // Not every byte of TQ1_0 is one that an encoder makes.
-                    assert!(ty != TernaryType::Tq2_0 || encoded == bytes);
+                    // Not every byte of five trits is one that an encoder makes.
+                    let trits = [TernaryType::Tq1_0, TernaryType::Ptq1_0];
+                    assert!(trits.contains(&ty) || encoded == bytes);
                 }
             }
             Err(FormatError::Type { .. }) => assert!(!ty.is_written()),
             Err(FormatError::Block { .. }) => assert!(!cols.is_multiple_of(ty.block())),
-            Err(FormatError::ScaleBlock { .. }) => assert_eq!(from, TernaryType::Q2_0),
+            Err(FormatError::ScaleBlock { .. }) => assert!(from.block() < ty.block()),
             Err(FormatError::ScaleRounding { .. }) => {
                 // Those whose scales are f32s.
                 assert!(matches!(from, TernaryType::I2S | TernaryType::Iq2Bn));

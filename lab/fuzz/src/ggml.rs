@@ -16,7 +16,10 @@ fn code(ty: TernaryType, block: &[u8], at: usize) -> u8 {
         TernaryType::Tq1_0 if at < 240 => digit(block[32 + at % 16], (at - 160) / 16),
         TernaryType::Tq1_0 => digit(block[48 + at % 4], (at - 240) / 4),
         TernaryType::Tq2_0 => block[at / 128 * 32 + at % 32] >> (at / 32 % 4 * 2) & 3,
-        TernaryType::Q2_0 => block[2 + at / 4] >> (at % 4 * 2) & 3,
+        TernaryType::Q2_0 | TernaryType::Pq2_0 => block[2 + at / 4] >> (at % 4 * 2) & 3,
+        TernaryType::Ptq1_0 if at < 80 => digit(block[at % 16], at / 16),
+        TernaryType::Ptq1_0 if at < 120 => digit(block[16 + at % 8], (at - 80) / 8),
+        TernaryType::Ptq1_0 => digit(block[24 + at % 2], (at - 120) / 2),
         TernaryType::I2S => block[at % 32] >> (6 - at / 32 * 2) & 3,
         TernaryType::Iq2Bn => block[at % 16] >> (at / 16 * 2) & 3,
         // Sixteen weights are fifteen digits of three bytes, the last digit of
@@ -54,7 +57,8 @@ pub fn codes(ty: TernaryType, bytes: &[u8], rows: usize, cols: usize) -> (Vec<u8
     let scales: Vec<f32> = match ty {
         TernaryType::Tq1_0 => (0..blocks).map(|b| half(b * len + 52)).collect(),
         TernaryType::Tq2_0 => (0..blocks).map(|b| half(b * len + 64)).collect(),
-        TernaryType::Q2_0 => (0..blocks).map(|b| half(b * len)).collect(),
+        TernaryType::Q2_0 | TernaryType::Pq2_0 => (0..blocks).map(|b| half(b * len)).collect(),
+        TernaryType::Ptq1_0 => (0..blocks).map(|b| half(b * len + 26)).collect(),
         TernaryType::I2S => vec![float(rows * cols / 4)],
         TernaryType::Iq2Bn => (0..rows).map(|r| float(r * row_bytes)).collect(),
         TernaryType::Iq1Bn => (0..rows).map(|r| half(r * row_bytes)).collect(),

@@ -22,6 +22,7 @@ fn main() -> Result<()> {
         "model_file" => seeds.extend((0..4).map(|flags| model_file(2 * flags))),
         "gguf" => seeds = gguf(),
         "hf" => seeds.extend(hf()),
+        "whole" => seeds = whole(),
         "onnx" => seeds.extend((0..3).map(onnx)),
         _ => {}
     }
@@ -116,6 +117,51 @@ fn gguf_of(types: &[TensorType], more: bool) -> Vec<u8> {
         tensors.write(&vec![0x11; len]).expect("as announced");
     }
     tensors.finish().expect("all of them")
+}
+
+/// Models of several files, as the target takes them apart: split GGUF, an index and two
+/// shards, two shards alone, ONNX and its external data.
+fn whole() -> Vec<Vec<u8>> {
+    let join = |flags: u8, files: [&[u8]; 3]| {
+        let length = |file: &[u8]| (file.len() as u16).to_le_bytes();
+        let lengths = [length(files[0]), length(files[1])].concat();
+        [&[flags], &lengths[..], files[0], files[1], files[2]].concat()
+    };
+    let part = |no: u16| {
+        let mut writer = GgufWriter::new();
+        writer
+            .metadata("split.no", Value::U16(no))
+            .and_then(|w| w.metadata("split.count", Value::U16(3)))
+            .and_then(|w| w.metadata("split.tensors.count", Value::I32(3)))
+            .and_then(|w| w.tensor(&format!("t{no}"), &[64, 2], TernaryType::Q2_0.into()))
+            .expect("a part");
+        let mut tensors = writer.start(Vec::new()).expect("to memory");
+        tensors.write(&[0x11; 36]).expect("as announced");
+        tensors.finish().expect("all of them")
+    };
+    // Without the lengths of the headers, which the target puts in front.
+    let weight = [
+        &b"{\"w\":{\"dtype\":\"U8\",\"shape\":[1,4],\"data_offsets\":[0,4]}}"[..],
+        &[0x15; 4],
+    ];
+    let scale = [
+        &b"{\"w_scale\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"[..],
+        &[0, 0, 128, 63],
+    ];
+    let (weight, scale) = (weight.concat(), scale.concat());
+    let index = b"{\"weight_map\":{\"w\":\"a.safetensors\",\"w_scale\":\"b.safetensors\"}}";
+    let config = b"{\"quantization_config\":{\"linear_class\":\"autobitlinear\"}}";
+    let entry = |key: &[u8], value: &[u8]| bytes(13, &[bytes(1, key), bytes(2, value)].concat());
+    let external = [entry(b"location", b"m.data"), int(14, 1)].concat();
+    let model = onnx(0)[1..].to_vec();
+    let tensor = bytes(5, &[int(2, 2), bytes(8, b"e"), external].concat());
+    let model = [model, bytes(7, &tensor)].concat();
+    vec![
+        join(0, [&part(0), &part(1), &part(2)]),
+        join(1 | 4, [index, &weight, &scale]),
+        join(2, [&weight, &scale, config]),
+        join(3, [&model, &[7; 32], b""]),
+    ]
 }
 
 /// Safetensors files, behind the flag of the target that says so.
