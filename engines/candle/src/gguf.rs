@@ -6,7 +6,7 @@ use tritgemm_formats::simplify;
 
 impl BitLinear {
     /// The layer of tensor `weight` of a GGUF file, of any ternary type that
-    /// [`tritgemm_formats`] reads (TQ1_0, TQ2_0, Q2_0, I2_S, IQ2_BN, IQ1_BN),
+    /// [`tritgemm_formats`] reads (TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S, IQ2_BN, IQ1_BN),
     /// and of the float tensor `bias` if it has one. Scales that are the same
     /// throughout a row or the tensor are made one.
     ///
