@@ -396,3 +396,32 @@ fn reports_fit_narrow_terminals_and_have_totals() {
     );
     assert!(text.contains("model.layers.*.mlp"), "{text}");
 }
+
+#[test]
+fn results_have_colours_where_they_are_wanted() {
+    let dir = Dir::new();
+    let latent = dir.write("latent", &[("w", matrix(4, 64))], &[]);
+    let packed = dir.path("packed");
+    let mut command = tritgemm();
+    command
+        .arg("quantize")
+        .args([&latent, &packed])
+        .assert()
+        .success();
+    let verify = |variables: &[(&str, &str)]| {
+        let mut command = tritgemm();
+        command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+        command.envs(variables.iter().copied());
+        let done = command.arg("verify").arg(&packed).assert().success();
+        String::from_utf8(done.get_output().stdout.clone()).unwrap()
+    };
+    let green = "\u{1b}[32mequal\u{1b}[0m";
+    assert!(verify(&[("CLICOLOR_FORCE", "1")]).contains(green));
+    for variables in [&[][..], &[("NO_COLOR", "1")]] {
+        assert!(!verify(variables).contains('\u{1b}'));
+    }
+    let mut command = tritgemm();
+    command.env_remove("NO_COLOR").env("CLICOLOR_FORCE", "1");
+    let failed = command.arg("verify").arg(&latent).assert().code(1);
+    failed.stderr(predicate::str::contains("\u{1b}[31merror:").or(predicate::str::contains("31m")));
+}

@@ -355,6 +355,12 @@ fn groups_of_34_bytes_are_told_by_their_room() {
     assert_eq!(told[..2], [("PQ2_0", "Q2_0"); 2]);
     assert_eq!(types(&[large(0)], 2304), [("Q2_0", "Q2_0")]);
     assert_eq!(types(&[small(0)], 64), [("Q2_0", "Q2_0")]);
+    // A file of Q2_0 that was cut short is refused, but where it has just that length.
+    for len in 1..2304 {
+        let told = len == 2176;
+        let file = with_data(&[large(0)], len);
+        assert_eq!(Gguf::parse(&file).is_ok(), told, "{len}");
+    }
     // K that has no groups of 128, or a tensor that is Q2_0: nothing is guessed.
     let odd = [info("odd", &[64, 2], 42, 0), large(64)];
     refused(&with_data(&odd, 64 + 2176), "large");

@@ -56,7 +56,9 @@ and is worth weight * scale. The file's metadata keeps what it had and gains
   tritgemm.version   1
   tritgemm.tensors   {\"NAME\": {\"dtype\": \"F16\", \"shape\": [M, K],
                       \"granularity\": \"row\"}, ...} (as JSON; with
-                      \"sparsity\": \"2:4\" where --sparsity-2-4 made it so)
+                      \"sparsity\": \"2:4\" where --sparsity-2-4 made it so,
+                      \"stack\": [E, M / E, K] of a stack of matrices and
+                      \"rotation\" of rotated inputs, where convert made it)
 Everything else is copied byte for byte. Matrices that an earlier run packed
 are kept as they are. The same input and options give the same output bytes.
 

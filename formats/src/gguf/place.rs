@@ -134,7 +134,9 @@ fn recognise(infos: &mut [Info<'_>], order: &[usize], len: u64, alignment: u32) 
             plain = true;
             continue;
         };
-        let fits = bytes <= room && room - bytes < u64::from(alignment);
+        // To the byte: a file that was cut short is not to be taken for one of these.
+        let padded = bytes.checked_next_multiple_of(alignment.into());
+        let fits = room == bytes || Some(room) == padded;
         match (fits, q2_0 <= room) {
             (true, enough) => {
                 grouped.push((i, bytes));
