@@ -34,6 +34,8 @@ assert_type(tritgemm.forward_many_int8([layer], x, out=[half]), list[NDArray[np.
 assert_type(layer.forward_int8(half, x_group=32, non_finite="propagate"), NDArray[np.float32])
 tritgemm.save_model("model.panels", {"up": layer})
 model = tritgemm.ModelFile.load("model.panels", mmap=True)
+opened: tritgemm.Model = tritgemm.Model.open("model.panels", i2s_layout="x86")
+notes: list[str] = opened.notes
 assert_type(model.names, list[str])
 assert_type(model["up"], tritgemm.Linear)
 experts = tritgemm.Experts([layer])
