@@ -2,6 +2,7 @@
 
 use crate::status::{Error, Status, guard_value};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use tritgemm::OutOfMemory;
 
 pub(crate) fn null(what: &str) -> Error {
     Error::new(Status::TritgemmNullPointer, format!("`{what}` is NULL"))
@@ -88,7 +89,14 @@ pub(crate) unsafe fn give<T>(
 ) -> Result<(), Error> {
     // SAFETY: the caller's precondition.
     unsafe { put("out", out, core::ptr::null_mut()) }?;
-    let handle = Box::into_raw(Box::new(make()?));
+    // A box of one value by way of a vector, since that can run out of memory without an abort.
+    let mut one = Vec::new();
+    one.try_reserve_exact(1).map_err(|_| OutOfMemory {
+        bytes: size_of::<T>(),
+    })?;
+    one.push(make()?);
+    // A slice of one value has the layout of the value, as `destroy` frees it.
+    let handle: *mut T = Box::into_raw(one.into_boxed_slice()).cast();
     // SAFETY: the caller's precondition.
     unsafe { put("out", out, handle) }
 }
