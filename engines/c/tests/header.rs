@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// In the order that the header has them.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "status",
     "product",
     "isa",

@@ -240,7 +240,11 @@ fn products() {
         let layer = handle(|out| tritgemm_linear_create(matrix, s, M, out));
         let panels = handle(|out| tritgemm_linear_panels(layer, out));
         let new = |run: &dyn Fn(*mut Workspace) -> Status| {
-            let workspace = handle(|out| tritgemm_workspace_create(out));
+            let mut workspace = core::ptr::null_mut();
+            let created = tritgemm_workspace_create(&mut workspace);
+            if created != Status::TritgemmOk {
+                return created;
+            }
             let status = run(workspace);
             tritgemm_workspace_destroy(workspace);
             status
