@@ -175,6 +175,16 @@ unsafe impl Sync for TileStore {}
 // SAFETY: likewise.
 unsafe impl Send for TileStore {}
 
+/// A set has no room for its tiles.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRoom;
+
+impl From<TryReserveError> for NoRoom {
+    fn from(_: TryReserveError) -> Self {
+        Self
+    }
+}
+
 /// Most tiles of a set, and most units of a tile.
 pub const MAX_UNITS: usize = (1 << 20) - 1;
 
@@ -256,11 +266,11 @@ impl<'a, T> TileSet<'a, T> {
     /// Adds a matrix, as [`TileGrid::new`] takes it.
     ///
     /// # Errors
-    /// If there is no memory for it.
+    /// If there is no memory for it, or there are more than [`MAX_UNITS`] tiles.
     ///
     /// # Panics
     /// As [`TileGrid::new`], if there are turns already, a tile has no jobs or fewer units
-    /// than jobs, or there are more than [`MAX_UNITS`] tiles or units of a tile.
+    /// than jobs, or more than [`MAX_UNITS`] units.
     pub fn push(
         &mut self,
         data: &'a mut [T],
@@ -268,13 +278,16 @@ impl<'a, T> TileSet<'a, T> {
         stride: usize,
         tile: [usize; 2],
         division: Division,
-    ) -> Result<(), TryReserveError> {
+    ) -> Result<(), NoRoom> {
         let cut = Cut::new(data, shape, stride, tile);
         let tiles = self.tiles + cut.len();
         assert!(self.turns == 0, "matrices come before turns");
         let Division { units, jobs } = division;
         assert!((1..=units).contains(&jobs), "units for each job");
-        assert!(units.max(tiles) <= MAX_UNITS, "too many tiles or units");
+        assert!(units <= MAX_UNITS, "too many units");
+        if tiles > MAX_UNITS {
+            return Err(NoRoom);
+        }
         let TileStore { matrices, done, .. } = &mut *self.store;
         matrices.try_reserve(1)?;
         done.try_reserve(tiles - done.len())?;
@@ -295,7 +308,7 @@ impl<'a, T> TileSet<'a, T> {
     ///
     /// # Errors
     /// If there is no memory for it.
-    pub fn set_turns(&mut self, turns: usize) -> Result<(), TryReserveError> {
+    pub fn set_turns(&mut self, turns: usize) -> Result<(), NoRoom> {
         let TileStore { claims, rests, .. } = &mut *self.store;
         let (words, jobs) = (turns.div_ceil(64), self.jobs + turns);
         claims.try_reserve(words)?;

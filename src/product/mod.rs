@@ -30,7 +30,7 @@ pub(crate) mod sink;
 pub(crate) mod stretches;
 mod tables;
 
-use crate::kernels::memory::tiles::{Division, Job, MAX_TILES, TileSet, TileStore, Turn};
+use crate::kernels::memory::tiles::{Division, Job, MAX_TILES, NoRoom, TileSet, TileStore, Turn};
 use crate::memory::OutOfMemory;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;
@@ -42,7 +42,6 @@ use crate::product::stretches::TileSums;
 use crate::threads::{Stopped, Threads};
 use crate::view::MatMut;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::collections::TryReserveError;
 
 /// What products run in.
 pub(crate) struct Room<'a> {
@@ -117,7 +116,7 @@ where
         let Some(mut turn) = exists.then(|| tiles.turn(number)).flatten() else {
             return Ok(false);
         };
-        let found_all = slots.with(room.threads.worker(), |scratch, is_kept| {
+        let took_all = slots.with(room.threads.worker(), |scratch, is_kept| {
             // Relaxed: a guide to the length of turns.
             let macs = plan::turn(workers, all_macs, left.load(Ordering::Relaxed));
             let done = work.turn(&mut turn, macs, scratch)?;
@@ -128,7 +127,7 @@ where
             }
             Ok(done >= macs)
         })?;
-        if !found_all && more > 0 {
+        if !took_all && more > 0 {
             slots.first_free(|scratch| work.finish(scratch, false))?;
         }
         Ok(true)
@@ -284,7 +283,7 @@ fn push<'y, T>(
         .map_err(no_tiles)
 }
 
-fn no_tiles(_: TryReserveError) -> OutOfMemory {
+fn no_tiles(_: NoRoom) -> OutOfMemory {
     OutOfMemory {
         bytes: MAX_TILES / 8,
     }
