@@ -24,6 +24,13 @@ fn experts(k: usize, granularity: usize, count: usize) -> Experts {
     Experts::new((0..count).map(layer).collect()).expect("alike")
 }
 
+/// A mixture of other matrices of fewer rows: the last rows of the layers in reverse.
+fn fewer_rows(experts: &Experts) -> Experts {
+    let layers = experts.layers().iter().rev();
+    let layers = layers.map(|layer| layer.slice_rows(64..M).expect("whole panels"));
+    Experts::new(layers.collect()).expect("alike")
+}
+
 /// Routes of `n` tokens: each to two of three experts, the fourth gets none.
 fn routes(n: usize) -> [Vec<usize>; 4] {
     let to = |skipped: usize| (0..n).rev().filter(|t| t % 3 != skipped).collect();
@@ -32,10 +39,8 @@ fn routes(n: usize) -> [Vec<usize>; 4] {
 
 /// What each layer makes of its tokens by itself, expert after expert.
 fn alone(experts: &Experts, x: &[f32], routes: &[Vec<usize>], int8: bool) -> Vec<f32> {
-    let (k, ws) = (
-        experts.in_features(),
-        &mut workspace(Options::new().threads(Threads::Serial)),
-    );
+    let [m, k] = [experts.out_features(), experts.in_features()];
+    let ws = &mut workspace(Options::new().threads(Threads::Serial));
     let mut all = Vec::new();
     for (layer, tokens) in experts.layers().iter().zip(routes) {
         let x: Vec<f32> = tokens
@@ -43,8 +48,8 @@ fn alone(experts: &Experts, x: &[f32], routes: &[Vec<usize>], int8: bool) -> Vec
             .flat_map(|&t| &x[t * k..][..k])
             .copied()
             .collect();
-        let mut y = vec![CANARY; tokens.len() * M];
-        let (x, y_view) = (view(&x, tokens.len(), k), view_mut(&mut y, tokens.len(), M));
+        let mut y = vec![CANARY; tokens.len() * m];
+        let (x, y_view) = (view(&x, tokens.len(), k), view_mut(&mut y, tokens.len(), m));
         match int8 {
             true => layer.forward_int8(x, y_view, ws),
             false => layer.forward_f32(x, y_view, ws),
@@ -88,11 +93,15 @@ fn check(experts: &Experts, n: usize, options: &Options, routed: &mut RoutedActi
         let twice: Vec<f32> = want.iter().map(|v| v + v).collect();
         assert_eq!(bits(&y), bits(&twice), "added, {what}");
 
-        let mut ys = [vec![CANARY; rows * M], vec![CANARY; rows * M]];
-        let [gate, up] = &mut ys;
-        let outputs = &mut [view_mut(gate, rows, M), view_mut(up, rows, M)];
-        Experts::forward_many(&[experts, experts], routed, outputs, ws).expect("fits");
-        assert!(ys.iter().all(|y| bits(y) == bits(&want)), "many, {what}");
+        let up = fewer_rows(experts);
+        let m = up.out_features();
+        let mut ys = [vec![CANARY; rows * M], vec![CANARY; rows * m]];
+        let [y, y_up] = &mut ys;
+        let outputs = &mut [view_mut(y, rows, M), view_mut(y_up, rows, m)];
+        Experts::forward_many(&[experts, &up], routed, outputs, ws).expect("fits");
+        assert_eq!(bits(&ys[0]), bits(&want), "many, {what}");
+        let want_up = alone(&up, &x, &routes, int8);
+        assert_eq!(bits(&ys[1]), bits(&want_up), "the second of many, {what}");
 
         // Into every other row of an output with room, from the last one on.
         let places: Vec<usize> = (0..rows).map(|i| 2 * (rows - i)).collect();
