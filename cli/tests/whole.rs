@@ -172,6 +172,42 @@ fn three_gigabytes_of_zeros_are_not_read() {
     );
 }
 
+/// The same of ternary matrices, which are counted only if asked: the report says so.
+#[cfg(unix)]
+#[test]
+fn gigabytes_of_ternary_zeros_are_not_read_unasked() {
+    let dir = Dir::new();
+    let (rows, packed) = (1u64 << 21, 512u64);
+    let len = rows * packed;
+    let info = format!(
+        "{{\\\"w\\\":{{\\\"dtype\\\":\\\"F32\\\",\\\"shape\\\":[{rows},{}],\\\"granularity\\\":\\\"tensor\\\"}}}}",
+        4 * packed
+    );
+    let header = format!(
+        "{{\"__metadata__\":{{\"tritgemm.version\":\"1\",\"tritgemm.tensors\":\"{info}\"}},\
+         \"w\":{{\"dtype\":\"U8\",\"shape\":[{rows},{packed}],\"data_offsets\":[4,{}]}},\
+         \"w.scales\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}}}",
+        len + 4
+    );
+    let path = dir.path("zeros.safetensors");
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    fs::write(&path, &bytes).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(bytes.len() as u64 + len + 4).unwrap();
+    let inspect = |more: &[&str]| {
+        let done = tritgemm().arg("inspect").arg(&path).args(more).assert();
+        String::from_utf8(done.success().get_output().stdout.clone()).unwrap()
+    };
+    let text = inspect(&[]);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let unread = "4294967296 weights, 2.000 bits each, not read: --count reads so many too";
+    assert!(text.contains(unread), "{text}");
+    let report: serde_json::Value = serde_json::from_str(&inspect(&["--json"])).unwrap();
+    let m = &report["matrices"][0];
+    assert_eq!(m["shape"], serde_json::json!([rows, 4 * packed]));
+    assert!(m["zero"].is_null() && m["scale_count"].is_null(), "{m}");
+}
+
 /// A name that a target cannot hold, a stack and a rotation that it cannot say.
 #[test]
 fn what_a_target_cannot_say_is_refused_by_name() {

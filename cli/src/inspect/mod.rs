@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 use tritgemm_formats::model::Tensor;
 use tritgemm_formats::{Model, open_with};
 
+/// Bytes of ternary matrices up to which they are read unasked.
+const READ_UNASKED: u64 = 1 << 30;
+
 /// Bins of the histogram of scales.
 const BINS: usize = 16;
 
@@ -105,13 +108,19 @@ fn inspect(args: &InspectArgs, out: &mut Out) -> Result<()> {
 }
 
 fn gather<'a>(args: &InspectArgs, model: &'a Model) -> Report<'a> {
+    let bytes = model.matrices().iter().map(|m| m.bytes as u64).sum();
+    let reads = bytes <= READ_UNASKED || args.count || args.svg.is_some();
     let bar = output::progress(
-        model.matrices().iter().map(|m| m.bytes as u64).sum(),
+        bytes,
         "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {eta} left  {wide_msg}",
     );
     let (mut matrices, mut invalid) = (Vec::new(), Vec::new());
     for m in model.matrices() {
         bar.set_message(plain(&m.name));
+        if !reads {
+            matrices.push(MatrixStats::unread(m));
+            continue;
+        }
         match m.read() {
             Ok(matrix) => matrices.push(MatrixStats::new(m, &matrix)),
             Err(error) => invalid.push(Invalid {

@@ -49,11 +49,13 @@ pub fn print(report: &Report<'_>, all: bool, out: &mut Out) -> Result<()> {
         out.line("\nTernary matrices")?;
         out.table(&matrices(&report.matrices, all))?;
         let totals = &report.totals;
+        let zeros = match totals.zeros {
+            Some(zeros) => format!("{:.1} % zeros", 100.0 * zeros),
+            None => "not read: --count reads so many too".to_owned(),
+        };
         out.text(format!(
-            "Together {} weights, {:.3} bits each, {:.1} % zeros",
-            totals.weights,
-            totals.bits_per_weight,
-            100.0 * totals.zeros
+            "Together {} weights, {:.3} bits each, {zeros}",
+            totals.weights, totals.bits_per_weight,
         ))?;
     }
     for invalid in &report.invalid {
@@ -126,10 +128,10 @@ fn matrices(matrices: &[MatrixStats], all: bool) -> Table {
         (m.format, shape.join(" x "), m.granularity, rotation)
     };
     for line in fold(matrices.iter().map(|m| m.name.as_str()), kind, all) {
-        let share = |of: fn(&MatrixStats) -> u64| {
-            let share = |at: usize| match matrices[at].weights() {
-                0 => f64::NAN,
-                all => 100.0 * of(&matrices[at]) as f64 / all as f64,
+        let share = |of: fn(&MatrixStats) -> Option<u64>| {
+            let share = |at: usize| match (matrices[at].weights(), of(&matrices[at])) {
+                (0, _) | (_, None) => f64::NAN,
+                (all, Some(some)) => 100.0 * some as f64 / all as f64,
             };
             line.range(share, |share| match share.is_nan() {
                 true => "-".to_owned(),
@@ -148,10 +150,10 @@ fn matrices(matrices: &[MatrixStats], all: bool) -> Table {
             plain(&line.name()),
             format.to_owned(),
             shape,
-            share(|m| m.minus),
-            share(|m| m.zero),
-            share(|m| m.plus),
-            granularity.to_owned(),
+            share(|m| m.counts.minus),
+            share(|m| m.counts.zero),
+            share(|m| m.counts.plus),
+            granularity.unwrap_or("-").to_owned(),
             scale(|m| m.scale_min),
             scale(|m| m.scale_median),
             scale(|m| m.scale_max),

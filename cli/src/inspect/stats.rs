@@ -21,15 +21,12 @@ pub struct MatrixStats {
     pub rotation: Option<String>,
     /// In the file, scales included.
     pub bytes: usize,
-    /// Weights of -1.
-    pub minus: u64,
-    /// Weights of 0.
-    pub zero: u64,
-    /// Weights of +1.
-    pub plus: u64,
-    /// What a scale covers.
-    pub granularity: &'static str,
-    pub scale_count: usize,
+    /// Weights of -1, of 0 and of +1, if they were counted.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// What a scale covers, if the scales were read.
+    pub granularity: Option<&'static str>,
+    pub scale_count: Option<usize>,
     pub scale_min: Option<f32>,
     /// The lower of the two in the middle, if there are two.
     pub scale_median: Option<f32>,
@@ -39,22 +36,21 @@ pub struct MatrixStats {
     pub values: Vec<f32>,
 }
 
+/// Weights of each value; none where they were not counted.
+#[derive(Clone, Copy, Default, Serialize)]
+pub struct Counts {
+    pub minus: Option<u64>,
+    pub zero: Option<u64>,
+    pub plus: Option<u64>,
+}
+
 impl MatrixStats {
-    /// Counts the weights of `matrix`, which is what `source` holds.
-    pub fn new(source: &Matrix<'_>, matrix: &TernaryMatrix) -> Self {
-        // +1 has the low bit of its code set, -1 the high one; padding is 0.
-        let ones = |mask: u8| -> u64 {
-            let bytes = matrix.packed().par_iter().with_min_len(1 << 16);
-            bytes.map(|b| u64::from((b & mask).count_ones())).sum()
-        };
-        let (plus, minus) = (ones(0x55), ones(0xaa));
-        let all = (matrix.rows() as u64).saturating_mul(matrix.cols() as u64);
-        let mut values = matrix.scales().values().to_vec();
-        values.par_sort_unstable_by(f32::total_cmp);
+    /// What is known of `source` without reading its weights and scales.
+    pub fn unread(source: &Matrix<'_>) -> Self {
         Self {
             name: source.name.clone(),
             format: source.format,
-            shape: [matrix.rows(), matrix.cols()],
+            shape: source.shape,
             stack: source.stack.clone(),
             rotation: source.rotation.as_ref().map(|rotated| {
                 let what = match (rotated.input, rotated.rows) {
@@ -69,26 +65,51 @@ impl MatrixStats {
                 format!("{what} by {}{signs}", rotated.rotation.block())
             }),
             bytes: source.bytes,
-            minus,
-            zero: all - plus - minus,
-            plus,
-            granularity: granularity_name(matrix.scales().granularity()),
-            scale_count: values.len(),
+            counts: Counts::default(),
+            granularity: None,
+            scale_count: None,
+            scale_min: None,
+            scale_median: None,
+            scale_max: None,
+            values: Vec::new(),
+        }
+    }
+
+    /// Counts the weights of `matrix`, which is what `source` holds.
+    pub fn new(source: &Matrix<'_>, matrix: &TernaryMatrix) -> Self {
+        // +1 has the low bit of its code set, -1 the high one; padding is 0.
+        let ones = |mask: u8| -> u64 {
+            let bytes = matrix.packed().par_iter().with_min_len(1 << 16);
+            bytes.map(|b| u64::from((b & mask).count_ones())).sum()
+        };
+        let (plus, minus) = (ones(0x55), ones(0xaa));
+        let all = (matrix.rows() as u64).saturating_mul(matrix.cols() as u64);
+        let mut values = matrix.scales().values().to_vec();
+        values.par_sort_unstable_by(f32::total_cmp);
+        Self {
+            counts: Counts {
+                minus: Some(minus),
+                zero: Some(all - plus - minus),
+                plus: Some(plus),
+            },
+            granularity: Some(granularity_name(matrix.scales().granularity())),
+            scale_count: Some(values.len()),
             scale_min: values.first().copied(),
             scale_median: values.get(values.len().saturating_sub(1) / 2).copied(),
             scale_max: values.last().copied(),
             values,
+            ..Self::unread(source)
         }
     }
 
     /// Weights in all.
     pub fn weights(&self) -> u64 {
-        self.minus + self.zero + self.plus
+        (self.shape[0] as u64).saturating_mul(self.shape[1] as u64)
     }
 
-    /// The share of weights that are 0.
-    pub fn zeros(&self) -> f64 {
-        self.zero as f64 / self.weights().max(1) as f64
+    /// The share of weights that are 0, if they were counted.
+    pub fn zeros(&self) -> Option<f64> {
+        Some(self.counts.zero? as f64 / self.weights().max(1) as f64)
     }
 }
 
@@ -99,8 +120,8 @@ pub struct Totals {
     /// Bytes of the matrices in the file, scales included.
     pub bytes: u64,
     pub bits_per_weight: f64,
-    /// The share of weights that are 0.
-    pub zeros: f64,
+    /// The share of weights that are 0, if they were counted.
+    pub zeros: Option<f64>,
 }
 
 impl Totals {
@@ -116,7 +137,11 @@ impl Totals {
             weights,
             bytes,
             bits_per_weight: 8.0 * share(bytes),
-            zeros: share(sum(|m| m.zero)),
+            zeros: matrices
+                .iter()
+                .map(|m| m.counts.zero)
+                .sum::<Option<u64>>()
+                .map(share),
         }
     }
 }

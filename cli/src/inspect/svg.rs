@@ -108,7 +108,7 @@ fn zeros(area: &Area<'_>, matrices: &[MatrixStats]) -> Result<(), String> {
         .draw()
         .map_err(|e| e.to_string())?;
     let bars = (0..count).filter_map(|slot| {
-        let end = (matrix(slot)?.zeros(), SegmentValue::Exact(slot + 1));
+        let end = (matrix(slot)?.zeros()?, SegmentValue::Exact(slot + 1));
         let corners = [(0.0, SegmentValue::Exact(slot)), end];
         let mut bar = Rectangle::new(corners, FILL.filled());
         bar.set_margin(2, 2, 0, 0);
