@@ -62,14 +62,23 @@ pub fn part_paths(path: &Path, count: usize) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// That no output is one of the files of the input.
+/// That no output is one of the files of the input. Whatever is in the folder of a model is: its
+/// index and configuration too.
 pub fn apart(model: &Model, input: &Path, outputs: &[PathBuf], command: &str) -> Result<()> {
     let inputs: Vec<&Path> = model.files().map(|(path, _)| path).chain([input]).collect();
+    let folder = input.is_dir().then(|| input.canonicalize()).transpose()?;
     for output in outputs {
         // Few files exist on both sides, and neither is opened.
         if output.exists() && inputs.iter().any(|input| same_file(input, output)) {
             bail!(
                 "`{}`: is the input file; {command} needs another name to write to",
+                output.display()
+            );
+        }
+        let parent = || output.canonicalize().ok()?.parent().map(Path::to_owned);
+        if folder.is_some() && parent() == folder {
+            bail!(
+                "`{}`: is a file of the input's folder; {command} needs another name to write to",
                 output.display()
             );
         }

@@ -208,6 +208,55 @@ fn gigabytes_of_ternary_zeros_are_not_read_unasked() {
     assert!(m["zero"].is_null() && m["scale_count"].is_null(), "{m}");
 }
 
+/// The index of a folder is a file of the input, and so is everything beside it.
+#[test]
+fn nothing_in_the_folder_of_the_input_is_replaced() {
+    let dir = Dir::new();
+    let latent = dir.write("latent", &[("a", matrix(4, 64)), ("b", matrix(4, 64))], &[]);
+    let folder = dir.path("shards");
+    fs::create_dir(&folder).unwrap();
+    let folder = std::path::Path::new(&folder);
+    let shards = folder.join("model.safetensors");
+    let mut command = tritgemm();
+    command.arg("quantize").arg(&latent).arg(&shards);
+    command.args(["--shard-size", "100"]).assert().success();
+    let index = folder.join("model.safetensors.index.json");
+    let before = fs::read(&index).unwrap();
+    let refused = predicate::str::contains("needs another name to write to");
+    for (command, more) in [
+        ("quantize", ["--threads", "1"]),
+        ("convert", ["--to", "safetensors"]),
+        ("quantize", ["--shard-size", "100"]),
+    ] {
+        for output in [
+            &index,
+            &shards,
+            &folder.join("model-00001-of-00002.safetensors"),
+        ] {
+            // One file of another name would be new; several have an index, which is not.
+            if *output == shards && more[0] != "--shard-size" {
+                continue;
+            }
+            let mut run = tritgemm();
+            run.arg(command)
+                .arg(folder)
+                .arg(output)
+                .args(more)
+                .arg("--force");
+            run.assert().code(1).stderr(refused.clone());
+            assert_eq!(fs::read(&index).unwrap(), before, "{command} {output:?}");
+        }
+    }
+    let mut draw = tritgemm();
+    draw.arg("inspect")
+        .arg(folder)
+        .arg("--svg")
+        .arg(&index)
+        .arg("--force");
+    draw.assert().code(1).stderr(refused);
+    assert_eq!(fs::read(&index).unwrap(), before);
+}
+
 /// A name that a target cannot hold, a stack and a rotation that it cannot say.
 #[test]
 fn what_a_target_cannot_say_is_refused_by_name() {

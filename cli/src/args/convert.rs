@@ -193,7 +193,7 @@ pub struct InspectArgs {
     /// List every tensor, not one line for those of all layers
     #[arg(long)]
     pub all: bool,
-    /// Read the weights and scales of ternary matrices above 1 GiB too, to count them
+    /// Read the weights and scales of ternary matrices above 64 MiB too, to count them
     #[arg(long)]
     pub count: bool,
     #[command(flatten)]

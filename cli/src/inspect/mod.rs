@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 use tritgemm_formats::model::Tensor;
 use tritgemm_formats::{Model, open_with};
 
-/// Bytes of ternary matrices up to which they are read unasked.
-const READ_UNASKED: u64 = 1 << 30;
+/// Bytes of ternary matrices up to which they are read unasked: they stay in memory meanwhile.
+const READ_UNASKED: u64 = 64 << 20;
 
 /// Bins of the histogram of scales.
 const BINS: usize = 16;
