@@ -8,8 +8,9 @@
 //! some 240.
 
 use crate::kernels::auto::activations::{magnitudes, magnitudes_token_major};
-use crate::kernels::contract::{BLOCK_STRIPS, MANY_MAX_FOLDS, MANY_MAX_SUM, ManyKernel};
+use crate::kernels::contract::{BLOCK_STRIPS, Fold, MANY_MAX_FOLDS, MANY_MAX_SUM, ManyKernel};
 use crate::kernels::element::Element;
+use core::ops::Range;
 
 /// An element type, and when its accumulators are folded.
 pub(crate) trait Folded: Element {
@@ -95,6 +96,19 @@ pub(crate) struct Magnitudes {
     /// A sum for each token of a tile of 32; in a tile of 16, tokens come twice.
     sums: [u16; 32],
     order: Order,
+}
+
+/// A sum over chunks that has not come to its end.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where it started.
+    pub(super) start: usize,
+    /// The next chunk, which is begun.
+    pub(super) now: Range<usize>,
+    pub(super) held: Option<Magnitudes>,
+    /// Whether accumulators start at zero, and totals are added to.
+    pub(super) first: bool,
+    pub(super) total: Fold,
 }
 
 /// Where the activations of a token are.

@@ -19,7 +19,7 @@ use crate::kernels::element::{Element, Many};
 use crate::kernels::memory::tiles::{Job, Tile};
 use crate::kernels::prefetch;
 use crate::memory::{OutOfMemory, reserve};
-use crate::product::folds::{Folded, Magnitudes};
+use crate::product::folds::{Folded, Running};
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups, pieces};
 use crate::product::scratch::Scratch;
@@ -257,19 +257,6 @@ fn chunks(strips: Range<usize>, chunk_strips: usize) -> impl Iterator<Item = Ran
         next = chunk(&strips, chunk_strips, now.end);
         (!now.is_empty()).then_some(now)
     })
-}
-
-/// A sum over chunks that has not come to its end.
-#[derive(Debug)]
-pub(crate) struct Running {
-    /// Where it started.
-    start: usize,
-    /// The next chunk, which is begun.
-    now: Range<usize>,
-    held: Option<Magnitudes>,
-    /// Whether accumulators start at zero, and totals are added to.
-    first: bool,
-    total: Fold,
 }
 
 /// Sums over at most so many chunks, which follow each other and those of `running`, into the

@@ -2,7 +2,7 @@
 
 use crate::kernels::memory::tiles::Paused;
 use crate::memory::{Lines, OutOfMemory, lines};
-use crate::product::many::Running;
+use crate::product::folds::Running;
 use crate::product::tables::FewTables;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
