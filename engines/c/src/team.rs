@@ -12,14 +12,16 @@ use std::sync::Arc;
 /// calls tritgemm_team_help() meanwhile. Regions have numbers, which the caller chooses, each
 /// larger than those before:
 ///
-///     uint64_t region = tritgemm_team_last_region(team) + 1;
-///     #pragma omp parallel num_threads(nth)
-///     if (omp_get_thread_num() == 0) {
-///         status = tritgemm_linear_forward_int8(layer, ..., workspace);
-///         tritgemm_team_end(team, region); // after errors too: the others wait for it
-///     } else {
-///         tritgemm_team_help(team, region);
-///     }
+/// ```c
+/// uint64_t region = tritgemm_team_last_region(team) + 1;
+/// #pragma omp parallel num_threads(nth)
+/// if (omp_get_thread_num() == 0) {
+///     status = tritgemm_linear_forward_int8(layer, ..., workspace);
+///     tritgemm_team_end(team, region); // after errors too: the others wait for it
+/// } else {
+///     tritgemm_team_help(team, region);
+/// }
+/// ```
 ///
 /// Threads that stay for many products may count the regions, each by itself, and need no
 /// barrier between two of them. A helper that comes before its leader waits for it, and one
