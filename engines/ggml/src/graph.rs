@@ -1,0 +1,528 @@
+//! A graph, computed on ggml's own CPU backend with its ternary products replaced.
+//!
+//! ggml's threads enter a node of `GGML_OP_CUSTOM` together. Such a node stands in the place of
+//! every product that the plug-in takes: the first thread leads the product, and the others
+//! help it. When ggml is done the nodes are what they were.
+
+use crate::layers::{self, Layers, Packed, Weights};
+use crate::plugin::Plugin;
+use crate::process::Mappings;
+use crate::product::{Leader, Product, Region};
+use crate::stats::Left;
+use crate::sys::{
+    ALL_THREADS, COMPUTE, Context, F32, FAILED, Ggml, Graph, I32, OpParams, Params, SUCCESS,
+    Stream, Tensor,
+};
+use core::ffi::{c_int, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tritgemm::Team;
+
+pub type ComputeGraph = unsafe extern "C" fn(*mut Stream, *mut Graph) -> c_int;
+
+/// What stands behind a stream.
+pub struct Compute {
+    plugin: &'static Plugin,
+    /// The CPU backend's own function.
+    cpu: ComputeGraph,
+    team: Team,
+    layers: Mutex<Known>,
+    leader: Mutex<Leader>,
+    failed: AtomicBool,
+}
+
+/// What the thread knows that computes graphs.
+#[derive(Default)]
+struct Known {
+    layers: Layers,
+    /// The last region of the team.
+    region: u64,
+}
+
+/// What a node of the plug-in's is to do. ggml's threads see it for as long as a graph is
+/// computed.
+struct Slot<'a> {
+    compute: &'a Compute,
+    region: u64,
+    work: Work<'a>,
+}
+
+enum Work<'a> {
+    Product(Product),
+    Pack(&'a [Weights], &'a Mutex<Vec<Option<Arc<Packed>>>>),
+}
+
+/// A lock that nothing is left half done under.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A context of ggml's without memory for data.
+pub struct Scratch<'a> {
+    ggml: &'a Ggml,
+    pub context: *mut Context,
+}
+
+impl<'a> Scratch<'a> {
+    /// With room for that many tensors and graphs, or `None` if memory runs out.
+    pub fn new(ggml: &'a Ggml, tensors: usize, graphs: usize) -> Option<Self> {
+        // SAFETY: ggml's functions, which take any size.
+        let context = unsafe {
+            let of_tensors = tensors * (ggml.ggml_tensor_overhead)();
+            (ggml.ggml_init)(Params {
+                mem_size: of_tensors + graphs * (ggml.ggml_graph_overhead)(),
+                mem_buffer: null_mut(),
+                no_alloc: true,
+            })
+        };
+        (!context.is_null()).then_some(Self { ggml, context })
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `ggml_init`, and used no more.
+        unsafe { (self.ggml.ggml_free)(self.context) };
+    }
+}
+
+/// How a node becomes one of the plug-in's.
+#[derive(Clone, Copy)]
+pub struct Template {
+    op: c_int,
+    params: OpParams,
+    /// Where a pointer to a [`Slot`] stands in the parameters.
+    slot: usize,
+}
+
+/// Words of a pointer in parameters.
+const POINTER: usize = size_of::<*const ()>() / size_of::<i32>();
+
+fn words(pointer: *const c_void) -> [i32; POINTER] {
+    let bytes = (pointer as usize).to_ne_bytes();
+    let (words, _) = bytes.as_chunks();
+    core::array::from_fn(|i| i32::from_ne_bytes(words[i]))
+}
+
+impl Template {
+    /// As ggml itself makes a custom node. `None` if the parameters of one do not have its
+    /// function and its pointer once each.
+    pub fn new(ggml: &Ggml) -> Option<Self> {
+        let scratch = Scratch::new(ggml, 1, 0)?;
+        let marker = 0x5A17_u16;
+        let pointer = (&raw const marker).cast::<c_void>();
+        // SAFETY: a context with room for a tensor, no arguments, and a function that nobody
+        // calls.
+        let node = unsafe {
+            let (context, pointer) = (scratch.context, pointer.cast_mut());
+            let make = ggml.ggml_custom_4d;
+            make(
+                context,
+                F32,
+                1,
+                1,
+                1,
+                1,
+                null_mut(),
+                0,
+                custom,
+                ALL_THREADS,
+                pointer,
+            )
+            .as_ref()?
+        };
+        let places = |pointer: *const c_void| {
+            let wanted = words(pointer);
+            let windows = node.op_params.windows(POINTER).enumerate();
+            let found: Vec<_> = windows
+                .filter(|(_, it)| *it == wanted)
+                .map(|(i, _)| i)
+                .collect();
+            <[usize; 1]>::try_from(found).ok()
+        };
+        places(custom as *const c_void)?;
+        let [slot] = places(pointer)?;
+        let (op, params) = (node.op, node.op_params);
+        Some(Self { op, params, slot })
+    }
+
+    fn params(&self, slot: &Slot<'_>) -> OpParams {
+        let mut params = self.params;
+        let pointer = words((&raw const *slot).cast());
+        params[self.slot..][..POINTER].copy_from_slice(&pointer);
+        params
+    }
+}
+
+/// Puts nodes back as they were, whatever happens.
+struct Restore(Vec<(*mut Tensor, c_int, OpParams)>);
+
+impl Restore {
+    /// # Safety
+    /// A node that lives until this is dropped and that nobody uses now.
+    unsafe fn replace(&mut self, node: *mut Tensor, template: &Template, slot: &Slot<'_>) {
+        // SAFETY: the caller's promise.
+        let node = unsafe { &mut *node };
+        self.0.push((node, node.op, node.op_params));
+        (node.op, node.op_params) = (template.op, template.params(slot));
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        for &(node, op, params) in &self.0 {
+            // SAFETY: by the promise of `replace`. ggml has returned, so that its threads are
+            // done with the graph.
+            unsafe { ((*node).op, (*node).op_params) = (op, params) };
+        }
+    }
+}
+
+/// Whether a node is a ternary product, and of which weights: `Err` of one that is not taken.
+///
+/// # Safety
+/// A node of a graph of ggml's.
+unsafe fn eligible(plugin: &Plugin, node: &Tensor) -> Option<Result<Weights, Left>> {
+    let routed = node.op == plugin.mul_mat_id;
+    if !routed && node.op != plugin.mul_mat || node.flags & COMPUTE == 0 {
+        return None;
+    }
+    // SAFETY: a product has two sources, and a routed one three.
+    let (w, x, ids) = unsafe { (&*node.src[0], &*node.src[1], node.src[2].as_ref()) };
+    if !plugin.types.iter().any(|ty| ty.id() as i32 == w.ty) {
+        return None;
+    }
+    // SAFETY: a tensor of the graph.
+    let weights = unsafe { Weights::of(w, &plugin.types, routed) };
+    let Some(weights) = weights else {
+        return Some(Err(Left::Layout));
+    };
+    let rows = |tensor: &Tensor| {
+        // f32 one after the other, rows at one distance.
+        let [size, row, ..] = tensor.nb;
+        let even = tensor.nb[2] as i64 == row as i64 * tensor.ne[1]
+            && tensor.nb[3] as i64 == tensor.nb[2] as i64 * tensor.ne[2];
+        let wide = tensor.ne[0]
+            .checked_mul(4)
+            .is_some_and(|bytes| row as i64 >= bytes);
+        tensor.ty == F32
+            && size == 4
+            && row % 4 == 0
+            && even
+            && wide
+            && tensor.ne.iter().all(|&n| n > 0)
+    };
+    let (k, m) = (weights.cols() as i64, weights.rows() as i64);
+    let product =
+        rows(x) && rows(node) && x.ne[0] == k && node.ne[0] == m && node.nb[1] as i64 == 4 * m;
+    let tokens = match (routed, ids) {
+        (false, _) => x.ne[1..] == node.ne[1..],
+        (true, Some(ids)) => {
+            let [used, tokens, ..] = ids.ne;
+            ids.ty == I32
+                && ids.nb[0] == 4
+                && ids.nb[1] % 4 == 0
+                && ids.ne[2..] == [1, 1]
+                && node.ne[1..] == [used, tokens, 1]
+                && x.ne[2..] == [tokens, 1]
+                && used % x.ne[1] == 0
+        }
+        (true, None) => false,
+    };
+    // SAFETY: a tensor of the graph.
+    let buffer = || plugin.settings.any || unsafe { layers::in_weights(&plugin.ggml, w) };
+    Some(match product && tokens {
+        false => Err(Left::Layout),
+        true if !buffer() => Err(Left::Buffer),
+        true => Ok(weights),
+    })
+}
+
+impl Compute {
+    pub fn new(plugin: &'static Plugin, cpu: ComputeGraph) -> Self {
+        Self {
+            plugin,
+            cpu,
+            team: Team::new(usize::MAX),
+            layers: Mutex::default(),
+            leader: Mutex::new(Leader::new(plugin.activations)),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Computes a graph on the CPU backend `stream`, ternary products by the plug-in.
+    ///
+    /// # Safety
+    /// A CPU backend whose own function this was made of, and a graph whose tensors are in
+    /// memory that nobody else uses meanwhile.
+    pub unsafe fn graph(&self, stream: *mut Stream, graph: *mut Graph) -> c_int {
+        let plugin = self.plugin;
+        let ggml = &plugin.ggml;
+        let mut known = lock(&self.layers);
+        // SAFETY: the caller's graph.
+        let nodes: Vec<*mut Tensor> = unsafe {
+            let count = (ggml.ggml_graph_n_nodes)(graph);
+            (0..count)
+                .map(|i| (ggml.ggml_graph_node)(graph, i))
+                .collect()
+        };
+        let mut taken = Vec::new();
+        for (index, &node) in nodes.iter().enumerate() {
+            // SAFETY: a node of the graph.
+            match unsafe { eligible(plugin, &*node) } {
+                Some(Ok(weights)) => taken.push((index, weights)),
+                Some(Err(why)) => plugin.stats.left(why),
+                None => (),
+            }
+        }
+        if taken.is_empty() {
+            // SAFETY: the caller's promise.
+            return unsafe { (self.cpu)(stream, graph) };
+        }
+        let weights: Vec<Weights> = taken.iter().map(|(_, weights)| *weights).collect();
+        // SAFETY: weights of the graph, in memory, and the caller's stream.
+        let packed = unsafe { self.packed(&weights, &mut known, stream) };
+
+        let mut slots: Vec<(usize, Slot<'_>)> = Vec::new();
+        for ((index, weights), packed) in taken.iter().zip(packed) {
+            let Some(packed) = packed else {
+                plugin.stats.left(Left::NotTernary);
+                continue;
+            };
+            let node = nodes[*index];
+            let ty = weights.ty();
+            let prepared = slots.last().is_some_and(|(before, slot)| match &slot.work {
+                // SAFETY: nodes of the graph.
+                Work::Product(last) if last.ty == ty => unsafe {
+                    same_activations(ggml, &last.packed, &packed, &nodes[*before..=*index])
+                },
+                _ => false,
+            });
+            known.region += 1;
+            let work = Work::Product(Product {
+                node,
+                packed,
+                ty,
+                prepared,
+            });
+            let (compute, region) = (self, known.region);
+            slots.push((
+                *index,
+                Slot {
+                    compute,
+                    region,
+                    work,
+                },
+            ));
+        }
+        self.failed.store(false, Ordering::Relaxed);
+        let mut restore = Restore(Vec::with_capacity(slots.len()));
+        for (index, slot) in &slots {
+            // SAFETY: a node of the graph, which only this thread uses until ggml has it.
+            unsafe { restore.replace(nodes[*index], &plugin.template, slot) };
+        }
+        // SAFETY: the caller's promise. The slots are there until ggml returns.
+        let status = unsafe { (self.cpu)(stream, graph) };
+        drop(restore);
+        match status {
+            SUCCESS if self.failed.load(Ordering::Relaxed) => FAILED,
+            status => status,
+        }
+    }
+
+    /// Packs what of `weights` is not known yet, on ggml's threads: a graph of one node.
+    ///
+    /// # Safety
+    /// Weights in memory, and a CPU backend as in [`Self::graph`].
+    unsafe fn packed(
+        &self,
+        weights: &[Weights],
+        known: &mut Known,
+        stream: *mut Stream,
+    ) -> Vec<Option<Arc<Packed>>> {
+        let plugin = self.plugin;
+        if plugin.settings.any {
+            known.layers.clear();
+        }
+        // SAFETY: weights in memory.
+        let identities: Vec<_> = weights.iter().map(|it| unsafe { it.identity() }).collect();
+        let mut found: Vec<_> = (weights.iter().zip(&identities))
+            .map(|(weights, &identity)| known.layers.get(weights, identity))
+            .collect();
+        if found.iter().any(Option::is_none) {
+            // Held while this stream packs: another one that wants the same weights waits.
+            let mut shared = lock(&plugin.shared);
+            let mut missing = Vec::new();
+            for (i, found) in found.iter_mut().enumerate().filter(|(_, it)| it.is_none()) {
+                match shared
+                    .get(&weights[i], identities[i])
+                    .filter(|_| !plugin.settings.any)
+                {
+                    Some(packed) => *found = Some(Some(packed)),
+                    None => missing.push(i),
+                }
+            }
+            let wanted: Vec<_> = missing.iter().map(|&i| weights[i]).collect();
+            // SAFETY: the caller's promise.
+            let new = unsafe { self.pack(&wanted, known, stream) };
+            let mappings = Mappings::shared();
+            for (&i, packed) in missing.iter().zip(new) {
+                if let Some(packed) = &packed {
+                    shared.insert(&weights[i], identities[i], packed);
+                    // SAFETY: weights in memory.
+                    mappings.release(unsafe { weights[i].bytes() });
+                }
+                found[i] = Some(packed);
+            }
+            for ((weights, &identity), found) in weights.iter().zip(&identities).zip(&found) {
+                known
+                    .layers
+                    .insert(weights, identity, found.clone().flatten());
+            }
+        }
+        found.into_iter().map(Option::flatten).collect()
+    }
+
+    /// # Safety
+    /// As [`Self::packed`].
+    unsafe fn pack(
+        &self,
+        wanted: &[Weights],
+        known: &mut Known,
+        stream: *mut Stream,
+    ) -> Vec<Option<Arc<Packed>>> {
+        let (plugin, start) = (self.plugin, Instant::now());
+        let ggml = &plugin.ggml;
+        known.region += 1;
+        let results = Mutex::new(Vec::new());
+        let slot = Slot {
+            compute: self,
+            region: known.region,
+            work: Work::Pack(wanted, &results),
+        };
+        if let Some(scratch) = Scratch::new(ggml, 1, 1) {
+            // SAFETY: a context with room for them; a slot that is there until ggml returns.
+            unsafe {
+                let pointer = (&raw const slot).cast::<c_void>().cast_mut();
+                let (context, make) = (scratch.context, ggml.ggml_custom_4d);
+                let node = make(
+                    context,
+                    F32,
+                    1,
+                    1,
+                    1,
+                    1,
+                    null_mut(),
+                    0,
+                    custom,
+                    ALL_THREADS,
+                    pointer,
+                );
+                let graph = (ggml.ggml_new_graph)(context);
+                (ggml.ggml_build_forward_expand)(graph, node);
+                (self.cpu)(stream, graph);
+            }
+        }
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Not run by a ggml without memory: left to it.
+        results.resize(wanted.len(), None);
+        plugin.stats.packing(start.elapsed());
+        results
+    }
+
+    /// Does a slot's work as its leader.
+    ///
+    /// # Safety
+    /// ggml has come to the slot's node.
+    unsafe fn lead(&self, slot: &Slot<'_>, nth: usize) {
+        let leader = &mut *lock(&self.leader);
+        let region = Region {
+            team: &self.team,
+            nth,
+        };
+        let start = Instant::now();
+        match &slot.work {
+            Work::Pack(weights, results) => {
+                let pack = |ws: &mut tritgemm::Workspace| {
+                    // SAFETY: weights of the graph that waits for them.
+                    let one = |it| unsafe { layers::pack(it, ws, &self.plugin.stats) };
+                    weights.iter().map(one).collect()
+                };
+                *lock(results) = leader.on(&region, pack);
+            }
+            Work::Product(product) => {
+                // SAFETY: a node that ggml has come to: its sources are there.
+                let done = unsafe { leader.run(product, &region) };
+                self.plugin.stats.product(start.elapsed());
+                if let Err(why) = done {
+                    self.failed.store(true, Ordering::Relaxed);
+                    crate::say(format_args!("a product failed: {why}"));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the last of `nodes` finds activations prepared that the first one had prepared, and
+/// that no node between them has overwritten.
+///
+/// # Safety
+/// Nodes of a graph; the first and the last are products.
+unsafe fn same_activations(
+    ggml: &Ggml,
+    first: &Packed,
+    last: &Packed,
+    nodes: &[*mut Tensor],
+) -> bool {
+    let groups = match (first, last) {
+        (Packed::Matrix(a), Packed::Matrix(b)) => a.group() == b.group(),
+        (Packed::Experts(a), Packed::Experts(b)) => {
+            a.group() == b.group() && a.layers().len() == b.layers().len()
+        }
+        _ => false,
+    };
+    let range = |tensor: *const Tensor| {
+        // SAFETY: a tensor of the graph.
+        let start = unsafe { (*tensor).data as usize };
+        // SAFETY: as above.
+        start..start + unsafe { (ggml.ggml_nbytes)(tensor) }
+    };
+    let [a, .., b] = nodes else {
+        return false;
+    };
+    // SAFETY: the caller's nodes.
+    let [a, b] = [a, b].map(|it| unsafe { [(**it).src[1], (**it).src[2]] });
+    let inputs = a.into_iter().filter(|it| !it.is_null());
+    groups
+        && a == b
+        && inputs.map(|it| range(it)).all(|input| {
+            let before_last = &nodes[..nodes.len() - 1];
+            !before_last.iter().any(|&node| {
+                let output = range(node);
+                output.start < input.end && input.start < output.end
+            })
+        })
+}
+
+/// What ggml's threads call for a node of the plug-in's: `slot` is its [`Slot`].
+unsafe extern "C" fn custom(_: *mut Tensor, ith: c_int, nth: c_int, slot: *mut c_void) {
+    // SAFETY: the pointer in the node's parameters, to a slot that is there while ggml computes.
+    let slot = unsafe { &*slot.cast::<Slot<'_>>() };
+    let compute = slot.compute;
+    if ith != 0 {
+        return compute.team.help(slot.region);
+    }
+    let lead = || {
+        compute.team.lead(slot.region, || {
+            // SAFETY: ggml has come to this node.
+            unsafe { compute.lead(slot, nth.max(1) as usize) };
+        });
+    };
+    // ggml's frames are not to be unwound.
+    if catch_unwind(AssertUnwindSafe(lead)).is_err() {
+        compute.failed.store(true, Ordering::Relaxed);
+    }
+}

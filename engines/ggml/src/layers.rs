@@ -1,0 +1,213 @@
+//! Ternary matrices of ggml's, packed once.
+
+use crate::stats::Stats;
+use crate::sys::{Ggml, Tensor, WEIGHTS};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Weak};
+use tritgemm::{Experts, Linear, Workspace};
+use tritgemm_formats::FormatError;
+use tritgemm_formats::ggml::TernaryType;
+
+/// A matrix or a stack of them, packed.
+pub enum Packed {
+    Matrix(Linear),
+    Experts(Experts),
+}
+
+impl Packed {
+    pub fn bytes(&self) -> usize {
+        let bytes = |layer: &Linear| layer.panels().as_bytes().len();
+        match self {
+            Packed::Matrix(layer) => bytes(layer),
+            Packed::Experts(experts) => experts.layers().iter().map(bytes).sum(),
+        }
+    }
+}
+
+/// The weights of a product, where ggml has them.
+#[derive(Clone, Copy)]
+pub struct Weights {
+    ty: TernaryType,
+    cols: usize,
+    rows: usize,
+    /// Matrices of a stack of experts; `None` of a single matrix.
+    experts: Option<usize>,
+    data: *const u8,
+}
+
+/// What tells weights from others that were at their address before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    ty: TernaryType,
+    shape: [usize; 3],
+    /// Of bytes at the start, in the middle and at the end.
+    print: u64,
+}
+
+/// Bytes of a fingerprint at each place.
+const PRINTED: usize = 128;
+
+impl Weights {
+    /// Of a tensor whose bytes lie as its type says, one row after the other. `None` of any
+    /// other.
+    ///
+    /// # Safety
+    /// A tensor of ggml's.
+    pub unsafe fn of(tensor: &Tensor, types: &[TernaryType], stack: bool) -> Option<Self> {
+        let ty = *types.iter().find(|ty| ty.id() as i32 == tensor.ty)?;
+        let [cols, rows, experts, batch] = tensor.ne.map(|n| usize::try_from(n).unwrap_or(0));
+        let row = ty.row_bytes(cols)?;
+        let matrix = row.checked_mul(rows)?;
+        let strides = [ty.block_bytes(), row, matrix, matrix.checked_mul(experts)?];
+        let plain = tensor.nb == strides && batch == 1 && strides[3] > 0 && (stack || experts == 1);
+        (plain && !tensor.data.is_null()).then_some(Self {
+            ty,
+            cols,
+            rows,
+            experts: stack.then_some(experts),
+            data: tensor.data,
+        })
+    }
+
+    /// What ggml has them as.
+    pub fn ty(&self) -> TernaryType {
+        self.ty
+    }
+
+    /// K.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// M.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn matrix_bytes(&self) -> usize {
+        self.rows * self.cols / self.ty.block() * self.ty.block_bytes()
+    }
+
+    /// # Safety
+    /// The weights are in memory, and nobody changes them while the bytes are borrowed.
+    pub unsafe fn bytes<'a>(&self) -> &'a [u8] {
+        let len = self.matrix_bytes() * self.experts.unwrap_or(1);
+        // SAFETY: as many as the strides of the tensor say, which the caller vouches for.
+        unsafe { core::slice::from_raw_parts(self.data, len) }
+    }
+
+    /// # Safety
+    /// As [`Self::bytes`].
+    pub unsafe fn identity(&self) -> Identity {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { self.bytes() };
+        let len = bytes.len().min(PRINTED);
+        let mut hasher = DefaultHasher::new();
+        for start in [0, (bytes.len() - len) / 2, bytes.len() - len] {
+            bytes[start..][..len].hash(&mut hasher);
+        }
+        Identity {
+            ty: self.ty,
+            shape: [self.cols, self.rows, self.experts.unwrap_or(0)],
+            print: hasher.finish(),
+        }
+    }
+
+    /// # Errors
+    /// If a weight is not ternary, a scale is not finite, or memory runs out.
+    ///
+    /// # Safety
+    /// As [`Self::bytes`].
+    pub unsafe fn pack(&self, ws: &Workspace) -> Result<Packed, FormatError> {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { self.bytes() };
+        let layer = |bytes: &[u8]| self.ty.linear(bytes, self.rows, self.cols, "", ws);
+        if self.experts.is_none() {
+            return layer(bytes).map(Packed::Matrix);
+        }
+        let matrices = || bytes.chunks_exact(self.matrix_bytes());
+        let mut layers = matrices().map(layer).collect::<Result<Vec<_>, _>>()?;
+        // Experts have their scales alike. Where one has the same throughout and another has
+        // not, all keep those of their blocks.
+        if layers
+            .iter()
+            .any(|layer| layer.group() != layers[0].group())
+        {
+            for (layer, bytes) in layers.iter_mut().zip(matrices()) {
+                let matrix = self.ty.decode(bytes, self.rows, self.cols, "")?;
+                *layer = Linear::new(&matrix).map_err(|source| FormatError::Matrix {
+                    tensor: String::new(),
+                    source,
+                })?;
+            }
+        }
+        Ok(Packed::Experts(
+            Experts::new(layers).expect("one shape and one group"),
+        ))
+    }
+}
+
+/// Whether a tensor is in a buffer of weights that is plain memory.
+///
+/// # Safety
+/// A tensor of that ggml's, with the buffer that it says or none.
+pub unsafe fn in_weights(ggml: &Ggml, tensor: &Tensor) -> bool {
+    let buffer = tensor.buffer;
+    // SAFETY: a buffer of ggml's, by the caller's promise.
+    !buffer.is_null()
+        && unsafe {
+            (ggml.ggml_backend_buffer_get_usage)(buffer) == WEIGHTS
+                && (ggml.ggml_backend_buft_is_host)((ggml.ggml_backend_buffer_get_type)(buffer))
+        }
+}
+
+/// What a stream has packed, by address: `None` of what is not ternary.
+#[derive(Default)]
+pub struct Layers(HashMap<usize, (Identity, Option<Arc<Packed>>)>);
+
+impl Layers {
+    /// What is known of weights.
+    pub fn get(&self, weights: &Weights, identity: Identity) -> Option<Option<Arc<Packed>>> {
+        let (known, packed) = self.0.get(&(weights.data as usize))?;
+        (*known == identity).then(|| packed.clone())
+    }
+
+    pub fn insert(&mut self, weights: &Weights, identity: Identity, packed: Option<Arc<Packed>>) {
+        self.0.insert(weights.data as usize, (identity, packed));
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// What the streams of the process share. Their [`Layers`] keep it: what was packed goes with
+/// the last stream that used it.
+#[derive(Default)]
+pub struct Shared(HashMap<usize, (Identity, Weak<Packed>)>);
+
+impl Shared {
+    pub fn get(&self, weights: &Weights, identity: Identity) -> Option<Arc<Packed>> {
+        let (known, packed) = self.0.get(&(weights.data as usize))?;
+        packed.upgrade().filter(|_| *known == identity)
+    }
+
+    pub fn insert(&mut self, weights: &Weights, identity: Identity, packed: &Arc<Packed>) {
+        // Entries whose layers are gone are memory of nobody's.
+        self.0.retain(|_, (_, packed)| packed.strong_count() > 0);
+        let entry = (identity, Arc::downgrade(packed));
+        self.0.insert(weights.data as usize, entry);
+    }
+}
+
+/// Packs one of the weights that a graph needs.
+///
+/// # Safety
+/// As [`Weights::bytes`].
+pub unsafe fn pack(weights: &Weights, ws: &Workspace, stats: &Stats) -> Option<Arc<Packed>> {
+    // SAFETY: the caller's promise.
+    let packed = unsafe { weights.pack(ws) }.ok().map(Arc::new);
+    stats.packed(packed.as_deref().map_or(0, Packed::bytes));
+    packed
+}
