@@ -57,6 +57,27 @@ pub struct Cli {
     #[arg(long, conflicts_with = "bars")]
     pub scaling: bool,
 
+    /// Instead of the sweep, this llama-bench with and without the plug-in, on `--models`
+    #[arg(long, value_name = "LLAMA_BENCH", conflicts_with_all = ["bars", "scaling"],
+          requires = "plugin")]
+    pub llama: Option<PathBuf>,
+
+    /// The plug-in that `engines/ggml` builds
+    #[arg(long, value_name = "LIBRARY", requires = "llama")]
+    pub plugin: Option<PathBuf>,
+
+    /// GGUF files for `--llama`
+    #[arg(long, value_delimiter = ',', requires = "llama")]
+    pub models: Vec<PathBuf>,
+
+    /// Tokens of a prompt, for `--llama`
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 512], requires = "llama")]
+    pub prompts: Vec<usize>,
+
+    /// Tokens to generate, for `--llama`
+    #[arg(long, default_value_t = 32, requires = "llama")]
+    pub generated: usize,
+
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -11,6 +11,7 @@ mod gemm_crate;
 #[cfg(feature = "ggml")]
 mod ggml;
 mod host;
+mod llama;
 mod machine;
 mod ours;
 mod plot;
@@ -36,6 +37,21 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = cli::Cli::parse();
     if let (Some(json), Some(dir)) = (&cli.replot, &cli.plots) {
         plot::draw(&Report::read_json(json)?, cli.plot_shape, dir)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let (Some(bench), Some(plugin)) = (&cli.llama, &cli.plugin) {
+        let rows = llama::measure(&llama::Plan {
+            bench: bench.clone(),
+            plugin: plugin.clone(),
+            models: cli.models.clone(),
+            prompts: cli.prompts.clone(),
+            generated: cli.generated,
+            threads: cli.threads.clone(),
+            repeats: cli.protocol().repeats,
+        })?;
+        if let Some(path) = &cli.json {
+            fs::write(path, serde_json::to_string_pretty(&rows)?)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if cli.scaling {
