@@ -167,7 +167,11 @@ def loading(models):
         assert same(np.fromfile(command[3], np.float32).reshape(40, -1), base)
     status, said = start(["/bin/true"], plugin="preload")
     assert status == 0 and said == "", said
-    ok("GGML_BACKEND_PATH, LD_PRELOAD, off, refusals, a process without ggml")
+    # As Python's bindings load it: where nothing else in the process sees its functions.
+    ggml = f"import ctypes; ctypes.CDLL({os.path.join(BIN, 'libggml.so')!r}, mode=ctypes.RTLD_LOCAL)"
+    status, said = start([sys.executable, "-c", f"{ggml}.ggml_backend_load_all()"])
+    assert status == 0 and "tritgemm: ternary products of ggml" in said, said
+    ok("GGML_BACKEND_PATH, LD_PRELOAD, a private ggml, off, refusals, a process without ggml")
 
 
 def isas(models):
