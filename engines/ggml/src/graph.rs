@@ -187,7 +187,8 @@ impl Drop for Restore {
 /// A node of a graph of ggml's.
 unsafe fn eligible(plugin: &Plugin, node: &Tensor) -> Option<Result<Weights, Left>> {
     let routed = node.op == plugin.mul_mat_id;
-    if !routed && node.op != plugin.mul_mat || node.flags & COMPUTE == 0 {
+    let computed = node.flags & COMPUTE != 0 && !node.ne.contains(&0);
+    if !routed && node.op != plugin.mul_mat || !computed {
         return None;
     }
     // SAFETY: a product has two sources, and a routed one three.
@@ -368,12 +369,9 @@ impl Compute {
             let wanted: Vec<_> = missing.iter().map(|&i| weights[i]).collect();
             // SAFETY: the caller's promise.
             let new = unsafe { self.pack(&wanted, known, stream) };
-            let mappings = Mappings::shared();
             for (&i, packed) in missing.iter().zip(new) {
                 if let Some(packed) = &packed {
                     shared.insert(&weights[i], identities[i], packed);
-                    // SAFETY: weights in memory.
-                    mappings.release(unsafe { weights[i].bytes() });
                 }
                 found[i] = Some(packed);
             }
@@ -446,9 +444,10 @@ impl Compute {
         let start = Instant::now();
         match &slot.work {
             Work::Pack(weights, results) => {
+                let (mappings, stats) = (Mappings::shared(), &self.plugin.stats);
                 let pack = |ws: &mut tritgemm::Workspace| {
                     // SAFETY: weights of the graph that waits for them.
-                    let one = |it| unsafe { layers::pack(it, ws, &self.plugin.stats) };
+                    let one = |it| unsafe { layers::pack(it, ws, &mappings, stats) };
                     weights.iter().map(one).collect()
                 };
                 *lock(results) = leader.on(&region, pack);

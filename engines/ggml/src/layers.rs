@@ -1,5 +1,6 @@
 //! Ternary matrices of ggml's, packed once.
 
+use crate::process::Mappings;
 use crate::stats::Stats;
 use crate::sys::{Ggml, Tensor, WEIGHTS};
 use std::collections::HashMap;
@@ -201,13 +202,21 @@ impl Shared {
     }
 }
 
-/// Packs one of the weights that a graph needs.
+/// Packs one of the weights that a graph needs, and gives the memory of a mapped file back at
+/// once, so that no more than one matrix is there twice.
 ///
 /// # Safety
 /// As [`Weights::bytes`].
-pub unsafe fn pack(weights: &Weights, ws: &Workspace, stats: &Stats) -> Option<Arc<Packed>> {
+pub unsafe fn pack(
+    weights: &Weights,
+    ws: &Workspace,
+    mappings: &Mappings,
+    stats: &Stats,
+) -> Option<Arc<Packed>> {
     // SAFETY: the caller's promise.
-    let packed = unsafe { weights.pack(ws) }.ok().map(Arc::new);
-    stats.packed(packed.as_deref().map_or(0, Packed::bytes));
-    packed
+    let (packed, bytes) = unsafe { (weights.pack(ws), weights.bytes()) };
+    let packed = packed.ok().map(Arc::new)?;
+    mappings.release(bytes);
+    stats.packed(packed.bytes());
+    Some(packed)
 }
