@@ -131,7 +131,9 @@ fn load() -> *mut Registry {
 extern "C" fn say_stats() {
     if let Some(Loaded(registry)) = &*lock(&LOADED) {
         // SAFETY: a registry of `Plugin::register`.
-        say(format_args!("{}", unsafe { plugin::stats(*registry) }));
+        say(format_args!("{}", unsafe {
+            &plugin::of_registry(*registry).stats
+        }));
     }
 }
 

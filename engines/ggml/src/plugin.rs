@@ -47,30 +47,21 @@ unsafe impl Sync for Plugin {}
 impl Plugin {
     /// What is handed to ggml. It keeps it for ever, and so is this kept.
     pub fn register(self, api_version: c_int) -> *mut Registry {
-        let plugin: &'static Plugin = Box::leak(Box::new(self));
-        let context = (&raw const *plugin).cast_mut().cast::<c_void>();
+        let device = Box::into_raw(Box::new(Device {
+            slots: device_slots(),
+            registry: null_mut(),
+            context: Box::into_raw(Box::new(self)).cast(),
+        }));
         let registry = Box::into_raw(Box::new(Registry {
             api_version,
             slots: registry_slots(),
-            context,
+            context: device.cast(),
         }));
-        let device = Box::into_raw(Box::new(Device {
-            slots: device_slots(),
-            registry,
-            context,
-        }));
-        *lock(&DEVICE) = Some(Address(device));
+        // SAFETY: a device that nobody else has yet.
+        unsafe { (*device).registry = registry };
         registry
     }
 }
-
-struct Address(*mut Device);
-
-// SAFETY: a number, until ggml asks for it.
-unsafe impl Send for Address {}
-
-/// The device, once there is one.
-static DEVICE: Mutex<Option<Address>> = Mutex::new(None);
 
 /// What stands behind each stream, by its address.
 static STREAMS: Mutex<BTreeMap<usize, Arc<Behind>>> = Mutex::new(BTreeMap::new());
@@ -127,20 +118,13 @@ unsafe fn of_device<'a>(device: *mut Device) -> &'a Plugin {
     unsafe { &*(*device).context.cast::<Plugin>() }
 }
 
-/// # Safety
-/// A registry of [`Plugin::register`].
-unsafe fn of_registry<'a>(registry: *mut Registry) -> &'a Plugin {
-    // SAFETY: its context is a plug-in that lives for ever.
-    unsafe { &*(*registry).context.cast::<Plugin>() }
-}
-
-/// What the plug-in of a registry has counted.
+/// The plug-in of a registry.
 ///
 /// # Safety
 /// A registry of [`Plugin::register`].
-pub unsafe fn stats<'a>(registry: *mut Registry) -> &'a Stats {
-    // SAFETY: the caller's promise.
-    unsafe { &of_registry(registry).stats }
+pub unsafe fn of_registry<'a>(registry: *mut Registry) -> &'a Plugin {
+    // SAFETY: its context is a device that lives for ever.
+    unsafe { of_device((*registry).context.cast()) }
 }
 
 /// Tells ggml of a registry.
@@ -163,8 +147,9 @@ unsafe extern "C" fn device_count(_: *mut Registry) -> usize {
     1
 }
 
-unsafe extern "C" fn device_at(_: *mut Registry, _: usize) -> *mut Device {
-    lock(&DEVICE).as_ref().map_or(null_mut(), |device| device.0)
+unsafe extern "C" fn device_at(registry: *mut Registry, _: usize) -> *mut Device {
+    // SAFETY: our registry.
+    unsafe { (*registry).context.cast() }
 }
 
 /// The CPU's functions work on the streams, which are its backends.

@@ -9,10 +9,10 @@ use crate::sys::{
     self, COMPUTE, CPU, Device, F32, Ggml, I32, Properties, Registry, Slot, Stream, Tensor, device,
     registry, stream,
 };
+use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::MaybeUninit;
 use core::ptr::{null, null_mut};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tritgemm_formats::ggml::TernaryType;
 
 /// What was found out on the way.
@@ -116,13 +116,15 @@ fn tensors(ggml: &Ggml) -> Result<[c_int; 2], &'static str> {
     }
 }
 
-/// The place of the probe that was called last.
-static CALLED: AtomicUsize = AtomicUsize::new(usize::MAX);
+thread_local! {
+    /// The place of the probe that this thread called last.
+    static CALLED: Cell<usize> = const { Cell::new(usize::MAX) };
+}
 
 /// A function of any signature of ggml's: what it is called with is not looked at, and what it
 /// gives is 0.
 unsafe extern "C" fn called<const PLACE: usize>() -> usize {
-    CALLED.store(PLACE, Relaxed);
+    CALLED.set(PLACE);
     0
 }
 
@@ -142,9 +144,9 @@ fn first<const N: usize>() -> [Slot; N] {
 
 /// Whether `call` calls the function at that place, and none after it.
 fn calls(place: usize, call: impl FnOnce()) -> bool {
-    CALLED.store(usize::MAX, Relaxed);
+    CALLED.set(usize::MAX);
     call();
-    CALLED.load(Relaxed) == place
+    CALLED.get() == place
 }
 
 /// Has ggml call every function that the plug-in fills in or replaces.
