@@ -194,6 +194,13 @@ impl Shared {
         packed.upgrade().filter(|_| *known == identity)
     }
 
+    /// How many there are of somebody's.
+    #[cfg(test)]
+    pub fn alive(&self) -> usize {
+        let alive = |(_, packed): &&(Identity, Weak<Packed>)| packed.strong_count() > 0;
+        self.0.values().filter(alive).count()
+    }
+
     pub fn insert(&mut self, weights: &Weights, identity: Identity, packed: &Arc<Packed>) {
         // Entries whose layers are gone are memory of nobody's.
         self.0.retain(|_, (_, packed)| packed.strong_count() > 0);

@@ -15,6 +15,8 @@
 //! Nothing of ggml is linked: a process without it can have the library loaded and is as it was.
 #![cfg(target_os = "linux")]
 
+#[cfg(test)]
+mod fake;
 mod graph;
 mod layers;
 mod plugin;
@@ -24,6 +26,8 @@ mod product;
 mod settings;
 mod stats;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use core::ffi::{CStr, c_int};

@@ -265,6 +265,12 @@ fn behind(stream: *mut Stream) -> Arc<Behind> {
     lock(&STREAMS)[&(stream as usize)].clone()
 }
 
+/// The stream's products panic from now on.
+#[cfg(test)]
+pub fn break_team(stream: *mut Stream) {
+    behind(stream).compute.team().lead(u64::MAX, || ());
+}
+
 unsafe extern "C" fn graph_compute(stream: *mut Stream, graph: *mut Graph) -> c_int {
     // SAFETY: a stream of `init` and a graph that ggml wants computed.
     unsafe { behind(stream).compute.graph(stream, graph) }

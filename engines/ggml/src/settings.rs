@@ -4,7 +4,8 @@ use std::env;
 use tritgemm::GroupSize;
 use tritgemm_formats::ggml::TernaryType;
 
-/// How products take their activations.
+/// How products take their activations. One that is NaN or infinite reaches the outputs that use
+/// it where they are f32, and all outputs of its token where they are int8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Activations {
     /// As they are.

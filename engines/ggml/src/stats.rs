@@ -51,6 +51,21 @@ impl Stats {
         self.packed_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// Products that were taken.
+    pub fn products(&self) -> u64 {
+        self.products.load(Relaxed)
+    }
+
+    /// Products that were left, for that reason.
+    pub fn left_for(&self, why: Left) -> u64 {
+        self.left[why as usize].load(Relaxed)
+    }
+
+    /// Bytes that were packed, whether they are still there or not.
+    pub fn packed_bytes(&self) -> u64 {
+        self.packed_bytes.load(Relaxed)
+    }
+
     pub fn packing(&self, time: Duration) {
         self.packing.add(time);
     }
@@ -58,16 +73,16 @@ impl Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let left = |why: Left| self.left[why as usize].load(Relaxed);
-        let [buffer, layout, ternary] = [Left::Buffer, Left::Layout, Left::NotTernary].map(left);
+        let [buffer, layout, ternary] =
+            [Left::Buffer, Left::Layout, Left::NotTernary].map(|why| self.left_for(why));
         write!(
             f,
             "{} products in {:.3} s; {} left to ggml ({buffer} by their buffer, {layout} by their \
              layout, {ternary} not ternary); packed {:.1} MB in {:.3} s",
-            self.products.load(Relaxed),
+            self.products(),
             self.computing.seconds(),
             buffer + layout + ternary,
-            self.packed_bytes.load(Relaxed) as f64 / 1e6,
+            self.packed_bytes() as f64 / 1e6,
             self.packing.seconds(),
         )
     }

@@ -1,0 +1,178 @@
+//! What is left to ggml, and counted.
+
+use crate::fake::{Backend, MARK, Model, buffer, loaded, read, reference, state, stats, write};
+use crate::stats::Left;
+use crate::sys::{SUCCESS, Tensor, WEIGHTS};
+use core::sync::atomic::Ordering::SeqCst;
+use tritgemm_formats::ggml::TernaryType;
+
+const ALL: [Left; 3] = [Left::Buffer, Left::Layout, Left::NotTernary];
+
+/// Computes a product that is left to ggml for that reason, beside one that is not.
+fn left(why: Left, make: impl Fn(&mut Model) -> *mut Tensor) {
+    let (fake, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let product = make(&mut model);
+    let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+    let x = model.f32([256, 2, 1, 1]);
+    let other = model.mul_mat(w, x);
+    let graph = model.graph(&[product, other]);
+    let before = state(graph);
+    fake.control.threads.store(2, SeqCst);
+    for graphs in 1..=2 {
+        // SAFETY: a product.
+        let expected = unsafe { reference(&*product) };
+        assert_eq!(backend.compute(graph), SUCCESS);
+        assert_eq!(state(graph), before);
+        // SAFETY: a product whose data is f32 at its strides.
+        let got = unsafe { (*product).data.cast::<f32>().read_unaligned() };
+        assert_eq!(got.to_bits(), expected[0].to_bits());
+        assert_eq!(fake.control.products.load(SeqCst), graphs);
+        assert_eq!(stats(registry).products(), graphs as u64);
+        for reason in ALL {
+            let count = if reason == why { graphs as u64 } else { 0 };
+            assert_eq!(stats(registry).left_for(reason), count, "{reason:?}");
+        }
+    }
+    // SAFETY: a product.
+    let expected = unsafe { reference(&*other) };
+    assert!(super::values::near(&read(other), &expected));
+}
+
+/// A product of weights that are changed before.
+fn changed(why: Left, change: impl Fn(&mut Model, &mut Tensor, &mut Tensor)) {
+    left(why, |model| {
+        let w = model.weights(TernaryType::Q2_0, [256, 64, 1]);
+        let x = model.f32([256, 3, 1, 1]);
+        // SAFETY: two tensors that nobody else has.
+        unsafe { change(model, &mut *w, &mut *x) };
+        model.mul_mat(w, x)
+    });
+}
+
+#[test]
+fn weights_outside_of_a_buffer_of_weights() {
+    changed(Left::Buffer, |_, w, _| w.buffer = core::ptr::null_mut());
+    // Of another usage; not plain memory.
+    for (usage, host) in [(0, true), (2, true), (WEIGHTS, false)] {
+        changed(Left::Buffer, |_, w, _| w.buffer = buffer(usage, host));
+    }
+}
+
+#[test]
+fn weights_that_are_not_ternary() {
+    // Code 3, in the first weight and in the last.
+    changed(Left::NotTernary, |_, w, _| {
+        // SAFETY: a block: a scale of 2 bytes, then four codes a byte.
+        unsafe { *w.data.add(2) |= 3 };
+    });
+    changed(Left::NotTernary, |_, w, _| {
+        // SAFETY: the last byte of the tensor.
+        unsafe { *w.data.add(64 * 4 * 18 - 1) |= 0xC0 };
+    });
+    // A scale of NaN and of infinity, as f16.
+    for scale in [0x7E00_u16, 0x7C00, 0xFC00] {
+        changed(Left::NotTernary, |_, w, _| {
+            // SAFETY: the first scale.
+            unsafe { w.data.cast::<u16>().write_unaligned(scale) };
+        });
+    }
+}
+
+#[test]
+fn an_expert_that_is_not_ternary() {
+    left(Left::NotTernary, |model| {
+        let w = model.weights(TernaryType::Q2_0, [256, 64, 3]);
+        // SAFETY: the second expert's first codes.
+        unsafe { *(*w).data.add(64 * 4 * 18 + 2) |= 3 };
+        let x = model.f32([256, 1, 3, 1]);
+        let ids = model.ids([1, 3], &[0, 2, 1]);
+        model.mul_mat_id(w, x, ids)
+    });
+}
+
+#[test]
+fn odd_strides_of_weights() {
+    // Rows with a gap, and every second row.
+    changed(Left::Layout, |_, w, _| {
+        w.ne[1] = 32;
+        w.nb[1] *= 2;
+        (w.nb[2], w.nb[3]) = (w.nb[1] * 32, w.nb[1] * 32);
+    });
+    // Blocks with a gap.
+    changed(Left::Layout, |_, w, _| {
+        (w.ne[1], w.nb[0]) = (32, 36);
+        w.nb[1] = 4 * 36;
+        (w.nb[2], w.nb[3]) = (w.nb[1] * 32, w.nb[1] * 32);
+    });
+}
+
+#[test]
+fn batches_of_weights() {
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq1_0, [256, 64, 2]);
+        let x = model.f32([256, 3, 4, 1]);
+        model.mul_mat(w, x)
+    });
+}
+
+#[test]
+fn activations_of_another_type() {
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+        let x = model.f16([256, 3, 1, 1]);
+        model.mul_mat(w, x)
+    });
+}
+
+#[test]
+fn odd_strides_of_activations() {
+    // Permuted: a batch whose rows are not at one distance.
+    changed(Left::Layout, |model, _, x| {
+        x.data = model.allocate(256 * 4 * 6);
+        (x.ne, x.nb) = ([256, 3, 2, 1], [4, 2048, 1024, 6144]);
+        write(x, &[0.5_f32; 256 * 3]);
+        // SAFETY: memory of that many.
+        unsafe { x.data.write_bytes(0, 256 * 4 * 6) };
+    });
+    // Transposed: a row's values are apart.
+    changed(Left::Layout, |model, _, x| {
+        x.data = model.allocate(256 * 4 * 3);
+        x.nb = [12, 4, 3072, 3072];
+        // SAFETY: memory of that many.
+        unsafe { x.data.write_bytes(0, 256 * 4 * 3) };
+    });
+    // Rows that overlap.
+    changed(Left::Layout, |_, _, x| {
+        x.nb = [4, 512, 1536, 1536];
+    });
+}
+
+#[test]
+fn outputs_that_lie_apart() {
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+        let x = model.f32([256, 3, 1, 1]);
+        let product = model.mul_mat(w, x);
+        // SAFETY: memory for rows at that distance.
+        unsafe {
+            (*product).data = model.allocate(3 * 512);
+            (*product).nb = [4, 512, 1536, 1536];
+        }
+        product
+    });
+}
+
+/// What ggml makes of weights that are not ternary is not ours to say.
+#[test]
+fn the_reference_marks_what_it_does_not_know() {
+    let mut model = {
+        _ = loaded();
+        Model::new()
+    };
+    let w = model.weights(TernaryType::Tq2_0, [256, 1, 1]);
+    let x = model.f16([256, 1, 1, 1]);
+    let product = model.mul_mat(w, x);
+    // SAFETY: a product.
+    assert_eq!(unsafe { reference(&*product) }, [MARK]);
+}
