@@ -149,30 +149,48 @@ fn calls(place: usize, call: impl FnOnce()) -> bool {
     CALLED.get() == place
 }
 
+/// A structure and what a ggml finds behind it whose own is longer: a probe of no place.
+#[repr(C)]
+struct Ahead<T>(T, [Slot; 16]);
+
+const NOWHERE: Slot = (called::<{ usize::MAX - 1 }> as unsafe extern "C" fn() -> usize) as Slot;
+
+impl<T> Ahead<T> {
+    fn of(structure: T) -> Self {
+        Self(structure, [NOWHERE; 16])
+    }
+}
+
 /// Has ggml call every function that the plug-in fills in or replaces.
 fn structures(ggml: &Ggml) -> Result<(), &'static str> {
-    let mut all = Registry {
+    let context = NOWHERE.cast_mut();
+    let mut all = Ahead::of(Registry {
         api_version: 0,
         slots: first(),
-        context: null_mut(),
-    };
-    let mut one = Device {
+        context,
+    });
+    let mut one = Ahead::of(Device {
         slots: first(),
-        registry: &raw mut all,
-        context: null_mut(),
-    };
-    let mut it = Stream {
+        registry: (&raw mut all).cast(),
+        context,
+    });
+    let mut it = Ahead::of(Stream {
         guid: &[0; 16],
         slots: first(),
-        device: &raw mut one,
-        context: null_mut(),
-    };
+        device: (&raw mut one).cast(),
+        context,
+    });
     // Room for the properties of any version.
     let mut room = [0_u64; 64];
     let (mut free, mut total) = (0, 0);
-    let (all, one, it) = (&raw mut all, &raw mut one, &raw mut it);
+    let (all, one, it): (*mut Registry, *mut Device, *mut Stream) = (
+        (&raw mut all).cast(),
+        (&raw mut one).cast(),
+        (&raw mut it).cast(),
+    );
     // SAFETY: ggml's functions on structures that are there and that have a function at every
-    // place, which takes anything. A place that lies elsewhere is another of these functions.
+    // place and behind them, which takes anything. A place that lies further on is another of
+    // these functions.
     let (registry, device, stream) = unsafe {
         (
             calls(registry::GET_NAME, || _ = (ggml.ggml_backend_reg_name)(all))

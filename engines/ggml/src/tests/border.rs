@@ -143,6 +143,48 @@ fn a_ggml_without_a_cpu_backend_is_refused() {
 }
 
 #[test]
+fn structures_that_are_laid_out_otherwise_are_refused() {
+    for words in 1..=4 {
+        let as_known = Faults::default();
+        let shifted = [
+            (
+                "a registry",
+                Faults {
+                    registry: words,
+                    ..as_known
+                },
+            ),
+            (
+                "a device",
+                Faults {
+                    device: words,
+                    ..as_known
+                },
+            ),
+            (
+                "a backend",
+                Faults {
+                    stream: words,
+                    ..as_known
+                },
+            ),
+            (
+                "the properties of a device",
+                Faults {
+                    properties: words,
+                    ..as_known
+                },
+            ),
+        ];
+        for (what, faults) in shifted {
+            let why = refusal(&faults);
+            assert!(why.contains(what), "{words} words: {why}");
+            assert!(why.ends_with("laid out otherwise"), "{why}");
+        }
+    }
+}
+
+#[test]
 fn tensors_that_are_laid_out_otherwise_are_refused() {
     let fields = [
         Field::Size,
