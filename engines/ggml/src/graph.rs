@@ -4,7 +4,7 @@
 //! every product that the plug-in takes: the first thread leads the product, and the others
 //! help it. When ggml is done the nodes are what they were.
 
-use crate::layers::{self, Layers, Packed, Weights};
+use crate::layers::{self, Identity, Layers, Packed, Weights};
 use crate::plugin::Plugin;
 use crate::process::Mappings;
 use crate::product::{Leader, Product, Region};
@@ -52,8 +52,11 @@ struct Slot<'a> {
 
 enum Work<'a> {
     Product(Product),
-    Pack(&'a [Weights], &'a Mutex<Vec<Option<Arc<Packed>>>>),
+    Pack(&'a [Weights], &'a Mutex<Vec<Outcome>>),
 }
+
+/// What became of weights.
+type Outcome = Result<Arc<Packed>, Left>;
 
 /// A lock that nothing is left half done under.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -295,9 +298,12 @@ impl Compute {
 
         let mut slots: Vec<(usize, Slot<'_>)> = Vec::new();
         for ((index, weights), packed) in taken.iter().zip(packed) {
-            let Some(packed) = packed else {
-                plugin.stats.left(Left::NotTernary);
-                continue;
+            let packed = match packed {
+                Ok(packed) => packed,
+                Err(why) => {
+                    plugin.stats.left(why);
+                    continue;
+                }
             };
             let node = nodes[*index];
             let ty = weights.ty();
@@ -349,47 +355,44 @@ impl Compute {
         weights: &[Weights],
         known: &mut Known,
         stream: *mut Stream,
-    ) -> Vec<Option<Arc<Packed>>> {
+    ) -> Vec<Outcome> {
         let plugin = self.plugin;
         if plugin.settings.any {
             known.layers.clear();
         }
         // SAFETY: weights in memory.
         let identities: Vec<_> = weights.iter().map(|it| unsafe { it.identity() }).collect();
-        let mut found: Vec<_> = (weights.iter().zip(&identities))
-            .map(|(weights, &identity)| known.layers.get(weights, identity))
-            .collect();
-        if found.iter().any(Option::is_none) {
-            // Held while this stream packs: another one that wants the same weights waits.
-            let mut shared = lock(&plugin.shared);
-            let mut missing = Vec::new();
-            for (i, found) in found.iter_mut().enumerate().filter(|(_, it)| it.is_none()) {
-                match shared
-                    .get(&weights[i], identities[i])
-                    .filter(|_| !plugin.settings.any)
-                {
-                    Some(packed) => *found = Some(Some(packed)),
-                    None => missing.push(i),
-                }
-            }
-            let wanted: Vec<_> = missing.iter().map(|&i| weights[i]).collect();
-            // SAFETY: the caller's promise.
-            let new = unsafe { self.pack(&wanted, known, stream) };
-            for (&i, packed) in missing.iter().zip(new) {
-                if let Some(packed) = &packed {
-                    shared.insert(&weights[i], identities[i], packed);
-                }
-                found[i] = Some(packed);
-            }
-            for ((weights, &identity), found) in weights.iter().zip(&identities).zip(&found) {
-                known
-                    .layers
-                    .insert(weights, identity, found.clone().flatten());
+        let mut missing: Vec<(Identity, Weights)> = Vec::new();
+        for (&identity, &weights) in identities.iter().zip(weights) {
+            let here = known.layers.get(&identity).is_some();
+            if !here && missing.iter().all(|(it, _)| *it != identity) {
+                missing.push((identity, weights));
             }
         }
-        found.into_iter().map(Option::flatten).collect()
+        if !missing.is_empty() {
+            // Held while this stream packs: another one that wants the same weights waits.
+            let mut shared = lock(&plugin.shared);
+            missing.retain(|(identity, _)| {
+                let packed = shared.get(identity).filter(|_| !plugin.settings.any);
+                let found = packed.map(|packed| known.layers.insert(*identity, Ok(packed)));
+                found.is_none()
+            });
+            let wanted: Vec<_> = missing.iter().map(|(_, weights)| *weights).collect();
+            // SAFETY: the caller's promise.
+            let new = unsafe { self.pack(&wanted, known, stream) };
+            for ((identity, _), packed) in missing.into_iter().zip(new) {
+                if let Ok(packed) = &packed {
+                    shared.insert(identity, packed);
+                }
+                known.layers.insert(identity, packed);
+            }
+        }
+        let known = |identity| known.layers.get(identity).unwrap_or(Err(Left::Memory));
+        identities.iter().map(known).collect()
     }
 
+    /// Nothing if ggml did not run it.
+    ///
     /// # Safety
     /// As [`Self::packed`].
     unsafe fn pack(
@@ -397,7 +400,10 @@ impl Compute {
         wanted: &[Weights],
         known: &mut Known,
         stream: *mut Stream,
-    ) -> Vec<Option<Arc<Packed>>> {
+    ) -> Vec<Outcome> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
         let (plugin, start) = (self.plugin, Instant::now());
         let ggml = &plugin.ggml;
         known.region += 1;
@@ -430,11 +436,8 @@ impl Compute {
                 (self.cpu)(stream, graph);
             }
         }
-        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Not run by a ggml without memory: left to it.
-        results.resize(wanted.len(), None);
         plugin.stats.packing(start.elapsed());
-        results
+        results.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does a slot's work as its leader.

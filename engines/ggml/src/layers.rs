@@ -1,7 +1,7 @@
 //! Ternary matrices of ggml's, packed once.
 
 use crate::process::Mappings;
-use crate::stats::Stats;
+use crate::stats::{Left, Stats};
 use crate::sys::{Ggml, Tensor, WEIGHTS};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -37,11 +37,16 @@ pub struct Weights {
     data: *const u8,
 }
 
-/// What tells weights from others that were at their address before.
+/// Weights: where they are, what they are, and what tells them from others that were there
+/// before. Those that differ in other bytes alone are taken for the same, so that nobody may
+/// change some weights of a matrix while a stream lives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
+    data: usize,
     ty: TernaryType,
     shape: [usize; 3],
+    /// The first bytes: those of two shapes of one memory are the same.
+    head: [u8; 16],
     /// Of bytes at the start, in the middle and at the end.
     print: u64,
 }
@@ -109,8 +114,10 @@ impl Weights {
             bytes[start..][..len].hash(&mut hasher);
         }
         Identity {
+            data: self.data as usize,
             ty: self.ty,
             shape: [self.cols, self.rows, self.experts.unwrap_or(0)],
+            head: *bytes.first_chunk().expect("a block, which has more"),
             print: hasher.finish(),
         }
     }
@@ -163,54 +170,84 @@ pub unsafe fn in_weights(ggml: &Ggml, tensor: &Tensor) -> bool {
         }
 }
 
-/// What a stream has packed, by address: `None` of what is not ternary.
+/// Something of weights, by their address.
+struct Places<T>(HashMap<usize, Vec<(Identity, T)>>);
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> Places<T> {
+    fn get(&self, identity: &Identity) -> Option<&T> {
+        let here = self.0.get(&identity.data)?;
+        let same = here.iter().find(|(it, _)| it == identity);
+        same.map(|(_, value)| value)
+    }
+
+    /// Weights of another start that were at the address are gone, and so are others of that
+    /// shape. Those of another shape are a part of these, or these of them.
+    fn insert(&mut self, identity: Identity, value: T) {
+        let here = self.0.entry(identity.data).or_default();
+        here.retain(|(it, _)| {
+            it.head == identity.head && (it.ty, it.shape) != (identity.ty, identity.shape)
+        });
+        here.push((identity, value));
+    }
+}
+
+/// What a stream has packed, or why it has not.
 #[derive(Default)]
-pub struct Layers(HashMap<usize, (Identity, Option<Arc<Packed>>)>);
+pub struct Layers(Places<Result<Arc<Packed>, Left>>);
 
 impl Layers {
     /// What is known of weights.
-    pub fn get(&self, weights: &Weights, identity: Identity) -> Option<Option<Arc<Packed>>> {
-        let (known, packed) = self.0.get(&(weights.data as usize))?;
-        (*known == identity).then(|| packed.clone())
+    pub fn get(&self, identity: &Identity) -> Option<Result<Arc<Packed>, Left>> {
+        self.0.get(identity).cloned()
     }
 
-    pub fn insert(&mut self, weights: &Weights, identity: Identity, packed: Option<Arc<Packed>>) {
-        self.0.insert(weights.data as usize, (identity, packed));
+    pub fn insert(&mut self, identity: Identity, packed: Result<Arc<Packed>, Left>) {
+        self.0.insert(identity, packed);
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.0 = Places::default();
     }
 }
 
 /// What the streams of the process share. Their [`Layers`] keep it: what was packed goes with
 /// the last stream that used it.
 #[derive(Default)]
-pub struct Shared(HashMap<usize, (Identity, Weak<Packed>)>);
+pub struct Shared(Places<Weak<Packed>>);
 
 impl Shared {
-    pub fn get(&self, weights: &Weights, identity: Identity) -> Option<Arc<Packed>> {
-        let (known, packed) = self.0.get(&(weights.data as usize))?;
-        packed.upgrade().filter(|_| *known == identity)
+    pub fn get(&self, identity: &Identity) -> Option<Arc<Packed>> {
+        self.0.get(identity)?.upgrade()
     }
 
     /// How many there are of somebody's.
     #[cfg(test)]
     pub fn alive(&self) -> usize {
-        let alive = |(_, packed): &&(Identity, Weak<Packed>)| packed.strong_count() > 0;
-        self.0.values().filter(alive).count()
+        let all = self.0.0.values().flatten();
+        all.filter(|(_, packed)| packed.strong_count() > 0).count()
     }
 
-    pub fn insert(&mut self, weights: &Weights, identity: Identity, packed: &Arc<Packed>) {
+    pub fn insert(&mut self, identity: Identity, packed: &Arc<Packed>) {
         // Entries whose layers are gone are memory of nobody's.
-        self.0.retain(|_, (_, packed)| packed.strong_count() > 0);
-        let entry = (identity, Arc::downgrade(packed));
-        self.0.insert(weights.data as usize, entry);
+        self.0.0.retain(|_, here| {
+            here.retain(|(_, packed)| packed.strong_count() > 0);
+            !here.is_empty()
+        });
+        self.0.insert(identity, Arc::downgrade(packed));
     }
 }
 
 /// Packs one of the weights that a graph needs, and gives the memory of a mapped file back at
 /// once, so that no more than one matrix is there twice.
+///
+/// # Errors
+/// Why they are left to ggml.
 ///
 /// # Safety
 /// As [`Weights::bytes`].
@@ -219,11 +256,16 @@ pub unsafe fn pack(
     ws: &Workspace,
     mappings: &Mappings,
     stats: &Stats,
-) -> Option<Arc<Packed>> {
+) -> Result<Arc<Packed>, Left> {
     // SAFETY: the caller's promise.
     let (packed, bytes) = unsafe { (weights.pack(ws), weights.bytes()) };
-    let packed = packed.ok().map(Arc::new)?;
-    mappings.release(bytes);
-    stats.packed(packed.bytes());
-    Some(packed)
+    match packed {
+        Ok(packed) => {
+            mappings.release(bytes);
+            stats.packed(packed.bytes());
+            Ok(Arc::new(packed))
+        }
+        Err(FormatError::NotTernary { .. } | FormatError::Scale { .. }) => Err(Left::NotTernary),
+        Err(_) => Err(Left::Memory),
+    }
 }

@@ -13,12 +13,14 @@ pub enum Left {
     Layout,
     /// A weight that is not -1, 0 or +1, or a scale that is not finite.
     NotTernary,
+    /// There was no memory to pack it, or ggml did not run what packs it.
+    Memory,
 }
 
 #[derive(Default)]
 pub struct Stats {
     products: AtomicU64,
-    left: [AtomicU64; 3],
+    left: [AtomicU64; 4],
     packed_bytes: AtomicU64,
     packing: Nanoseconds,
     computing: Nanoseconds,
@@ -73,15 +75,16 @@ impl Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [buffer, layout, ternary] =
-            [Left::Buffer, Left::Layout, Left::NotTernary].map(|why| self.left_for(why));
+        let [buffer, layout, ternary, memory] =
+            [Left::Buffer, Left::Layout, Left::NotTernary, Left::Memory]
+                .map(|why| self.left_for(why));
         write!(
             f,
             "{} products in {:.3} s; {} left to ggml ({buffer} by their buffer, {layout} by their \
-             layout, {ternary} not ternary); packed {:.1} MB in {:.3} s",
+             layout, {ternary} not ternary, {memory} for want of memory); packed {:.1} MB in {:.3} s",
             self.products(),
             self.computing.seconds(),
-            buffer + layout + ternary,
+            buffer + layout + ternary + memory,
             self.packed_bytes() as f64 / 1e6,
             self.packing.seconds(),
         )
@@ -106,7 +109,7 @@ mod tests {
         assert_eq!(
             stats.to_string(),
             "2 products in 0.042 s; 3 left to ggml (0 by their buffer, 1 by their layout, \
-             2 not ternary); packed 1.5 MB in 0.007 s"
+             2 not ternary, 0 for want of memory); packed 1.5 MB in 0.007 s"
         );
     }
 }

@@ -6,7 +6,7 @@ use crate::sys::{SUCCESS, Tensor, WEIGHTS};
 use core::sync::atomic::Ordering::SeqCst;
 use tritgemm_formats::ggml::TernaryType;
 
-const ALL: [Left; 3] = [Left::Buffer, Left::Layout, Left::NotTernary];
+const ALL: [Left; 4] = [Left::Buffer, Left::Layout, Left::NotTernary, Left::Memory];
 
 /// Computes a product that is left to ggml for that reason, beside one that is not.
 fn left(why: Left, make: impl Fn(&mut Model) -> *mut Tensor) {

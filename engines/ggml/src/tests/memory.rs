@@ -2,6 +2,7 @@
 
 use crate::fake::{Backend, Model, loaded, plugin, read, reference, stats, write};
 use crate::graph::lock;
+use crate::stats::Left;
 use crate::sys::{Registry, SUCCESS, Tensor};
 use core::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -26,7 +27,7 @@ fn product(model: &mut Model, m: i64) -> (*mut Tensor, *mut Tensor) {
 
 #[test]
 fn streams_share_what_is_packed_and_the_last_one_frees_it() {
-    let (_, registry) = loaded();
+    let (fake, registry) = loaded();
     let mut model = Model::new();
     let products = [64, 65].map(|m| product(&mut model, m).1);
     let graph = model.graph(&products);
@@ -34,12 +35,15 @@ fn streams_share_what_is_packed_and_the_last_one_frees_it() {
     assert_eq!(first.compute(graph), SUCCESS);
     let packed = stats(registry).packed_bytes();
     assert!(packed > 0);
+    // A graph to pack, and the graph.
+    assert_eq!(fake.control.graphs.load(SeqCst), 2);
     let second = Backend::new(registry);
     for _ in 0..2 {
         assert_eq!(first.compute(graph), SUCCESS);
         assert_eq!(second.compute(graph), SUCCESS);
     }
     assert_eq!(stats(registry).packed_bytes(), packed);
+    assert_eq!(fake.control.graphs.load(SeqCst), 6);
     assert_eq!(alive(registry), 2);
     drop(first);
     assert_eq!(alive(registry), 2);
@@ -115,6 +119,60 @@ fn weights_that_change_are_packed_again() {
 
 /// A matrix and the matrix of its first rows are at one address.
 /// A graph that ggml did not run packs nothing, and the next one does.
+#[test]
+fn weights_that_a_graph_uses_twice_are_packed_once() {
+    let (_, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let (w, first) = product(&mut model, 64);
+    assert_eq!(backend.compute(model.graph(&[first])), SUCCESS);
+    let once = stats(registry).packed_bytes();
+    drop(backend);
+    let x = model.f32([256, 3, 1, 1]);
+    let second = model.mul_mat(w, x);
+    let backend = Backend::new(registry);
+    assert_eq!(backend.compute(model.graph(&[first, second])), SUCCESS);
+    assert_eq!(stats(registry).packed_bytes(), 2 * once);
+    assert!(right(first) && right(second));
+}
+
+#[test]
+fn two_shapes_at_an_address_do_not_drive_each_other_out() {
+    let (_, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let (w, whole) = product(&mut model, 128);
+    let part = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+    // SAFETY: a view of the first rows.
+    unsafe { (*part).data = (*w).data };
+    let x = model.f32([256, 2, 1, 1]);
+    let part = model.mul_mat(part, x);
+    let graph = model.graph(&[whole, part]);
+    assert_eq!(backend.compute(graph), SUCCESS);
+    let packed = stats(registry).packed_bytes();
+    for _ in 0..3 {
+        assert_eq!(backend.compute(graph), SUCCESS);
+    }
+    assert!(right(whole) && right(part));
+    assert_eq!(stats(registry).packed_bytes(), packed);
+    assert_eq!(alive(registry), 2);
+}
+
+#[test]
+fn what_could_not_be_packed_is_packed_later() {
+    let (fake, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let (_, product) = product(&mut model, 64);
+    let graph = model.graph(&[product]);
+    fake.control.refuse.store(true, SeqCst);
+    assert_ne!(backend.compute(graph), SUCCESS);
+    assert_eq!(stats(registry).products(), 0);
+    assert_eq!(stats(registry).left_for(Left::Memory), 1);
+    fake.control.refuse.store(false, SeqCst);
+    assert_eq!(backend.compute(graph), SUCCESS);
+    assert_eq!(stats(registry).products(), 1);
+    assert_eq!(fake.control.products.load(SeqCst), 0);
+    assert!(right(product));
+}
+
 /// Two products of `types` of one input, with something between them that doubles it: what
 /// the second one is, as multiples of what it would be without.
 fn second(types: [TernaryType; 2], unseen: bool) -> f32 {
