@@ -42,7 +42,7 @@ def run(command, plugin="path", **env):
     products were taken and how many were left for each reason."""
     status, said = start(command, plugin, **env)
     assert status == 0, f"{command} {env}: status {status}\n{said}"
-    pattern = r"tritgemm: (\d+) products.*?\((\d+) by their buffer, (\d+) by their layout, (\d+) not ternary\)"
+    pattern = r"tritgemm: (\d+) products.*?\((\d+) by their buffer, (\d+) by their layout, (\d+) not ternary, 0 for want of memory\)"
     counted = re.search(pattern, said)
     if plugin is None:
         assert "tritgemm" not in said, said
