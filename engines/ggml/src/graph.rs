@@ -14,6 +14,7 @@ use crate::sys::{
     Stream, Tensor,
 };
 use core::ffi::{c_int, c_void};
+use core::ops::Range;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,6 +185,57 @@ impl Drop for Restore {
     }
 }
 
+/// The bytes from a tensor's first value to the end of its last one, if they are f32 that lie
+/// one after the other, in rows at one distance.
+fn rows(tensor: &Tensor) -> Option<Range<usize>> {
+    let [n0, n1, n2, n3] = tensor.ne.map(|n| usize::try_from(n).unwrap_or(0));
+    let [size, row, matrix, batch] = tensor.nb;
+    let values = n0.checked_mul(size)?;
+    let even = tensor.ty == F32
+        && size == size_of::<f32>()
+        && row.is_multiple_of(size)
+        && row >= values
+        && Some(matrix) == row.checked_mul(n1)
+        && Some(batch) == matrix.checked_mul(n2);
+    let start = tensor.data as usize;
+    let whole = start.is_multiple_of(size) && start > 0;
+    let count = n1.checked_mul(n2)?.checked_mul(n3)?;
+    // Of no rows at all, too.
+    let before = count.checked_sub(1)?.checked_mul(row)?;
+    let end = start.checked_add(before)?.checked_add(values)?;
+    let fits = values > 0 && isize::try_from(end - start).is_ok();
+    (even && whole && fits).then_some(start..end)
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// Whether a product's activations and outputs lie as `Leader::run` takes them.
+fn plain(weights: &Weights, node: &Tensor, x: &Tensor, ids: Option<&Tensor>) -> bool {
+    let (k, m) = (weights.cols() as i64, weights.rows() as i64);
+    let shaped = x.ne[0] == k && node.ne[0] == m && node.nb[1] as i64 == 4 * m;
+    // What is read and what is written are borrowed at a time.
+    let apart = rows(x)
+        .zip(rows(node))
+        .is_some_and(|(x, y)| !overlap(&x, &y));
+    let tokens = match ids {
+        None => x.ne[1..] == node.ne[1..],
+        Some(ids) => {
+            let [used, tokens, ..] = ids.ne;
+            ids.ty == I32
+                && !ids.data.is_null()
+                && ids.nb[0] == 4
+                && ids.nb[1].is_multiple_of(4)
+                && ids.ne[2..] == [1, 1]
+                && node.ne[1..] == [used, tokens, 1]
+                && x.ne[2..] == [tokens, 1]
+                && used.checked_rem(x.ne[1]) == Some(0)
+        }
+    };
+    shaped && apart && tokens
+}
+
 /// Whether a node is a ternary product, and of which weights: `Err` of one that is not taken.
 ///
 /// # Safety
@@ -201,47 +253,16 @@ unsafe fn eligible(plugin: &Plugin, node: &Tensor) -> Option<Result<Weights, Lef
     }
     // SAFETY: a tensor of the graph.
     let weights = unsafe { Weights::of(w, &plugin.types, routed) };
+    let weights = weights.filter(|it| plain(it, node, x, ids) && routed == ids.is_some());
     let Some(weights) = weights else {
         return Some(Err(Left::Layout));
     };
-    let rows = |tensor: &Tensor| {
-        // f32 one after the other, rows at one distance.
-        let [size, row, ..] = tensor.nb;
-        let even = tensor.nb[2] as i64 == row as i64 * tensor.ne[1]
-            && tensor.nb[3] as i64 == tensor.nb[2] as i64 * tensor.ne[2];
-        let wide = tensor.ne[0]
-            .checked_mul(4)
-            .is_some_and(|bytes| row as i64 >= bytes);
-        tensor.ty == F32
-            && size == 4
-            && row % 4 == 0
-            && even
-            && wide
-            && tensor.ne.iter().all(|&n| n > 0)
-    };
-    let (k, m) = (weights.cols() as i64, weights.rows() as i64);
-    let product =
-        rows(x) && rows(node) && x.ne[0] == k && node.ne[0] == m && node.nb[1] as i64 == 4 * m;
-    let tokens = match (routed, ids) {
-        (false, _) => x.ne[1..] == node.ne[1..],
-        (true, Some(ids)) => {
-            let [used, tokens, ..] = ids.ne;
-            ids.ty == I32
-                && ids.nb[0] == 4
-                && ids.nb[1] % 4 == 0
-                && ids.ne[2..] == [1, 1]
-                && node.ne[1..] == [used, tokens, 1]
-                && x.ne[2..] == [tokens, 1]
-                && used % x.ne[1] == 0
-        }
-        (true, None) => false,
-    };
     // SAFETY: a tensor of the graph.
-    let buffer = || plugin.settings.any || unsafe { layers::in_weights(&plugin.ggml, w) };
-    Some(match product && tokens {
-        false => Err(Left::Layout),
-        true if !buffer() => Err(Left::Buffer),
-        true => Ok(weights),
+    let taken = plugin.settings.any || unsafe { layers::in_weights(&plugin.ggml, w) };
+    Some(if taken {
+        Ok(weights)
+    } else {
+        Err(Left::Buffer)
     })
 }
 
@@ -508,10 +529,9 @@ unsafe fn same_activations(
         && a == b
         && inputs.map(|it| range(it)).all(|input| {
             let before_last = &nodes[..nodes.len() - 1];
-            !before_last.iter().any(|&node| {
-                let output = range(node);
-                output.start < input.end && input.start < output.end
-            })
+            !before_last
+                .iter()
+                .any(|&node| overlap(&range(node), &input))
         })
 }
 

@@ -148,6 +148,70 @@ fn odd_strides_of_activations() {
     });
 }
 
+/// Views may start between two values.
+#[test]
+fn activations_and_outputs_between_words() {
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+        let x = model.f32([257, 3, 1, 1]);
+        // SAFETY: a view within its data.
+        unsafe { ((*x).data, (*x).ne[0]) = ((*x).data.add(2), 256) };
+        model.mul_mat(w, x)
+    });
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+        let x = model.f32([256, 3, 1, 1]);
+        let product = model.mul_mat(w, x);
+        // SAFETY: within memory of its own.
+        unsafe { (*product).data = model.allocate(4 * 64 * 3 + 4).add(1) };
+        product
+    });
+}
+
+/// An output that is in its input's memory.
+#[test]
+fn outputs_over_their_activations() {
+    // 4096 bytes of activations and 1024 of outputs.
+    for at in [0, 1024, 3072] {
+        left(Left::Layout, |model| {
+            let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+            let x = model.f32([256, 4, 1, 1]);
+            let product = model.mul_mat(w, x);
+            // SAFETY: within the input's data.
+            unsafe { (*product).data = (*x).data.add(at) };
+            product
+        });
+    }
+}
+
+/// No token, and no row of activations for those that experts are asked for.
+#[test]
+fn products_of_nothing() {
+    nothing(|model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 1]);
+        let x = model.f32([256, 0, 1, 1]);
+        model.mul_mat(w, x)
+    });
+    for (x_used, used, tokens) in [(0, 0, 1), (0, 2, 0), (1, 2, 0), (1, 0, 2)] {
+        nothing(|model| {
+            let w = model.weights(TernaryType::Tq2_0, [256, 64, 2]);
+            let x = model.f32([256, x_used, tokens, 1]);
+            let ids = model.ids([used, tokens], &[]);
+            model.mul_mat_id(w, x, ids)
+        });
+    }
+}
+
+/// Computes a product of no outputs, which is left.
+fn nothing(make: impl Fn(&mut Model) -> *mut Tensor) {
+    let (fake, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let product = make(&mut model);
+    assert_eq!(backend.compute(model.graph(&[product])), SUCCESS);
+    assert_eq!(stats(registry).left_for(Left::Layout), 1);
+    assert_eq!(fake.control.products.load(SeqCst), 1);
+}
+
 #[test]
 fn outputs_that_lie_apart() {
     left(Left::Layout, |model| {
