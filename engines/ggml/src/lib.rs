@@ -8,6 +8,7 @@
 //! | `version`, `probe` | which ggml is taken: by its number, and by what it does |
 //! | `settings`, `stats` | what the environment asks, and what was done |
 //! | `plugin` | registry, device and streams, as ggml calls them |
+//! | `eligible` | which nodes are taken, and why others are left |
 //! | `graph` | nodes of a graph replaced, computed and restored |
 //! | `layers` | weights, packed once |
 //! | `product` | one product, on ggml's threads |
@@ -15,6 +16,7 @@
 //! Nothing of ggml is linked: a process without it can have the library loaded and is as it was.
 #![cfg(target_os = "linux")]
 
+mod eligible;
 #[cfg(test)]
 mod fake;
 mod graph;

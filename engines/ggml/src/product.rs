@@ -69,7 +69,7 @@ impl Leader {
     /// If a token is routed to no expert, or memory runs out: the outputs are not to be used.
     ///
     /// # Safety
-    /// A node of `graph::eligible`, whose sources have been computed, and whose output nobody
+    /// A node of `eligible`, whose sources have been computed, and whose output nobody
     /// else uses meanwhile.
     pub unsafe fn run(&mut self, product: &Product, region: &Region<'_>) -> Result<(), Failure> {
         // SAFETY: a node and its source, by the caller's promise.
