@@ -40,13 +40,14 @@ use plugin::Plugin;
 use process::Libraries;
 use settings::Settings;
 use stats::Stats;
+use std::io::Write;
 use std::sync::Mutex;
 use sys::{Ggml, Lookup, Registry};
 use tritgemm::Backend;
 
-/// A line for the user.
+/// A line for the user, who may have closed what it is written to.
 pub(crate) fn say(line: Arguments<'_>) {
-    eprintln!("tritgemm: {line}");
+    _ = writeln!(std::io::stderr(), "tritgemm: {line}");
 }
 
 /// Makes a plug-in for the ggml whose functions `lookup` finds; `None` if it is off.

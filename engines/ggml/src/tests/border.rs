@@ -209,3 +209,19 @@ fn tensors_that_are_laid_out_otherwise_are_refused() {
         "{why}"
     );
 }
+
+#[test]
+#[ignore = "a process of its own"]
+fn say() {
+    crate::say(format_args!("a line"));
+}
+
+/// A line that nobody can read is lost, and the process goes on.
+#[test]
+fn standard_error_may_be_closed() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = tritgemm_testing::child::child("tests::border::say");
+    let output = command.stderr(writer).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
