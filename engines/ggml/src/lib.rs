@@ -32,7 +32,7 @@ mod sys;
 mod tests;
 mod version;
 
-use core::ffi::{CStr, c_int};
+use core::ffi::{CStr, c_int, c_void};
 use core::fmt::Arguments;
 use core::ptr::null_mut;
 use graph::{Template, lock};
@@ -98,6 +98,17 @@ unsafe fn prepare(
     Ok(Some((plugin, found.api_version)))
 }
 
+/// Whether a registry is of the one ggml whose functions `lookup` finds.
+///
+/// # Safety
+/// A registry of [`Plugin::register`].
+unsafe fn is_of(registry: *mut Registry, lookup: Lookup<'_>) -> bool {
+    // SAFETY: the caller's promise.
+    let ggml = unsafe { &plugin::of_registry(registry).ggml };
+    lookup(c"ggml_backend_register") == ggml.ggml_backend_register as *mut c_void
+}
+
+#[derive(Clone, Copy)]
 struct Loaded(*mut Registry);
 
 // SAFETY: a number, until ggml asks for it.
@@ -108,11 +119,18 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
 fn load() -> *mut Registry {
     let mut loaded = lock(&LOADED);
-    if let Some(Loaded(registry)) = &*loaded {
-        return *registry;
-    }
     let libraries = Libraries::loaded();
     let lookup = |name: &CStr| libraries.find(name);
+    if let Some(Loaded(registry)) = *loaded {
+        // SAFETY: a registry of `Plugin::register`.
+        if unsafe { is_of(registry, &lookup) } {
+            return registry;
+        }
+        say(format_args!(
+            "not loaded: there is another ggml in this process that has it"
+        ));
+        return null_mut();
+    }
     let prepared = Settings::from_environment().and_then(|settings| {
         // SAFETY: functions under ggml's names are ggml's.
         unsafe { prepare(&lookup, settings) }

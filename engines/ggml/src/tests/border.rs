@@ -210,6 +210,20 @@ fn tensors_that_are_laid_out_otherwise_are_refused() {
     );
 }
 
+/// Another ggml that comes to the process does not get the first one's backends.
+#[test]
+fn a_registry_is_of_one_ggml() {
+    let (fake, registry) = crate::fake::loaded();
+    let another = |_: &core::ffi::CStr| core::ptr::dangling_mut();
+    let several = |_: &core::ffi::CStr| core::ptr::null_mut();
+    // SAFETY: a registry of the plug-in's.
+    unsafe {
+        assert!(crate::is_of(registry, &|name| fake.find(name)));
+        assert!(!crate::is_of(registry, &another));
+        assert!(!crate::is_of(registry, &several));
+    }
+}
+
 #[test]
 #[ignore = "a process of its own"]
 fn say() {
