@@ -36,6 +36,10 @@ pub fn probe(ggml: &Ggml) -> Result<Found, &'static str> {
             return Err("there is no CPU backend yet, load it before this one");
         }
         properties(ggml, cpu)?;
+        let types = types(ggml);
+        if types.is_empty() {
+            return Err("it has none of TQ1_0, TQ2_0 and Q2_0");
+        }
         let registry = (ggml.ggml_backend_dev_backend_reg)(cpu);
         Ok(Found {
             cpu,
@@ -43,7 +47,7 @@ pub fn probe(ggml: &Ggml) -> Result<Found, &'static str> {
             api_version: (*registry).api_version,
             mul_mat,
             mul_mat_id,
-            types: types(ggml),
+            types,
         })
     }
 }

@@ -60,8 +60,8 @@ pub struct Faults {
     /// Words that the type of a device lies further on in its properties.
     pub properties: usize,
     pub tensor: Option<Field>,
-    /// A type that it has not, by its number.
-    pub no_type: Option<c_int>,
+    /// Types that it has not, by their numbers.
+    pub no_types: &'static [c_int],
 }
 
 impl Default for Faults {
@@ -76,7 +76,7 @@ impl Default for Faults {
             stream: 0,
             properties: 0,
             tensor: None,
-            no_type: None,
+            no_types: &[],
         }
     }
 }

@@ -26,7 +26,7 @@ const GRAPH: usize = 4096;
 
 /// Name, weights in a block and its bytes.
 fn of_type(ty: c_int) -> Option<(&'static CStr, usize, usize)> {
-    if here().faults.no_type == Some(ty) {
+    if here().faults.no_types.contains(&ty) {
         return None;
     }
     let ternary = |name, ty: TernaryType| (name, ty.block(), ty.block_bytes());

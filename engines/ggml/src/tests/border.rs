@@ -5,6 +5,7 @@ use crate::settings::Settings;
 use crate::sys::{ACCEL, CPU, Properties, Registry, SUCCESS};
 use core::mem::MaybeUninit;
 use std::sync::Arc;
+use tritgemm_formats::ggml::TernaryType;
 
 fn load(faults: &Faults, settings: Settings) -> (Arc<Fake>, Result<Option<*mut Registry>, String>) {
     let fake = Fake::new(faults.clone());
@@ -208,6 +209,25 @@ fn tensors_that_are_laid_out_otherwise_are_refused() {
         why.ends_with("custom nodes are laid out otherwise"),
         "{why}"
     );
+}
+
+/// Products of a type that this ggml has under another name are no business of the plug-in's.
+#[test]
+fn types_are_taken_that_the_ggml_has() {
+    let faults = Faults {
+        no_types: &[34, 35, 42],
+        ..Faults::default()
+    };
+    let why = refusal(&faults);
+    assert!(why.ends_with("none of TQ1_0, TQ2_0 and Q2_0"), "{why}");
+    let faults = Faults {
+        no_types: &[35],
+        ..Faults::default()
+    };
+    let (_, loaded) = load(&faults, settings());
+    let registry = loaded.unwrap().expect("not off");
+    let types = &crate::fake::plugin(registry).types;
+    assert_eq!(*types, [TernaryType::Tq1_0, TernaryType::Q2_0]);
 }
 
 /// Another ggml that comes to the process does not get the first one's backends.
