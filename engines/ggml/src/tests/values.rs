@@ -131,6 +131,35 @@ fn routed_products_are_right() {
     }
 }
 
+/// Experts of one scale among others of many.
+#[test]
+fn experts_may_have_their_scales_otherwise() {
+    for ty in TYPES {
+        for one_scale in [
+            [true, false, false],
+            [false, true, false],
+            [true, true, true],
+        ] {
+            let (got, expected) = computed(settings(), |model| {
+                let w = model.weights(ty, [256, 70, 3]);
+                for (expert, one_scale) in one_scale.into_iter().enumerate() {
+                    model.scales = if one_scale { 1 } else { 64 };
+                    // SAFETY: one of three matrices.
+                    unsafe {
+                        let one = &*model.weights(ty, [256, 70, 1]);
+                        let to = (*w).data.add(expert * one.nb[2]);
+                        to.copy_from_nonoverlapping(one.data, one.nb[2]);
+                    }
+                }
+                let x = model.f32([256, 1, 3, 1]);
+                let ids = model.ids([2, 3], &[0, 1, 2, 1, 0, 2]);
+                model.mul_mat_id(w, x, ids)
+            });
+            assert!(near(&got, &expected), "{ty:?} {one_scale:?}");
+        }
+    }
+}
+
 /// The numbers of experts are a view of the first ones of a sorted row.
 #[test]
 fn numbers_of_experts_may_lie_apart() {
