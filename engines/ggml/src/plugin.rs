@@ -71,11 +71,6 @@ struct Behind {
     free: Free,
 }
 
-// SAFETY: `Compute` is used under its locks; what it points to is `Plugin`.
-unsafe impl Send for Behind {}
-// SAFETY: as above.
-unsafe impl Sync for Behind {}
-
 type Free = unsafe extern "C" fn(*mut Stream);
 
 /// A function as ggml's structures hold it.
