@@ -1,8 +1,8 @@
 //! What is left to ggml, and counted.
 
-use crate::fake::{Backend, MARK, Model, buffer, loaded, read, reference, state, stats, write};
+use crate::fake::{Backend, MARK, Model, buffer, loaded, read, reference, state, stats};
 use crate::stats::Left;
-use crate::sys::{SUCCESS, Tensor, WEIGHTS};
+use crate::sys::{I32, SUCCESS, Tensor, WEIGHTS};
 use core::sync::atomic::Ordering::SeqCst;
 use tritgemm_formats::ggml::TernaryType;
 
@@ -114,6 +114,27 @@ fn batches_of_weights() {
         let x = model.f32([256, 3, 4, 1]);
         model.mul_mat(w, x)
     });
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq1_0, [256, 64, 2]);
+        let x = model.f32([256, 3, 1, 2]);
+        // SAFETY: the same two matrices.
+        unsafe { ((*w).ne, (*w).nb[3]) = ([256, 64, 1, 2], (*w).nb[2]) };
+        model.mul_mat(w, x)
+    });
+}
+
+/// A routed product of an operation that has lost its experts' numbers.
+#[test]
+fn experts_without_numbers() {
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 3]);
+        let x = model.f32([256, 1, 3, 1]);
+        let ids = model.ids([1, 3], &[0, 1, 2]);
+        let product = model.mul_mat_id(w, x, ids);
+        // SAFETY: a node that nobody else has.
+        unsafe { (*product).src[2] = core::ptr::null_mut() };
+        product
+    });
 }
 
 #[test]
@@ -123,17 +144,25 @@ fn activations_of_another_type() {
         let x = model.f16([256, 3, 1, 1]);
         model.mul_mat(w, x)
     });
+    // Of the size of f32.
+    changed(Left::Layout, |_, _, x| x.ty = I32);
 }
 
 #[test]
 fn odd_strides_of_activations() {
     // Permuted: a batch whose rows are not at one distance.
     changed(Left::Layout, |model, _, x| {
-        x.data = model.allocate(256 * 4 * 6);
-        (x.ne, x.nb) = ([256, 3, 2, 1], [4, 2048, 1024, 6144]);
-        write(x, &[0.5_f32; 256 * 3]);
+        x.data = model.allocate(6 * 2048);
+        (x.ne, x.nb) = ([256, 3, 2, 1], [4, 2048, 1024, 2048]);
         // SAFETY: memory of that many.
-        unsafe { x.data.write_bytes(0, 256 * 4 * 6) };
+        unsafe { x.data.write_bytes(0, 6 * 2048) };
+    });
+    // The same of the outer batch.
+    changed(Left::Layout, |model, _, x| {
+        x.data = model.allocate(6 * 2048);
+        (x.ne, x.nb) = ([256, 1, 2, 3], [4, 1024, 1024, 4096]);
+        // SAFETY: memory of that many.
+        unsafe { x.data.write_bytes(0, 6 * 2048) };
     });
     // Transposed: a row's values are apart.
     changed(Left::Layout, |model, _, x| {
@@ -141,6 +170,13 @@ fn odd_strides_of_activations() {
         x.nb = [12, 4, 3072, 3072];
         // SAFETY: memory of that many.
         unsafe { x.data.write_bytes(0, 256 * 4 * 3) };
+    });
+    // Rows at no whole number of values.
+    changed(Left::Layout, |model, _, x| {
+        x.data = model.allocate(1026 * 3);
+        x.nb = [4, 1026, 3078, 3078];
+        // SAFETY: memory of that many.
+        unsafe { x.data.write_bytes(0, 1026 * 3) };
     });
     // Rows that overlap.
     changed(Left::Layout, |_, _, x| {

@@ -116,6 +116,26 @@ fn weights_that_change_are_packed_again() {
 }
 
 /// A matrix and the matrix of its first rows are at one address.
+/// Weights that are gone are not kept for others that are where they were.
+#[test]
+fn other_weights_at_an_address_drive_out_what_was_there() {
+    let (_, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let (w, first) = product(&mut model, 128);
+    assert_eq!(backend.compute(model.graph(&[first])), SUCCESS);
+    assert_eq!(alive(registry), 1);
+    let (other, second) = product(&mut model, 64);
+    // SAFETY: two matrices, the second of fewer bytes.
+    unsafe {
+        let bytes = (*other).nb[2];
+        (*w).data.copy_from_nonoverlapping((*other).data, bytes);
+        (*other).data = (*w).data;
+    }
+    assert_eq!(backend.compute(model.graph(&[second])), SUCCESS);
+    assert!(right(second));
+    assert_eq!(alive(registry), 1);
+}
+
 /// A graph that ggml did not run packs nothing, and the next one does.
 #[test]
 fn weights_that_a_graph_uses_twice_are_packed_once() {

@@ -141,17 +141,17 @@ fn experts_may_have_their_scales_otherwise() {
             [true, true, true],
         ] {
             let (got, expected) = computed(settings(), |model| {
-                let w = model.weights(ty, [256, 70, 3]);
+                let w = model.weights(ty, [512, 70, 3]);
                 for (expert, one_scale) in one_scale.into_iter().enumerate() {
                     model.scales = if one_scale { 1 } else { 64 };
                     // SAFETY: one of three matrices.
                     unsafe {
-                        let one = &*model.weights(ty, [256, 70, 1]);
+                        let one = &*model.weights(ty, [512, 70, 1]);
                         let to = (*w).data.add(expert * one.nb[2]);
                         to.copy_from_nonoverlapping(one.data, one.nb[2]);
                     }
                 }
-                let x = model.f32([256, 1, 3, 1]);
+                let x = model.f32([512, 1, 3, 1]);
                 let ids = model.ids([2, 3], &[0, 1, 2, 1, 0, 2]);
                 model.mul_mat_id(w, x, ids)
             });
