@@ -123,7 +123,19 @@ fn batches_of_weights() {
     });
 }
 
-/// A routed product of an operation that has lost its experts' numbers.
+#[test]
+fn numbers_of_experts_transposed() {
+    left(Left::Layout, |model| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 3]);
+        let x = model.f32([256, 1, 3, 1]);
+        let ids = model.ids([2, 3], &[0, 1, 2, 2, 1, 0]);
+        // SAFETY: a view of the numbers by the other dimension first.
+        unsafe { (*ids).nb = [12, 4, 24, 24] };
+        model.mul_mat_id(w, x, ids)
+    });
+}
+
+/// A routed product that has lost the numbers of its experts.
 #[test]
 fn experts_without_numbers() {
     left(Left::Layout, |model| {
