@@ -232,6 +232,31 @@ fn activations_that_a_node_between_overwrites_are_prepared_again() {
     assert_eq!(second([q2, tq2], false), 2.0);
 }
 
+/// Two routed products of one input, of the same experts' numbers and of others.
+#[test]
+fn routed_products_share_activations_of_the_same_experts() {
+    let (_, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let x = model.f32([256, 1, 3, 1]);
+    let ids = model.ids([2, 3], &[0, 1, 2, 1, 0, 2]);
+    let others = model.ids([2, 3], &[2, 0, 1, 0, 2, 1]);
+    let products = [ids, ids, others].map(|ids| {
+        let w = model.weights(TernaryType::Tq2_0, [256, 64, 3]);
+        model.mul_mat_id(w, x, ids)
+    });
+    let graph = model.graph(&products);
+    assert_eq!(backend.compute(graph), SUCCESS);
+    assert!(products.into_iter().all(right));
+    // What no node says it writes is not seen by the second one.
+    let unseen = model.double(x, true);
+    let graph = model.graph(&[products[0], unseen, products[1], products[2]]);
+    let [_, second, third] = products.map(read);
+    assert_eq!(backend.compute(graph), SUCCESS);
+    assert_eq!(read(products[1]), second);
+    let doubled: Vec<f32> = third.iter().map(|v| v * 2.0).collect();
+    assert!(super::values::near(&read(products[2]), &doubled));
+}
+
 /// A product that overwrites its input: what follows it reads what it wrote.
 #[test]
 fn a_product_may_write_what_the_next_one_reads() {
