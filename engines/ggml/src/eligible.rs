@@ -38,15 +38,20 @@ fn plain(weights: &Weights, node: &Tensor, x: &Tensor, ids: Option<&Tensor>) -> 
     let (k, m) = (weights.cols() as i64, weights.rows() as i64);
     let shaped = x.ne[0] == k && node.ne[0] == m && node.nb[1] as i64 == 4 * m;
     // What is read and what is written are borrowed at a time.
-    let apart = rows(x)
-        .zip(rows(node))
-        .is_some_and(|(x, y)| !overlap(&x, &y));
+    let Some((xs, ys)) = rows(x).zip(rows(node)) else {
+        return false;
+    };
+    let apart = !overlap(&xs, &ys);
     let tokens = match ids {
         None => x.ne[1..] == node.ne[1..],
         Some(ids) => {
             let [used, tokens, ..] = ids.ne;
+            let start = ids.data as usize;
+            let end = ids.nb[1].checked_mul(tokens as usize);
+            let end = end.and_then(|len| start.checked_add(len));
             ids.ty == I32
-                && !ids.data.is_null()
+                && start > 0
+                && end.is_some_and(|end| !overlap(&(start..end), &ys))
                 && ids.nb[0] == 4
                 && ids.nb[1].is_multiple_of(4)
                 && ids.ne[2..] == [1, 1]

@@ -123,6 +123,26 @@ fn batches_of_weights() {
     });
 }
 
+/// An output that is in the memory of the numbers of its experts.
+#[test]
+fn outputs_over_the_numbers_of_experts() {
+    let (fake, registry) = loaded();
+    let (backend, mut model) = (Backend::new(registry), Model::new());
+    let w = model.weights(TernaryType::Tq2_0, [256, 64, 3]);
+    let x = model.f32([256, 1, 3, 1]);
+    let ids = model.ids([2, 3], &[0, 1, 2, 2, 1, 0]);
+    let product = model.mul_mat_id(w, x, ids);
+    // SAFETY: the numbers lie in the output's last values.
+    unsafe {
+        let to = (*product).data.add(4 * (64 * 6 - 6));
+        to.copy_from_nonoverlapping((*ids).data, 4 * 6);
+        (*ids).data = to;
+    }
+    assert_eq!(backend.compute(model.graph(&[product])), SUCCESS);
+    assert_eq!(stats(registry).left_for(Left::Layout), 1);
+    assert_eq!(fake.control.products.load(SeqCst), 1);
+}
+
 #[test]
 fn numbers_of_experts_transposed() {
     left(Left::Layout, |model| {
