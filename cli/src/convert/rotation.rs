@@ -50,6 +50,13 @@ pub fn write(job: &Job<'_>, writer: &mut GgufWriter) -> Result<()> {
         let values = values.map(|sign| Value::I32(sign.into()));
         writer.metadata_array(&key("sign_values"), ValueType::I32, values)?;
     }
+    let grouped = rotated.iter().filter(|(_, _, r)| r.gdn_v_grouped).count();
+    if grouped > 0 {
+        if grouped < rotated.len() {
+            bail!("matrices differ in gdn_v_grouped, of which GGUF has one for all");
+        }
+        writer.metadata(&key("gdn_v_grouped"), Value::Bool(true))?;
+    }
     for (name, of) in [
         (
             "weight_names",

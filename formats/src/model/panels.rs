@@ -49,12 +49,14 @@ pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
                 rotation,
                 input: true,
                 rows: false,
+                gdn_v_grouped: false,
             }),
             stored: Vec::new(),
             source: Source::Panels(Arc::clone(&checked), stored.to_owned()),
         });
     }
     Ok(Contents {
+        unsupported: None,
         container: "panel file",
         matrices,
         others,

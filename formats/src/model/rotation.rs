@@ -11,10 +11,14 @@
 //! | `.sign_widths`, `.sign_values` | K of each run of signs; the runs one after the other |
 //! | `.weight_names` | tensors whose inputs are rotated: `y = W H(s x)` |
 //! | `.inverse_weight_names` | tables whose rows are rotated: a row is `s H(row)` |
+//! | `.gdn_v_grouped` | whether gated delta nets were rotated with their value heads in groups |
+//!
+//! A `hadamard.json` beside safetensors files has the same keys, with `prism.hadamard` before
+//! them or without.
 
 use super::files::refused;
 use crate::error::{FormatError, Result};
-use crate::gguf::{Array, Value};
+use crate::gguf::{Array, Gguf, GgufWriter, Value, ValueType};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use tritgemm::Rotation;
@@ -26,7 +30,22 @@ pub const TRANSFORM: &str = "normalized-sylvester-walsh-hadamard";
 /// The only axis that is known.
 pub const AXIS: &str = "input-last-dimension";
 
+/// Every key that has a meaning here.
+const KEYS: [&str; 10] = [
+    "version",
+    "block_size",
+    "transform",
+    "axis",
+    "sign_mode",
+    "sign_widths",
+    "sign_values",
+    "weight_names",
+    "inverse_weight_names",
+    "gdn_v_grouped",
+];
+
 /// How a tensor is rotated.
+#[non_exhaustive]
 #[derive(Clone, PartialEq, Debug)]
 pub struct Rotated {
     /// The transform.
@@ -35,10 +54,15 @@ pub struct Rotated {
     pub input: bool,
     /// Its rows are rotated: what is looked up is `s H(row)`, [`Rotation::invert`].
     pub rows: bool,
+    /// The model's gated delta nets were rotated with their value heads in groups. The inputs
+    /// of their output projection (`ssm_out`) are in that order where the rotation is applied:
+    /// bringing them into it is the caller's.
+    pub gdn_v_grouped: bool,
 }
 
 /// [`Rotated`] in the metadata of a safetensors file of ours.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RotationInfo {
     /// Values of a transform.
     pub block: usize,
@@ -50,6 +74,9 @@ pub struct RotationInfo {
     /// Whether its rows are rotated.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub rows: bool,
+    /// Whether the model's gated delta nets were rotated with their value heads in groups.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub gdn_v_grouped: bool,
 }
 
 impl RotationInfo {
@@ -61,6 +88,7 @@ impl RotationInfo {
             signs: rotated.rotation.signs().map(|s| s.map(sign).collect()),
             input: rotated.input,
             rows: rotated.rows,
+            gdn_v_grouped: rotated.gdn_v_grouped,
         }
     }
 
@@ -78,6 +106,7 @@ impl RotationInfo {
             rotation: rotation(name, cols, self.block, signs.as_deref())?,
             input: self.input,
             rows: self.rows,
+            gdn_v_grouped: self.gdn_v_grouped,
         })
     }
 }
@@ -100,9 +129,10 @@ fn rotation(name: &str, cols: usize, block: usize, signs: Option<&[i8]>) -> Resu
     }
 }
 
-/// What the keys of a GGUF file say.
+/// What the keys of a model say.
 pub(super) struct Hadamard {
     block: usize,
+    gdn_v_grouped: bool,
     /// The signs of each width; none for the identity.
     signs: Option<HashMap<usize, Vec<i8>>>,
     inputs: HashSet<String>,
@@ -118,6 +148,14 @@ impl Hadamard {
             .collect();
         if keys.is_empty() {
             return Ok(None);
+        }
+        let mut unknown: Vec<&str> = keys.keys().copied().collect();
+        unknown.retain(|key| !KEYS.contains(key));
+        if let Some(key) = unknown.iter().min() {
+            return Err(FormatError::Metadata {
+                key: format!("{PREFIX}{key}"),
+                what: format!("is not known, expected {}", KEYS.join(", ")),
+            });
         }
         let known = |key: &str, expected: &str, value: Option<&str>| match value {
             Some(value) if value == expected => Ok(()),
@@ -160,12 +198,42 @@ impl Hadamard {
             let names: Option<_> = array.iter().map(name).collect();
             names.ok_or_else(|| wrong(key, keys.get(key).copied(), "names"))
         };
+        let gdn_v_grouped = match keys.get("gdn_v_grouped") {
+            None => false,
+            Some(Value::Bool(grouped)) => *grouped,
+            value => return Err(wrong("gdn_v_grouped", value.copied(), "true or false")),
+        };
         Ok(Some(Self {
             block,
+            gdn_v_grouped,
             signs,
             inputs: names("weight_names")?,
             rows: names("inverse_weight_names")?,
         }))
+    }
+
+    /// Reads a `hadamard.json`: as the keys of a GGUF file that says the same.
+    pub(super) fn from_json(json: &serde_json::Value) -> Result<Self> {
+        let not = || refused("is no JSON object of a rotation");
+        let mut writer = GgufWriter::new();
+        for (key, value) in json.as_object().ok_or_else(not)? {
+            // What else the file tells of its model is not about the rotation.
+            let name = key.strip_prefix(PREFIX).unwrap_or(key);
+            if KEYS.contains(&name) || name != key {
+                add_json(&mut writer, &format!("{PREFIX}{name}"), value)?;
+            }
+        }
+        let file = writer.start(Vec::new())?.finish()?;
+        let gguf = Gguf::parse(&file)?;
+        let metadata: Vec<(String, Value<'_>)> = (gguf.metadata())
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        Self::read(&metadata)?.ok_or_else(not)
+    }
+
+    /// Whether the tensor `name` is rotated.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.inputs.contains(name) || self.rows.contains(name)
     }
 
     /// How the tensor `name` of `cols` columns is rotated, if it is.
@@ -186,6 +254,7 @@ impl Hadamard {
             rotation: rotation(name, cols, self.block, signs.map(Vec::as_slice))?,
             input,
             rows,
+            gdn_v_grouped: self.gdn_v_grouped,
         }))
     }
 
@@ -232,6 +301,37 @@ fn signs(widths: Option<Array<'_>>, values: Option<Array<'_>>) -> Result<HashMap
             "no more than sign_widths says",
         )),
     }
+}
+
+/// Adds a value of JSON to the metadata of a GGUF file.
+fn add_json(writer: &mut GgufWriter, key: &str, value: &serde_json::Value) -> Result<()> {
+    use serde_json::Value as Json;
+    let scalar = |value: &'_ Json| match value {
+        Json::Bool(value) => Some(Value::Bool(*value)),
+        Json::Number(number) => Some(match number.as_i64() {
+            Some(number) => Value::I64(number),
+            None => Value::F64(number.as_f64()?),
+        }),
+        _ => None,
+    };
+    let wrong = || FormatError::Metadata {
+        key: key.to_owned(),
+        what: format!("is `{value}`, expected a text, a number, true, false or an array of one"),
+    };
+    let added = match value {
+        Json::String(text) => writer.metadata(key, Value::from(text.as_str())),
+        Json::Array(items) if items.iter().all(Json::is_string) => {
+            let texts = items.iter().filter_map(Json::as_str).map(Value::from);
+            writer.metadata_array(key, ValueType::String, texts)
+        }
+        Json::Array(items) => {
+            let values = items.iter().map(scalar).collect::<Option<Vec<_>>>();
+            let values = values.ok_or_else(wrong)?;
+            writer.metadata_array(key, ValueType::I64, values)
+        }
+        value => writer.metadata(key, scalar(value).ok_or_else(wrong)?),
+    };
+    added.map(|_| ())
 }
 
 fn wrong(key: &str, value: Option<&Value<'_>>, expected: &str) -> FormatError {
