@@ -11,7 +11,7 @@ use crate::table::{Col, Table};
 use anyhow::{Context, Result, bail};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
-use plan::{Plan, Source, choose, lay_out, matrix_shape, tensors};
+use plan::{Plan, Source, choose, lay_out, matrix_shape, tables, tensors};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -61,18 +61,30 @@ fn quantize(args: &QuantizeArgs, out: &mut Out) -> Result<()> {
             matrix.format
         );
     }
+    if let Some(why) = model.unsupported() {
+        bail!("{}: {why}", in_input());
+    }
     let tensors = tensors(&model).with_context(in_input)?;
     let chosen = choose(&tensors, args)?;
     let plan = lay_out(&model, &tensors, &chosen, args).with_context(in_input)?;
     let (reports, files, len) = write(&model, &tensors, &chosen, plan, args)?;
     let read = model.files().map(|(_, len)| len).sum();
     print(tensors.len(), &reports, [read, len], &files, out)?;
-    for note in model
-        .notes()
-        .iter()
-        .filter(|_| model.container() != "safetensors")
-    {
+    for note in model.notes() {
         out.text(plain(note))?;
+    }
+    let tables = tables(&tensors, &chosen);
+    if let Some(first) = tables.first() {
+        out.text(format!(
+            "Copied, not ternarised: `{}` {}{}. --include with its whole name takes one all the \
+             same.",
+            plain(&first.name),
+            plain(first.unread.as_deref().unwrap_or_default()),
+            match tables.len() - 1 {
+                0 => String::new(),
+                n => format!(", and so do {}", count(n, "table more", "tables more")),
+            }
+        ))?;
     }
     Ok(())
 }

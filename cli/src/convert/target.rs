@@ -72,8 +72,12 @@ impl Job<'_> {
     pub fn leave_out(&mut self) -> Result<()> {
         let biases = panels::biases(&self.matrices);
         let holds = |other: &Tensor<'_>| match self.target {
-            Target::Safetensors | Target::Hf | Target::HfBitlinear => other.dtype.is_some(),
-            Target::Panels => panels::is_bias(other, &biases),
+            Target::Safetensors => other.dtype.is_some() && other.rotation.is_none(),
+            // What its packed weights mean would be read out of OUT's config.json.
+            Target::Hf | Target::HfBitlinear => {
+                other.dtype.is_some() && other.rotation.is_none() && other.unread.is_none()
+            }
+            Target::Panels => panels::is_bias(other, &biases) && other.rotation.is_none(),
             _ => tensor_type(other).is_some(),
         };
         let others = self.others.iter().copied();
@@ -83,9 +87,14 @@ impl Job<'_> {
                 0 => String::new(),
                 n => format!(" (and {})", count(n, "tensor more", "tensors more")),
             };
+            let why = match (&first.unread, &first.rotation) {
+                (_, Some(_)) => ", which is rotated,".to_owned(),
+                (Some(why), _) => format!(", which {why},"),
+                _ => String::new(),
+            };
             bail!(
-                "tensor `{}` of type {} {:?} has no place in a file of {}{more}; --skip-others \
-                 leaves such tensors out",
+                "tensor `{}` of type {} {:?}{why} has no place in a file of {}{more}; \
+                 --skip-others leaves such tensors out",
                 first.name,
                 first.type_name,
                 first.shape,
@@ -118,27 +127,22 @@ impl Job<'_> {
             let Some(rotated) = &m.rotation else { continue };
             let held = match self.target {
                 Target::Safetensors => true,
-                Target::Panels => rotated.input && !rotated.rows,
+                Target::Panels => rotated.input && !rotated.rows && !rotated.gdn_v_grouped,
                 Target::Hf | Target::HfBitlinear => false,
                 _ => true,
             };
             if !held {
                 bail!(
-                    "tensor `{}` has rotated {}, which {name} has no place for; GGUF and \
+                    "tensor `{}` has rotated {}{}, which {name} has no place for; GGUF and \
                      safetensors of ours have",
                     m.name,
-                    if rotated.rows { "rows" } else { "inputs" }
+                    if rotated.rows { "rows" } else { "inputs" },
+                    match rotated.gdn_v_grouped {
+                        true => " of value heads in groups (gdn_v_grouped)",
+                        false => "",
+                    }
                 );
             }
-        }
-        // Other tensors keep it in the metadata of GGUF alone.
-        let rotated = self.others.iter().find(|o| o.rotation.is_some());
-        if let Some(other) = rotated.filter(|_| !gguf) {
-            bail!(
-                "tensor `{}` of type {} is rotated, which {name} has no place for",
-                other.name,
-                other.type_name
-            );
         }
         Ok(())
     }

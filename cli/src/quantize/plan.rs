@@ -29,6 +29,14 @@ pub(super) fn tensors(model: &Model) -> Result<Vec<Source<'_>>> {
         packed: false,
     }));
     let all: Vec<Source<'_>> = all.collect();
+    // What is stored with ours says how it is rotated.
+    let rotated = |m: &&Matrix<'_>| m.rotation.is_some() && m.is_hf();
+    if let Some(matrix) = model.matrices().iter().find(rotated) {
+        bail!(
+            "tensor `{}` is rotated, which is not quantised",
+            matrix.name
+        );
+    }
     for source in &all {
         let t = source.tensor;
         ensure!(
@@ -62,9 +70,29 @@ pub(super) fn choose<'a>(
             && (args.include.is_empty() || include.is_match(&t.name))
             && !exclude.is_match(&t.name)
             && !s.packed
+            && (t.unread.is_none() || spelled_out(t, args))
     };
     let chosen = sources.iter().filter(chosen);
     Ok(chosen.map(|s| s.tensor.name.as_str()).collect())
+}
+
+/// Whether a tensor is asked for by its whole name.
+fn spelled_out(tensor: &Tensor<'_>, args: &QuantizeArgs) -> bool {
+    args.include.iter().any(|glob| glob.glob() == tensor.name)
+}
+
+/// Matrices of floats that are copied since they seem to belong to packed weights.
+pub(super) fn tables<'a>(
+    sources: &'a [Source<'_>],
+    chosen: &BTreeSet<&str>,
+) -> Vec<&'a Tensor<'a>> {
+    let table = |s: &&Source<'_>| {
+        let floats = matches!(s.tensor.dtype, Some(Dtype::F32 | Dtype::F16 | Dtype::BF16));
+        let left = !chosen.contains(s.tensor.name.as_str());
+        s.tensor.unread.is_some() && floats && s.tensor.shape.len() == 2 && left
+    };
+    let tables = sources.iter().filter(table);
+    tables.map(|s| s.tensor).collect()
 }
 
 /// What is written, and what our metadata says of it.

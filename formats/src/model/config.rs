@@ -1,4 +1,4 @@
-//! What the `config.json` beside a model says of its weights.
+//! What the `config.json` beside a model, and the files like it, say of its weights.
 
 use super::files::refused;
 use super::ours::{HF_KEY, HfInfo};
@@ -12,49 +12,111 @@ use std::path::{Path, PathBuf};
 #[derive(Default)]
 pub(super) struct Config {
     path: PathBuf,
-    /// `quantization_config`; `None` where there is none.
-    quantization: Option<Value>,
+    /// Every `quantization_config`, that of the model first, then those of its parts.
+    quantization: Vec<Value>,
+    /// What else is said to pack the weights: the file and the name.
+    others: Option<(PathBuf, String)>,
     /// Whether there is a file at all.
     found: bool,
 }
 
+/// Files that quantisers leave beside a model, and what they are when they do not say.
+const SIDE_FILES: [(&str, &str); 3] = [
+    ("quantize_config.json", "of GPTQ or AWQ"),
+    ("quant_config.json", "of AWQ"),
+    ("hf_quant_config.json", "of ModelOpt"),
+];
+
+/// The file `name` beside the model at `path`, or in it.
+pub(super) fn beside(path: &Path, name: &str) -> PathBuf {
+    match path.is_dir() {
+        true => path.join(name),
+        false => path.with_file_name(name),
+    }
+}
+
+/// The JSON of a file; nothing if there is none.
+pub(super) fn json(path: &Path) -> Result<Option<Value>> {
+    if !std::fs::metadata(path).is_ok_and(|kind| kind.is_file()) {
+        return Ok(None);
+    }
+    let place = format!("`{}`", path.display());
+    let json = std::fs::read(path).map_err(|e| refused(format!("{place}: {e}")))?;
+    let json = json.strip_prefix(BOM).unwrap_or(&json);
+    let value = serde_json::from_slice(json);
+    value
+        .map(Some)
+        .map_err(|e| refused(format!("{place} is no JSON: {e}")))
+}
+
 impl Config {
-    /// Reads the file beside the model at `path`.
+    /// Reads the files beside the model at `path`.
     pub(super) fn beside(path: &Path) -> Result<Self> {
-        let path = match path.is_dir() {
-            true => path.join("config.json"),
-            false => path.with_file_name("config.json"),
+        let config = beside(path, "config.json");
+        let value = json(&config)?;
+        let mut all = Self {
+            found: value.is_some(),
+            ..Self::default()
         };
-        let regular = std::fs::metadata(&path).is_ok_and(|kind| kind.is_file());
-        if !regular {
-            return Ok(Self::default());
+        gather(value.as_ref(), "quantization_config", &mut all.quantization);
+        let [mut compressed, mut mlx] = [Vec::new(), Vec::new()];
+        gather(value.as_ref(), "compression_config", &mut compressed);
+        gather(value.as_ref(), "quantization", &mut mlx);
+        mlx.retain(|value| value.get("bits").is_some());
+        let method = |value: &Value, otherwise: &str| {
+            let method = value.get("quant_method").and_then(Value::as_str);
+            method.unwrap_or(otherwise).to_owned()
+        };
+        if let Some(value) = compressed.first() {
+            all.others = Some((config.clone(), method(value, "compressed-tensors")));
         }
-        let place = format!("`{}`", path.display());
-        let json = std::fs::read(&path).map_err(|e| refused(format!("{place}: {e}")))?;
-        let json = json.strip_prefix(BOM).unwrap_or(&json);
-        let mut config: Value = serde_json::from_slice(json)
-            .map_err(|e| refused(format!("{place} is no JSON: {e}")))?;
-        let quantization = config.get_mut("quantization_config").map(Value::take);
-        Ok(Self {
-            path,
-            quantization: quantization.filter(|q| !q.is_null()),
-            found: true,
-        })
+        if all.quantization.is_empty() && all.others.is_none() {
+            all.others = mlx
+                .first()
+                .map(|value| (config.clone(), method(value, "of MLX")));
+            for (name, what) in SIDE_FILES {
+                let side = beside(path, name);
+                if let Some(value) = json(&side)? {
+                    all.others
+                        .get_or_insert_with(|| (side, method(&value, what)));
+                }
+            }
+        }
+        all.path = config;
+        Ok(all)
     }
 
-    /// What to say if the weights are packed by another method.
+    /// What to say if the weights, or those of a part of the model, are packed by another
+    /// method.
     pub(super) fn other_method(&self) -> Option<String> {
-        let method = self.quantization.as_ref()?.get("quant_method")?;
-        let name = match method {
-            Value::Null => return None,
-            Value::String(name) if name == "bitnet" => return None,
-            Value::String(name) => name.clone(),
-            other => other.to_string(),
+        let says = |path: &Path, method: &str| {
+            format!(
+                "`{}` says quant_method {method}, whose packed weights are not read: expected \
+                 bitnet",
+                path.display()
+            )
         };
-        Some(format!(
-            "`{}` says quant_method {name}, whose packed weights are not read: expected bitnet",
-            self.path.display()
-        ))
+        let other = |config: &Value| match config.get("quant_method")? {
+            Value::Null => None,
+            Value::String(name) if name == "bitnet" => None,
+            Value::String(name) => Some(says(&self.path, name)),
+            other => Some(says(&self.path, &other.to_string())),
+        };
+        let other = self.quantization.iter().find_map(other);
+        other.or_else(|| self.others.as_ref().map(|(path, name)| says(path, name)))
+    }
+}
+
+/// The values of `key` that are set, in `value` and below it, the outer ones first.
+fn gather(value: Option<&Value>, key: &str, found: &mut Vec<Value>) {
+    let Some(Value::Object(object)) = value else {
+        return;
+    };
+    found.extend(object.get(key).filter(|value| !value.is_null()).cloned());
+    for (name, value) in object {
+        if name != key {
+            gather(Some(value), key, found);
+        }
     }
 }
 
@@ -87,14 +149,25 @@ pub(super) fn linear_class(
         ));
     }
     let place = format!("`{}`", config.path.display());
-    match &config.quantization {
-        None => Err(refused(format!(
+    let class = |config: &Value| match config.get("linear_class") {
+        // As transformers has it.
+        None | Some(Value::Null) => Ok(LinearClass::default()),
+        Some(name) => named(name.as_str().unwrap_or("not a string"), &place),
+    };
+    let mut classes = config.quantization.iter().map(class);
+    let Some(first) = classes.next() else {
+        return Err(refused(format!(
             "{place} has no quantization_config; --linear-class says what it lacks"
-        ))),
-        Some(config) => match config.get("linear_class") {
-            // As transformers has it.
-            None | Some(Value::Null) => Ok(LinearClass::default()),
-            Some(name) => named(name.as_str().unwrap_or("not a string"), &place),
-        },
+        )));
+    };
+    let first = first?;
+    for other in classes {
+        if other? != first {
+            return Err(refused(format!(
+                "{place} has several quantization_config, which differ in linear_class; \
+                 --linear-class says which one holds"
+            )));
+        }
     }
+    Ok(first)
 }

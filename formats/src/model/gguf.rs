@@ -43,6 +43,7 @@ impl TensorType {
 pub(super) fn read<'a>(parts: &'a [Part], options: &OpenOptions) -> Result<Contents<'a>> {
     let mut noted: BTreeMap<String, PackedInfo> = BTreeMap::new();
     let mut contents = Contents {
+        unsupported: None,
         container: "GGUF",
         matrices: Vec::new(),
         others: Vec::new(),
@@ -223,6 +224,7 @@ fn other<'a>(tensor: &gguf::Tensor<'a>) -> Result<Tensor<'a>> {
         dtype: ty.to_safetensors(),
         shape: shape(tensor)?,
         rotation: None,
+        unread: None,
         data: tensor.data().into(),
     })
 }

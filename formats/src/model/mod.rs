@@ -134,6 +134,7 @@ pub(super) struct Contents<'a> {
     metadata: BTreeMap<String, String>,
     gguf: Vec<(String, Value<'a>)>,
     notes: Vec<String>,
+    unsupported: Option<String>,
 }
 
 impl<'a> Contents<'a> {
@@ -252,6 +253,13 @@ impl Model {
     /// packed and were not recognised.
     pub fn notes(&self) -> &[String] {
         &self.contents().notes
+    }
+
+    /// What a file beside the model says of its weights that is not read here: that another
+    /// method packs them, or a rotation of packed ones. Floats of such a model are no weights
+    /// to be quantised.
+    pub fn unsupported(&self) -> Option<&str> {
+        self.contents().unsupported.as_deref()
     }
 
     fn contents(&self) -> &Contents<'_> {

@@ -54,6 +54,7 @@ pub(super) fn read<'a>(model: &'a Arc<OnnxModel>, parts: &[Part]) -> Result<Cont
         ));
     }
     Ok(Contents {
+        unsupported: None,
         container: "ONNX",
         matrices,
         others,

@@ -4,15 +4,16 @@
 use super::config::{self, Config};
 use super::files::{Files, Part, foreign, in_file, refused, unknown};
 use super::ours::{self, HF_KEY, HfInfo, PackedInfo};
+use super::rotation::{Hadamard, Rotated, RotationInfo};
 use super::tensors::{HF, Matrix, Source, Tensor};
-use super::unrecognised::unrecognised;
+use super::unrecognised;
 use super::weight_map::WeightMap;
 use super::{Contents, OpenOptions};
 use crate::error::{FormatError, Result};
 use crate::hf::{self, LinearClass};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The tensors of all shards, and what their headers say.
 pub(super) struct Shards<'a> {
@@ -154,7 +155,7 @@ pub(super) fn read<'a>(
             .as_ref()
             .is_some_and(|n| n.tensors.contains_key(name))
     };
-    let config = match hf.iter().all(|m| noted(&m.name)) {
+    let config = match !hf.is_empty() && hf.iter().all(|m| noted(&m.name)) {
         true => Ok(Config::default()),
         false => Config::beside(path),
     };
@@ -162,21 +163,23 @@ pub(super) fn read<'a>(
         Ok(config) => config.other_method(),
         Err(_) => None,
     };
-    let (class, config_note) = match config::linear_class(options, shards.noted.as_ref(), config) {
-        _ if hf.is_empty() => (LinearClass::default(), None),
+    let class = match config::linear_class(options, shards.noted.as_ref(), config) {
+        _ if hf.is_empty() => LinearClass::default(),
         _ if method.is_some() && options.tolerant => {
             hf.retain(|m| noted(&m.name));
-            (LinearClass::default(), method)
+            LinearClass::default()
         }
         _ if method.is_some() => return Err(refused(method.unwrap_or_default())),
-        Ok(class) => (class, None),
+        Ok(class) => class,
         Err(error) if options.tolerant => {
-            let note = format!("Scales of HF BitNet are shown as stored: the file {error}.");
-            (LinearClass::AutoBitLinear, Some(note))
+            notes.push(format!(
+                "Scales of HF BitNet are taken as stored: the file {error}."
+            ));
+            LinearClass::AutoBitLinear
         }
         Err(error) => return Err(error),
     };
-    notes.extend(config_note);
+    let rotations = Rotations::beside(path)?;
     if let Some(rows) = options.rows {
         let fits = |m: &HfMatrix<'_>| m.packed_rows == rows.div_ceil(4);
         if !hf.is_empty() && !hf.iter().any(fits) {
@@ -191,7 +194,9 @@ pub(super) fn read<'a>(
     for m in hf {
         taken.extend(m.stored.iter().map(|t| t.name.clone()));
         let info = shards.noted.as_ref().and_then(|n| n.tensors.get(&m.name));
-        matrices.push(m.matrix(options, class, info.cloned())?);
+        let mut matrix = m.matrix(options, class, info.cloned())?;
+        matrix.rotation = rotations.of(&matrix.name, matrix.shape[1])?;
+        matrices.push(matrix);
     }
     for (name, info) in &shards.packed {
         let parts = [name.clone(), ours::scales_name(name)];
@@ -217,11 +222,14 @@ pub(super) fn read<'a>(
             );
             return Err(ours::in_tensor(name, what));
         }
-        let rotation = info
-            .rotation
-            .as_ref()
-            .map(|r| r.rotated(name, cols))
-            .transpose()?;
+        let rotation = match &info.rotation {
+            Some(rotation) => Some(rotation.rotated(name, cols)?),
+            None => rotations.of(name, cols)?,
+        };
+        let info = PackedInfo {
+            rotation: rotation.as_ref().map(RotationInfo::new),
+            ..info.clone()
+        };
         matrices.push(Matrix {
             name: name.clone(),
             format: "tritgemm",
@@ -234,19 +242,75 @@ pub(super) fn read<'a>(
             source: Source::Ours,
         });
     }
-    notes.extend(unrecognised(&shards, &taken));
-    let others = shards
-        .tensors
-        .into_iter()
-        .filter(|t| !taken.contains(&t.name));
+    let mut others = shards.tensors;
+    others.retain(|t| !taken.contains(&t.name));
+    let unrecognised = unrecognised::mark(&mut others);
+    let unread = others.iter().any(|t| t.unread.is_some());
+    notes.extend(method.clone().filter(|_| unread));
+    notes.extend(unrecognised);
+    for tensor in &mut others {
+        let floats = tensor.dtype.and_then(hf::float_type).is_some();
+        if let (true, Some(&cols)) = (floats, tensor.shape.last()) {
+            tensor.rotation = rotations.of(&tensor.name, cols)?;
+        }
+    }
+    let rotated = rotations.unread(&others);
+    if let Some(refusal) = rotated.clone().filter(|_| !options.tolerant) {
+        return Err(refused(refusal));
+    }
+    notes.extend(rotated.clone());
     Ok(Contents {
         container: "safetensors",
-        others: others.collect(),
+        others,
         metadata: shards.metadata,
         gguf: Vec::new(),
         notes,
         matrices,
+        unsupported: method.or(rotated),
     })
+}
+
+/// What a `hadamard.json` beside the model says.
+struct Rotations(Option<(PathBuf, Hadamard)>);
+
+impl Rotations {
+    fn beside(path: &Path) -> Result<Self> {
+        let path = config::beside(path, "hadamard.json");
+        let Some(json) = config::json(&path)? else {
+            return Ok(Self(None));
+        };
+        match Hadamard::from_json(&json) {
+            Ok(hadamard) => Ok(Self(Some((path, hadamard)))),
+            Err(error) => Err(in_file(&path, error)),
+        }
+    }
+
+    fn of(&self, name: &str, cols: usize) -> Result<Option<Rotated>> {
+        match &self.0 {
+            None => Ok(None),
+            Some((path, hadamard)) => hadamard.of(name, cols).map_err(|e| in_file(path, e)),
+        }
+    }
+
+    /// What to say if tensors are rotated whose width is not known, since they are packed.
+    fn unread(&self, others: &[Tensor<'_>]) -> Option<String> {
+        let (path, hadamard) = self.0.as_ref()?;
+        let floats = |t: &Tensor<'_>| t.dtype.and_then(hf::float_type).is_some();
+        let mut packed = others
+            .iter()
+            .filter(|t| !floats(t) && hadamard.names(&t.name));
+        let first = packed.next()?;
+        Some(format!(
+            "`{}` says that `{}` is rotated{}, which is packed by a method that is not read",
+            path.display(),
+            first.name,
+            match packed.count() {
+                0 => String::new(),
+                1 => ", and 1 tensor more".to_owned(),
+                n => format!(", and {n} tensors more"),
+            }
+        ))
+    }
 }
 
 /// A matrix of HF BitNet.

@@ -188,6 +188,9 @@ pub struct Tensor<'a> {
     pub shape: Vec<usize>,
     /// How its inputs or its rows are rotated.
     pub rotation: Option<Rotated>,
+    /// Why its bytes are not the values of a tensor of its type, if so it seems: they are
+    /// packed weights that are not read, or a table that belongs to such weights.
+    pub unread: Option<String>,
     /// Row-major, little-endian.
     pub(super) data: Cow<'a, [u8]>,
 }
@@ -207,6 +210,7 @@ impl<'a> Tensor<'a> {
             dtype: Some(dtype),
             shape,
             rotation: None,
+            unread: None,
             data: data.into(),
         }
     }
