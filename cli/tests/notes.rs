@@ -134,7 +134,7 @@ fn types_of_other_projects_are_named() {
         (137, "IQ2_K"),
         (335, "IQ2_BN_R4"),
         (40, "NVFP4"),
-        (999, "type 999"),
+        (999, "999"),
     ];
     for (id, name) in types {
         writer
@@ -180,8 +180,8 @@ fn types_of_other_projects_are_named() {
     assert_eq!(gguf.tensor("empty").unwrap().shape(), [256, 0]);
 }
 
-/// A matrix with rotated inputs, in GGUF.
-fn rotated(dir: &Dir) -> PathBuf {
+/// A matrix with rotated inputs, in GGUF, with a table of rotated rows if `table`.
+fn rotated(dir: &Dir, grouped: bool, table: bool) -> PathBuf {
     let mut writer = GgufWriter::new();
     let key = |name: &str| format!("prism.hadamard.{name}");
     writer.metadata(&key("version"), Value::U32(1)).unwrap();
@@ -202,11 +202,24 @@ fn rotated(dir: &Dir) -> PathBuf {
     let names = [Value::from("w")];
     let array = writer.metadata_array(&key("weight_names"), ValueType::String, names);
     array.unwrap();
+    if grouped {
+        let grouped = writer.metadata(&key("gdn_v_grouped"), Value::Bool(true));
+        grouped.unwrap();
+    }
+    let rows = ["t"].into_iter().filter(|_| table).map(Value::from);
+    let array = writer.metadata_array(&key("inverse_weight_names"), ValueType::String, rows);
+    array.unwrap();
     let ty = TernaryType::Pq2_0;
     writer.tensor("w", &[128, 4], ty.into()).unwrap();
+    if table {
+        writer.tensor("t", &[128, 2], TensorType::F32).unwrap();
+    }
     let mut out = writer.start(Vec::new()).unwrap();
     let bytes = ty.encode(&zeros(4, 128), ScaleRounding::Exact, "w");
     out.write(&bytes.unwrap()).unwrap();
+    if table {
+        out.write(&[0; 1024]).unwrap();
+    }
     let path = dir.path("rotated.gguf");
     fs::write(&path, out.finish().unwrap()).unwrap();
     path
@@ -215,7 +228,7 @@ fn rotated(dir: &Dir) -> PathBuf {
 #[test]
 fn rotations_are_shown_kept_and_refused() {
     let dir = Dir::new();
-    let start = rotated(&dir);
+    let start = rotated(&dir, false, false);
     assert!(inspect(&start).contains("inputs by 64, signs"));
     let of = |path: &Path| {
         let model = open(path).unwrap();
@@ -236,6 +249,52 @@ fn rotations_are_shown_kept_and_refused() {
     assert_eq!(of(&gguf), want);
     let text = refusal(&dir, &start, &["--to", "hf"]);
     assert!(text.contains("`w` has rotated inputs"), "{text}");
+}
+
+/// `gdn_v_grouped` says how inputs of some matrices are ordered: it goes wherever they go.
+#[test]
+fn value_heads_in_groups_are_kept_or_refused() {
+    let dir = Dir::new();
+    let start = rotated(&dir, true, false);
+    let (ours, back) = (dir.path("o.safetensors"), dir.path("b.gguf"));
+    convert(&start, &ours, &[]);
+    convert(&ours, &back, &["--to", "pq2_0"]);
+    let bytes = fs::read(&back).unwrap();
+    let gguf = Gguf::parse(&bytes).unwrap();
+    let key = "prism.hadamard.gdn_v_grouped";
+    assert_eq!(gguf.value(key), Some(Value::Bool(true)));
+    let text = refusal(&dir, &start, &["--to", "panels"]);
+    assert!(
+        text.contains("`w`") && text.contains("gdn_v_grouped"),
+        "{text}"
+    );
+}
+
+/// A table of rotated rows that is not ternary: shown, kept where there is a place for it, and
+/// left out where there is none if that is wished.
+#[test]
+fn rotated_tables_of_floats_are_shown_and_can_be_left_out() {
+    let dir = Dir::new();
+    let start = rotated(&dir, false, true);
+    let text = inspect(&start);
+    assert!(text.contains("rows by 64, signs"), "{text}");
+    let json = tritgemm().arg("inspect").arg(&start).arg("--json").assert();
+    let json: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(json["others"][0]["rotation"], "rows by 64, signs");
+    for target in ["safetensors", "panels"] {
+        let text = refusal(&dir, &start, &["--to", target]);
+        assert!(
+            text.contains("`t`") && text.contains("is rotated"),
+            "{text}"
+        );
+        let out = dir.path("out");
+        convert(&start, &out, &["--to", target, "--skip-others", "--force"]);
+        let model = open(&out).unwrap();
+        assert!(model.matrices()[0].rotation.is_some() && model.others().is_empty());
+    }
+    let out = dir.path("out.gguf");
+    convert(&start, &out, &["--to", "q2_0"]);
+    assert!(open(&out).unwrap().tensor("t").unwrap().rotation.is_some());
 }
 
 #[test]
@@ -388,6 +447,26 @@ fn reports_fit_narrow_terminals_and_have_totals() {
             assert!(!text.lines().any(|line| line.trim() == "d"), "{text}");
             assert!(!text.contains('\u{1b}'), "no colours in a pipe: {text}");
         }
+    }
+    // Metadata too, whose values are long.
+    let mut writer = GgufWriter::new();
+    let value = "a value of many words that go on and on ".repeat(9);
+    let key = "tokenizer.chat_template.of_a_long_name_that_takes_most_of_a_line";
+    writer.metadata(key, Value::from(value.as_str())).unwrap();
+    let path = dir.path("metadata.gguf");
+    fs::write(&path, writer.start(Vec::new()).unwrap().finish().unwrap()).unwrap();
+    for width in [80, 61, 60, 59, 40] {
+        let mut command = tritgemm();
+        let command = command
+            .current_dir(dir.path(""))
+            .env("COLUMNS", width.to_string());
+        let done = command
+            .args(["inspect", "metadata.gguf"])
+            .assert()
+            .success();
+        let text = String::from_utf8(done.get_output().stdout.clone()).unwrap();
+        let fits = |line: &str| line.chars().count() <= width;
+        assert!(text.lines().all(fits), "{width}: {text}");
     }
     let text = inspect(&packed);
     assert!(

@@ -44,6 +44,7 @@ mod types;
 mod value;
 mod write;
 
+pub(crate) use place::Groups;
 pub(crate) use split::KEYS as SPLIT_KEYS;
 pub use split::{Split, part_name};
 pub use tensor::Tensor;
@@ -84,6 +85,7 @@ pub struct Gguf<'a> {
     metadata: Vec<(&'a str, Value<'a>)>,
     tensors: Vec<Tensor<'a>>,
     names: HashMap<&'a str, usize>,
+    groups: Groups,
 }
 
 impl<'a> Gguf<'a> {
@@ -96,6 +98,12 @@ impl<'a> Gguf<'a> {
     /// [`FormatError::Shape`] or [`FormatError::ShapeOverflow`] if a tensor's
     /// type cannot have its shape.
     pub fn parse(file: &'a [u8]) -> Result<Self> {
+        Self::parse_part(file, false)
+    }
+
+    /// Parses a part of a model, of which other parts have groups of 128 weights under the
+    /// number of Q2_0 if `of_128`.
+    pub(crate) fn parse_part(file: &'a [u8], of_128: bool) -> Result<Self> {
         let mut cursor = Cursor::new(file);
         let version = read_version(&mut cursor)?;
         let tensor_count = cursor.u64("the number of tensors")?;
@@ -119,14 +127,21 @@ impl<'a> Gguf<'a> {
             .checked_next_multiple_of(alignment as usize);
         // A file without tensors may end before the padding.
         let data = start.and_then(|start| file.get(start..)).unwrap_or(&[]);
-        let tensors = place(infos, data, file.len() - data.len(), alignment)?;
+        let data_start = file.len() - data.len();
+        let (tensors, groups) = place(infos, data, data_start, alignment, of_128)?;
         Ok(Self {
             version,
             alignment,
             metadata,
             tensors,
             names,
+            groups,
         })
+    }
+
+    /// What the number of Q2_0 means in it.
+    pub(crate) fn groups(&self) -> Groups {
+        self.groups
     }
 
     /// 2 or 3.

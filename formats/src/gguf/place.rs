@@ -6,6 +6,7 @@ use super::types::TensorType;
 use super::{MAX_NAME, Tensor};
 use crate::error::{FormatError, Result};
 use crate::ggml::{I2sLayout, TernaryType};
+use core::ops::Range;
 
 /// What the list of tensors says of one.
 pub(super) struct Info<'a> {
@@ -61,15 +62,29 @@ impl<'a> Info<'a> {
     }
 }
 
+/// What the number of Q2_0 means in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Groups {
+    /// No tensor tells.
+    Untold,
+    /// So many tensors have room for either, and none tells.
+    Either(usize),
+    /// Groups of 64 weights, as llama.cpp has it.
+    Of64,
+    /// Groups of 128 weights, as older files of PrismML's have it.
+    Of128,
+}
+
 /// Gives each tensor its bytes out of `data`, which starts at `data_start` of the
 /// file: as many as its type needs, or up to the next tensor if the type is
-/// unknown.
+/// unknown. `of_128` if other parts of the model have groups of 128.
 pub(super) fn place<'a>(
     mut infos: Vec<Info<'a>>,
     data: &'a [u8],
     data_start: usize,
     alignment: u32,
-) -> Result<Vec<Tensor<'a>>> {
+    of_128: bool,
+) -> Result<(Vec<Tensor<'a>>, Groups)> {
     // From the last one in the file to the first, empty ones after others.
     let mut order: Vec<usize> = (0..infos.len()).collect();
     let place = |i: usize| (infos[i].offset, infos[i].bytes != Some(0), infos[i].bytes);
@@ -77,7 +92,7 @@ pub(super) fn place<'a>(
     let mut slices: Vec<&[u8]> = vec![&[]; infos.len()];
     let mut end = data.len() as u64;
     let mut next = "the end of the file";
-    recognise(&mut infos, &order, end, alignment);
+    let groups = recognise(&mut infos, &order, data, alignment, of_128);
     for i in order {
         let info = &infos[i];
         // As long as the file has room for; usize suffices, as `end` is in it.
@@ -107,23 +122,29 @@ pub(super) fn place<'a>(
         data,
         i2s: I2sLayout::default(),
     };
-    Ok(infos.into_iter().zip(slices).map(tensor).collect())
+    let tensors = infos.into_iter().zip(slices).map(tensor).collect();
+    Ok((tensors, groups))
 }
 
 /// PrismML's older files have groups of 128 weights in 34 bytes under the number
 /// of Q2_0, which takes 36 bytes for them. The room that a tensor has tells: too
 /// little for Q2_0, and just what the others take. Where one tensor is told so,
-/// small ones that would have room for either are of its kind; where one is
-/// certainly Q2_0, none is.
-fn recognise(infos: &mut [Info<'_>], order: &[usize], len: u64, alignment: u32) {
+/// here or in another part of the model, small ones that would have room for either
+/// are of its kind; where one is certainly Q2_0, none is.
+fn recognise(
+    infos: &mut [Info<'_>],
+    order: &[usize],
+    data: &[u8],
+    alignment: u32,
+    of_128: bool,
+) -> Groups {
     let id = TernaryType::Q2_0.id();
-    let (mut grouped, mut plain) = (Vec::new(), false);
-    let mut told = false;
-    let mut end = len;
+    let (mut grouped, mut plain, mut told) = (Vec::new(), false, false);
+    let mut end = data.len() as u64;
     for &i in order {
         let info = &infos[i];
         let Some(room) = end.checked_sub(info.offset) else {
-            return;
+            return Groups::Untold;
         };
         end = info.offset;
         if info.ty.0 != id || info.bytes == Some(0) {
@@ -138,21 +159,38 @@ fn recognise(infos: &mut [Info<'_>], order: &[usize], len: u64, alignment: u32) 
         let padded = bytes.checked_next_multiple_of(alignment.into());
         let fits = room == bytes || Some(room) == padded;
         match (fits, q2_0 <= room) {
-            (true, enough) => {
+            (true, false) => {
                 grouped.push((i, bytes));
-                told |= !enough;
+                told = true;
             }
-            (false, true) => plain = true,
+            // Padding is zeros.
+            (true, true) if behind(data, info.offset, bytes..q2_0) => grouped.push((i, bytes)),
+            (_, true) => plain = true,
             // Cut short: what follows says so.
-            (false, false) => return,
+            (false, false) => return Groups::Untold,
         }
     }
-    if told && !plain {
-        for (i, bytes) in grouped {
-            infos[i].ty = TernaryType::Pq2_0.into();
-            infos[i].bytes = Some(bytes);
-        }
+    if plain {
+        return Groups::Of64;
     }
+    if !told && !of_128 {
+        return match grouped.len() {
+            0 => Groups::Untold,
+            n => Groups::Either(n),
+        };
+    }
+    for (i, bytes) in grouped {
+        infos[i].ty = TernaryType::Pq2_0.into();
+        infos[i].bytes = Some(bytes);
+    }
+    Groups::Of128
+}
+
+/// Whether the bytes `range` from `offset` on are zeros; there are as many.
+fn behind(data: &[u8], offset: u64, range: Range<u64>) -> bool {
+    let bytes = data.get(offset as usize..).unwrap_or_default();
+    let bytes = bytes.get(range.start as usize..range.end as usize);
+    bytes.is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0))
 }
 
 impl Info<'_> {

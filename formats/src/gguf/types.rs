@@ -155,10 +155,11 @@ impl From<TernaryType> for TensorType {
     }
 }
 
+/// The name, or the number of a type that has none here.
 impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
-            "unknown" => write!(f, "type {}", self.0),
+            "unknown" => f.pad(&self.0.to_string()),
             name => f.pad(name),
         }
     }

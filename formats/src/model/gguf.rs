@@ -2,12 +2,12 @@
 
 use super::files::{Part, in_file, refused};
 use super::ours::{self, PackedInfo, TENSORS_KEY};
-use super::rotation::Hadamard;
+use super::rotation::{Hadamard, PREFIX};
 use super::tensors::{Matrix, Source, Tensor};
 use super::{Contents, OpenOptions, SAFETENSORS_PREFIX};
 use crate::error::{FormatError, Result};
 use crate::ggml::{I2sLayout, TernaryType};
-use crate::gguf::{self, Gguf, SPLIT_KEYS, TensorType};
+use crate::gguf::{self, Gguf, Groups, SPLIT_KEYS, TensorType};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
 
@@ -51,18 +51,15 @@ pub(super) fn read<'a>(parts: &'a [Part], options: &OpenOptions) -> Result<Conte
         gguf: Vec::new(),
         notes: Vec::new(),
     };
+    let (files, groups) = parse(parts)?;
+    metadata(&files[0], &mut contents, &mut noted)?;
+    check_count(&files)?;
     let mut tensors: Vec<gguf::Tensor<'a>> = Vec::new();
     let mut names: HashMap<&str, usize> = HashMap::new();
-    for (i, part) in parts.iter().enumerate() {
-        let within = |e| match i {
-            0 => e,
-            _ => in_file(&part.path, e),
-        };
-        let file = Gguf::parse(&part.bytes).map_err(within)?;
-        if i == 0 {
-            metadata(&file, &mut contents, &mut noted)?;
-            let told = file.split()?.and_then(|split| split.tensors);
-            check_count(parts, told)?;
+    for (i, (file, part)) in files.iter().zip(parts).enumerate() {
+        if i > 0 {
+            same_model(&files[0], file, part)?;
+            later_metadata(&files[0], file, part, &mut contents.notes)?;
         }
         for tensor in file.tensors() {
             if let Some(first) = names.insert(tensor.name(), i) {
@@ -88,7 +85,7 @@ pub(super) fn read<'a>(parts: &'a [Part], options: &OpenOptions) -> Result<Conte
             ));
         }
     }
-    notes(&tensors, options.i2s_layout, &mut contents.notes);
+    notes(&tensors, options.i2s_layout, groups, &mut contents.notes);
     for tensor in tensors {
         let rotation = match &hadamard {
             Some(hadamard) => hadamard.of(tensor.name(), tensor.cols())?,
@@ -138,25 +135,132 @@ fn metadata<'a>(
     Ok(())
 }
 
-/// That all parts have as many tensors together as the first one says.
-fn check_count(parts: &[Part], told: Option<u64>) -> Result<()> {
-    let Some(told) = told else { return Ok(()) };
-    let mut found = 0u64;
-    for part in parts {
-        let file = Gguf::parse(&part.bytes).map_err(|e| in_file(&part.path, e))?;
-        found += file.tensors().len() as u64;
+/// Parses all parts. What the number of Q2_0 means is one for all of them: the second value
+/// is in how many tensors nothing tells.
+fn parse(parts: &[Part]) -> Result<(Vec<Gguf<'_>>, usize)> {
+    let mut files = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        files.push(parse_part(i, part, false)?);
     }
-    match found == told {
-        true => Ok(()),
-        false => Err(refused(format!(
-            "has {found} tensors in all of its {} parts, split.tensors.count says {told}",
-            parts.len()
+    let find = |groups| files.iter().position(|file| file.groups() == groups);
+    let (of_64, of_128) = (find(Groups::Of64), find(Groups::Of128));
+    if let (Some(_), Some(part)) = (of_64, of_128) {
+        return Err(FormatError::Part {
+            path: parts[part].path.clone(),
+            what: "has groups of 128 weights under type 42, and another part has groups of 64"
+                .to_owned(),
+        });
+    }
+    let mut untold = 0;
+    for (i, part) in parts.iter().enumerate() {
+        match files[i].groups() {
+            Groups::Either(_) if of_128.is_some() => files[i] = parse_part(i, part, true)?,
+            Groups::Either(n) if of_64.is_none() => untold += n,
+            _ => {}
+        }
+    }
+    Ok((files, untold))
+}
+
+/// Parses part `i`. Errors in the first one are those of the model.
+fn parse_part(i: usize, part: &Part, of_128: bool) -> Result<Gguf<'_>> {
+    let file = Gguf::parse_part(&part.bytes, of_128);
+    file.map_err(|e| match i {
+        0 => e,
+        _ => in_file(&part.path, e),
+    })
+}
+
+/// That all parts have as many tensors together as the first one says.
+fn check_count(files: &[Gguf<'_>]) -> Result<()> {
+    let told = files[0].split()?.and_then(|split| split.tensors);
+    let counts: Vec<u64> = files
+        .iter()
+        .map(|file| file.tensors().len() as u64)
+        .collect();
+    let found: u64 = counts.iter().sum();
+    match told {
+        Some(told) if told != found => Err(refused(format!(
+            "has {found} tensors in all of its {} parts ({}), split.tensors.count says {told}: \
+             a part is of another model",
+            files.len(),
+            counts
+                .iter()
+                .map(u64::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
         ))),
+        _ => Ok(()),
     }
 }
 
+/// That the tensors of a later part may be of the model that the first one describes.
+fn same_model(first: &Gguf<'_>, file: &Gguf<'_>, part: &Part) -> Result<()> {
+    let architecture = first.value("general.architecture");
+    let architecture = architecture.and_then(|v| v.as_str()).unwrap_or("");
+    let number = |key: &str| first.value(&format!("{architecture}.{key}"))?.as_u64();
+    let (blocks, width) = (number("block_count"), number("embedding_length"));
+    for tensor in file.tensors() {
+        let block = tensor.name().strip_prefix("blk.").and_then(|rest| {
+            let (number, rest) = rest.split_once('.')?;
+            Some((number.parse::<u64>().ok()?, rest))
+        });
+        let Some((block, rest)) = block else { continue };
+        let what = match (blocks, width) {
+            (Some(blocks), _) if block >= blocks => format!("the model has {blocks} blocks"),
+            (_, Some(width)) if rest == "attn_norm.weight" && tensor.shape() != [width] => {
+                format!("the model has embeddings of {width} values")
+            }
+            _ => continue,
+        };
+        return Err(FormatError::Part {
+            path: part.path.clone(),
+            what: format!(
+                "is a part of another model: it has a tensor `{}` {:?}, and {what}",
+                tensor.name(),
+                tensor.shape()
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Metadata of the model stands in the first part. What a later one says of its own is
+/// refused if it changes what the weights mean, and named otherwise.
+fn later_metadata(
+    first: &Gguf<'_>,
+    file: &Gguf<'_>,
+    part: &Part,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    for (key, value) in file.metadata() {
+        let of_parts = SPLIT_KEYS.contains(&key) || key == gguf::ALIGNMENT_KEY;
+        // Arrays are equal as texts if they are of one type and length, and not read here.
+        let same = first
+            .value(key)
+            .is_some_and(|v| v.to_string() == value.to_string());
+        if of_parts || same && !key.starts_with(PREFIX) {
+            continue;
+        }
+        let path = &part.path;
+        if key.starts_with(PREFIX) {
+            let what =
+                format!("has metadata `{key}`, which stands in the first part of a model alone");
+            return Err(FormatError::Part {
+                path: path.clone(),
+                what,
+            });
+        }
+        notes.push(format!(
+            "Metadata `{key}` of `{}` is not read: that of a model stands in its first part.",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
 /// What is assumed, and what is not read.
-fn notes(tensors: &[gguf::Tensor<'_>], layout: I2sLayout, notes: &mut Vec<String>) {
+fn notes(tensors: &[gguf::Tensor<'_>], layout: I2sLayout, untold: usize, notes: &mut Vec<String>) {
     let is = |ty| {
         tensors
             .iter()
@@ -183,11 +287,15 @@ fn notes(tensors: &[gguf::Tensor<'_>], layout: I2sLayout, notes: &mut Vec<String
             count(grouped, "matrix is", "matrices are"),
         ));
     }
-    let unread = |t: &&gguf::Tensor<'_>| {
-        let ty = t.tensor_type();
-        UNREAD.contains(&ty.0) || ty.name() == "unknown"
-    };
-    let mut unread = tensors.iter().filter(unread);
+    if untold > 0 {
+        notes.push(format!(
+            "{} of type 42 read as Q2_0, and nothing tells whether so meant: groups of 128 \
+             weights in 34 bytes, as older files of PrismML's have under that number, would take \
+             the same room.",
+            count(untold, "small matrix is", "small matrices are"),
+        ));
+    }
+    let mut unread = tensors.iter().filter(|t| is_unread(t.tensor_type()));
     if let Some(first) = unread.next() {
         let more = match unread.count() {
             0 => String::new(),
@@ -199,6 +307,11 @@ fn notes(tensors: &[gguf::Tensor<'_>], layout: I2sLayout, notes: &mut Vec<String
             first.tensor_type()
         ));
     }
+}
+
+/// Whether a type is of weights that may be ternary and are not read.
+fn is_unread(ty: TensorType) -> bool {
+    UNREAD.contains(&ty.0) || ty.name() == "unknown"
 }
 
 fn count(n: usize, one: &str, many: &str) -> String {
@@ -224,7 +337,7 @@ fn other<'a>(tensor: &gguf::Tensor<'a>) -> Result<Tensor<'a>> {
         dtype: ty.to_safetensors(),
         shape: shape(tensor)?,
         rotation: None,
-        unread: None,
+        unread: is_unread(ty).then(|| "is of a type that is not read".to_owned()),
         data: tensor.data().into(),
     })
 }
