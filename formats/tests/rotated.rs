@@ -23,6 +23,7 @@ struct Keys {
     signs: Vec<i32>,
     inputs: Vec<&'static str>,
     rows: Vec<&'static str>,
+    more: Vec<(&'static str, Value<'static>)>,
 }
 
 fn signs() -> Vec<i32> {
@@ -40,6 +41,7 @@ fn keys() -> Keys {
         signs: [vec![1; 8], signs()].concat(),
         inputs: vec!["w"],
         rows: vec!["table"],
+        more: Vec::new(),
     }
 }
 
@@ -71,6 +73,9 @@ fn read(keys: &Keys) -> Result<Model, FormatError> {
         writer
             .metadata_array(&key(name), ValueType::String, values)
             .unwrap();
+    }
+    for (name, value) in &keys.more {
+        writer.metadata(&key(name), *value).unwrap();
     }
     let ty = TernaryType::Tq2_0;
     writer.tensor("w", &[COLS as u64, 3], ty.into()).unwrap();
@@ -131,7 +136,15 @@ fn the_identity_has_no_signs() {
 #[test]
 fn what_is_not_known_is_refused_by_name() {
     type Change = fn(&mut Keys);
-    let cases: [(Change, &str); 12] = [
+    let cases: [(Change, &str); 14] = [
+        (
+            |k| k.more.push(("permutation", Value::U32(1))),
+            "prism.hadamard.permutation",
+        ),
+        (
+            |k| k.more.push(("gdn_v_grouped", Value::U32(1))),
+            "prism.hadamard.gdn_v_grouped",
+        ),
         (|k| k.version = Value::U32(2), "prism.hadamard.version"),
         (|k| k.version = Value::from("1"), "prism.hadamard.version"),
         (|k| k.transform = "haar", "transform"),
@@ -164,4 +177,63 @@ fn names_of_tensors_that_are_not_there_are_told() {
     keys.inputs.push("gone");
     let model = read(&keys).unwrap();
     assert!(model.notes().iter().any(|note| note.contains("`gone`")));
+}
+
+#[test]
+fn value_heads_in_groups_are_told() {
+    for grouped in [false, true] {
+        let mut keys = keys();
+        let key = ("gdn_v_grouped", Value::Bool(grouped));
+        keys.more.push(key);
+        let model = read(&keys).unwrap();
+        let rotated = model.matrix("w").unwrap().rotation.clone().unwrap();
+        assert_eq!(rotated.gdn_v_grouped, grouped);
+    }
+}
+
+/// Safetensors with a `hadamard.json` beside them: `text` is what that says.
+fn beside(text: &str) -> Result<Model, FormatError> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let header = r#"{"l.weight":{"dtype":"F32","shape":[2,8],"data_offsets":[0,64]},
+        "p.weight":{"dtype":"U32","shape":[2,8],"data_offsets":[64,128]},
+        "p.scales":{"dtype":"F16","shape":[2,1],"data_offsets":[128,132]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    fs::write(&path, [bytes, vec![0; 132]].concat()).unwrap();
+    fs::write(dir.path().join("hadamard.json"), text).unwrap();
+    open(&path)
+}
+
+#[test]
+fn a_hadamard_json_beside_safetensors_holds_for_them() {
+    let json = |prefix: &str, version: u32, names: &str| {
+        format!(
+            r#"{{"{prefix}version":{version},"{prefix}block_size":4,
+            "{prefix}transform":"normalized-sylvester-walsh-hadamard",
+            "{prefix}axis":"input-last-dimension","{prefix}sign_mode":"explicit",
+            "{prefix}sign_widths":[8],"{prefix}sign_values":[1,-1,1,1,1,-1,1,1],
+            "{prefix}weight_names":[{names}],"{prefix}inverse_weight_names":[],
+            "{prefix}gdn_v_grouped":true}}"#
+        )
+    };
+    for prefix in ["", "prism.hadamard."] {
+        let model = beside(&json(prefix, 1, r#""l.weight""#)).unwrap();
+        let rotated = model.tensor("l.weight").unwrap().rotation.clone().unwrap();
+        assert!(rotated.input && rotated.gdn_v_grouped);
+        assert_eq!(rotated.rotation.block(), 4);
+        let text = beside(&json(prefix, 2, "")).unwrap_err().to_string();
+        assert!(
+            text.contains("hadamard.json") && text.contains("version"),
+            "{text}"
+        );
+        // The width of packed weights is not known here.
+        let text = beside(&json(prefix, 1, r#""p.weight""#))
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("`p.weight` is rotated"), "{text}");
+    }
+    for wrong in ["[]", "{", "{}", r#"{"prism.hadamard.other":1}"#] {
+        let text = beside(wrong).unwrap_err().to_string();
+        assert!(text.contains("hadamard.json"), "{wrong}: {text}");
+    }
 }

@@ -64,6 +64,9 @@ struct OtherTensor<'a> {
     type_name: &'a str,
     shape: &'a [usize],
     bytes: usize,
+    /// What is rotated, and in blocks of how many values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation: Option<String>,
 }
 
 /// Runs the command.
@@ -137,6 +140,7 @@ fn gather<'a>(args: &InspectArgs, model: &'a Model) -> Report<'a> {
         type_name: &o.type_name,
         shape: &o.shape,
         bytes: o.bytes().len(),
+        rotation: o.rotation.as_ref().map(stats::rotation),
     };
     let values = model.gguf_metadata().iter();
     let files: Vec<String> = model

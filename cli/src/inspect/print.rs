@@ -4,7 +4,7 @@ use super::Report;
 use super::fold::fold;
 use super::stats::{Histogram, MatrixStats};
 use crate::output::{self, Out, count, plain, short};
-use crate::table::{Col, Table, elide};
+use crate::table::{Col, GAP, Table, elide};
 use anyhow::Result;
 
 /// Columns that the longest bar takes.
@@ -40,8 +40,10 @@ pub fn print(report: &Report<'_>, all: bool, out: &mut Out) -> Result<()> {
     if !report.metadata.is_empty() {
         out.line("\nMetadata")?;
         let mut table = Table::new(&[Col::Left("key"), Col::Left("value")]);
+        // A key may have a line to itself, with the value indented below.
+        let most = out.width().map_or(VALUE, |width| width.saturating_sub(GAP));
         for (key, value) in &report.metadata {
-            table.add_row([plain(key), elide(&plain(value), VALUE)]);
+            table.add_row([plain(key), elide(&plain(value), most.min(VALUE))]);
         }
         out.table(&table)?;
     }
@@ -87,17 +89,23 @@ fn others(report: &Report<'_>, all: bool) -> Table {
         Col::Left("type"),
         Col::Right("shape"),
         Col::Right("bytes"),
+        Col::Left("rotated"),
     ]);
+    let rotated = report.others.iter().any(|o| o.rotation.is_some());
     let kind = |at: usize| {
         let o = &report.others[at];
         let shape: Vec<String> = o.shape.iter().map(usize::to_string).collect();
-        (plain(o.type_name), shape.join(" x "))
+        let rotation = o.rotation.clone().unwrap_or_default();
+        (plain(o.type_name), shape.join(" x "), rotation)
     };
     let names = report.others.iter().map(|o| o.name);
     for line in fold(names, kind, all) {
-        let (type_name, shape) = line.kind.clone();
+        let (type_name, shape, rotation) = line.kind.clone();
         let bytes = line.range(|at| report.others[at].bytes, |b| b.to_string());
-        table.add_row([plain(&line.name()), type_name, shape, bytes]);
+        table.add_row([plain(&line.name()), type_name, shape, bytes, rotation]);
+    }
+    if !rotated {
+        table.drop_last_column();
     }
     table
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use tritgemm::TernaryMatrix;
 use tritgemm_formats::model::Matrix;
 use tritgemm_formats::model::ours::granularity_name;
+use tritgemm_formats::model::rotation::Rotated;
 
 /// What there is to know of one matrix.
 #[derive(Serialize)]
@@ -52,18 +53,7 @@ impl MatrixStats {
             format: source.format,
             shape: source.shape,
             stack: source.stack.clone(),
-            rotation: source.rotation.as_ref().map(|rotated| {
-                let what = match (rotated.input, rotated.rows) {
-                    (true, true) => "inputs, rows",
-                    (true, false) => "inputs",
-                    (false, _) => "rows",
-                };
-                let signs = match rotated.rotation.signs() {
-                    Some(_) => ", signs",
-                    None => "",
-                };
-                format!("{what} by {}{signs}", rotated.rotation.block())
-            }),
+            rotation: source.rotation.as_ref().map(rotation),
             bytes: source.bytes,
             counts: Counts::default(),
             granularity: None,
@@ -111,6 +101,20 @@ impl MatrixStats {
     pub fn zeros(&self) -> Option<f64> {
         Some(self.counts.zero? as f64 / self.weights().max(1) as f64)
     }
+}
+
+/// What of a tensor is rotated, and how.
+pub fn rotation(rotated: &Rotated) -> String {
+    let what = match (rotated.input, rotated.rows) {
+        (true, true) => "inputs, rows",
+        (true, false) => "inputs",
+        (false, _) => "rows",
+    };
+    let signs = match rotated.rotation.signs() {
+        Some(_) => ", signs",
+        None => "",
+    };
+    format!("{what} by {}{signs}", rotated.rotation.block())
 }
 
 /// All matrices together.
