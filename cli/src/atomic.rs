@@ -1,4 +1,4 @@
-//! A file that appears whole or not at all.
+//! Files that appear whole or not at all.
 
 use crate::signals;
 use anyhow::{Context, Result, bail, ensure};
@@ -6,18 +6,28 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Once, PoisonError};
-use tempfile::NamedTempFile;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use tempfile::{NamedTempFile, TempPath};
 
 /// The temporary files to remove if a signal ends the process.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A file being written under a temporary name beside its final one. Dropping
 /// it without [`AtomicFile::commit`] removes it; so do Ctrl-C, SIGTERM and every other signal
 /// that can be caught.
 pub struct AtomicFile {
+    file: File,
+    written: Written,
+}
+
+/// A file that is written and has its temporary name still. Dropping it removes it.
+pub struct Written {
     /// `None` once it has its final name.
-    temp: Option<NamedTempFile>,
+    temp: Option<TempPath>,
     path: PathBuf,
     overwrite: bool,
 }
@@ -28,76 +38,117 @@ impl AtomicFile {
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         let (path, replaced) = checked(path, overwrite)?;
         remove_on_signals();
+        // As any new file, and the umask takes its share; or not readable by others until it
+        // has the mode of the file that it replaces.
+        let mode = replaced.as_ref().map_or(0o666, |_| 0o600);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".tritgemm-").suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // As any new file, and the umask takes its share; or not readable by others until
-            // it has the mode of the file that it replaces.
-            let mode = replaced.as_ref().map_or(0o666, |_| 0o600);
-            builder.permissions(fs::Permissions::from_mode(mode));
-        }
-        let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unfinished = unfinished();
+        // Opened here: tempfile's own errors name the random file name, which helps nobody.
         let temp = builder
-            .tempfile_in(directory(&path))
-            .map_err(without_path)
+            .make_in(directory(&path), |part| open(part, mode))
             .context("cannot create a file in its folder")?;
         unfinished.insert(temp.path().to_owned());
         drop(unfinished);
-        if let Some(permissions) = replaced {
-            let kept = temp.as_file().set_permissions(permissions);
-            kept.context("cannot give it the mode of the file that it replaces")?;
-        }
-        Ok(Self {
+        let (file, temp) = NamedTempFile::into_parts(temp);
+        let written = Written {
             temp: Some(temp),
             path,
             overwrite,
-        })
+        };
+        if let Some(permissions) = replaced {
+            let kept = file.set_permissions(permissions);
+            kept.context("cannot give it the mode of the file that it replaces")?;
+        }
+        Ok(Self { file, written })
     }
 
     /// Writes `bytes` at `offset`.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let file = self.writer();
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.write_all(bytes))
+        self.file
+            .seek(SeekFrom::Start(offset))
+            .and_then(|_| self.file.write_all(bytes))
             .context("cannot write")
     }
 
     /// The file itself, to be written from where it is on.
     pub fn writer(&mut self) -> &mut File {
-        self.temp.as_mut().expect("not committed yet").as_file_mut()
+        &mut self.file
     }
 
     /// Bytes written so far, up to the last one.
     pub fn len(&self) -> Result<u64> {
-        let file = self.temp.as_ref().expect("not committed yet").as_file();
-        Ok(file.metadata().context("cannot read the length")?.len())
+        let metadata = self.file.metadata();
+        Ok(metadata.context("cannot read the length")?.len())
+    }
+
+    /// Flushes to the disk and closes the file, which has no name yet.
+    pub fn close(self) -> Result<Written> {
+        self.file.sync_all().context("cannot write")?;
+        Ok(self.written)
     }
 
     /// Flushes to the disk and gives the file its name.
-    pub fn commit(mut self) -> Result<()> {
-        let temp = self.temp.take().expect("committed once");
-        let part = temp.path().to_owned();
-        let named = match temp.as_file().sync_all() {
-            Err(e) => Err(e),
-            Ok(()) if self.overwrite => temp.persist(&self.path).map_err(|e| e.error),
-            Ok(()) => temp.persist_noclobber(&self.path).map_err(|e| e.error),
-        };
-        named.map_err(without_path).context("cannot write")?;
-        finished(&part);
-        // The name itself must last, too. Not every file system can promise.
-        #[cfg(unix)]
-        let _ = File::open(directory(&self.path)).and_then(|dir| dir.sync_all());
-        Ok(())
+    pub fn commit(self) -> Result<()> {
+        commit(vec![self.close()?]).map_err(|(_, error)| error)
     }
+}
+
+/// Gives files their names, one after the other. If one cannot have its name, those that are
+/// new are removed again; the error is with the number of that file. A signal waits.
+pub fn commit(mut files: Vec<Written>) -> Result<(), (usize, anyhow::Error)> {
+    let mut unfinished = unfinished();
+    let mut fresh = Vec::new();
+    let mut failed = None;
+    for (i, file) in files.iter_mut().enumerate() {
+        let Some(temp) = file.temp.take() else {
+            continue;
+        };
+        let part = temp.to_path_buf();
+        let new = fs::symlink_metadata(&file.path).is_err();
+        let named = match file.overwrite {
+            true => temp.persist(&file.path),
+            false => temp.persist_noclobber(&file.path),
+        };
+        match named {
+            Ok(()) => {
+                unfinished.remove(&part);
+                fresh.extend(new.then(|| file.path.clone()));
+            }
+            Err(e) => {
+                file.temp = Some(e.path);
+                failed = Some((i, anyhow::Error::new(e.error).context("cannot write")));
+                break;
+            }
+        }
+    }
+    if failed.is_some() {
+        for path in fresh {
+            let _ = fs::remove_file(path);
+        }
+    }
+    drop(unfinished);
+    // The names themselves must last, too. Not every file system can promise.
+    #[cfg(unix)]
+    if let Some(file) = files.last() {
+        let _ = File::open(directory(&file.path)).and_then(|dir| dir.sync_all());
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+#[cfg_attr(not(unix), allow(unused_variables))]
+fn open(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    options.open(path)
 }
 
 /// Writes where the last write ended.
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = self.temp.as_mut().expect("not committed yet");
-        file.as_file_mut().write(bytes)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -105,19 +156,14 @@ impl Write for AtomicFile {
     }
 }
 
-impl Drop for AtomicFile {
+impl Drop for Written {
     fn drop(&mut self) {
         if let Some(temp) = self.temp.take() {
-            let part = temp.path().to_owned();
+            let part = temp.to_path_buf();
             drop(temp);
-            finished(&part);
+            unfinished().remove(&part);
         }
     }
-}
-
-fn finished(part: &Path) {
-    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
-    unfinished.remove(part);
 }
 
 /// Where a file that will be `path` goes, and the mode of the one it replaces. What is no
@@ -167,28 +213,21 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// tempfile's errors name the random file name, which helps nobody.
-fn without_path(e: io::Error) -> io::Error {
-    match e.get_ref().and_then(std::error::Error::source) {
-        Some(source) => io::Error::new(e.kind(), source.to_string()),
-        None => e,
-    }
-}
-
 fn remove_on_signals() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Without a handler a signal leaves the temporary file, no more.
-        let _ = signals::on_end(|signal| {
-            let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
-            for path in unfinished.iter() {
-                let _ = fs::remove_file(path);
-            }
-            // The lock is held to the end, so that no new file appears. The code is what
-            // shells give a process that the signal ended.
-            std::process::exit(128 + signal);
-        });
-    });
+    // Without a handler a signal leaves the temporary file, no more.
+    ONCE.call_once(|| drop(signals::on_end(end)));
+}
+
+/// Ends the process by `signal`, and removes what is not finished.
+pub fn end(signal: i32) {
+    let unfinished = unfinished();
+    for path in unfinished.iter() {
+        let _ = fs::remove_file(path);
+    }
+    // The lock is held to the end, so that no new file appears. The code is what
+    // shells give a process that the signal ended.
+    std::process::exit(128 + signal);
 }
 
 #[cfg(test)]
@@ -220,6 +259,25 @@ mod tests {
         file.commit().unwrap();
         assert_eq!(names(dir.path()), ["out"]);
         assert_eq!(fs::read(&path).unwrap(), b"abcdef");
+    }
+
+    /// If one of several files cannot have its name, none is there.
+    #[test]
+    fn several_files_are_there_or_none_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        let files = || {
+            let file = |path: &PathBuf| AtomicFile::create(path, false)?.close();
+            paths.iter().map(file).collect::<Result<Vec<_>>>().unwrap()
+        };
+        let all = files();
+        assert_eq!(names(dir.path()).len(), 3);
+        fs::write(&paths[1], b"theirs").unwrap();
+        let (at, _) = commit(all).unwrap_err();
+        assert_eq!((at, names(dir.path())), (1, vec!["b".to_owned()]));
+        fs::remove_file(&paths[1]).unwrap();
+        commit(files()).unwrap();
+        assert_eq!(names(dir.path()), ["a", "b", "c"]);
     }
 
     #[test]

@@ -51,6 +51,15 @@ pub fn own_keys(packed: &BTreeMap<String, PackedInfo>) -> Result<BTreeMap<String
     ]))
 }
 
+/// What is said of matrices among `names`.
+pub fn of_names(
+    packed: &BTreeMap<String, PackedInfo>,
+    names: &[&str],
+) -> BTreeMap<String, PackedInfo> {
+    let of_name = |name: &&str| Some(((*name).to_owned(), packed.get(*name)?.clone()));
+    names.iter().filter_map(of_name).collect()
+}
+
 /// A tensor of a file to be written.
 #[derive(Clone, Debug)]
 pub struct Planned {
@@ -94,12 +103,7 @@ impl Layout {
                 .and_then(|len| start.checked_add(len))
                 .with_context(|| format!("tensor `{}` is too large", tensor.name))?;
             starts.push(start);
-            json += &format!(
-                ",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{start},{end}]}}",
-                serde_json::to_string(&tensor.name)?,
-                tensor.dtype,
-                serde_json::to_string(&tensor.shape)?,
-            );
+            json += &entry(tensor, [start, end])?;
         }
         json.push('}');
         while json.len() % 8 != 0 {
@@ -116,6 +120,21 @@ impl Layout {
             len: data + end,
         })
     }
+}
+
+/// What a header says of a tensor.
+fn entry(tensor: &Planned, [start, end]: [u64; 2]) -> Result<String> {
+    Ok(format!(
+        ",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{start},{end}]}}",
+        serde_json::to_string(&tensor.name)?,
+        tensor.dtype,
+        serde_json::to_string(&tensor.shape)?,
+    ))
+}
+
+/// Bytes that a header takes for a tensor, wherever that is.
+pub fn entry_len(tensor: &Planned) -> Result<u64> {
+    Ok(entry(tensor, [u64::MAX; 2])?.len() as u64)
 }
 
 /// Bytes of a tensor.

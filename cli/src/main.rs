@@ -41,6 +41,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Where it cannot be, such signals leave temporary files, no more.
+    let _ = signals::on_sent_faults(atomic::end);
     let mut out = output::Out::stdout();
     let done = match &cli.command {
         Command::Quantize(args) => quantize::run(args, &mut out),

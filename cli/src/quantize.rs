@@ -4,9 +4,9 @@ mod plan;
 
 use crate::args::QuantizeArgs;
 use crate::atomic::checked;
-use crate::format::own_keys;
+use crate::format::{of_names, own_keys};
 use crate::output::{self, Out, count, plain, short};
-use crate::sharded::{Shards, apart};
+use crate::sharded::{Metadata, Shards, apart};
 use crate::table::{Col, Table};
 use anyhow::{Context, Result, bail};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -14,11 +14,11 @@ use half::{bf16, f16};
 use plan::{Plan, Source, choose, lay_out, matrix_shape, tables, tensors};
 use rayon::prelude::*;
 use safetensors::Dtype;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use tritgemm::{Granularity, MatMut, MatRef, TernaryMatrix, quant};
 use tritgemm_formats::model::Tensor;
-use tritgemm_formats::model::ours::{PackedInfo, scales_name};
+use tritgemm_formats::model::ours::scales_name;
 use tritgemm_formats::{Model, OpenOptions, open_with};
 
 /// What the table says about one matrix.
@@ -104,17 +104,13 @@ fn write(
     );
     let Plan { tensors, packed } = plan;
     // Of each file what concerns its own tensors.
-    let metadata = |names: &HashSet<&str>| {
-        let packed: BTreeMap<String, PackedInfo> = (packed.iter())
-            .filter(|(name, _)| names.contains(name.as_str()))
-            .map(|(name, info)| (name.clone(), info.clone()))
-            .collect();
-        let mut metadata = model.metadata().clone();
-        metadata.extend(own_keys(&packed)?);
-        Ok(metadata)
+    let own = |names: &[&str]| own_keys(&of_names(&packed, names));
+    let metadata = Metadata {
+        all: model.metadata(),
+        own: &own,
     };
     let what = (model, args.input.as_path(), args.force, "quantize");
-    let mut out = Shards::create(&args.output, tensors, args.shard_size, metadata, what)?;
+    let mut out = Shards::create(&args.output, tensors, args.shard_size, &metadata, what)?;
     let mut reports = Vec::new();
     for Source { tensor, .. } in sources {
         let name = &tensor.name;

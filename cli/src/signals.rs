@@ -3,6 +3,36 @@
 
 use std::io;
 
+/// Takes signals that tell of faults when another process sends them, and calls `heed` with
+/// the number. Before other threads start: they inherit that such signals wait. A fault of this
+/// process ends it as ever.
+#[cfg(unix)]
+pub fn on_sent_faults(heed: impl Fn(i32) + Send + 'static) -> io::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let ignored = ignored();
+    let mut faults = SigSet::empty();
+    for signal in [Signal::SIGILL, Signal::SIGFPE, Signal::SIGSEGV] {
+        if ignored & (1 << (signal as i32 - 1)) == 0 {
+            faults.add(signal);
+        }
+    }
+    faults.thread_block().map_err(io::Error::from)?;
+    std::thread::Builder::new()
+        .name("faults".to_owned())
+        .spawn(move || {
+            while let Ok(signal) = faults.wait() {
+                heed(signal as i32);
+            }
+        })?;
+    Ok(())
+}
+
+/// There are none elsewhere.
+#[cfg(not(unix))]
+pub fn on_sent_faults(_: impl Fn(i32) + Send + 'static) -> io::Result<()> {
+    Ok(())
+}
+
 /// Calls `heed` with the number of each signal that would end the process and can be caught,
 /// on a thread of its own. Signals that the process was told to ignore, as `nohup` does, stay
 /// ignored.

@@ -406,6 +406,43 @@ fn messages_have_the_paths_that_were_given() {
     assert!(!text.contains(".part") && !text.contains("/tmp"), "{text}");
 }
 
+/// Nor is the temporary file named where it cannot be created: in a folder that takes no files,
+/// and by a process that may open no more of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_message_names_a_temporary_file() {
+    let dir = Dir::new();
+    let input = dir.write("in", &[("w", matrix(4, 256))], &[]);
+    let mut command = tritgemm();
+    command
+        .arg("quantize")
+        .arg(&input)
+        .arg("/proc/none.safetensors");
+    let text = command.assert().code(1);
+    let text = String::from_utf8(text.get_output().stderr.clone()).unwrap();
+    assert!(
+        text.starts_with("error: `/proc/none.safetensors`: cannot create a file in its folder"),
+        "{text}"
+    );
+    assert!(!text.contains(".part"), "{text}");
+    let mut refused = 0;
+    for files in 4..16 {
+        let script = format!("ulimit -n {files}; exec \"$0\" quantize in out --force --threads 1");
+        let failed = std::process::Command::new("sh")
+            .current_dir(dir.path(""))
+            .args(["-c", &script, env!("CARGO_BIN_EXE_tritgemm")])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&failed.stderr);
+        assert!(
+            !text.contains(".part") && !text.contains(".tritgemm-"),
+            "{files}: {text}"
+        );
+        refused += usize::from(text.contains("cannot create a file in its folder: Too many"));
+    }
+    assert!(refused > 0, "no limit that refuses the output alone");
+}
+
 #[test]
 fn reports_fit_narrow_terminals_and_have_totals() {
     let dir = Dir::new();

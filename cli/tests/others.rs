@@ -276,6 +276,10 @@ fn a_signal_leaves_no_temporary_file() {
         ("USR1", 10),
         ("ALRM", 14),
         ("XCPU", 24),
+        // Those of faults, when they are sent.
+        ("ILL", 4),
+        ("FPE", 8),
+        ("SEGV", 11),
         ("40", 40),
     ] {
         interrupted(signal, number, "");

@@ -3,15 +3,15 @@
 use super::Job;
 use super::rotation;
 use super::target::tensor_type;
-use crate::atomic::AtomicFile;
+use crate::atomic::{AtomicFile, checked};
 use crate::output::plain;
-use crate::sharded::{apart, part_paths, runs};
+use crate::sharded::{apart, commit_as, part_paths, runs};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::PathBuf;
 use tritgemm_formats::ggml::TernaryType;
-use tritgemm_formats::gguf::{GgufWriter, TensorType, Value};
+use tritgemm_formats::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, GgufWriter, TensorType, Value};
 use tritgemm_formats::model::ours::{PackedInfo, TENSORS_KEY};
 use tritgemm_formats::model::{Matrix, SAFETENSORS_PREFIX, Tensor};
 
@@ -33,6 +33,7 @@ fn file_type(ty: TernaryType) -> Option<u32> {
     match ty {
         TernaryType::Tq1_0 => Some(36),
         TernaryType::Tq2_0 => Some(37),
+        TernaryType::Q2_0 => Some(41),
         _ => None,
     }
 }
@@ -43,43 +44,73 @@ pub fn write(job: &Job<'_>) -> Result<(Vec<PathBuf>, u64)> {
     let items: Vec<Item<'_>> = (job.matrices.iter().map(|m| Item::Matrix(m)))
         .chain(job.others.iter().map(|o| Item::Other(o)))
         .collect();
-    let len = |item: &Item<'_>| match item {
-        Item::Other(other) => Ok(other.bytes().len() as u64),
-        Item::Matrix(m) => Ok(ty.tensor_bytes(m.shape[0], m.shape[1], &m.name)? as u64),
+    let alignment = alignment(job);
+    let len = |item: &Item<'_>| {
+        let (name, len) = match item {
+            Item::Other(other) => (&other.name, other.bytes().len() as u64),
+            Item::Matrix(m) => {
+                let len = ty.tensor_bytes(m.shape[0], m.shape[1], &m.name)?;
+                (&m.name, len as u64)
+            }
+        };
+        // The name's length, dimensions, type and offset; padding.
+        let entry = (8 + name.len() + 4 + 4 * 8 + 4 + 8) as u64;
+        Ok(len.saturating_add(alignment).saturating_add(entry))
     };
     let lens: Vec<u64> = items.iter().map(len).collect::<Result<_>>()?;
-    let runs = runs(&lens, job.args.shard_size);
+    let mut first = GgufWriter::new();
+    metadata(job, ty, &mut first)?;
+    let split = |writer: &mut GgufWriter, [no, count]: [usize; 2]| {
+        let part = |n: usize| u16::try_from(n).context("more than 65535 files");
+        writer.metadata("split.no", Value::U16(part(no)?))?;
+        writer.metadata("split.count", Value::U16(part(count)?))?;
+        let count = i32::try_from(items.len()).context("too many tensors")?;
+        writer.metadata("split.tensors.count", Value::I32(count))?;
+        anyhow::Ok(())
+    };
+    let head = |mut writer: GgufWriter| {
+        split(&mut writer, [0, 1])?;
+        anyhow::Ok(writer.start(Vec::new())?.finish()?.len() as u64)
+    };
+    let heads = match job.args.shard_size {
+        Some(_) => [head(first.clone())?, head(GgufWriter::new())?],
+        None => [0; 2],
+    };
+    let runs = runs(&lens, heads, job.args.shard_size);
     let output = &job.args.output;
     let in_output = || format!("`{}`", output.display());
     let paths = part_paths(output, runs.len()).with_context(in_output)?;
     apart(job.model, &job.args.input, &paths, "convert")?;
+    for path in &paths {
+        // Before the work, not after it.
+        checked(path, job.args.force).with_context(|| format!("`{}`", path.display()))?;
+    }
     let (mut total, mut written) = (0, Vec::new());
     let mut left = &items[..];
     for (no, (path, &run)) in paths.iter().zip(&runs).enumerate() {
         let in_path = || format!("`{}`", path.display());
-        let mut writer = GgufWriter::new();
-        if no == 0 {
-            metadata(job, ty, &mut writer)?;
-        }
+        let mut writer = std::mem::take(&mut first);
         if runs.len() > 1 {
-            let part = |n: usize| u16::try_from(n).context("more than 65535 files");
-            writer.metadata("split.no", Value::U16(part(no)?))?;
-            writer.metadata("split.count", Value::U16(part(runs.len())?))?;
-            let count = i32::try_from(items.len()).context("too many tensors")?;
-            writer.metadata("split.tensors.count", Value::I32(count))?;
+            split(&mut writer, [no, runs.len()])?;
         }
         let (now, later) = left.split_at(run);
         left = later;
         let mut file = AtomicFile::create(path, job.args.force).with_context(in_path)?;
         one(job, ty, writer, now, &mut file).with_context(in_path)?;
         total += file.len().with_context(in_path)?;
-        written.push(file);
+        // No more than one is open.
+        written.push(file.close().with_context(in_path)?);
     }
-    for (path, file) in paths.iter().zip(written) {
-        file.commit()
-            .with_context(|| format!("`{}`", path.display()))?;
-    }
+    commit_as(&paths, written)?;
     Ok((paths, total))
+}
+
+/// Tensors start at multiples of it, in the first part as the metadata says.
+fn alignment(job: &Job<'_>) -> u64 {
+    let kept = job.model.gguf_metadata().iter();
+    let mut said = kept.filter(|(key, _)| key == ALIGNMENT_KEY);
+    let said = said.find_map(|(_, value)| value.as_u64());
+    said.unwrap_or_default().max(DEFAULT_ALIGNMENT.into())
 }
 
 /// Writes one file.
@@ -147,12 +178,13 @@ fn metadata(job: &Job<'_>, ty: TernaryType, writer: &mut GgufWriter) -> Result<(
         };
         writer.metadata(key, value)?;
     }
-    let version = Some(Value::U32(QUANTIZATION_VERSION));
-    for (key, value) in [(FILE_TYPE, file_type), (QUANTIZATION, version)] {
-        let absent = !gguf.iter().any(|(k, _)| k == key);
-        if let Some(value) = value.filter(|_| absent) {
-            writer.metadata(key, value)?;
-        }
+    let has = |key: &str| gguf.iter().any(|(k, _)| k == key);
+    if let Some(file_type) = file_type.filter(|_| !has(FILE_TYPE)) {
+        writer.metadata(FILE_TYPE, file_type)?;
+    }
+    // A GGUF file that lacks the version stays so.
+    if job.model.container() != "GGUF" {
+        writer.metadata(QUANTIZATION, Value::U32(QUANTIZATION_VERSION))?;
     }
     rotation::write(job, writer)?;
     for (key, value) in job.model.metadata() {

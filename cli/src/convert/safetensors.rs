@@ -2,11 +2,11 @@
 
 use super::Job;
 use super::report::Report;
-use crate::format::{Planned, own_keys};
-use crate::sharded::Shards;
+use crate::format::{Planned, of_names, own_keys};
+use crate::sharded::{Metadata, Shards};
 use anyhow::{Context, Result};
 use safetensors::Dtype;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tritgemm::TernaryMatrix;
 use tritgemm_formats::FloatType;
@@ -71,27 +71,25 @@ pub fn write(job: &Job<'_>, reports: &[Report]) -> Result<(Vec<PathBuf>, u64)> {
         });
     }
     // Of each file what concerns its own tensors.
-    let metadata = |names: &HashSet<&str>| {
-        let infos: BTreeMap<String, PackedInfo> = (infos.iter())
-            .filter(|(name, _)| names.contains(name.as_str()))
-            .map(|(name, info)| (name.clone(), info.clone()))
-            .collect();
-        let mut metadata = job.model.metadata().clone();
-        match class {
-            None => metadata.extend(own_keys(&infos)?),
-            Some(class) => {
-                let note = HfInfo {
-                    linear_class: class.name().to_owned(),
-                    tensors: infos,
-                };
-                metadata.insert(HF_KEY.to_owned(), serde_json::to_string(&note)?);
-            }
-        }
-        Ok(metadata)
+    let own = |names: &[&str]| {
+        let tensors = of_names(&infos, names);
+        let Some(class) = class else {
+            return own_keys(&tensors);
+        };
+        let note = HfInfo {
+            linear_class: class.name().to_owned(),
+            tensors,
+        };
+        let json = serde_json::to_string(&note)?;
+        Ok(BTreeMap::from([(HF_KEY.to_owned(), json)]))
+    };
+    let metadata = Metadata {
+        all: job.model.metadata(),
+        own: &own,
     };
     let args = job.args;
     let what = (job.model, args.input.as_path(), args.force, "convert");
-    let mut out = Shards::create(&args.output, planned, args.shard_size, metadata, what)?;
+    let mut out = Shards::create(&args.output, planned, args.shard_size, &metadata, what)?;
     for m in &job.matrices {
         let matrix = job.matrix(m)?;
         match class {
