@@ -470,3 +470,106 @@ fn shared_weights_with_other_scales_are_other_matrices() {
         "{error}"
     );
 }
+
+/// A node of any operator and domain, with fields of its own after the inputs.
+fn any_node(op: &str, domain: &str, inputs: &[&str], more: &[u8]) -> Vec<u8> {
+    let mut node: Vec<u8> = inputs
+        .iter()
+        .flat_map(|i| wire::bytes(1, i.as_bytes()))
+        .collect();
+    node.extend(wire::bytes(4, op.as_bytes()));
+    node.extend(more);
+    node.extend(wire::bytes(7, domain.as_bytes()));
+    node
+}
+
+/// Packed weights that are not read are named, wherever in a model they are.
+#[test]
+fn packed_weights_elsewhere_are_named() {
+    let two_bits = wire::bytes(5, &[wire::bytes(1, b"bits"), wire::int(3, 2)].concat());
+    let nested = |name: &str| {
+        let inner = any_node("MatMulNBits", "com.microsoft", &["x", name, "s"], &two_bits);
+        [wire::bytes(1, &inner), wire::tensor(name, 2, &[0; 4], &[])].concat()
+    };
+    let branch = [
+        wire::bytes(1, b"then_branch"),
+        wire::bytes(6, &nested("in_branch")),
+    ]
+    .concat();
+    let body = [wire::bytes(1, b"body"), wire::bytes(11, &nested("in_body"))].concat();
+    let nodes = [
+        any_node("If", "", &["c"], &wire::bytes(5, &branch)),
+        any_node("Loop", "", &["c"], &wire::bytes(5, &body)),
+        any_node(
+            "MatMulNBits",
+            "other",
+            &["x", "other_domain", "s"],
+            &two_bits,
+        ),
+        any_node(
+            "QMoE",
+            "com.microsoft",
+            &["x", "router", "fc1", "s", "", "fc2"],
+            &[],
+        ),
+        any_node(
+            "GatherBlockQuantized",
+            "com.microsoft",
+            &["table", "ids", "s"],
+            &[],
+        ),
+        any_node("MatMulBnb4", "com.microsoft", &["x", "bnb", "s"], &[]),
+        any_node("MatMul", "", &["x", "dense"], &[]),
+    ];
+    let tensors = [
+        wire::tensor("router", 1, &[0; 4], &[]),
+        wire::tensor("two", 26, &[0; 4], &[]),
+        wire::tensor("unsigned", 25, &[0; 4], &[]),
+    ];
+    let graph: Vec<u8> = nodes
+        .iter()
+        .flat_map(|node| wire::bytes(1, node))
+        .chain(tensors.concat())
+        .collect();
+    let function = any_node(
+        "MatMulNBits",
+        "com.microsoft",
+        &["x", "in_function", "s"],
+        &two_bits,
+    );
+    let model = [
+        wire::int(1, 10),
+        wire::bytes(7, &graph),
+        wire::bytes(25, &wire::bytes(7, &function)),
+    ];
+    let model = model.concat();
+    let parsed = OnnxModel::parse(&model).unwrap();
+    let mut unread: Vec<&str> = parsed.unread().collect();
+    unread.sort_unstable();
+    let wanted = [
+        "bnb",
+        "fc1",
+        "fc2",
+        "in_body",
+        "in_branch",
+        "in_function",
+        "other_domain",
+        "table",
+    ];
+    assert_eq!(unread, wanted);
+    assert_eq!((parsed.matrices().len(), parsed.nested()), (0, 2));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    std::fs::write(&path, model).unwrap();
+    let opened = tritgemm_formats::open(&path).unwrap();
+    let notes = opened.notes().join(" ");
+    for word in [
+        "`two` of type INT2",
+        "and 1 more",
+        "and 7 more",
+        "2 initialisers of branches",
+    ] {
+        assert!(notes.contains(word), "no {word}: {notes}");
+    }
+    assert!(!notes.contains("router"), "{notes}");
+}

@@ -4,8 +4,8 @@ use super::Contents;
 use super::files::Part;
 use super::tensors::{Matrix, Source, Tensor};
 use crate::error::Result;
-use crate::onnx::OnnxModel;
-use std::collections::BTreeMap;
+use crate::onnx::{Initialiser, OnnxModel};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// What an ONNX model holds.
@@ -27,31 +27,39 @@ pub(super) fn read<'a>(model: &'a Arc<OnnxModel>, parts: &[Part]) -> Result<Cont
         })
     };
     let matrices = model.matrices().map(matrix).collect::<Result<_>>()?;
-    let (mut others, mut left) = (Vec::new(), 0);
+    let (mut others, mut left) = (Vec::new(), Vec::new());
     for tensor in model.others()? {
         match tensor {
-            Some((name, dtype, shape, bytes)) => {
+            Initialiser::Plain(name, dtype, shape, bytes) => {
                 others.push(Tensor::new(name, dtype, shape, bytes))
             }
-            None => left += 1,
+            Initialiser::Unread(name, ty) => left.push(format!("`{name}` of type {ty}")),
         }
     }
     let mut notes =
         vec!["Of ONNX, the weights of 2-bit MatMulNBits nodes are read as matrices.".to_owned()];
-    let unread: Vec<&str> = model.unread().collect();
-    if let Some(first) = unread.first() {
-        notes.push(format!(
-            "Not read, whatever its weights are: `{first}`{}.",
-            match unread.len() {
-                1 => String::new(),
-                n => format!(", and {} more of other bits or operators", n - 1),
-            }
-        ));
+    let unread: HashSet<&str> = model.unread().collect();
+    for tensor in &mut others {
+        if unread.contains(tensor.name.as_str()) {
+            tensor.unread = Some("is packed by a method that is not read".to_owned());
+        }
     }
-    if left > 0 {
-        notes.push(format!(
-            "{left} initialisers are of types that are not read."
-        ));
+    let quoted: Vec<String> = model.unread().map(|name| format!("`{name}`")).collect();
+    for (names, what) in [(quoted, " of other bits or operators"), (left, "")] {
+        notes.extend(names.first().map(|first| {
+            let more = match names.len() {
+                1 => String::new(),
+                n => format!(", and {} more{what}", n - 1),
+            };
+            format!("Not read, whatever its weights are: {first}{more}.")
+        }));
+    }
+    match model.nested() {
+        0 => {}
+        1 => notes.push("1 initialiser of a branch or a loop is not read.".to_owned()),
+        n => notes.push(format!(
+            "{n} initialisers of branches and loops are not read."
+        )),
     }
     Ok(Contents {
         unsupported: None,

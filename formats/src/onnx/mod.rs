@@ -34,6 +34,7 @@ mod model;
 mod proto;
 mod tensor;
 
+pub(crate) use model::Initialiser;
 pub use model::OnnxModel;
 
 use crate::error::{FormatError, Result};

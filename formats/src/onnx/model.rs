@@ -1,6 +1,6 @@
 //! `.onnx` files: the weights of their `MatMulNBits` nodes.
 
-use super::proto::{Graph, Model, Node, Tensor};
+use super::proto::{Graph, Model, Node, Tensor, type_name};
 use super::tensor::{External, type_error, wrong};
 use super::{MatMulNBits, ZeroPoints};
 use crate::error::{FormatError, Result};
@@ -26,6 +26,8 @@ pub struct OnnxModel {
     by_name: HashMap<String, usize>,
     /// Weights of nodes that are not read.
     unread: Vec<String>,
+    /// Initialisers of branches and loops.
+    nested: usize,
     external: External,
 }
 
@@ -43,7 +45,53 @@ fn identity(node: &Node) -> (Vec<String>, [Option<i64>; 3]) {
     (inputs.collect(), attributes)
 }
 
+/// What stands in the branches, loops and functions of a model, whose weights are not read.
+#[derive(Default)]
+struct Nested {
+    unread: Vec<String>,
+    initialisers: usize,
+}
+
+impl Nested {
+    /// Adds a node and what is in it.
+    fn add(&mut self, node: &Node) {
+        self.unread.extend(weights(node).map(str::to_owned));
+        self.inside(node);
+    }
+
+    /// Adds what is in a node.
+    fn inside(&mut self, node: &Node) {
+        let bodies = node.attribute.iter();
+        for graph in bodies.flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs)) {
+            self.initialisers += graph.initializer.len();
+            graph.node.iter().for_each(|node| self.add(node));
+        }
+    }
+}
+
 impl OnnxModel {
+    /// Whether `file` has the outermost fields of an ONNX model, a graph among them, to its
+    /// end.
+    pub(crate) fn recognises(file: &[u8]) -> bool {
+        use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
+        let (mut left, mut graph) = (file, false);
+        while !left.is_empty() {
+            let Ok((field, wire)) = decode_key(&mut left) else {
+                return false;
+            };
+            let known = match wire {
+                WireType::Varint => matches!(field, 1 | 5),
+                WireType::LengthDelimited => matches!(field, 2..=4 | 6..=8 | 14 | 20 | 25 | 26),
+                _ => false,
+            };
+            graph |= field == 7;
+            if !known || skip_field(wire, field, &mut left, DecodeContext::default()).is_err() {
+                return false;
+            }
+        }
+        graph
+    }
+
     /// Parses a whole `.onnx` file.
     ///
     /// # Errors
@@ -52,6 +100,13 @@ impl OnnxModel {
     pub fn parse(file: &[u8]) -> Result<Self> {
         let model = Model::decode(file).map_err(|e| corrupt(e.to_string()))?;
         let graph = model.graph.ok_or_else(|| corrupt("no graph".into()))?;
+        let mut nested = Nested::default();
+        for node in model.functions.iter().flat_map(|f| &f.node) {
+            nested.add(node);
+        }
+        for node in &graph.node {
+            nested.inside(node);
+        }
         let Graph { node, initializer } = graph;
         let mut index = HashMap::new();
         for (i, tensor) in initializer.iter().enumerate() {
@@ -65,26 +120,26 @@ impl OnnxModel {
             matrices: Vec::new(),
             by_name: HashMap::new(),
             unread: Vec::new(),
+            nested: 0,
             external: External::default(),
         };
         let mut seen = HashSet::new();
         for node in node {
-            let quantised = node.domain == "com.microsoft"
-                && matches!(
-                    &*node.op_type,
-                    "MatMulNBits" | "GatherBlockQuantized" | "MatMulBnb4" | "QMoE"
-                );
-            match (&*node.op_type, attribute(&node, "bits")) {
-                _ if !quantised => {}
+            let read = node.op_type == "MatMulNBits" && node.domain == "com.microsoft";
+            match attribute(&node, "bits") {
                 // Several nodes may share a matrix, and several matrices their weights.
-                ("MatMulNBits", Some(2)) => {
+                Some(2) if read => {
                     if seen.insert(identity(&node)) {
                         all.add(node);
                     }
                 }
-                _ => all.unread.push(weights(&node).to_owned()),
+                _ => all.unread.extend(weights(&node).map(str::to_owned)),
             }
         }
+        all.unread.append(&mut nested.unread);
+        all.nested = nested.initialisers;
+        let mut names = HashSet::new();
+        all.unread.retain(|name| names.insert(name.clone()));
         Ok(all)
     }
 
@@ -114,10 +169,15 @@ impl OnnxModel {
         self.matrices.iter().map(|m| m.name.as_str())
     }
 
-    /// The weights of nodes that multiply by packed ones and are not read: of other bits, or
-    /// of other operators.
+    /// The weights of nodes that multiply by packed ones and are not read: of other bits, of
+    /// other operators or domains, or in branches, loops and functions of the model.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         self.unread.iter().map(String::as_str)
+    }
+
+    /// How many initialisers stand in branches and loops, where they are not read.
+    pub fn nested(&self) -> usize {
+        self.nested
     }
 
     /// The files that hold external data, as the model names them, sorted.
@@ -133,10 +193,8 @@ impl OnnxModel {
         self.external.0.insert(location.to_owned(), Arc::new(bytes));
     }
 
-    /// Initialisers that are no part of a matrix that is read, in the order of the file:
-    /// name, type, shape and bytes, or nothing for a type that is not read.
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn others(&self) -> Result<Vec<Option<(&str, Dtype, Vec<usize>, Cow<'_, [u8]>)>>> {
+    /// Initialisers that are no part of a matrix that is read, in the order of the file.
+    pub(crate) fn others(&self) -> Result<Vec<Initialiser<'_>>> {
         let of = |m: &Matrix| {
             m.node
                 .input
@@ -150,8 +208,11 @@ impl OnnxModel {
         let others = self.tensors.iter().filter(|t| !used.contains(&t.name));
         others
             .map(|t| {
-                let plain = t.plain(&self.external)?;
-                Ok(plain.map(|(dtype, shape, bytes)| (t.name.as_str(), dtype, shape, bytes)))
+                let name = t.name.as_str();
+                Ok(match t.plain(&self.external)? {
+                    Some((dtype, shape, bytes)) => Initialiser::Plain(name, dtype, shape, bytes),
+                    None => Initialiser::Unread(name, type_name(t.data_type)),
+                })
             })
             .collect()
     }
@@ -224,6 +285,14 @@ impl OnnxModel {
     }
 }
 
+/// An initialiser that is no part of a matrix.
+pub(crate) enum Initialiser<'a> {
+    /// Its name, type, shape and bytes.
+    Plain(&'a str, Dtype, Vec<usize>, Cow<'a, [u8]>),
+    /// Its name, and that of a type that is not read.
+    Unread(&'a str, String),
+}
+
 fn corrupt(what: String) -> FormatError {
     FormatError::Container {
         container: "ONNX",
@@ -232,8 +301,17 @@ fn corrupt(what: String) -> FormatError {
     }
 }
 
-fn weights(node: &Node) -> &str {
-    node.input.get(1).map_or("", String::as_str)
+/// The packed weights of a node, if its operator takes such.
+fn weights(node: &Node) -> impl Iterator<Item = &str> {
+    let at: &[usize] = match &*node.op_type {
+        "MatMulNBits" | "MatMulBnb4" | "MatMulFpQ4" => &[1],
+        "GatherBlockQuantized" => &[0],
+        // Those of up to three layers of the experts.
+        "QMoE" => &[2, 5, 8],
+        _ => &[],
+    };
+    let names = at.iter().filter_map(|&i| node.input.get(i));
+    names.map(String::as_str).filter(|name| !name.is_empty())
 }
 
 fn attribute(node: &Node, name: &str) -> Option<i64> {
@@ -245,7 +323,8 @@ fn size(node: &Node, name: &'static str) -> Result<usize> {
     let size = value.and_then(|v| usize::try_from(v).ok());
     size.ok_or_else(|| {
         let value = value.map_or("missing".to_owned(), |v| v.to_string());
-        wrong(weights(node), name, &value, "a number from 0 up")
+        let weights = node.input.get(1).map_or("", String::as_str);
+        wrong(weights, name, &value, "a number from 0 up")
     })
 }
 

@@ -4,6 +4,15 @@
 pub(super) struct Model {
     #[prost(message, optional, tag = "7")]
     pub(super) graph: Option<Graph>,
+    #[prost(message, repeated, tag = "25")]
+    pub(super) functions: Vec<Function>,
+}
+
+/// An operator that the model defines itself.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Function {
+    #[prost(message, repeated, tag = "7")]
+    pub(super) node: Vec<Node>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -32,6 +41,11 @@ pub(super) struct Attribute {
     pub(super) name: String,
     #[prost(int64, tag = "3")]
     pub(super) i: i64,
+    /// A branch or the body of a loop.
+    #[prost(message, optional, boxed, tag = "6")]
+    pub(super) g: Option<Box<Graph>>,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) graphs: Vec<Graph>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -70,3 +84,24 @@ pub(super) const BFLOAT16: i32 = 16;
 
 /// `TensorProto.DataLocation.EXTERNAL`.
 pub(super) const EXTERNAL: i32 = 1;
+
+/// The names of types that are not read, by `TensorProto.DataType`.
+pub(super) fn type_name(data_type: i32) -> String {
+    let name = match data_type {
+        8 => "STRING",
+        14 => "COMPLEX64",
+        15 => "COMPLEX128",
+        17 => "FLOAT8E4M3FN",
+        18 => "FLOAT8E4M3FNUZ",
+        19 => "FLOAT8E5M2",
+        20 => "FLOAT8E5M2FNUZ",
+        21 => "UINT4",
+        22 => "INT4",
+        23 => "FLOAT4E2M1",
+        24 => "FLOAT8E8M0",
+        25 => "UINT2",
+        26 => "INT2",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}
