@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tritgemm::{Scales, TernaryMatrix, Workspace};
-use tritgemm_formats::ggml::TernaryType;
+use tritgemm_formats::ggml::{I2sLayout, TernaryType};
 use tritgemm_formats::gguf::{GgufWriter, TensorType, Value};
 use tritgemm_formats::hf::{self, LinearClass};
 use tritgemm_formats::{Model, OpenOptions, ScaleRounding, open, open_with};
@@ -450,6 +450,59 @@ fn external_data_is_read_beside_the_model() {
     }
 }
 
+/// A byte-order mark before the JSON of a header; what is checked of others is checked then.
+#[test]
+fn headers_may_begin_with_a_mark() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let write = |json: &str, data: usize| {
+        let json = format!("\u{feff}{json}");
+        let len = (json.len() as u64).to_le_bytes();
+        fs::write(&path, [&len, json.as_bytes(), &vec![7; data]].concat()).unwrap();
+    };
+    let entry = |name: &str, start: usize, end: usize| {
+        format!(r#""{name}":{{"dtype":"U8","shape":[4],"data_offsets":[{start},{end}]}}"#)
+    };
+    let two = |ends: [usize; 4]| {
+        format!(
+            "{{{},{}}}",
+            entry("a", ends[0], ends[1]),
+            entry("b", ends[2], ends[3])
+        )
+    };
+    write(&two([0, 4, 4, 8]), 8);
+    let model = open(&path).unwrap();
+    assert_eq!(model.tensor("b").unwrap().bytes(), [7; 4]);
+    for (ends, data) in [
+        ([0, 4, 4, 8], 7),
+        ([0, 4, 4, 8], 9),
+        ([0, 4, 5, 9], 9),
+        ([0, 4, 0, 4], 4),
+        ([0, 4, 4, 7], 7),
+        ([0, 4, 8, 4], 8),
+    ] {
+        write(&two(ends), data);
+        refused(&path, &["not a valid safetensors file"]);
+    }
+    write("{", 0);
+    refused(&path, &["not a valid safetensors file"]);
+    fs::write(&path, b"\xff\0\0\0\0\0\0\0\xef\xbb\xbf{}").unwrap();
+    refused(&path, &["not a valid safetensors file"]);
+}
+
+/// A layout is for I2_S alone: elsewhere it would be a wish that nothing heeds.
+#[test]
+fn options_that_mean_nothing_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let first = split(&dir);
+    let options = OpenOptions {
+        i2s_layout: Some(I2sLayout::Arm),
+        ..OpenOptions::default()
+    };
+    let error = open_with(&first, &options).unwrap_err().to_string();
+    assert!(error.contains("no I2_S matrices"), "{error}");
+}
+
 #[test]
 fn unknown_files_are_named() {
     let dir = TempDir::new().unwrap();
@@ -465,11 +518,37 @@ fn unknown_files_are_named() {
         (b"  <HTML>", "a web page"),
         (b"tjgg\x01\0\0\0", "before GGUF"),
         (b"hello, world", "text"),
-        (b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7", "data that begins"),
+        (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0", "pickle"),
+        (b"\x80\x05\x95\x0b\0\0\0\0\0\0\0", "pickle"),
+        (b"PK\x07\x08PK\x03\x04", "a zip file"),
+        (b"\x7fELF\x02\x01\x01\0\0", "ELF"),
+        (&[&[b'a'; 257][..], b"ustar\x0000"].concat(), "a tar file"),
+        (
+            b"version https://hawser.github.com/spec/v1\n",
+            "a Git LFS pointer",
+        ),
+        (
+            &[b"\xef\xbb\xbfhello ", "\u{e9}".repeat(400).as_bytes()].concat(),
+            "text",
+        ),
     ] {
-        fs::write(&path, bytes).unwrap();
-        refused(&path, &[text, "none of the formats"]);
+        // Whatever its name says.
+        for name in [
+            "m.gguf",
+            "m.safetensors",
+            "m.onnx",
+            "m.panels",
+            "m.json",
+            "m",
+        ] {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            refused(&path, &[text, "none of the formats"]);
+            fs::remove_file(path).unwrap();
+        }
     }
+    fs::write(&path, b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7").unwrap();
+    refused(&path, &["data that begins", "none of the formats"]);
     fs::write(&path, b"").unwrap();
     refused(&path, &["is empty"]);
     // A safetensors header of 640 bytes begins like a pickle.
@@ -481,6 +560,13 @@ fn unknown_files_are_named() {
     assert_eq!(bytes[..2], *b"\x80\x02");
     fs::write(&path, bytes).unwrap();
     assert_eq!(open(&path).unwrap().others().len(), 1);
+    // Files of ours by what is in them, whatever their names.
+    for (name, bytes) in [("m.bin", onnx(&[])), ("m.json", onnx(&[]))] {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(open(&path).unwrap().container(), "ONNX");
+        fs::remove_file(path).unwrap();
+    }
     // A pointer in the place of a part or a shard.
     let first = split(&dir);
     fs::write(part(&dir, 2, 3), lfs).unwrap();

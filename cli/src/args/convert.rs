@@ -76,9 +76,9 @@ pub struct ReadArgs {
     /// Rows of HF BitNet matrices of ceil(M / 4) packed rows [default: 4 times those]
     #[arg(long, value_name = "M")]
     pub rows: Option<usize>,
-    /// Layout of I2_S matrices, which no file says
-    #[arg(long, value_enum, value_name = "LAYOUT", default_value = "x86")]
-    pub i2s_layout: LayoutName,
+    /// Layout of I2_S matrices, which no file says [default: x86]
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    pub i2s_layout: Option<LayoutName>,
 }
 
 impl ReadArgs {
@@ -88,11 +88,11 @@ impl ReadArgs {
         OpenOptions {
             linear_class: self.linear_class.map(ClassName::class),
             rows: self.rows,
-            i2s_layout: match self.i2s_layout {
+            i2s_layout: self.i2s_layout.map(|layout| match layout {
                 LayoutName::X86 => I2sLayout::X86,
                 LayoutName::Rows4 => I2sLayout::Rows4,
                 LayoutName::Arm => I2sLayout::Arm,
-            },
+            }),
             tolerant,
         }
     }
@@ -123,8 +123,7 @@ impl ScaleTypeName {
 const CONVERT_NOTES: &str = "\
 IN is what its first bytes say: GGUF (TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, I2_S,
 IQ2_BN and IQ1_BN matrices), a panel file, or safetensors (ours and HF BitNet).
-Of a file that ends in .onnx, the weights of MatMulNBits nodes of 2 bits are
-read. Models in several files are read whole: a split GGUF from its first part,
+Of an ONNX model, the weights of MatMulNBits nodes of 2 bits are read. Models in several files are read whole: a split GGUF from its first part,
 sharded safetensors from their .index.json, ONNX with its external data. A
 folder stands for the one model in it.
 

@@ -26,15 +26,15 @@ impl Model {
     /// `path` is a GGUF file or the first of its parts, a safetensors file or the .index.json
     /// of its shards, an ONNX or a panel file, or a folder with one of these. What a file does
     /// not say: `linear_class` ('bitlinear' or 'autobitlinear') and `rows` of HF BitNet,
-    /// `i2s_layout` ('x86', 'rows4' or 'arm') of I2_S.
+    /// `i2s_layout` ('x86', which is the default, 'rows4' or 'arm') of I2_S.
     #[staticmethod]
-    #[pyo3(signature = (path, *, linear_class = None, rows = None, i2s_layout = "x86"))]
+    #[pyo3(signature = (path, *, linear_class = None, rows = None, i2s_layout = None))]
     fn open(
         py: Python<'_>,
         path: PathBuf,
         linear_class: Option<&str>,
         rows: Option<usize>,
-        i2s_layout: &str,
+        i2s_layout: Option<&str>,
     ) -> Result<Self, Error> {
         let linear_class = linear_class.map(|name| {
             let class = LinearClass::from_name(name);
@@ -44,15 +44,18 @@ impl Model {
                 ))
             })
         });
-        let i2s_layout = I2sLayout::from_name(i2s_layout).ok_or_else(|| {
-            Error::other(format!(
-                "i2s_layout: expected 'x86', 'rows4' or 'arm', got '{i2s_layout}'"
-            ))
-        })?;
+        let i2s_layout = i2s_layout.map(|name| {
+            let layout = I2sLayout::from_name(name);
+            layout.ok_or_else(|| {
+                Error::other(format!(
+                    "i2s_layout: expected 'x86', 'rows4' or 'arm', got '{name}'"
+                ))
+            })
+        });
         let options = OpenOptions {
             linear_class: linear_class.transpose()?,
             rows,
-            i2s_layout,
+            i2s_layout: i2s_layout.transpose()?,
             tolerant: false,
         };
         let core = py.detach(|| open_with(path, &options))?;

@@ -1,8 +1,8 @@
 //! The files of a model: found, mapped and told apart.
 
-use super::folder;
 use super::mapped::{Mapped, cannot_open};
 use super::weight_map::WeightMap;
+use super::{folder, header};
 use crate::error::{FormatError, Result};
 use crate::gguf::{Gguf, part_name};
 use crate::onnx::OnnxModel;
@@ -72,8 +72,8 @@ impl Files {
         if bytes.is_empty() {
             return Err(refused("is empty"));
         }
-        let extension = path.extension().and_then(|e| e.to_str());
-        let extension = extension.unwrap_or("").to_ascii_lowercase();
+        let ending = path.extension().and_then(|e| e.to_str());
+        let ending = ending.unwrap_or("").to_ascii_lowercase();
         let part = Part {
             path: path.into(),
             bytes,
@@ -83,38 +83,39 @@ impl Files {
             kind,
             notes: Vec::new(),
         };
-        if part.bytes.starts_with(b"GGUF") {
+        let bytes = &part.bytes;
+        if bytes.starts_with(b"GGUF") {
             return gguf_parts(part);
         }
-        if part.bytes.starts_with(b"TRITPANL") {
+        if bytes.starts_with(b"TRITPANL") {
             return Ok(one(part, Kind::Panels));
         }
-        // Before what begins like other files: the length of a header may be any two bytes.
-        let header = part.bytes.first_chunk().map(|&len| u64::from_le_bytes(len));
-        let is_safetensors = part.bytes.get(8) == Some(&b'{')
-            && header.is_some_and(|len| len <= super::ours::MAX_HEADER as u64);
-        if let Some(what) = foreign(&part.bytes).filter(|_| !is_safetensors) {
-            return Err(unknown(what));
-        }
-        if extension == "onnx" {
-            // Nothing tells protobuf by its first bytes.
-            return onnx_parts(part);
-        }
-        if extension == "json" {
-            let map = WeightMap::parse(&part.bytes)?;
-            return Self::shards(path, map);
-        }
-        if is_safetensors || extension == "safetensors" {
+        let safetensors = |part| {
             let mut files = one(part, Kind::Safetensors(None));
             files.notes.extend(index_beside(path));
-            return Ok(files);
+            files
+        };
+        // Before what begins like other files: the length of a header may be any two bytes.
+        if header::begins(bytes) {
+            return Ok(safetensors(part));
         }
-        Err(unknown(
-            match str::from_utf8(&part.bytes[..part.bytes.len().min(64)]) {
-                Ok(_) => "text",
-                Err(_) => "data that begins like no file that is known",
-            },
-        ))
+        if let Some(what) = foreign(bytes) {
+            return Err(unknown(what));
+        }
+        let text = bytes.strip_prefix(super::BOM).unwrap_or(bytes);
+        if text.trim_ascii_start().starts_with(b"{") {
+            let map = WeightMap::parse(bytes)?;
+            return Self::shards(path, map);
+        }
+        if is_text(bytes) {
+            return Err(unknown("text"));
+        }
+        // Damaged ones are told by their endings: by their bytes they are nothing.
+        match &*ending {
+            "safetensors" => Ok(safetensors(part)),
+            _ if ending == "onnx" || OnnxModel::recognises(bytes) => onnx_parts(part),
+            _ => Err(unknown("data that begins like no file that is known")),
+        }
     }
 
     /// The shards that an index at `path` names.
@@ -201,7 +202,7 @@ fn gguf_parts(first: Part) -> Result<Files> {
 
 /// That a part says to be what its name says.
 fn same_model(part: &Part, no: u64, count: u64, tensors: Option<u64>) -> Result<()> {
-    if let Some(what) = foreign(&part.bytes) {
+    if let Some(what) = foreign(&part.bytes).filter(|_| !part.bytes.starts_with(b"GGUF")) {
         return Err(in_file(&part.path, unknown(what)));
     }
     let gguf = Gguf::parse(&part.bytes).map_err(|e| in_file(&part.path, e))?;
@@ -288,23 +289,32 @@ pub(super) fn beside(model: &Path, name: &str, kind: &str) -> Result<PathBuf> {
     }
 }
 
+/// What Git LFS leaves in the place of a file.
+const POINTER: &str = "a Git LFS pointer, not the file it stands for (`git lfs pull` fetches that)";
+
 /// How a Git LFS pointer begins.
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// What a file is that is often taken for a model.
 pub(super) fn foreign(bytes: &[u8]) -> Option<String> {
     let text = bytes.strip_prefix(super::BOM).unwrap_or(bytes);
-    let known: [(&[u8], &str); 12] = [
-        (
-            LFS,
-            "a Git LFS pointer, not the file it stands for (`git lfs pull` fetches that)",
-        ),
+    const PICKLE: &str = "a Python pickle, as PyTorch's old checkpoints are";
+    let known: [(&[u8], &str); 23] = [
+        (LFS, POINTER),
+        (b"version https://hawser.github.com/spec/", POINTER),
         (b"PK\x03\x04", "a zip file, as PyTorch's checkpoints are"),
         (b"PK\x05\x06", "an empty zip file"),
-        (
-            b"\x80\x02",
-            "a Python pickle, as PyTorch's old checkpoints are",
-        ),
+        (b"PK\x07\x08", "a zip file in several parts"),
+        (b"\x80\x02", PICKLE),
+        (b"\x80\x03", PICKLE),
+        (b"\x80\x04", PICKLE),
+        (b"\x80\x05", PICKLE),
+        (b"BZh", "a bzip2 file"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z file"),
+        (b"\x7fELF", "a program or library (ELF)"),
+        (b"%PDF-", "a PDF document"),
+        (b"PAR1", "a Parquet file"),
+        (b"/annex/objects/", "a git-annex pointer"),
         (b"\x1f\x8b", "a gzip file"),
         (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
         (b"\xfd7zXZ", "an xz file"),
@@ -318,8 +328,26 @@ pub(super) fn foreign(bytes: &[u8]) -> Option<String> {
     if let Some((_, what)) = found {
         return Some((*what).to_owned());
     }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some("a tar file".to_owned());
+    }
     let start: Vec<u8> = text.iter().take(64).map(u8::to_ascii_lowercase).collect();
     let start = start.trim_ascii_start();
     (start.starts_with(b"<!doctype") || start.starts_with(b"<html"))
         .then(|| "a web page".to_owned())
+}
+
+/// Whether a file begins as text does: UTF-8, without the control characters that no text has.
+fn is_text(bytes: &[u8]) -> bool {
+    let start = &bytes[..bytes.len().min(512)];
+    let valid = match str::from_utf8(start) {
+        Ok(text) => text,
+        // A character that goes on after the start.
+        Err(e) if e.error_len().is_none() => {
+            str::from_utf8(&start[..e.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c');
+    !valid.is_empty() && !valid.contains(control)
 }

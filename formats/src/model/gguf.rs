@@ -85,7 +85,8 @@ pub(super) fn read<'a>(parts: &'a [Part], options: &OpenOptions) -> Result<Conte
             ));
         }
     }
-    notes(&tensors, options.i2s_layout, groups, &mut contents.notes);
+    let layout = options.i2s_layout.unwrap_or_default();
+    notes(&tensors, layout, groups, &mut contents.notes);
     for tensor in tensors {
         let rotation = match &hadamard {
             Some(hadamard) => hadamard.of(tensor.name(), tensor.cols())?,
@@ -110,7 +111,7 @@ pub(super) fn read<'a>(parts: &'a [Part], options: &OpenOptions) -> Result<Conte
                 .transpose()?,
             rotation,
             stored: Vec::new(),
-            source: Source::Gguf(tensor.with_i2s_layout(options.i2s_layout)),
+            source: Source::Gguf(tensor.with_i2s_layout(layout)),
         });
     }
     Ok(contents)

@@ -5,7 +5,9 @@
 //! | `files`, `folder`, `weight_map` | which files there are |
 //! | `mapped` | their bytes |
 //! | `gguf` | GGUF, in one file or split |
-//! | `safetensors` | HF BitNet and this project's own, in one file or sharded |
+//! | `safetensors`, `header` | HF BitNet and this project's own, in one file or sharded |
+//! | `config` | what is said beside them |
+//! | `unrecognised` | packed weights that are not read |
 //! | `onnx` | ONNX, with its external data |
 //! | `panels` | panel files |
 //! | [`ours`] | how this project's matrices lie in safetensors files |
@@ -15,6 +17,7 @@ mod config;
 mod files;
 mod folder;
 mod gguf;
+mod header;
 mod mapped;
 mod onnx;
 pub mod ours;
@@ -29,7 +32,7 @@ pub use panels::bias_name;
 pub use tensors::{Matrix, Tensor};
 
 use crate::error::{FormatError, Result};
-use crate::ggml::I2sLayout;
+use crate::ggml::{I2sLayout, TernaryType};
 use crate::gguf::Value;
 use crate::hf::LinearClass;
 use files::{Files, Kind};
@@ -51,8 +54,8 @@ pub struct OpenOptions {
     pub linear_class: Option<LinearClass>,
     /// M of HF BitNet matrices of `ceil(M / 4)` packed rows.
     pub rows: Option<usize>,
-    /// The layout of I2_S tensors.
-    pub i2s_layout: I2sLayout,
+    /// The layout of I2_S tensors, [`I2sLayout::X86`] if nothing is said.
+    pub i2s_layout: Option<I2sLayout>,
     /// Whether HF BitNet matrices that cannot be read for what `config.json` says or lacks are
     /// opened all the same, with a note: their scales are taken as they are stored.
     pub tolerant: bool,
@@ -79,8 +82,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Model> {
 
 /// Opens the model at `path` and all files that belong to it, mapped into memory. `path` is
 ///
-/// - a GGUF, safetensors, ONNX or panel file, told by what it begins with (ONNX by its
-///   ending); of a split GGUF model its first part, and of an ONNX model the file that names
+/// - a GGUF, safetensors, ONNX or panel file, told by what is in it; of a split GGUF model its first part, and of an ONNX model the file that names
 ///   its external data;
 /// - `*.safetensors.index.json`, whose shards are read;
 /// - a folder that holds one of these.
@@ -150,6 +152,12 @@ impl<'a> Contents<'a> {
         if !hf && (options.linear_class.is_some() || options.rows.is_some()) {
             return Err(files::refused(
                 "has no HF BitNet matrices, which a linear class and rows are for",
+            ));
+        }
+        let i2s = |m: &Matrix<'_>| m.format == TernaryType::I2S.name();
+        if options.i2s_layout.is_some() && !contents.matrices.iter().any(i2s) {
+            return Err(files::refused(
+                "has no I2_S matrices, which a layout is for",
             ));
         }
         Ok(contents)

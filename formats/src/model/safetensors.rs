@@ -8,10 +8,10 @@ use super::rotation::{Hadamard, Rotated, RotationInfo};
 use super::tensors::{HF, Matrix, Source, Tensor};
 use super::unrecognised;
 use super::weight_map::WeightMap;
-use super::{Contents, OpenOptions};
+use super::{Contents, OpenOptions, header};
 use crate::error::{FormatError, Result};
 use crate::hf::{self, LinearClass};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -73,12 +73,9 @@ impl<'a> Shards<'a> {
     /// Adds the tensors of a shard that are `wanted`.
     fn add(&mut self, part: &'a Part, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let bytes: &'a [u8] = &part.bytes;
-        let (header_len, header) =
-            SafeTensors::read_metadata(bytes).map_err(|e| match foreign(bytes) {
-                Some(what) => unknown(what),
-                None => refused(format!("not a valid safetensors file: {e}")),
-            })?;
-        let data = bytes.get(8 + header_len..).unwrap_or_default();
+        let read = header::read(bytes);
+        let (header, start) = read.map_err(|e| foreign(bytes).map_or(e, unknown))?;
+        let data = bytes.get(start..).unwrap_or_default();
         let mut found = HashSet::new();
         for name in header.offset_keys() {
             if !wanted(&name) {

@@ -299,7 +299,7 @@ class Model:
         *,
         linear_class: Literal["bitlinear", "autobitlinear"] | None = None,
         rows: int | None = None,
-        i2s_layout: Literal["x86", "rows4", "arm"] = "x86",
+        i2s_layout: Literal["x86", "rows4", "arm"] | None = None,
     ) -> Model: ...
     @property
     def names(self) -> list[str]: ...
