@@ -211,15 +211,22 @@ fn print(lines: &[Line], args: &BenchArgs, out: &mut Out) -> Result<()> {
          read: bytes a second that a plain sum reads from the same place; \
          spread: how far the middle half of the repeats lies apart.",
     )?;
-    let worst = lines.iter().map(|line| line.spread).fold(0.0, f64::max);
-    if worst > BUSY {
-        out.text(format!(
+    if let Some(warning) = busy(lines.iter().map(|line| line.spread)) {
+        out.text(warning)?;
+    }
+    Ok(())
+}
+
+/// What to say if repeats lie too far apart to be believed.
+fn busy(spreads: impl Iterator<Item = f64>) -> Option<String> {
+    let worst = spreads.fold(0.0, f64::max);
+    (worst > BUSY).then(|| {
+        format!(
             "The machine was busy or changed its speed: repeats lie up to {:.0} % apart. Numbers \
              hold to a few percent where nothing else runs.",
             100.0 * worst
-        ))?;
-    }
-    Ok(())
+        )
+    })
 }
 
 /// Three digits, which is more than a measurement is good for.
@@ -234,6 +241,17 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_machine_is_told_of() {
+        assert_eq!(busy([0.0, 0.1].into_iter()), None);
+        assert_eq!(busy([].into_iter()), None);
+        let warning = busy([0.02, 0.25, f64::NAN].into_iter()).unwrap();
+        assert!(
+            warning.contains("busy") && warning.contains("25 %"),
+            "{warning}"
+        );
+    }
 
     #[test]
     fn numbers_have_three_digits() {
