@@ -541,3 +541,69 @@ fn results_have_colours_where_they_are_wanted() {
     let failed = command.arg("verify").arg(&latent).assert().code(1);
     failed.stderr(predicate::str::contains("\u{1b}[31merror:").or(predicate::str::contains("31m")));
 }
+
+/// Embeddings and heads of GGUF files have types that safetensors lacks: their values are
+/// written if that is wished.
+#[test]
+fn values_of_embeddings_are_written_as_floats() {
+    let dir = Dir::new();
+    let shape: &[u64] = &[256, 4];
+    let tensors = [("w", shape, TernaryType::Tq2_0, None)];
+    let input = common::models::gguf(&dir, "in.gguf", &tensors);
+    let text = refusal(&dir, &input, &["--to", "safetensors"]);
+    assert!(
+        text.contains("`k_quant`") && text.contains("--dequantize"),
+        "{text}"
+    );
+    for (target, name) in [("safetensors", "o.safetensors"), ("hf", "h.safetensors")] {
+        let out = dir.path(name);
+        convert(&input, &out, &["--to", target, "--dequantize"]);
+        let values = |path: &Path| {
+            let model = open(path).unwrap();
+            let tensor = model.tensor("k_quant").unwrap();
+            (tensor.shape.clone(), tensor.to_f32().unwrap())
+        };
+        let (shape, floats) = values(&out);
+        assert_eq!((&shape[..], &floats), (&[256][..], &values(&input).1));
+        assert!(floats.iter().any(|&v| v != 0.0));
+    }
+    // What no type is known for stays refused.
+    let text = refusal(&dir, &input, &["--to", "panels", "--dequantize"]);
+    assert!(text.contains("`k_quant`"), "{text}");
+}
+
+/// What is advised can be done: scales of 128 weights, which TQ2_0 has no place for.
+#[test]
+fn advice_names_types_that_hold_what_is_there() {
+    let dir = Dir::new();
+    let input = dir.write("in", &[("w", matrix(4, 256))], &[]);
+    let [packed, start] = ["packed", "start.gguf"].map(|name| dir.path(name));
+    let mut command = tritgemm();
+    command.arg("quantize").args([&input, &packed]);
+    command
+        .args(["--granularity", "group128"])
+        .assert()
+        .success();
+    convert(&packed, &start, &["--to", "pq2_0", "--round-scales"]);
+    let text = refusal(&dir, &start, &["--to", "tq2_0"]);
+    let types = "--to q2_0 or --to pq2_0 or --to ptq1_0 holds them";
+    assert!(text.contains(types) && !text.contains("quantize"), "{text}");
+    // K that no block of 256 fits, then none at all.
+    for (cols, advice) in [(384, "--to q2_0 or --to pq2_0"), (100, "have any K")] {
+        let input = dir.write("in", &[("w", matrix(4, cols))], &[]);
+        let mut command = tritgemm();
+        command
+            .arg("quantize")
+            .args([&input, &packed])
+            .arg("--force");
+        command.assert().success();
+        let text = refusal(&dir, &packed, &["--to", "tq2_0", "--round-scales"]);
+        assert!(text.contains(advice), "{text}");
+        assert_eq!(text.contains("--to"), cols == 384, "{text}");
+    }
+    let text = refusal(&dir, &start, &["--to", "hf"]);
+    assert!(
+        text.contains("safetensors and panels store any scales"),
+        "{text}"
+    );
+}

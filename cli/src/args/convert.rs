@@ -165,6 +165,9 @@ pub struct ConvertArgs {
     /// Leave out tensors whose type OUT does not have, instead of failing
     #[arg(long)]
     pub skip_others: bool,
+    /// Write tensors of types that safetensors lacks as F32: Q4_0, Q8_0, Q4_K, Q5_K, Q6_K
+    #[arg(long)]
+    pub dequantize: bool,
     /// Write OUT as several files of at most SIZE where it is larger (not for panels)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub shard_size: Option<u64>,

@@ -14,9 +14,11 @@ use crate::output::{self, Out, plain};
 use crate::scales;
 use crate::sharded::apart;
 use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum;
 use indicatif::ProgressBar;
 use report::Report;
 use tritgemm::{Granularity, TernaryMatrix};
+use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::model::ours::{PackedInfo, granularity_name};
 use tritgemm_formats::model::rotation::RotationInfo;
 use tritgemm_formats::model::{Matrix, Tensor};
@@ -132,13 +134,46 @@ impl<'a> Job<'a> {
                     (true, None) => "safetensors and panels store any scale".to_owned(),
                 }
             }
-            Some(FormatError::ScaleLayout { .. } | FormatError::ScaleBlock { .. }) => {
-                "`tritgemm quantize --granularity` makes such scales".to_owned()
+            Some(FormatError::ScaleLayout { .. }) => {
+                "safetensors and panels store any scales".to_owned()
             }
-            Some(FormatError::Block { .. }) => "safetensors, panels and hf have any K".to_owned(),
+            Some(FormatError::ScaleBlock { granularity, .. }) => match granularity {
+                Granularity::PerGroup(group) => self.advise_types(
+                    group.len(),
+                    "holds them",
+                    "safetensors and panels store any scales",
+                ),
+                _ => return error,
+            },
+            Some(FormatError::Block { .. }) => self.advise_types(
+                usize::MAX,
+                "has shorter blocks",
+                "safetensors, panels and hf have any K",
+            ),
             _ => return error,
         };
         anyhow!("{error:#}; {advice}")
+    }
+
+    /// The GGUF types of blocks of at most `most` weights that every K fits, and what they do;
+    /// else what `others` do.
+    fn advise_types(&self, most: usize, what: &str, others: &str) -> String {
+        let fits = |target: &Target| {
+            let block = target.ggml().map_or(usize::MAX, TernaryType::block);
+            block <= most
+                && self
+                    .matrices
+                    .iter()
+                    .all(|m| m.shape[1].is_multiple_of(block))
+        };
+        let types: Vec<String> = (Target::value_variants().iter())
+            .filter(|target| fits(target))
+            .filter_map(|target| Some(format!("--to {}", target.to_possible_value()?.get_name())))
+            .collect();
+        match types.is_empty() {
+            true => others.to_owned(),
+            false => format!("{} {what}; {others}", types.join(" or ")),
+        }
     }
 
     /// Converts every matrix and throws it away: nothing is written before all

@@ -66,7 +66,8 @@ pub fn write(job: &Job<'_>, reports: &[Report]) -> Result<(Vec<PathBuf>, u64)> {
     for other in &job.others {
         planned.push(Planned {
             name: other.name.clone(),
-            dtype: other.dtype.context("a type that safetensors has")?,
+            dtype: (other.dtype.or_else(|| job.dequantized(other)))
+                .context("a type that safetensors has")?,
             shape: other.shape.clone(),
         });
     }
@@ -108,7 +109,14 @@ pub fn write(job: &Job<'_>, reports: &[Report]) -> Result<(Vec<PathBuf>, u64)> {
     }
     for other in &job.others {
         job.bar.set_message(crate::output::plain(&other.name));
-        out.put(&other.name, other.bytes())?;
+        match other.dtype {
+            Some(_) => out.put(&other.name, other.bytes())?,
+            None => {
+                let values = other.to_f32()?;
+                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                out.put(&other.name, &bytes)?;
+            }
+        }
         job.bar.inc(other.bytes().len() as u64);
     }
     out.commit()

@@ -4,6 +4,7 @@ use super::{Job, panels};
 use crate::args::{ConvertArgs, Target};
 use crate::output::count;
 use anyhow::{Result, bail};
+use safetensors::Dtype;
 use std::collections::HashSet;
 use tritgemm_formats::ggml::TernaryType;
 use tritgemm_formats::gguf::{TensorType, check_tensor_name};
@@ -71,11 +72,12 @@ impl Job<'_> {
     /// Deals with tensors that the target cannot hold.
     pub fn leave_out(&mut self) -> Result<()> {
         let biases = panels::biases(&self.matrices);
+        let typed = |other: &Tensor<'_>| other.dtype.or_else(|| self.dequantized(other)).is_some();
         let holds = |other: &Tensor<'_>| match self.target {
-            Target::Safetensors => other.dtype.is_some() && other.rotation.is_none(),
+            Target::Safetensors => typed(other) && other.rotation.is_none(),
             // What its packed weights mean would be read out of OUT's config.json.
             Target::Hf | Target::HfBitlinear => {
-                other.dtype.is_some() && other.rotation.is_none() && other.unread.is_none()
+                typed(other) && other.rotation.is_none() && other.unread.is_none()
             }
             Target::Panels => panels::is_bias(other, &biases) && other.rotation.is_none(),
             _ => tensor_type(other).is_some(),
@@ -87,6 +89,13 @@ impl Job<'_> {
                 0 => String::new(),
                 n => format!(" (and {})", count(n, "tensor more", "tensors more")),
             };
+            let safetensors = self.target.ggml().is_none() && self.target != Target::Panels;
+            let has_values =
+                |o: &&Tensor<'_>| o.gguf_type.is_some_and(|ty| TensorType(ty).has_values());
+            let values = match safetensors && refused.iter().any(has_values) {
+                true if !self.args.dequantize => ", --dequantize writes the values of some",
+                _ => "",
+            };
             let why = match (&first.unread, &first.rotation) {
                 (_, Some(_)) => ", which is rotated,".to_owned(),
                 (Some(why), _) => format!(", which {why},"),
@@ -94,7 +103,7 @@ impl Job<'_> {
             };
             bail!(
                 "tensor `{}` of type {} {:?}{why} has no place in a file of {}{more}; \
-                 --skip-others leaves such tensors out",
+                 --skip-others leaves such tensors out{values}",
                 first.name,
                 first.type_name,
                 first.shape,
@@ -104,6 +113,12 @@ impl Job<'_> {
         self.skipped = refused.iter().map(|o| o.name.clone()).collect();
         self.others = held;
         Ok(())
+    }
+
+    /// The type that a tensor gets which safetensors has none for, if it is to have one.
+    pub fn dequantized(&self, other: &Tensor<'_>) -> Option<Dtype> {
+        let ty = other.gguf_type.map(TensorType)?;
+        (self.args.dequantize && ty.has_values()).then_some(Dtype::F32)
     }
 
     /// That names, stacks and rotations have a place in the target.

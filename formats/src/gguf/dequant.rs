@@ -16,6 +16,9 @@ use half::{bf16, f16};
 /// The types that have values here.
 pub(super) const TYPES: &str = "F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K or Q6_K";
 
+/// Their names.
+pub(super) const NAMES: [&str; 8] = ["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"];
+
 /// The values of whole blocks; `None` for another type.
 pub(super) fn to_f32(ty: TensorType, data: &[u8]) -> Option<Vec<f32>> {
     let halves = || data.as_chunks::<2>().0.iter();

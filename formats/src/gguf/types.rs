@@ -134,6 +134,11 @@ impl TensorType {
         self.ternary().is_some() || self.known().is_some()
     }
 
+    /// Whether [`Tensor::to_f32`](super::Tensor::to_f32) reads tensors of it.
+    pub fn has_values(self) -> bool {
+        super::dequant::NAMES.contains(&self.name())
+    }
+
     /// The ternary type of that number.
     pub fn ternary(self) -> Option<TernaryType> {
         TernaryType::from_id(self.0)
