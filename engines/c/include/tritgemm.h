@@ -878,6 +878,26 @@ void tritgemm_model_file_destroy(tritgemm_model_file *model);
 tritgemm_status tritgemm_model_open(const char *path,
                                     tritgemm_model **out);
 
+// tritgemm_model_open() with what files do not say of themselves: what `weight_scale` means
+// in HF BitNet files, "bitlinear" or "autobitlinear", or NULL for what a config.json says;
+// the rows of HF BitNet matrices, or 0 for 4 times their packed ones; the layout of I2_S
+// matrices, "x86", "rows4" or "arm", or NULL for x86. What the model has no use for is an
+// error.
+tritgemm_status tritgemm_model_open_with(const char *path,
+                                         const char *linear_class,
+                                         size_t rows,
+                                         const char *i2s_layout,
+                                         tritgemm_model **out);
+
+// Number of notes: what a reader has to know, assumptions that no file states and matrices
+// that look packed and were not recognised. 0 for NULL.
+size_t tritgemm_model_note_count(const tritgemm_model *model);
+
+// A note, one or more sentences; it lives as long as the handle. NULL if there are not that
+// many.
+const char *tritgemm_model_note(const tritgemm_model *model,
+                                size_t index);
+
 // Number of ternary matrices, or 0 for NULL.
 size_t tritgemm_model_count(const tritgemm_model *model);
 

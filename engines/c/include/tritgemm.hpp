@@ -595,6 +595,22 @@ public:
         return Model(make<tritgemm_model>(tritgemm_model_open, path.c_str()));
     }
 
+    /// With what files do not say of themselves: see tritgemm_model_open_with().
+    static Model open(const std::string &path, const char *linear_class, std::size_t rows,
+                      const char *i2s_layout) {
+        return Model(make<tritgemm_model>(tritgemm_model_open_with, path.c_str(), linear_class,
+                                          rows, i2s_layout));
+    }
+
+    /// What a reader has to know.
+    std::vector<std::string> notes() const {
+        std::vector<std::string> notes;
+        for (std::size_t i = 0; i < tritgemm_model_note_count(get()); i++) {
+            notes.emplace_back(tritgemm_model_note(get(), i));
+        }
+        return notes;
+    }
+
     std::vector<std::string> names() const {
         std::vector<std::string> names;
         for (std::size_t i = 0; i < tritgemm_model_count(get()); i++) {

@@ -284,6 +284,57 @@ fn rotated_inputs() {
     }
 }
 
+/// What files do not say of themselves, and what is said of it.
+unsafe fn options_and_notes(dir: &std::path::Path) {
+    // Two packed rows of two columns, and their scale.
+    let header = r#"{"w":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]},
+        "w_scale":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},
+        "odd.weight":{"dtype":"U8","shape":[2],"data_offsets":[8,10]}}"#;
+    let data = [&[0x15; 4][..], &2f32.to_le_bytes(), &[0; 2]].concat();
+    let len = (header.len() as u64).to_le_bytes();
+    let path = dir.join("hf.safetensors");
+    std::fs::write(&path, [&len, header.as_bytes(), &data].concat()).expect("a file");
+    let path = std::ffi::CString::new(path.to_str().expect("UTF-8")).expect("no zero");
+    let open = |class: Option<&std::ffi::CStr>, rows, layout: Option<&std::ffi::CStr>, out| {
+        let text = |text: Option<&std::ffi::CStr>| text.map_or(std::ptr::null(), |t| t.as_ptr());
+        // SAFETY: strings that end in zero, or NULL.
+        unsafe { tritgemm_model_open_with(path.as_ptr(), text(class), rows, text(layout), out) }
+    };
+    let mut none = std::ptr::null_mut();
+    for (class, layout, says) in [
+        (None, None, "no config.json"),
+        (Some(c"linear"), None, "`linear_class` is \"linear\""),
+        (
+            Some(c"bitlinear"),
+            Some(c"mips"),
+            "`i2s_layout` is \"mips\"",
+        ),
+        (Some(c"bitlinear"), Some(c"arm"), "no I2_S matrices"),
+    ] {
+        let status = open(class, 0, layout, &mut none);
+        assert!(none.is_null());
+        let failed = match says.starts_with('`') {
+            true => Status::TritgemmInvalidArgument,
+            false => Status::TritgemmBadFile,
+        };
+        common::fails(status, failed, says);
+    }
+    let model = make(|out| open(Some(c"bitlinear"), 6, None, out));
+    // SAFETY: a handle.
+    unsafe {
+        let notes = tritgemm_model_note_count(model);
+        assert_eq!(notes, 1);
+        let note = std::ffi::CStr::from_ptr(tritgemm_model_note(model, 0));
+        assert!(note.to_string_lossy().contains("`odd.weight`"), "{note:?}");
+        assert!(tritgemm_model_note(model, 1).is_null());
+        assert!(tritgemm_model_note(std::ptr::null(), 0).is_null());
+        let layer = make(|out| tritgemm_model_linear(model, c"w".as_ptr(), out));
+        assert_eq!(tritgemm_linear_rows(layer), 6);
+        tritgemm_linear_destroy(layer);
+        tritgemm_model_destroy(model);
+    }
+}
+
 /// Activations in groups, those that are not finite, single rows, and files of a model.
 #[test]
 fn groups_rows_and_models() {
@@ -393,6 +444,7 @@ fn groups_rows_and_models() {
         let mut none = std::ptr::null_mut();
         let status = tritgemm_model_open(c"/no/such/file".as_ptr(), &mut none);
         common::fails(status, Status::TritgemmIo, "cannot open");
+        options_and_notes(&dir);
         for model in models {
             assert_eq!(tritgemm_model_file_count(model), 2);
             let name = |i| std::ffi::CStr::from_ptr(tritgemm_model_file_name(model, i));
