@@ -11,6 +11,10 @@ weights and NAME.f32 as dequantised, both by the package, and NAME.any, NAME.any
 made of random bytes (without code 3 for TQ2_0); the latter also for the types of
 embeddings and heads, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K and BF16. A check dequantises
 each ternary tensor NAME and wants NAME.f32 bit for bit.
+
+Of every type that the package knows, kind.TYPE has two rows of random bytes, and the key
+len.TYPE how many. A check wants every tensor of vectors/python.gguf in the file, as the
+package reads it there.
 """
 
 import sys
@@ -95,6 +99,10 @@ def make(path):
         name = f"{kind.name.lower()}.any"
         writer.add_tensor(name, blocks, raw_dtype=kind)
         writer.add_tensor(f"{name}.f32", gguf.dequantize(blocks, kind))
+    for kind, (_, size) in gguf.GGML_QUANT_SIZES.items():
+        blocks = rng.integers(0, 256, (2, size), dtype=np.uint8)
+        writer.add_tensor(f"kind.{kind.name}", blocks, raw_dtype=kind)
+        writer.add_uint32(f"len.{kind.name}", blocks.size)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -106,7 +114,8 @@ def check(path):
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     checked = 0
     for name, tensor in tensors.items():
-        if tensor.tensor_type not in (Type.TQ1_0, Type.TQ2_0):
+        ternary = tensor.tensor_type in (Type.TQ1_0, Type.TQ2_0)
+        if not ternary or name.startswith("kind."):
             continue
         ours = np.asarray(tensors[f"{name}.f32"].data).reshape(-1)
         theirs = gguf.dequantize(np.asarray(tensor.data), tensor.tensor_type).reshape(-1)
@@ -114,6 +123,14 @@ def check(path):
         assert np.array_equal(ours + 0.0, theirs + 0.0), name
         checked += 1
     assert checked, "no ternary tensor"
+    copied = gguf.GGUFReader(HERE / "vectors" / "python.gguf").tensors
+    for theirs in copied:
+        ours = tensors[theirs.name]
+        assert ours.tensor_type == theirs.tensor_type, theirs.name
+        assert list(ours.shape) == list(theirs.shape), theirs.name
+        assert ours.data.tobytes() == theirs.data.tobytes(), theirs.name
+    kinds = {tensor.tensor_type for tensor in copied if tensor.name.startswith("kind.")}
+    print(f"{len(copied)} tensors of {len(kinds)} types are as the package wrote them")
     keys = [key for key in reader.fields if not key.startswith("GGUF.")]
     print(f"{checked} ternary tensors agree; metadata: {', '.join(keys)}")
 
