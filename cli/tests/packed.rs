@@ -309,3 +309,58 @@ fn linear_classes_that_differ_are_not_chosen_from() {
     config("bitlinear");
     convert(&input, &dir.path("out.safetensors"), &[]);
 }
+
+/// Scales of packed weights in ONNX, which stand beside them in a node.
+#[test]
+fn tables_of_onnx_are_left_alone() {
+    // Fields of protobuf: a varint, and bytes with their length.
+    let int = |field: u8, value: u8| vec![field << 3, value];
+    let bytes = |field: u8, value: &[u8]| {
+        let mut out = vec![field << 3 | 2];
+        // Lengths of two bytes, which need not be the shortest.
+        out.extend([value.len() as u8 & 0x7f | 0x80, (value.len() >> 7) as u8]);
+        out.extend(value);
+        out
+    };
+    let tensor = |name: &[u8], ty: u8, dims: [u8; 2], size: usize| {
+        let raw = vec![0; usize::from(dims[0]) * usize::from(dims[1]) * size];
+        let dims = [int(1, dims[0]), int(1, dims[1])].concat();
+        bytes(
+            5,
+            &[dims, int(2, ty), bytes(8, name), bytes(9, &raw)].concat(),
+        )
+    };
+    let node = |op: &[u8], inputs: &[&[u8]]| {
+        let inputs: Vec<u8> = inputs.iter().flat_map(|i| bytes(1, i)).collect();
+        bytes(
+            1,
+            &[inputs, bytes(4, op), bytes(7, b"com.microsoft")].concat(),
+        )
+    };
+    let graph = [
+        node(b"MatMulNBits", &[b"x", b"four_bits", b"scales"]),
+        node(b"DequantizeLinear", &[b"int8", b"steps"]),
+        tensor(b"four_bits", 2, [8, 16], 1),
+        tensor(b"scales", 1, [8, 2], 4),
+        tensor(b"int8", 3, [8, 16], 1),
+        tensor(b"steps", 1, [8, 2], 4),
+        tensor(b"dense", 1, [8, 4], 4),
+    ];
+    let dir = Dir::new();
+    let input = dir.path("m.onnx");
+    fs::write(&input, bytes(7, &graph.concat())).unwrap();
+    let out = dir.path("out.safetensors");
+    let text = flat(&run("quantize", &input, &[out.to_str().unwrap()]));
+    assert!(text.contains("1 tensor ternarised"), "{text}");
+    assert!(text.contains("`four_bits`"), "{text}");
+    assert!(
+        text.contains("`scales` belongs to packed weights"),
+        "{text}"
+    );
+    let (tensors, _) = read(&out);
+    assert_eq!(
+        (tensors["scales"].0, tensors["steps"].0),
+        (Dtype::F32, Dtype::F32)
+    );
+    assert_eq!(tensors["dense"].0, Dtype::U8);
+}

@@ -42,6 +42,9 @@ pub(super) fn read<'a>(model: &'a Arc<OnnxModel>, parts: &[Part]) -> Result<Cont
     for tensor in &mut others {
         if unread.contains(tensor.name.as_str()) {
             tensor.unread = Some("is packed by a method that is not read".to_owned());
+        } else if model.is_table(&tensor.name) {
+            let why = "belongs to packed weights that are not read";
+            tensor.unread = Some(why.to_owned());
         }
     }
     let quoted: Vec<String> = model.unread().map(|name| format!("`{name}`")).collect();

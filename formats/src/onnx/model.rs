@@ -26,6 +26,8 @@ pub struct OnnxModel {
     by_name: HashMap<String, usize>,
     /// Weights of nodes that are not read.
     unread: Vec<String>,
+    /// Scales and the like of such weights.
+    tables: HashSet<String>,
     /// Initialisers of branches and loops.
     nested: usize,
     external: External,
@@ -49,6 +51,7 @@ fn identity(node: &Node) -> (Vec<String>, [Option<i64>; 3]) {
 #[derive(Default)]
 struct Nested {
     unread: Vec<String>,
+    tables: HashSet<String>,
     initialisers: usize,
 }
 
@@ -56,6 +59,7 @@ impl Nested {
     /// Adds a node and what is in it.
     fn add(&mut self, node: &Node) {
         self.unread.extend(weights(node).map(str::to_owned));
+        self.tables.extend(tables(node).cloned());
         self.inside(node);
     }
 
@@ -120,7 +124,8 @@ impl OnnxModel {
             matrices: Vec::new(),
             by_name: HashMap::new(),
             unread: Vec::new(),
-            nested: 0,
+            tables: nested.tables,
+            nested: nested.initialisers,
             external: External::default(),
         };
         let mut seen = HashSet::new();
@@ -133,11 +138,13 @@ impl OnnxModel {
                         all.add(node);
                     }
                 }
-                _ => all.unread.extend(weights(&node).map(str::to_owned)),
+                _ => {
+                    all.unread.extend(weights(&node).map(str::to_owned));
+                    all.tables.extend(tables(&node).cloned());
+                }
             }
         }
         all.unread.append(&mut nested.unread);
-        all.nested = nested.initialisers;
         let mut names = HashSet::new();
         all.unread.retain(|name| names.insert(name.clone()));
         Ok(all)
@@ -173,6 +180,11 @@ impl OnnxModel {
     /// other operators or domains, or in branches, loops and functions of the model.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         self.unread.iter().map(String::as_str)
+    }
+
+    /// Whether an initialiser has scales or the like of packed weights that are not read.
+    pub(crate) fn is_table(&self, name: &str) -> bool {
+        self.tables.contains(name)
     }
 
     /// How many initialisers stand in branches and loops, where they are not read.
@@ -312,6 +324,17 @@ fn weights(node: &Node) -> impl Iterator<Item = &str> {
     };
     let names = at.iter().filter_map(|&i| node.input.get(i));
     names.map(String::as_str).filter(|name| !name.is_empty())
+}
+
+/// What belongs to the packed weights of a node: their scales, zero points and so on.
+fn tables(node: &Node) -> impl Iterator<Item = &String> {
+    let first = match &*node.op_type {
+        "DequantizeLinear" => 1,
+        _ if weights(node).next().is_some() => 2,
+        _ => usize::MAX,
+    };
+    let rest = node.input.iter().skip(first);
+    rest.filter(|name| weights(node).all(|weights| weights != name.as_str()))
 }
 
 fn attribute(node: &Node, name: &str) -> Option<i64> {
