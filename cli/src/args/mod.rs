@@ -60,7 +60,9 @@ and is worth weight * scale. The file's metadata keeps what it had and gains
                       \"stack\": [E, M / E, K] of a stack of matrices and
                       \"rotation\" of rotated inputs, where convert made it)
 Everything else is copied byte for byte. Matrices that an earlier run packed
-are kept as they are. The same input and options give the same output bytes.
+are kept as they are. Tables of floats that belong to weights which another
+method packed are copied and named, unless --include has their whole name.
+The same input and options give the same output bytes.
 
 OUT appears whole or not at all: it is written under a temporary name beside
 it and renamed at the end.";
