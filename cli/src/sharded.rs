@@ -94,12 +94,15 @@ pub fn commit_as(paths: &[PathBuf], files: Vec<Written>) -> Result<()> {
     commit(files).map_err(|(at, error)| error.context(format!("`{}`", paths[at].display())))
 }
 
+/// What our own keys say of tensors of some names.
+type Own<'a> = &'a dyn Fn(&[&str]) -> Result<BTreeMap<String, String>>;
+
 /// The metadata of safetensors files that are written.
 pub struct Metadata<'a> {
     /// In every file.
     pub all: &'a BTreeMap<String, String>,
     /// What our own keys say of tensors of these names.
-    pub own: &'a dyn Fn(&[&str]) -> Result<BTreeMap<String, String>>,
+    pub own: Own<'a>,
 }
 
 impl Metadata<'_> {

@@ -29,9 +29,11 @@ fn verify(args: &VerifyArgs, out: &mut Out) -> Result<()> {
     let in_file = || format!("`{}`", args.file.display());
     let model = open_with(&args.file, &args.read.options(true))?;
     if model.matrices().is_empty() {
+        // What looks like one says why it is none.
         bail!(
-            "{}: no packed matrices in it; `tritgemm quantize` makes them",
-            in_file()
+            "{}: no packed matrices in it; `tritgemm quantize` makes them. {}",
+            in_file(),
+            model.notes().join(" ")
         );
     }
     let backends: Vec<Backend> = Backend::available().collect();

@@ -153,6 +153,8 @@ fn every_kind_of_packed_weights_is_named_and_kept_from_hf() {
         let text = flat(&run("inspect", &input, &[]));
         let note = format!("Not recognised as a ternary matrix: `{weights}`");
         assert_eq!(text.matches(&note).count(), 1, "{name}: {text}");
+        let failed = tritgemm().arg("verify").arg(&input).assert().code(1);
+        failed.stderr(predicate::str::contains(format!("`{weights}`")));
         let model = open(&input).unwrap();
         for tensor in [weights, table] {
             assert!(model.tensor(tensor).unwrap().unread.is_some(), "{tensor}");

@@ -137,14 +137,14 @@ impl<'a> Job<'a> {
             Some(FormatError::ScaleLayout { .. }) => {
                 "safetensors and panels store any scales".to_owned()
             }
-            Some(FormatError::ScaleBlock { granularity, .. }) => match granularity {
-                Granularity::PerGroup(group) => self.advise_types(
-                    group.len(),
-                    "holds them",
-                    "safetensors and panels store any scales",
-                ),
-                _ => return error,
-            },
+            Some(FormatError::ScaleBlock {
+                granularity: Granularity::PerGroup(group),
+                ..
+            }) => self.advise_types(
+                group.len(),
+                "holds them",
+                "safetensors and panels store any scales",
+            ),
             Some(FormatError::Block { .. }) => self.advise_types(
                 usize::MAX,
                 "has shorter blocks",

@@ -22,9 +22,9 @@ pub(super) struct Config {
 
 /// Files that quantisers leave beside a model, and what they are when they do not say.
 const SIDE_FILES: [(&str, &str); 3] = [
-    ("quantize_config.json", "of GPTQ or AWQ"),
-    ("quant_config.json", "of AWQ"),
-    ("hf_quant_config.json", "of ModelOpt"),
+    ("quantize_config.json", "GPTQ or AWQ"),
+    ("quant_config.json", "AWQ"),
+    ("hf_quant_config.json", "ModelOpt"),
 ];
 
 /// The file `name` beside the model at `path`, or in it.
@@ -73,7 +73,7 @@ impl Config {
         if all.quantization.is_empty() && all.others.is_none() {
             all.others = mlx
                 .first()
-                .map(|value| (config.clone(), method(value, "of MLX")));
+                .map(|value| (config.clone(), method(value, "MLX")));
             for (name, what) in SIDE_FILES {
                 let side = beside(path, name);
                 if let Some(value) = json(&side)? {
@@ -89,21 +89,27 @@ impl Config {
     /// What to say if the weights, or those of a part of the model, are packed by another
     /// method.
     pub(super) fn other_method(&self) -> Option<String> {
-        let says = |path: &Path, method: &str| {
+        let says = |method: &str| {
             format!(
                 "`{}` says quant_method {method}, whose packed weights are not read: expected \
                  bitnet",
-                path.display()
+                self.path.display()
             )
         };
         let other = |config: &Value| match config.get("quant_method")? {
             Value::Null => None,
             Value::String(name) if name == "bitnet" => None,
-            Value::String(name) => Some(says(&self.path, name)),
-            other => Some(says(&self.path, &other.to_string())),
+            Value::String(name) => Some(says(name)),
+            other => Some(says(&other.to_string())),
+        };
+        let packed = |(path, name): &(PathBuf, String)| {
+            format!(
+                "`{}` says that weights are packed by {name}, which are not read: expected bitnet",
+                path.display()
+            )
         };
         let other = self.quantization.iter().find_map(other);
-        other.or_else(|| self.others.as_ref().map(|(path, name)| says(path, name)))
+        other.or_else(|| self.others.as_ref().map(packed))
     }
 }
 

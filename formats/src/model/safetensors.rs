@@ -243,7 +243,7 @@ pub(super) fn read<'a>(
     others.retain(|t| !taken.contains(&t.name));
     let unrecognised = unrecognised::mark(&mut others);
     let unread = others.iter().any(|t| t.unread.is_some());
-    notes.extend(method.clone().filter(|_| unread));
+    notes.extend(method.iter().filter(|_| unread).map(|m| format!("{m}.")));
     notes.extend(unrecognised);
     for tensor in &mut others {
         let floats = tensor.dtype.and_then(hf::float_type).is_some();
@@ -255,7 +255,7 @@ pub(super) fn read<'a>(
     if let Some(refusal) = rotated.clone().filter(|_| !options.tolerant) {
         return Err(refused(refusal));
     }
-    notes.extend(rotated.clone());
+    notes.extend(rotated.iter().map(|rotated| format!("{rotated}.")));
     Ok(Contents {
         container: "safetensors",
         others,
