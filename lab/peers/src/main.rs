@@ -14,6 +14,7 @@ mod host;
 mod llama;
 mod machine;
 mod ours;
+mod owned;
 mod plot;
 mod pools;
 mod problem;
@@ -32,6 +33,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use timing::Protocol;
+
+#[global_allocator]
+static ALLOCATOR: owned::Noting = owned::Noting;
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = cli::Cli::parse();
