@@ -88,16 +88,18 @@ const fn terms(shift: u32, weight: u16, half: usize) -> [u16; 32] {
     indices
 }
 
-/// Indices of one table: for each of its three weights, both halves.
+/// Indices of one table: for its first and its last weight, of which both halves have the same
+/// terms, and for the two halves of the one between.
 #[repr(C, align(64))]
-struct Indices64x16([[[u16; 32]; 2]; 3]);
+struct Indices64x16([[u16; 32]; 4]);
 
 const fn indices(weights: [u16; 3]) -> Indices64x16 {
     let [a, b, c] = weights;
     Indices64x16([
-        [terms(4, a, 0), terms(4, a, 1)],
-        [terms(2, b, 0), terms(2, b, 1)],
-        [terms(0, c, 0), terms(0, c, 1)],
+        terms(4, a, 0),
+        terms(0, c, 0),
+        terms(2, b, 0),
+        terms(2, b, 1),
     ])
 }
 
@@ -127,16 +129,17 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
             _mm256_sub_epi16(zero, wide),
             1,
         );
-        for Indices64x16([a, b, c]) in &INDICES {
-            let half = |h: usize| {
-                let term = |indices: &[u16; 32]| {
-                    // SAFETY: 32 words are 64 bytes.
-                    let indices = unsafe { _mm512_loadu_si512(indices.as_ptr().cast()) };
-                    _mm512_permutexvar_epi16(indices, gathered)
-                };
-                _mm512_add_epi16(term(&a[h]), _mm512_add_epi16(term(&b[h]), term(&c[h])))
+        for Indices64x16(indices) in &INDICES {
+            let term = |i: usize| {
+                // SAFETY: 32 words are 64 bytes.
+                let indices = unsafe { _mm512_loadu_si512(indices[i].as_ptr().cast()) };
+                _mm512_permutexvar_epi16(indices, gathered)
             };
-            let (u0, u1) = (half(0), half(1));
+            let outer = _mm512_add_epi16(term(0), term(1));
+            let (u0, u1) = (
+                _mm512_add_epi16(outer, term(2)),
+                _mm512_add_epi16(outer, term(3)),
+            );
             let low = _mm512_packus_epi16(
                 _mm512_and_si512(u0, five_bits),
                 _mm512_and_si512(u1, five_bits),
