@@ -3,7 +3,7 @@
 use crate::isa::{Backend, IsaError};
 use crate::kernels::call::PanelView;
 use crate::kernels::environment::in_default;
-use crate::kernels::memory::tiles::TileStore;
+use crate::kernels::memory::tile_set::TileStore;
 use crate::options::Options;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;

@@ -326,7 +326,7 @@ fn a_borrowed_pool_cannot_be_kept() {
 }
 
 /// Items of the only loop of a product for few tokens: four for each worker.
-const WORKERS: usize = 4;
+const WORKERS: usize = 2;
 
 /// Whether an item is run.
 type Keep = fn(usize) -> bool;
@@ -335,7 +335,7 @@ type Keep = fn(usize) -> bool;
 fn work_left_out_is_an_error() {
     let case = Case::new(shapes().remove(0));
     let Shape { m, k, n, .. } = case.shape;
-    let cases: [Keep; 3] = [|_| false, |item| item != 7, |item| item == 0];
+    let cases: [Keep; 3] = [|_| false, |item| item != 5, |item| item == 0];
     for keep in cases {
         let some = move |items, work: Work<'_>| (0..items).filter(|&i| keep(i)).for_each(work);
         let options = Options::new().family(Family::Few);

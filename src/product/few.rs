@@ -16,13 +16,15 @@
 use crate::kernels::call::{self, FewPart};
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::element::{Element, Few};
-use crate::kernels::memory::tiles::{Job, Tile};
+use crate::kernels::memory::tile_set::{Division, Job};
+use crate::kernels::memory::tiles::Tile;
 use crate::memory::{OutOfMemory, reserve};
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups};
 use crate::product::scratch::Scratch;
 use crate::product::sink::{Place, Sink, part_of};
 use crate::product::stretches::{self, Outcome, TileSums};
+use bytemuck::Zeroable;
 use core::mem::size_of;
 
 /// Computes one tile of `y`.
@@ -103,9 +105,9 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     Ok(())
 }
 
-/// Goes on with `job` by at most `count` of its units, which are parts of K. Returns it if it
-/// goes on after that, unless `count` is 0, else all is done; and how many it began. All panels of
-/// the tile are one part.
+/// Goes on with `job` by at most `count` of its units. Returns it if it goes on after that,
+/// unless `count` is 0, else all is done; and how many it began. All panels of the tile are one
+/// part. A unit is one of `k_parts` parts of K by a few panels; those of a part follow each other.
 pub(crate) fn run_job<'s, 'a, X: Element, S: Sink<X>>(
     product: &Product<'_, X, S>,
     (mut job, count): (Job<'s, 'a, S::Out>, usize),
@@ -115,57 +117,84 @@ pub(crate) fn run_job<'s, 'a, X: Element, S: Sink<X>>(
     let (prepared, kernel) = (product.prepared, product.few);
     let (_, tokens, rows) = job.place();
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
+    let width = plan::few_unit_panels(&kernel, tokens.len());
+    let Division { units, across, .. } = job.division();
+    let k_parts = units / across;
     let chunk = plan::table_units(&kernel, tokens.len());
-    let of = job.division().units;
     // The last table unit may be padding, for another kernel's sake.
     let all_units = prepared.strips().div_ceil(kernel.unit_strips);
-    let stride = panels.len() * PANEL_ROWS;
     let Scratch {
-        few_tables, sums, ..
+        few_tables,
+        sums,
+        panel_sums,
+        ..
     } = scratch;
-    let bytes = (stride * size_of::<X::Acc>()).saturating_mul(tokens.len());
+    // `[unit across][token][row]`.
+    let unit_len = (PANEL_ROWS * width).saturating_mul(tokens.len());
+    let bytes = (across * size_of::<X::Acc>()).saturating_mul(unit_len);
     let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(reserve(sums, bytes)?);
     let before = job.begun();
-    let mut accumulate = before > 0;
-    if let Some(taken) = (count > 0).then(|| job.next_units(count)).flatten() {
-        let parts = (taken.clone(), of);
-        let tables = prepared.tables(product.weights_in_cache, parts, few_tables)?;
-        let units = plan::part(all_units, taken, of);
+    let taken = (count > 0).then(|| job.next_units(count)).flatten();
+    for unit in taken.unwrap_or_default() {
+        let (part, at) = (unit / across, unit % across);
+        let tables = (part..part + 1, k_parts);
+        let tables = prepared.tables(product.weights_in_cache, tables, few_tables)?;
+        let units = plan::part(all_units, part..part + 1, k_parts);
+        let first = panels.start + at * width;
+        // A tile at the end of the rows may have fewer.
+        let width = width.min(panels.end.saturating_sub(first));
+        let mut accumulate = unit - before.start >= across;
         for start in units.clone().step_by(chunk) {
             let part = FewPart {
                 view: product.view,
-                panel: panels.start,
+                panel: first,
                 panel_step: 1,
                 start: start * kernel.unit_strips,
                 units: chunk.min(units.end - start),
-                next: panels.start,
+                next: first,
                 read_before: false,
             };
             let tables =
                 |token: usize| tables.from(tokens.start + token, start * kernel.table_bytes);
-            let shape = [panels.len(), tokens.len()];
-            run_chunk(kernel, part, shape, tables, sums, accumulate);
+            let sums = &mut sums[at * unit_len..];
+            run_chunk(
+                kernel,
+                part,
+                [width, tokens.len()],
+                tables,
+                sums,
+                accumulate,
+            );
             accumulate = true;
         }
     }
-    let done = job.begun() - before;
+    let begun = job.begun();
+    let done = begun.len() - before.len();
     if count > 0 && job.goes_on() {
         return Ok((Some(job), done));
     }
-    if job.begun() == 0 {
+    if begun.is_empty() {
         return Ok((None, 0));
     }
-    let first_token = prepared.split().many();
-    let mut all = stretches::locked(all_sums.of(job.tile()));
-    let all = all.values::<X::Acc>([tokens.len(), rows.len()])?;
-    for (panel, all) in all.chunks_exact_mut(PANEL_ROWS * tokens.len()).enumerate() {
-        for (t, all) in all.chunks_exact_mut(PANEL_ROWS).enumerate() {
-            stretches::add(all, &sums[t * stride + panel * PANEL_ROWS..][..PANEL_ROWS]);
+    let panel = |i: usize, out: &mut [X::Acc], adds: bool| {
+        let (at, stride) = (
+            i / width,
+            PANEL_ROWS * width.min(panels.len() - i / width * width),
+        );
+        // Units begun follow each other.
+        let is_begun = (at + across - begun.start % across) % across < begun.len();
+        for (t, out) in out.chunks_exact_mut(PANEL_ROWS).enumerate() {
+            let sums = &sums[at * unit_len + t * stride + i % width * PANEL_ROWS..][..PANEL_ROWS];
+            match (is_begun, adds) {
+                (true, true) => out.iter_mut().zip(sums).for_each(|(out, &sum)| *out += sum),
+                (true, false) => out.copy_from_slice(sums),
+                (false, true) => {}
+                (false, false) => out.fill(X::Acc::zeroed()),
+            }
         }
-    }
-    if let Some(mut y) = job.finish() {
-        stretches::emit(&product.sink, all, first_token, &mut y);
-    }
+    };
+    let tokens = [prepared.split().many(), tokens.len()];
+    stretches::hand_in(&product.sink, job, tokens, (all_sums, panel_sums), panel)?;
     Ok((None, done))
 }
 

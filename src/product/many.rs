@@ -16,9 +16,10 @@
 use crate::kernels::call::{self, ManyPart, PanelView};
 use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
 use crate::kernels::element::{Element, Many};
-use crate::kernels::memory::tiles::{Job, Tile};
+use crate::kernels::memory::tile_set::Job;
+use crate::kernels::memory::tiles::Tile;
 use crate::kernels::prefetch;
-use crate::memory::{OutOfMemory, reserve};
+use crate::memory::{Lines, OutOfMemory, reserve};
 use crate::product::folds::{Folded, Running};
 use crate::product::operands::Product;
 use crate::product::plan::{self, groups, pieces};
@@ -77,23 +78,26 @@ fn run_part<X: Folded, S: Sink<X>>(
     let (strips, group_strips) = (product.prepared.strips(), product.prepared.group_strips());
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
     let panel_sums = PANEL_ROWS * kernel.tokens;
-    let acc_len = part.panels.len() * panel_acc;
-    let mut buffers = Buffers {
-        tables: reserve(&mut scratch.tables, kernel.tables_len(kernel.chunk_strips))?,
-        acc: reserve(&mut scratch.acc, acc_len)?,
-        total: reserve(&mut scratch.total, acc_len)?,
-    };
+    let Scratch {
+        tables,
+        acc,
+        total,
+        sums,
+        staged,
+        ..
+    } = scratch;
+    let mut buffers = Buffers::new(kernel, part.panels.len(), [tables, acc, total])?;
     // f32 totals run over a whole group; int8 ones are emptied before they can overflow,
     // which only a very long K needs. The panels' sums then wait for the group's end.
     let waiting = strips.min(group_strips) > X::MOST_STRIPS;
     let kept = if waiting { part.panels.len() } else { 1 };
-    let sums = reserve(&mut scratch.sums, kept * panel_sums * size_of::<X::Acc>())?;
+    let sums = reserve(sums, kept * panel_sums * size_of::<X::Acc>())?;
     let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
     let panel_staged = PANEL_ROWS * part.tokens.len();
     let staged: &mut [f32] = match product.sink.stages() {
         true => {
             let len = part.panels.len() * panel_staged * size_of::<f32>();
-            bytemuck::cast_slice_mut(reserve(&mut scratch.staged, len)?)
+            bytemuck::cast_slice_mut(reserve(staged, len)?)
         }
         false => &mut [],
     };
@@ -173,18 +177,13 @@ pub(crate) fn run_job<'s, 'a, X: Folded, S: Sink<X>>(
     };
     let xt = product.prepared.tile(choice, tokens.start / kernel.tokens);
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
-    let panel_sums = PANEL_ROWS * kernel.tokens;
-    let acc_len = part.panels.len() * panel_acc;
-    let mut buffers = Buffers {
-        tables: reserve(&mut scratch.tables, kernel.tables_len(kernel.chunk_strips))?,
-        acc: reserve(&mut scratch.acc, acc_len)?,
-        total: reserve(&mut scratch.total, acc_len)?,
-    };
-    let of_panel = reserve(&mut scratch.sums, panel_sums * size_of::<X::Acc>())?;
-    let of_panel: &mut [X::Acc] = bytemuck::cast_slice_mut(of_panel);
+    let Scratch {
+        tables, acc, total, ..
+    } = scratch;
+    let mut buffers = Buffers::new(kernel, part.panels.len(), [tables, acc, total])?;
 
     let (strips, chunk) = (product.prepared.strips(), kernel.chunk_strips);
-    let before = job.begun();
+    let before = job.begun().len();
     let chunks = core::iter::from_fn(|| {
         let units = (count > 0).then(|| job.next_units(1))??;
         Some(units.start * chunk..strips.min(units.end * chunk))
@@ -197,40 +196,23 @@ pub(crate) fn run_job<'s, 'a, X: Folded, S: Sink<X>>(
         running = run_chunks(kernel, view, &part, xt, running, none, &mut buffers);
     }
     scratch.running = running;
-    let done = job.begun() - before;
+    let done = job.begun().len() - before;
     if scratch.running.is_some() {
         return Ok((Some(job), done));
     }
-    if job.begun() == 0 {
+    if job.begun().is_empty() {
         return Ok((None, 0));
     }
-
-    let panel_len = PANEL_ROWS * tokens.len();
-    let finish = |i: usize, sums: &mut [X::Acc]| {
+    let panel = |i: usize, sums: &mut [X::Acc], adds| {
         let accs = (
             &buffers.acc[i * panel_acc..],
             &buffers.total[i * panel_acc..],
         );
-        call::many_finish(kernel, tokens.len(), accs, (sums, PANEL_ROWS), false);
+        call::many_finish(kernel, tokens.len(), accs, (sums, PANEL_ROWS), adds);
     };
-    if job.is_whole() {
-        let mut y = job.finish().expect("nobody else began a unit of it");
-        for (i, panel) in part.panels.clone().enumerate() {
-            finish(i, of_panel);
-            let sums = &of_panel[..panel_len];
-            stretches::emit_panel(&product.sink, sums, first_token, panel, &mut y);
-        }
-        return Ok((None, done));
-    }
-    let mut all = stretches::locked(sums.of(job.tile()));
-    let all = all.values::<X::Acc>([tokens.len(), rows.len()])?;
-    for (i, all) in all.chunks_exact_mut(panel_len).enumerate() {
-        finish(i, of_panel);
-        stretches::add(all, of_panel);
-    }
-    if let Some(mut y) = job.finish() {
-        stretches::emit(&product.sink, all, first_token, &mut y);
-    }
+    let sums = (sums, &mut scratch.sums);
+    let tokens = [first_token, kernel.tokens];
+    stretches::hand_in(&product.sink, job, tokens, sums, panel)?;
     Ok((None, done))
 }
 
@@ -238,6 +220,22 @@ struct Buffers<'a> {
     tables: &'a mut [u8],
     acc: &'a mut [u8],
     total: &'a mut [u8],
+}
+
+impl<'a> Buffers<'a> {
+    /// For a part of so many panels.
+    fn new<X: Element>(
+        kernel: Many<X>,
+        panels: usize,
+        [tables, acc, total]: [&'a mut Lines; 3],
+    ) -> Result<Self, OutOfMemory> {
+        let len = panels * PANEL_ROWS * kernel.entry_bytes;
+        Ok(Self {
+            tables: reserve(tables, kernel.tables_len(kernel.chunk_strips))?,
+            acc: reserve(acc, len)?,
+            total: reserve(total, len)?,
+        })
+    }
 }
 
 /// The chunk that starts `start` strips into a matrix, one of `strips` or their end.

@@ -30,7 +30,8 @@ pub(crate) mod sink;
 pub(crate) mod stretches;
 mod tables;
 
-use crate::kernels::memory::tiles::{Division, Job, MAX_TILES, NoRoom, TileSet, TileStore, Turn};
+use crate::kernels::memory::tile_set::{Division, Job, NoRoom, TileSet, TileStore, Turn};
+use crate::kernels::memory::tiles::MAX_TILES;
 use crate::memory::OutOfMemory;
 use crate::product::folds::Folded;
 use crate::product::operands::Product;
@@ -123,19 +124,19 @@ where
             let less = |left: usize| Some(left.saturating_sub(done));
             let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
             if !is_kept {
-                work.finish(scratch, true)?;
+                work.resume(scratch, 0)?;
             }
             Ok(done >= macs)
         })?;
         if !took_all && more > 0 {
-            slots.first_free(|scratch| work.finish(scratch, false))?;
+            slots.first_free(|scratch| work.finish(scratch))?;
         }
         Ok(true)
     })?;
     if more > 0 {
         // What nobody was left to do, if anything.
         let mut last = tiles.turn(turns + more).expect("nobody else's");
-        while slots.first_free(|scratch| work.finish(scratch, true))? {}
+        while slots.first_free(|scratch| work.resume(scratch, usize::MAX))? {}
         slots.with(0, |scratch, _| work.turn(&mut last, usize::MAX, scratch))?;
     }
     Ok(())
@@ -164,9 +165,15 @@ impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
             let Some(job) = self.paused(scratch).or_else(|| turn.next_job()) else {
                 break;
             };
-            let (job, done) = self.run(job, macs - all, scratch)?;
-            scratch.paused = job.map(Job::pause);
+            let (mut job, done) = self.run(job, macs - all, scratch)?;
             all = all.saturating_add(done);
+            // What nobody would take is done at once: those who find nothing to do use up the
+            // turns that it would need.
+            if let Some(rest) = job.take_if(|job| !job.is_shared()) {
+                let (_, done) = self.run(rest, usize::MAX, scratch)?;
+                all = all.saturating_add(done);
+            }
+            scratch.paused = job.map(Job::pause);
         }
         Ok(all)
     }
@@ -182,18 +189,33 @@ impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
         job
     }
 
-    /// Finishes the job that is paused in `scratch`, without any more of its rest; one that has
-    /// some only if `any` is to be. Returns whether there was such a job.
-    fn finish<X: Folded, S: Sink<X, Out = T>>(
+    /// Goes on with the job that is paused in `scratch` by about so many multiply-adds. Returns
+    /// whether there was one.
+    fn resume<X: Folded, S: Sink<X, Out = T>>(
         &self,
         scratch: &mut Scratch,
-        any: bool,
+        macs: usize,
     ) -> Result<bool, OutOfMemory>
     where
         P: Fn(usize) -> Product<'a, X, S>,
     {
         match self.paused(scratch) {
-            Some(job) if any || !job.goes_on() => self.run(job, 0, scratch).map(|_| true),
+            Some(job) => self.run(job, macs, scratch).map(|_| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Finishes the job that is paused in `scratch` if it has no units left. Returns whether
+    /// there was such a job.
+    fn finish<X: Folded, S: Sink<X, Out = T>>(
+        &self,
+        scratch: &mut Scratch,
+    ) -> Result<bool, OutOfMemory>
+    where
+        P: Fn(usize) -> Product<'a, X, S>,
+    {
+        match self.paused(scratch) {
+            Some(job) if !job.goes_on() => self.run(job, 0, scratch).map(|_| true),
             job => {
                 scratch.paused = job.map(Job::pause);
                 Ok(false)

@@ -11,9 +11,12 @@
 //! What depends on the CPU stands in the registry, `kernels/registry.rs`, and here only in
 //! the sizes of its caches.
 
-use crate::kernels::contract::{BLOCK_STRIPS, FewKernel, ManyKernel, PANEL_ROWS, Runnable};
+use crate::kernels::contract::{
+    BLOCK_STRIPS, FewKernel, FewTile, ManyKernel, PANEL_ROWS, Runnable,
+};
 use crate::kernels::element::Element;
-use crate::kernels::memory::tiles::{Division, MAX_TILES};
+use crate::kernels::memory::tile_set::Division;
+use crate::kernels::memory::tiles::MAX_TILES;
 use crate::options::Family;
 use crate::product::caches::l2;
 use crate::threads::Threads;
@@ -274,9 +277,22 @@ impl Share {
 
 /// Workers up to which products of few tokens are shared by rows alone: each builds all tables,
 /// which with more of them takes longer than adding up sums.
-const FEW_WORKERS: usize = 4;
-/// Units that K is cut into where workers share tiles of few tokens.
-const FEW_UNITS: usize = 16;
+const FEW_WORKERS: usize = 2;
+/// Parts that K is cut into where workers share tiles of few tokens, or some more: a worker
+/// builds the tables of one at a time.
+const K_PARTS: usize = 8;
+/// Parts at most, whose tables are told apart.
+const MOST_K_PARTS: usize = 32;
+
+/// Panels of a unit of work on few tokens: those of the kernel's largest tile.
+pub(crate) fn few_unit_panels<X, Acc>(kernel: &FewKernel<X, Acc>, tokens: usize) -> usize {
+    let fits = |tile: &&FewTile<Acc>| tile.tokens <= tokens.max(1);
+    kernel.tiles.iter().find(fits).map_or(1, |tile| tile.panels)
+}
+
+/// The part of a tile for many tokens that a job has left at least when half of that is taken:
+/// adding up the sums of one more job takes some 5 % of the tile's time.
+const SHARED_PART: usize = 8;
 
 /// Parts `parts` of the `count` that `len` is cut into.
 pub(crate) fn part(len: usize, parts: Range<usize>, count: usize) -> Range<usize> {
@@ -303,8 +319,13 @@ pub(crate) fn many_tile<X, Acc>(
         let most = panels_of_accumulators(panels, kernel.entry_bytes);
         let rows = panel_rows(rows, row_parts).min(most * PANEL_ROWS);
         let units = strips.div_ceil(kernel.chunk_strips);
-        let jobs = jobs.min(units);
-        return ([kernel.tokens, rows], Division { units, jobs });
+        let division = Division {
+            units,
+            across: 1,
+            jobs: jobs.min(units),
+            least_shared: units.div_ceil(SHARED_PART),
+        };
+        return ([kernel.tokens, rows], division);
     }
     // As many tiles as if the whole loop were products like this one.
     let alike = (tiles as f64 / share.part).round() as usize;
@@ -339,14 +360,23 @@ pub(crate) fn few_tile<X, Acc>(
     strips: usize,
     share: Share,
 ) -> ([usize; 2], Division) {
-    let units = FEW_UNITS.min(strips / kernel.unit_strips);
-    if share.splits_k && share.workers > FEW_WORKERS && units > 1 {
-        let [row_parts, jobs] = share.cuts(1);
+    let most_parts = MOST_K_PARTS.min(strips / kernel.unit_strips);
+    if share.splits_k && share.workers > FEW_WORKERS && most_parts > 1 {
+        let [row_parts, of_k] = share.cuts(1);
         let panel_bytes = PANEL_ROWS * size_of::<Acc>() * tokens.max(1);
         let most = panels_of_sums(panel_bytes) * PANEL_ROWS;
-        let rows = panel_rows(rows, row_parts).min(most);
-        let jobs = jobs.min(units);
-        return ([tokens.max(1), rows], Division { units, jobs });
+        let tile_rows = panel_rows(rows, row_parts).min(most);
+        let width = few_unit_panels(kernel, tokens);
+        let across = tile_rows.div_ceil(PANEL_ROWS).div_ceil(width);
+        let jobs = of_k.min(most_parts);
+        let k_parts = jobs * K_PARTS.div_ceil(jobs);
+        let division = Division {
+            units: k_parts.min(most_parts) * across,
+            across,
+            jobs,
+            least_shared: 2,
+        };
+        return ([tokens.max(1), tile_rows], division);
     }
     let parts = if share.workers <= 1 { 1 } else { share.items() };
     ([tokens.max(1), panel_rows(rows, parts)], Division::WHOLE)

@@ -1,6 +1,6 @@
 //! The memory that products reuse: one set of buffers a worker.
 
-use crate::kernels::memory::tiles::Paused;
+use crate::kernels::memory::tile_set::Paused;
 use crate::memory::{Lines, OutOfMemory, lines};
 use crate::product::folds::Running;
 use crate::product::tables::FewTables;
@@ -14,6 +14,8 @@ pub(crate) struct Scratch {
     pub(crate) acc: Lines,
     pub(crate) total: Lines,
     pub(crate) sums: Lines,
+    /// Sums of one panel, on their way to outputs.
+    pub(crate) panel_sums: Lines,
     /// Scales that are kept otherwise than outputs take them.
     pub(crate) scales: Lines,
     /// Outputs that are not yet in the caller's type.
@@ -31,6 +33,7 @@ impl Default for Scratch {
             acc: lines(),
             total: lines(),
             sums: lines(),
+            panel_sums: lines(),
             scales: lines(),
             staged: lines(),
             paused: None,

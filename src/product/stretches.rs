@@ -6,13 +6,12 @@
 
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::element::Element;
-use crate::kernels::memory::tiles::{Job, Tile};
+use crate::kernels::memory::tile_set::Job;
+use crate::kernels::memory::tiles::Tile;
 use crate::kernels::prefetch;
 use crate::memory::{Lines, OutOfMemory, lines, reserve};
 use crate::product::sink::{Place, Sink};
-use bytemuck::Pod;
-use core::ops::AddAssign;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// A job that goes on, unless all of it is done, and the units begun.
 pub(crate) type Outcome<'s, 'a, T> = (Option<Job<'s, 'a, T>>, usize);
@@ -21,9 +20,9 @@ pub(crate) type Outcome<'s, 'a, T> = (Option<Job<'s, 'a, T>>, usize);
 #[derive(Debug, Default)]
 pub(crate) struct TileSums(Vec<Mutex<Sums>>);
 
-/// The sums of a tile over the stretches that are done, `[panel][token][row of the panel]`.
+/// The sums of a tile over the stretches that are done, `[panel][lane][row of the panel]`.
 #[derive(Debug)]
-pub(crate) struct Sums {
+struct Sums {
     started: bool,
     bytes: Lines,
 }
@@ -52,57 +51,53 @@ impl TileSums {
         }
         Ok(())
     }
-
-    /// Those of one tile.
-    pub(crate) fn of(&self, tile: usize) -> &Mutex<Sums> {
-        &self.0[tile]
-    }
 }
 
-/// What nobody else adds to meanwhile.
-pub(crate) fn locked(sums: &Mutex<Sums>) -> MutexGuard<'_, Sums> {
-    // A panic leaves sums of a product that is never finished.
-    sums.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Sums {
-    /// Sums of `[tokens, rows]`, zeros at first.
-    pub(crate) fn values<T: Pod>(
-        &mut self,
-        [tokens, rows]: [usize; 2],
-    ) -> Result<&mut [T], OutOfMemory> {
-        let row = (PANEL_ROWS * size_of::<T>()).saturating_mul(rows.div_ceil(PANEL_ROWS));
-        let bytes = reserve(&mut self.bytes, row.saturating_mul(tokens))?;
-        if !core::mem::replace(&mut self.started, true) {
-            bytes.fill(0);
-        }
-        Ok(bytemuck::cast_slice_mut(bytes))
-    }
-}
-
-/// Adds `more` to `sums`.
-pub(crate) fn add<T: Copy + AddAssign>(sums: &mut [T], more: &[T]) {
-    for (sum, &more) in sums.iter_mut().zip(more) {
-        *sum += more;
-    }
-}
-
-/// Makes outputs of a tile's sums over all of K. Row 0 of the output is token `first_token` of
-/// the product.
-pub(crate) fn emit<X: Element, S: Sink<X>>(
+/// Hands in the sums of a job's units, which are done. `panel(i, sums, adds)` writes those of
+/// panel `i` of the tile, `[lane][row of the panel]`, or adds them to what is there: lanes after
+/// the tile's tokens do not matter. `own` is room for one panel's. Whoever is last makes outputs
+/// of them, of which row 0 is token `first_token` of the product.
+pub(crate) fn hand_in<X: Element, S: Sink<X>>(
     sink: &S,
-    sums: &[X::Acc],
-    first_token: usize,
-    y: &mut Tile<'_, S::Out>,
-) {
-    let (tokens, first_panel) = (y.rows().len(), y.cols().start / PANEL_ROWS);
-    for (i, sums) in sums.chunks_exact(PANEL_ROWS * tokens).enumerate() {
-        emit_panel(sink, sums, first_token, first_panel + i, y);
+    job: Job<'_, '_, S::Out>,
+    [first_token, lanes]: [usize; 2],
+    (all, own): (&TileSums, &mut Lines),
+    mut panel: impl FnMut(usize, &mut [X::Acc], bool),
+) -> Result<(), OutOfMemory> {
+    let (_, _, rows) = job.place();
+    let (first_panel, panels) = (rows.start / PANEL_ROWS, rows.len().div_ceil(PANEL_ROWS));
+    let len = PANEL_ROWS * lanes;
+    if job.is_whole() {
+        let sums = reserve(own, len * size_of::<X::Acc>())?;
+        let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
+        let mut y = job.finish().expect("nobody else began a unit of it");
+        for i in 0..panels {
+            panel(i, sums, false);
+            emit_panel(sink, sums, first_token, first_panel + i, &mut y);
+        }
+        return Ok(());
     }
+    // A panic leaves sums of a product that is never finished.
+    let mut all = all.0[job.tile()]
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let Sums { started, bytes } = &mut *all;
+    let bytes = reserve(bytes, (len * size_of::<X::Acc>()).saturating_mul(panels))?;
+    let adds = core::mem::replace(started, true);
+    let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(bytes);
+    for (i, sums) in sums.chunks_exact_mut(len).enumerate() {
+        panel(i, sums, adds);
+    }
+    if let Some(mut y) = job.finish() {
+        for (i, sums) in sums.chunks_exact(len).enumerate() {
+            emit_panel(sink, sums, first_token, first_panel + i, &mut y);
+        }
+    }
+    Ok(())
 }
 
-/// Makes outputs of a panel's sums, `[token][row of the panel]`, as [`emit`].
-pub(crate) fn emit_panel<X: Element, S: Sink<X>>(
+/// Makes outputs of a panel's sums, `[token][row of the panel]`.
+fn emit_panel<X: Element, S: Sink<X>>(
     sink: &S,
     sums: &[X::Acc],
     first_token: usize,
