@@ -1,6 +1,7 @@
 //! Products on the caller's own threads: the same bits however it schedules, an
 //! error if it leaves work out, and a workspace that survives its panics.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,50 @@ use tritgemm_testing::case::{Case, Shape, Values, assert_same};
 use tritgemm_testing::{FAMILIES, backends, quick, view, view_mut, workspace};
 
 type Work<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// Threads that know their numbers, which `name` makes names of.
+struct Named<F> {
+    threads: usize,
+    name: F,
+}
+
+thread_local! {
+    static NUMBER: Cell<usize> = const { Cell::new(0) };
+}
+
+impl<F: Fn(usize) -> Option<usize> + Send + Sync> ParallelFor for Named<F> {
+    fn workers(&self) -> usize {
+        self.threads
+    }
+
+    fn worker(&self) -> Option<usize> {
+        (self.name)(NUMBER.get())
+    }
+
+    fn run(&self, items: usize, work: Work<'_>) {
+        let next = AtomicUsize::new(0);
+        let worker = |number| {
+            NUMBER.set(number);
+            while let Some(item) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < items)
+            {
+                work(item);
+            }
+        };
+        thread::scope(|scope| {
+            for number in 0..self.threads {
+                let worker = &worker;
+                scope.spawn(move || worker(number));
+            }
+        });
+    }
+}
+
+fn named(
+    threads: usize,
+    name: impl Fn(usize) -> Option<usize> + Send + Sync + 'static,
+) -> Arc<dyn ParallelFor> {
+    Arc::new(Named { threads, name })
+}
 
 /// A parallel-for with a scheduler of its own.
 struct With<F> {
@@ -111,6 +156,14 @@ fn schedules() -> Vec<(&'static str, Arc<dyn ParallelFor>)> {
         ("backwards", with(4, backwards)),
         ("twice and beyond the end", with(4, twice)),
         ("all items on all threads", with(4, everyone_everything)),
+        ("numbered threads", named(6, Some)),
+        ("threads with numbers of others", named(6, |i| Some(5 - i))),
+        ("threads of one number", named(5, |_| Some(3))),
+        ("absurd numbers", named(5, |i| Some(usize::MAX - i))),
+        (
+            "some without number",
+            named(5, |i| (i % 2 == 0).then_some(i)),
+        ),
     ]
 }
 
