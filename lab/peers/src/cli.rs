@@ -82,7 +82,8 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Write a plot over the number of tokens, tokens.svg, to this folder
+    /// Write a plot over the number of tokens, tokens.svg, to this folder; with --scaling one
+    /// over the number of workers, workers.svg
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
 

@@ -59,12 +59,16 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if cli.scaling {
-        println!("machine: {}", machine::Machine::detect().summary());
+        let machine = machine::Machine::detect().summary();
+        println!("machine: {machine}");
         let repeats = cli.protocol().repeats;
         let found = scaling::measure(&cli.shapes(), &cli.tokens, repeats)?;
         scaling::print(&found);
         if let Some(path) = &cli.json {
             fs::write(path, serde_json::to_string_pretty(&found)?)?;
+        }
+        if let Some(dir) = &cli.plots {
+            plot::draw_scaling(&found, &machine, dir)?;
         }
         return Ok(ExitCode::SUCCESS);
     }

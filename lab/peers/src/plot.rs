@@ -6,6 +6,7 @@ use crate::ours;
 use crate::problem::{Cell, Shape, WeightsFrom, threads as count_of_threads};
 use crate::report::Report;
 use crate::run::CellResult;
+use crate::scaling::Scaling;
 use anyhow::{Context, ensure};
 use std::fs;
 use std::path::Path;
@@ -28,6 +29,7 @@ const BLUE: &str = "#0072B2";
 const GREEN: &str = "#009E73";
 const VERMILION: &str = "#D55E00";
 const ORANGE: &str = "#E69F00";
+const PURPLE: &str = "#CC79A7";
 
 /// A contender's line: (log2 of tokens, GMAC/s).
 struct Series {
@@ -66,12 +68,7 @@ fn svg(report: &Report, cells: &[&CellResult]) -> String {
     let x = |log2: f64| LEFT + (log2 + 0.15) / (last + 0.3) * (RIGHT - LEFT);
     let y = |rate: f64| BOTTOM - rate / top * (BOTTOM - TOP);
 
-    let (width, height) = SIZE;
-    let mut out = Svg(format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-         font-family=\"sans-serif\" fill=\"#222222\">\n\
-         <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n"
-    ));
+    let mut out = Svg::new();
     let Cell { shape, threads, .. } = cells[0].cell;
     let threads = count_of_threads(threads);
     let title = format!("Ternary matrix products, {shape} weights, {threads}");
@@ -124,9 +121,76 @@ fn svg(report: &Report, cells: &[&CellResult]) -> String {
     out.0 + "</svg>\n"
 }
 
+/// Draws the efficiencies over the number of workers into `dir`: a colour for each number of
+/// tokens, the first shape solid and others dashed.
+pub fn draw_scaling(found: &[Scaling], machine: &str, dir: &Path) -> anyhow::Result<()> {
+    const COLORS: [&str; 5] = [BLUE, GREEN, VERMILION, ORANGE, PURPLE];
+    let first = found.first().context("nothing was measured")?;
+    let last = first.efficiency.iter().map(|&(w, _)| w).max().unwrap_or(2);
+    let x = |workers: usize| {
+        let part = ((workers as f64).log2() - 0.85) / ((last as f64).log2() - 0.7);
+        LEFT + part * (RIGHT - LEFT)
+    };
+    let y = |efficiency: f64| BOTTOM - efficiency.min(1.1) / 1.1 * (BOTTOM - TOP);
+    let mut out = Svg::new();
+    let title = "Efficiency of int8 products: time on one worker over (workers x their time)";
+    out.text((24.0, 30.0), 18, "start", title);
+    out.text((24.0, 54.0), 11, "start", machine);
+    for &(workers, _) in &first.efficiency {
+        let at = x(workers);
+        out.line(&[(at, TOP), (at, BOTTOM)], GRID);
+        out.text((at, BOTTOM + 20.0), 12, "middle", &workers.to_string());
+    }
+    for tenths in 0..=5 {
+        let efficiency = f64::from(tenths) / 5.0;
+        let at = y(efficiency);
+        out.line(&[(LEFT, at), (RIGHT, at)], GRID);
+        out.text(
+            (LEFT - 10.0, at + 4.0),
+            12,
+            "end",
+            &format!("{efficiency:.1}"),
+        );
+    }
+    out.line(&[(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], AXIS);
+    let middle = ((LEFT + RIGHT) / 2.0, BOTTOM + 46.0);
+    out.text(middle, 13, "middle", "workers, scheduled item by item");
+    let mut tokens: Vec<usize> = found.iter().map(|s| s.tokens).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    let mut legend = 94.0;
+    for s in found {
+        let color = tokens.iter().position(|&n| n == s.tokens).unwrap_or(0);
+        let color = COLORS[color % COLORS.len()];
+        let dashes = if s.shape == first.shape { "" } else { "6 4" };
+        let points: Vec<_> = s.efficiency.iter().map(|&(w, e)| (x(w), y(e))).collect();
+        let sample = [(LEGEND, legend), (LEGEND + 32.0, legend)];
+        for points in [&points[..], &sample] {
+            out.line(points, (color, 2, dashes));
+            points.iter().for_each(|&point| out.dot(point, color));
+        }
+        let label = format!("{}, N = {}", s.shape, s.tokens);
+        out.text((LEGEND + 42.0, legend + 4.0), 12, "start", &label);
+        legend += 26.0;
+    }
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = dir.join("workers.svg");
+    fs::write(&path, out.0 + "</svg>\n").with_context(|| format!("writing {}", path.display()))
+}
+
 struct Svg(String);
 
 impl Svg {
+    /// An empty picture, without its end.
+    fn new() -> Self {
+        let (width, height) = SIZE;
+        Self(format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+             font-family=\"sans-serif\" fill=\"#222222\">\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n"
+        ))
+    }
+
     fn text(&mut self, (x, y): (f64, f64), size: u32, anchor: &str, text: &str) {
         let text = text.replace('&', "&amp;").replace('<', "&lt;");
         let place = format!("x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"");

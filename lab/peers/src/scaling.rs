@@ -28,12 +28,12 @@ const UNEVEN: ([usize; 3], [f64; 2]) = ([2, 4, 8], [0.5, 0.1]);
 /// What was found of a product.
 #[derive(Serialize)]
 pub struct Scaling {
-    shape: Shape,
-    tokens: usize,
+    pub shape: Shape,
+    pub tokens: usize,
     /// Seconds on one worker.
     serial: f64,
     /// Workers, and the time on one over theirs times their number.
-    efficiency: Vec<(usize, f64)>,
+    pub efficiency: Vec<(usize, f64)>,
     /// Workers, the time of all their items over that on one worker, and what is in no loop
     /// over that.
     work: Vec<(usize, f64, f64)>,
