@@ -1,6 +1,7 @@
 //! How products run.
 
 use crate::isa::Backend;
+use crate::kernels::threads::fork::generation;
 use crate::threads::Threads;
 use core::fmt;
 
@@ -31,18 +32,13 @@ pub enum NonFinite {
 #[derive(Clone, Default)]
 struct Chosen {
     threads: Threads,
-    process: u32,
+    generation: u32,
 }
 
 impl fmt::Debug for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.threads.fmt(f)
     }
-}
-
-/// The number of this process, where processes fork.
-fn process() -> u32 {
-    if cfg!(unix) { std::process::id() } else { 0 }
 }
 
 /// How products run. Results never depend on it, but for what [`NonFinite`] says of tokens
@@ -80,8 +76,11 @@ impl Options {
     /// inherits have a [`Threads::Pool`], their products run on the calling thread. Work that
     /// is given to an inherited rayon pool waits for ever.
     pub fn threads(mut self, threads: Threads) -> Self {
-        let process = process();
-        self.threads = Chosen { threads, process };
+        let generation = generation();
+        self.threads = Chosen {
+            threads,
+            generation,
+        };
         self
     }
 
@@ -91,8 +90,8 @@ impl Options {
         match &self.threads {
             Chosen {
                 threads: Threads::Pool(_),
-                process: chose,
-            } if *chose != process() => &Threads::Serial,
+                generation: chose,
+            } if *chose != generation() => &Threads::Serial,
             Chosen { threads, .. } => threads,
         }
     }

@@ -22,7 +22,8 @@ use std::sync::Arc;
 ///
 /// After the first product of a shape, further ones of that shape allocate
 /// nothing, nor do smaller ones of the same [`Family`](crate::Family). In a pool, each
-/// worker's scratch is allocated when it first takes a share of a product.
+/// worker's scratch is allocated when it first takes a share of a product, and room for the
+/// sums of a tile when workers first share it.
 ///
 /// One workspace serves one product at a time; threads that work on different
 /// products need one each.
