@@ -4,7 +4,6 @@ use crate::process::Mappings;
 use crate::stats::{Left, Stats};
 use crate::sys::{Ggml, Tensor, WEIGHTS};
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use tritgemm::{Experts, Linear, Workspace};
 use tritgemm_formats::FormatError;
@@ -45,13 +44,12 @@ pub struct Identity {
     data: usize,
     ty: TernaryType,
     shape: [usize; 3],
-    /// The first bytes: those of two shapes of one memory are the same.
-    head: [u8; 16],
-    /// Of bytes at the start, in the middle and at the end.
-    print: u64,
+    /// Bytes at the start, in the middle and at the end. Those at the start are the same of two
+    /// shapes of one memory.
+    print: [[u8; PRINTED]; 3],
 }
 
-/// Bytes of a fingerprint at each place.
+/// Bytes of a fingerprint at each place; zeros follow where there are fewer.
 const PRINTED: usize = 128;
 
 impl Weights {
@@ -109,16 +107,16 @@ impl Weights {
         // SAFETY: the caller's promise.
         let bytes = unsafe { self.bytes() };
         let len = bytes.len().min(PRINTED);
-        let mut hasher = DefaultHasher::new();
-        for start in [0, (bytes.len() - len) / 2, bytes.len() - len] {
-            bytes[start..][..len].hash(&mut hasher);
+        let mut print = [[0; PRINTED]; 3];
+        let starts = [0, (bytes.len() - len) / 2, bytes.len() - len];
+        for (print, start) in print.iter_mut().zip(starts) {
+            print[..len].copy_from_slice(&bytes[start..][..len]);
         }
         Identity {
             data: self.data as usize,
             ty: self.ty,
             shape: [self.cols, self.rows, self.experts.unwrap_or(0)],
-            head: *bytes.first_chunk().expect("a block, which has more"),
-            print: hasher.finish(),
+            print,
         }
     }
 
@@ -191,7 +189,7 @@ impl<T> Places<T> {
     fn insert(&mut self, identity: Identity, value: T) {
         let here = self.0.entry(identity.data).or_default();
         here.retain(|(it, _)| {
-            it.head == identity.head && (it.ty, it.shape) != (identity.ty, identity.shape)
+            it.print[0] == identity.print[0] && (it.ty, it.shape) != (identity.ty, identity.shape)
         });
         here.push((identity, value));
     }
