@@ -419,3 +419,165 @@ def test_replace_linear():
     assert chosen == 3 and type(model.shared) is nn.Linear
     with pytest.raises(TypeError, match="BitLinear.from_linear"):
         tritgemm.replace_linear(nn.Linear(2, 2))
+
+
+def test_parametrized_weights_are_read_once_a_pass():
+    from torch.nn.utils import parametrize
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(70, 1))
+
+        def forward(self, weight):
+            return weight * self.factor
+
+    layer, x = layer_of(), torch.randn(2, 203)
+    parametrize.register_parametrization(layer, "weight", Scaled())
+    reads = []
+    layer.parametrizations.weight[0].register_forward_hook(lambda *_: reads.append(1))
+    for step in range(50):
+        with torch.no_grad():
+            layer.parametrizations.weight[0].factor.normal_()
+            junk = [torch.empty(70, 203) for _ in range(step % 3)]  # moves the allocator on
+            reads.clear()
+            y = layer(x)
+            assert len(reads) == 1
+            del junk
+            expected = reference(x, layer.weight, layer.bias)
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+operators = pytest.mark.skipif(
+    not hasattr(torch.library, "custom_op"), reason="torch before 2.4 has no such operators"
+)
+
+
+class Block(nn.Module):
+    def __init__(self, activations):
+        super().__init__()
+        self.up = BitLinear(32, 64, activations=activations)
+        self.down = BitLinear(64, 32, bias=False, nm_2_4=True, activations=activations)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+@operators
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    # Inductor keeps what is between the layers in float32, whatever the dtype says.
+    [("aot_eager", torch.float32), ("aot_eager", torch.bfloat16), ("inductor", torch.float32)],
+)
+@pytest.mark.parametrize("activations", ["f32", "int8"])
+def test_a_whole_graph_compiles_to_the_same_bits(backend, activations, dtype):
+    torch._dynamo.reset()
+    torch.manual_seed(7)
+    model = Block(activations).to(dtype)
+    x = torch.randn(3, 5, 32).to(dtype)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(compiled(x), expected)
+        model.up.weight.neg_()
+        changed = compiled(x)
+        assert torch.equal(changed, model(x)) and not torch.equal(changed, expected)
+    grads = []
+    for run in (model, compiled):
+        model.zero_grad()
+        inputs = x.clone().requires_grad_()
+        run(inputs).sum().backward()
+        grads.append([inputs.grad, *(p.grad.clone() for p in model.parameters())])
+    for ours, theirs in zip(*grads, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@operators
+def test_training_under_compile_sees_every_step():
+    torch.manual_seed(8)
+    models = [Block("f32"), Block("f32")]
+    models[1].load_state_dict(models[0].state_dict())
+    runs = [models[0], torch.compile(models[1], backend="aot_eager", fullgraph=True)]
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.05) for m in models]
+    for _ in range(4):
+        x = torch.randn(8, 32)
+        for run, optimizer in zip(runs, optimizers, strict=True):
+            optimizer.zero_grad()
+            run(x).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.equal(a, b)
+
+
+@operators
+def test_one_graph_serves_all_blocks():
+    torch._dynamo.reset()
+    blocks, x = [Block("int8") for _ in range(4)], torch.randn(4, 32)
+    compiles = []
+
+    def backend(graph, inputs):
+        compiles.append(graph)
+        return graph.forward
+
+    with torch.no_grad():
+        for block in blocks:
+            compiled = torch.compile(block, backend=backend, fullgraph=True)
+            assert torch.equal(compiled(x), block(x))
+    assert len(compiles) == 1
+
+
+@operators
+@pytest.mark.filterwarnings("ignore:.*jit.trace", "ignore::torch.jit.TracerWarning")
+def test_exported_and_traced_models_compute_the_same_bits():
+    model, x = Block("int8").eval(), torch.randn(4, 32)
+    with torch.no_grad():
+        expected = model(x)
+        exported = torch.export.export(model, (x,))
+        assert torch.equal(exported.module()(x), expected)
+        traced = torch.jit.trace(model, (x,))
+        other = torch.randn(4, 32)
+        assert torch.equal(traced(other), model(other))
+        assert not torch.equal(traced(other), expected)
+
+
+@operators
+def test_a_graph_outlives_its_layer():
+    model, x = Block("f32").eval(), torch.randn(4, 32)
+    with torch.no_grad():
+        expected = model(x)
+        exported = torch.export.export(model, (x,))
+        del model
+        assert torch.equal(exported.module()(x), expected)
+
+
+@operators
+def test_transforms_of_functions():
+    layer, x = layer_of(), torch.randn(6, 203)
+    with torch.no_grad():
+        assert torch.equal(torch.vmap(layer)(x), layer(x))
+        stacked = torch.randn(203, 4, 3)
+        mapped = torch.vmap(layer, in_dims=1)(stacked.transpose(0, 2))
+        assert torch.equal(mapped, layer(stacked.permute(1, 2, 0)))
+        with pytest.raises(NotImplementedError, match="vmap over weights"):
+            weights = torch.randn(2, 70, 203)
+            torch.vmap(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)))(weights)
+    for transform in (torch.func.grad, torch.func.jacrev):
+        with pytest.raises(NotImplementedError, match="torch.func takes no gradients"):
+            transform(lambda x: layer(x).square().sum())(x)
+
+
+@operators
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("grad", [True, False])
+def test_operators_keep_their_promises(grad):
+    layer = layer_of(k=12, m=8, nm_2_4=True)
+    x = torch.randn(3, 12, requires_grad=grad)
+    weight = layer.weight.detach().requires_grad_(grad)
+    bias = layer.bias.detach().requires_grad_(grad)
+    args = (x, weight, bias, True, "f32", layer._number)
+    # Its numerical gradient is not the straight-through one: schema, fake and dispatch.
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.tritgemm.linear.default, args, test_utils=tests)
+    plain = (torch.randn(3, 8), layer.weight.detach(), True, layer._number)
+    torch.library.opcheck(torch.ops.tritgemm.linear_input_gradient.default, plain)
+    torch.library.opcheck(torch.ops.tritgemm.linear_gate.default, plain[1:])

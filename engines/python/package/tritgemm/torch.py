@@ -4,14 +4,20 @@
 training too (BitNet b1.58, arXiv:2402.17764): ``y = alpha * (x q^T) + bias``,
 where alpha is the mean magnitude of a row of ``weight`` and q its trits.
 :func:`replace_linear` puts it in the place of the ``nn.Linear`` of a model.
+
+While torch compiles, exports, traces or maps (``torch.vmap``), a layer is the operator
+``tritgemm::linear``, from torch 2.4 on. The bits are those of a direct call.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -76,6 +82,14 @@ class _Ternary:
         native.linear(_array(x), self.packed, vector, path, out=_array(y))
         return y
 
+    def gate(self, weight: Tensor, sparse: bool) -> Tensor:
+        """Which weights take a gradient, bool [M, K]: |w / alpha| < 1; where 2:4 sparsity
+        dropped the weight, nothing."""
+        gate = weight.detach().float().abs() < self.alpha[:, None]
+        if sparse:
+            gate &= torch.from_numpy(self.packed.to_trits()) != 0
+        return gate
+
     def input_gradient(self, grad: Tensor) -> Tensor:
         """[N, M] to [N, K], on the kernels as well."""
         if self.transposed is None:
@@ -119,15 +133,30 @@ class _TernaryLinear(torch.autograd.Function):
             shape, dtype = ctx.x_like
             grad_x = ternary.input_gradient(grad).view(shape).to(dtype)
         if ctx.needs_input_grad[1]:
-            # |w / alpha| < 1; where 2:4 sparsity dropped the weight, nothing.
-            gate = weight.detach().float().abs() < ternary.alpha[:, None]
-            if ctx.sparse:
-                gate &= torch.from_numpy(ternary.packed.to_trits()) != 0
+            gate = ternary.gate(weight, ctx.sparse)
             dense = grad.t() @ x
             grad_weight = torch.where(gate, dense, dense.new_zeros(())).to(weight.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0).to(ctx.bias_dtype)
         return grad_x, grad_weight, grad_bias, None, None
+
+
+def _asks_for_gradients(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def _inferred(
+    x: Tensor, ternary: _Ternary, bias: Tensor | None, activations: Activations
+) -> Tensor:
+    """The product without gradients: [..., K] to [..., M], in x's dtype."""
+    rows, cols = ternary.packed.shape
+    # numpy has float16, which the int8 path takes as it is.
+    native_half = activations == "int8" and x.dtype == torch.float16
+    matrix = _matrix(x, cols, torch.float16 if native_half else torch.float32)
+    y = ternary.product(matrix, bias, activations)
+    return y.view(*x.shape[:-1], rows).to(x.dtype)
 
 
 class BitLinear(nn.Module):
@@ -195,6 +224,7 @@ class BitLinear(nn.Module):
         else:
             self.register_parameter("bias", None)
         self._ternary: _Ternary | None = None
+        self._enter()
         self.reset_parameters()
 
     @classmethod
@@ -227,27 +257,24 @@ class BitLinear(nn.Module):
             bound = 1 / math.sqrt(self.in_features) if self.in_features > 0 else 0
             nn.init.uniform_(self.bias, -bound, bound)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in_features] to [..., out_features]."""
-        self._check(x)
-        ternary = self._packed_now(explicit=False)
-        parameters = (x, self.weight, self.bias)
-        if torch.is_grad_enabled() and any(
-            p is not None and p.requires_grad for p in parameters
-        ):
-            y: Tensor = _TernaryLinear.apply(*parameters, ternary, self.nm_2_4)
+        weight, bias = self.weight, self.bias
+        self._check(x, weight)
+        gradients = _asks_for_gradients(x, weight, bias)
+        if _HAS_OPERATORS and _is_transformed(x, weight, bias):
+            path = "f32" if gradients else self.activations
+            operator = torch.ops.tritgemm.linear
+            y: Tensor = operator(x, weight, bias, self.nm_2_4, path, self._number)
             return y
-        # numpy has float16, which the int8 path takes as it is.
-        native_half = self.activations == "int8" and x.dtype == torch.float16
-        dtype = torch.float16 if native_half else torch.float32
-        matrix = _matrix(x, self.in_features, dtype)
-        y = ternary.product(matrix, self.bias, self.activations)
-        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        ternary = self._packed_now(weight, explicit=False)
+        if gradients:
+            return _TernaryLinear.apply(x, weight, bias, ternary, self.nm_2_4)  # type: ignore[no-any-return]
+        return _inferred(x, ternary, bias, self.activations)
 
     def prepare_for_inference(self) -> BitLinear:
         """Packs the weights now rather than in the next pass; returns self."""
-        self._packed_now(explicit=True)
+        self._packed_now(self.weight, explicit=True)
         return self
 
     def invalidate_packed(self) -> None:
@@ -256,14 +283,15 @@ class BitLinear(nn.Module):
 
     def ternary_nonzero_mask(self) -> Tensor:
         """Which ternary weights are not zero: bool [out_features, in_features]."""
-        packed = self._packed_now(explicit=False).packed
+        packed = self._packed_now(self.weight, explicit=False).packed
         return torch.from_numpy(packed.to_trits()) != 0
 
     def to_native(self) -> native.Linear:
         """The packed layer without torch: it can be saved as a panel file, and
         does not see later changes."""
         bias = None if self.bias is None else _array(self.bias.float().contiguous())
-        return native.Linear(self._packed_now(explicit=False).packed, bias)
+        packed = self._packed_now(self.weight, explicit=False).packed
+        return native.Linear(packed, bias)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -277,8 +305,19 @@ class BitLinear(nn.Module):
         # Copies and pickles pack for themselves.
         return {**self.__dict__, "_ternary": None}
 
-    def _check(self, x: Tensor) -> None:
-        for name, tensor in (("x", x), ("weight", self.weight)):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call,unused-ignore]
+        self._enter()
+
+    def _enter(self) -> None:
+        """Takes a number, by which operators find the packed weights. It is a tensor: a
+        compiled graph is for one value of anything else."""
+        number = next(_numbers)
+        self._number = torch.tensor(number, device="cpu")
+        _layers[number] = self
+
+    def _check(self, x: Tensor, weight: Tensor) -> None:
+        for name, tensor in (("x", x), ("weight", weight)):
             if tensor.device.type != "cpu":
                 raise native.TritgemmError(
                     f"{name}: expected a tensor on the CPU, got one on {tensor.device}"
@@ -290,34 +329,158 @@ class BitLinear(nn.Module):
                 f"x: expected [..., {self.in_features}], got {list(x.shape)}"
             )
 
-    def _key(self) -> tuple[Any, ...]:
+    def _key(self, weight: Tensor) -> tuple[Any, ...]:
         """What changes when the weights do; first, whether that can be relied
         upon: tensors of inference mode count no versions."""
-        weight = self.weight
         counted = not weight.is_inference()
         version = weight._version if counted else None
         fused = _fused_steps if weight.requires_grad else 0
         memory = (weight.data_ptr(), weight.dtype, tuple(weight.shape))
         return counted, version, fused, memory, self.nm_2_4
 
-    def _packed_now(self, *, explicit: bool) -> _Ternary:
-        key, ternary = self._key(), self._ternary
+    def _packed_now(self, weight: Tensor, *, explicit: bool) -> _Ternary:
+        """The packed form of `weight`, which is this layer's: read once a pass, since a
+        parametrized one is computed anew at every reading."""
+        key, ternary = self._key(weight), self._ternary
         if ternary is not None and ternary.key == key and not (explicit and not key[0]):
             if key[0] or ternary.explicit:
                 return ternary
-        weight = self.weight
-        if weight.device.type != "cpu":
-            raise native.TritgemmError(
-                f"weight: expected a tensor on the CPU, got one on {weight.device}"
-            )
-        latent = weight.detach()
-        packed = native.Packed.quantize(
-            _array(latent.float().contiguous()),
-            sparsity="2:4" if self.nm_2_4 else None,
-        )
-        alpha = torch.from_numpy(packed.scales)
-        self._ternary = _Ternary(packed, key, latent, alpha, explicit)
+        self._ternary = _pack(weight, self.nm_2_4, key, explicit)
         return self._ternary
+
+
+# Layers by their numbers. Operators take a number and the weights: a graph that outlives its
+# layer, or is loaded by another process, packs them at every call.
+_numbers = itertools.count()
+_layers: weakref.WeakValueDictionary[int, BitLinear] = weakref.WeakValueDictionary()
+
+
+def _ternary_of(weight: Tensor, nm_2_4: bool, layer: Tensor) -> _Ternary:
+    owner = _layers.get(int(layer))
+    if owner is None or owner.nm_2_4 != nm_2_4:
+        return _pack(weight, nm_2_4)
+    return owner._packed_now(weight, explicit=False)
+
+
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether torch looks at the operators of a call, and not at their values alone."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if _asks_for_gradients(*tensors):
+        raise NotImplementedError(
+            "BitLinear: torch.func takes no gradients of it, and torch.vmap none of what asks for"
+            " them; use torch.autograd, or torch.no_grad"
+        )
+    return True
+
+
+def _define_operators() -> None:
+    from torch.library import custom_op, register_autograd, register_fake, register_vmap
+
+    @custom_op(
+        "tritgemm::linear",
+        mutates_args=(),
+        schema="(Tensor x, Tensor weight, Tensor? bias, bool nm_2_4, str activations, Tensor layer)"
+        " -> Tensor",
+    )
+    def linear(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        nm_2_4: bool,
+        activations: Activations,
+        layer: Tensor,
+    ) -> Tensor:
+        return _inferred(x, _ternary_of(weight, nm_2_4, layer), bias, activations)
+
+    @custom_op(
+        "tritgemm::linear_input_gradient",
+        mutates_args=(),
+        schema="(Tensor grad, Tensor weight, bool nm_2_4, Tensor layer) -> Tensor",
+    )
+    def input_gradient(grad: Tensor, weight: Tensor, nm_2_4: bool, layer: Tensor) -> Tensor:
+        rows, cols = weight.shape
+        ternary = _ternary_of(weight, nm_2_4, layer)
+        return ternary.input_gradient(_matrix(grad, rows)).view(*grad.shape[:-1], cols)
+
+    @custom_op(
+        "tritgemm::linear_gate",
+        mutates_args=(),
+        schema="(Tensor weight, bool nm_2_4, Tensor layer) -> Tensor",
+    )
+    def gate(weight: Tensor, nm_2_4: bool, layer: Tensor) -> Tensor:
+        return _ternary_of(weight, nm_2_4, layer).gate(weight, nm_2_4)
+
+    def fake_linear(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+        return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+    def fake_gradient(grad: Tensor, weight: Tensor, *_: Any) -> Tensor:
+        shape = (*grad.shape[:-1], weight.shape[1])
+        return grad.new_empty(shape, dtype=torch.float32)
+
+    def fake_gate(weight: Tensor, *_: Any) -> Tensor:
+        return torch.empty_like(weight, dtype=torch.bool)
+
+    register_fake("tritgemm::linear", fake_linear)
+    register_fake("tritgemm::linear_input_gradient", fake_gradient)
+    register_fake("tritgemm::linear_gate", fake_gate)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, ctx.nm_2_4, _, layer = inputs
+        needed = x if ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(needed, weight, layer)
+        ctx.x_dtype = x.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
+
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, layer = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        of_layer = (weight, ctx.nm_2_4, layer)
+        if ctx.needs_input_grad[0]:
+            grad_x = input_gradient(grad_y, *of_layer).to(ctx.x_dtype)
+        grad = _matrix(grad_y, weight.shape[0])
+        if ctx.needs_input_grad[1]:
+            dense = grad.t() @ _matrix(x, weight.shape[1])
+            zero = dense.new_zeros(())
+            grad_weight = torch.where(gate(*of_layer), dense, zero).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0).to(ctx.bias_dtype)
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+    register_autograd("tritgemm::linear", backward, setup_context=setup)
+
+    def rows_of_all(operator: Any, info: Any, in_dims: Any, x: Tensor, *rest: Any) -> Any:
+        if any(dim is not None for dim in in_dims[1:]):
+            raise NotImplementedError("tritgemm: vmap over weights or biases")
+        return operator(x.movedim(in_dims[0], 0), *rest), 0
+
+    for operator in (linear, input_gradient):
+        register_vmap(operator, partial(rows_of_all, operator))
+
+
+_HAS_OPERATORS = hasattr(torch.library, "custom_op")
+if _HAS_OPERATORS:
+    _define_operators()
+
+
+def _pack(
+    weight: Tensor, nm_2_4: bool, key: tuple[Any, ...] = (), explicit: bool = False
+) -> _Ternary:
+    if weight.device.type != "cpu":
+        raise native.TritgemmError(
+            f"weight: expected a tensor on the CPU, got one on {weight.device}"
+        )
+    latent = weight.detach()
+    packed = native.Packed.quantize(
+        _array(latent.float().contiguous()), sparsity="2:4" if nm_2_4 else None
+    )
+    return _Ternary(packed, key, latent, torch.from_numpy(packed.scales), explicit)
+
+
+if not _HAS_OPERATORS:
+    BitLinear.forward = torch.compiler.disable(BitLinear.forward)  # type: ignore[method-assign,no-untyped-call,unused-ignore]
 
 
 def _hooked(module: nn.Module) -> bool:
