@@ -7,12 +7,14 @@ that says what was expected. Every call on large data releases the GIL; until it
 returns, no other thread may write to its arrays.
 
 With torch installed, ``tritgemm.BitLinear`` and ``tritgemm.replace_linear`` are
-those of :mod:`tritgemm.torch`, which is imported when one is first used.
+those of :mod:`tritgemm.torch`, which is imported when one is first used. Without torch
+there are none: install ``tritgemm[torch]``.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._tritgemm import (
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     from .torch import BitLinear, replace_linear
 
 __all__ = [
-    "BitLinear",
     "EncodingError",
     "Experts",
     "IsaError",
@@ -81,7 +82,6 @@ __all__ = [
     "pack",
     "pin",
     "quantize_activations",
-    "replace_linear",
     "save_model",
     "set_num_threads",
     "ternarize",
@@ -89,9 +89,18 @@ __all__ = [
 ]
 
 _FROM_TORCH = ("BitLinear", "replace_linear")
+# What is there for `from tritgemm import *`: torch is looked for, not imported.
+if find_spec("torch") is not None:
+    __all__ += ["BitLinear", "replace_linear"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_TORCH:
+    if name not in _FROM_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         return getattr(import_module(".torch", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        hint = "needs PyTorch: pip install 'tritgemm[torch]'"
+        raise AttributeError(f"{__name__}.{name} {hint}") from missing
