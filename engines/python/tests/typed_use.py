@@ -1,6 +1,6 @@
 """Not a test to run: mypy --strict checks the types of an ordinary use."""
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,17 @@ try:
 except tritgemm.EncodingError as error:
     raise SystemExit(str(error)) from error
 
+# What numpy cannot name.
+bfloat16: NDArray[Any] = np.zeros((2, 8), "bfloat16")
+layer.forward_int8(bfloat16, out=bfloat16)
+
 # Each of these is an error, and mypy says so if it is not.
+wide = np.ones((2, 8))
+layer.prepare_int8(wide)  # type: ignore[arg-type]
+layer.forward_int8(wide)  # type: ignore[arg-type]
+layer.forward_int8(x, out=wide)  # type: ignore[type-var]
+tritgemm.linear(wide, packed)  # type: ignore[arg-type]
+tritgemm.quantize_activations(wide)  # type: ignore[arg-type]
 tritgemm.pin(2)  # type: ignore[arg-type]
 tritgemm.ternarize(values)  # type: ignore[arg-type]
 tritgemm.linear(x, packed, activations="int4")  # type: ignore[call-overload]

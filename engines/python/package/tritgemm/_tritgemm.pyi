@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeAlias, TypeVar, final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-# What numpy cannot name: bfloat16 arrays, of ml_dtypes, for the int8 path and outputs.
-_Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[Any]
+# bfloat16 arrays, for the int8 path and outputs, are ml_dtypes', which types them as
+# NDArray[Any]. That is any of these.
+_Float: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 _Out = TypeVar("_Out", bound=_Float)
 _Integers: TypeAlias = NDArray[np.integer[Any]]
 _Granularity: TypeAlias = Literal["tensor", "row", 32, 64, 128, 256]
