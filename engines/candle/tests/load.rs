@@ -271,6 +271,8 @@ fn gguf_tensors_are_read() -> Result {
     let ternary: Vec<_> = gguf
         .tensors()
         .filter(|t| t.tensor_type().ternary().is_some())
+        // Those are random bytes of every type, with weights of +2.
+        .filter(|t| !t.name().starts_with("kind."))
         .collect();
     assert!(!ternary.is_empty());
     for tensor in ternary {
