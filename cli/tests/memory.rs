@@ -55,11 +55,57 @@ fn gguf(dir: &Dir) {
     }
 }
 
+/// A number of protobuf's.
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 128 {
+        bytes.push(value as u8 | 128);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+fn int(field: u64, value: u64) -> Vec<u8> {
+    [varint(field << 3), varint(value)].concat()
+}
+
+fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+    [
+        varint(field << 3 | 2),
+        varint(value.len() as u64),
+        value.to_vec(),
+    ]
+    .concat()
+}
+
+/// Three initialisers of floats, each in a file of its own (`TensorProto.external_data`).
+fn onnx(dir: &Dir) {
+    let tensor = |i: u32| {
+        let file = format!("data{i}");
+        sparse(&dir.path(&file), &[], LEN);
+        let location = [bytes(1, b"location"), bytes(2, file.as_bytes())].concat();
+        let name = format!("t{i}");
+        let parts = [
+            int(1, LEN / 4),
+            int(2, 1),
+            bytes(8, name.as_bytes()),
+            bytes(13, &location),
+            int(14, 1),
+        ];
+        bytes(5, &parts.concat())
+    };
+    let graph: Vec<u8> = (0..3).flat_map(tensor).collect();
+    let model = [int(1, 10), bytes(7, &graph)].concat();
+    fs::write(dir.path("m.onnx"), model).unwrap();
+}
+
 #[test]
 fn three_gigabytes_of_zeros_are_not_read() {
     for (write, container) in [
         (safetensors as fn(&Dir), "safetensors of 3 files"),
         (gguf, "GGUF of 3 files"),
+        (onnx, "ONNX"),
     ] {
         let dir = Dir::new();
         write(&dir);
