@@ -243,7 +243,7 @@ pub struct FinishCall<Acc> {
 
 /// A kernel for many tokens, which share tables in the cache and accumulators that live
 /// from chunk to chunk. Most have tokens for lanes, and a panel byte costs them one
-/// load-add; one has rows for lanes, where permutations are fast.
+/// load-add; two have rows for lanes.
 pub struct ManyKernel<X: 'static, Acc: 'static> {
     /// `{level}-many_{activation}`.
     pub name: &'static str,

@@ -92,8 +92,8 @@ pub static AVX512_VBMI_INTEL: KernelSet = KernelSet {
     ),
     few_i8: &avx512::few_i8_vbmi::FEW_I8,
     many_i8: &[
-        ManyChoice::new(&avx512::many::MANY_I8, 19),
-        ManyChoice::new(&avx2::many::MANY_I8_X16, 14),
+        ManyChoice::new(&avx512::many::MANY_I8, 21),
+        ManyChoice::new(&avx512::many_i8_vbmi::MANY_I8, 2),
     ],
     ..AVX512_INTEL
 };

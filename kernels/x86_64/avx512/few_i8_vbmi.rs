@@ -36,7 +36,7 @@ use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
 /// Bytes of one unit's tables: four pairs of low and high table.
-const TABLE_BYTES: usize = 8 * 64;
+pub(super) const TABLE_BYTES: usize = 8 * 64;
 /// Activations of a unit.
 const UNIT_WEIGHTS: usize = 12;
 /// Units that 16-bit lanes hold: `4 * 512 * 31 = 63488`.
@@ -69,21 +69,23 @@ pub static FEW_I8_ZEN5: FewKernel<i8, i32> = FewKernel {
     ..FEW_I8
 };
 
-/// `vpermw` indices that gather, for table entry `e`, the term of the weight
-/// whose code is `(e >> shift) & 3`; in the order that `vpackuswb` of the two
-/// halves puts right. The gathered vector holds `128 + x` at `w`, `128 - x` at
-/// `16 + w` and 128 at 12.
-const fn terms(shift: u32, weight: u16, half: usize) -> [u16; 32] {
-    let mut indices = [0; 32];
-    let mut word = 0;
-    while word < 32 {
+/// `vpermb` indices that gather, for table entry `e`, the term of the weight whose code is
+/// `(e >> shift) & 3`, a word of two bytes (`vpermw` would be two operations on Intel); in
+/// the order that `vpackuswb` of the two halves puts right. The gathered words hold
+/// `128 + x` at `w`, `128 - x` at `16 + w` and 128 at 12.
+const fn terms(shift: u32, weight: u8, half: usize) -> [u8; 64] {
+    let mut indices = [0; 64];
+    let mut byte = 0;
+    while byte < 64 {
+        let word = byte / 2;
         let entry = word / 8 * 16 + half * 8 + word % 8;
-        indices[word] = match (entry >> shift) & 3 {
+        let from = match (entry >> shift) & 3 {
             1 => weight,
             2 => 16 + weight,
             _ => 12,
         };
-        word += 1;
+        indices[byte] = 2 * from + (byte % 2) as u8;
+        byte += 1;
     }
     indices
 }
@@ -91,11 +93,11 @@ const fn terms(shift: u32, weight: u16, half: usize) -> [u16; 32] {
 /// Indices of one table: for its first and its last weight, of which both halves have the same
 /// terms, and for the two halves of the one between.
 #[repr(C, align(64))]
-struct Indices64x16([[u16; 32]; 4]);
+struct Indices([[u8; 64]; 4]);
 
-const fn indices(weights: [u16; 3]) -> Indices64x16 {
+const fn indices(weights: [u8; 3]) -> Indices {
     let [a, b, c] = weights;
-    Indices64x16([
+    Indices([
         terms(4, a, 0),
         terms(0, c, 0),
         terms(2, b, 0),
@@ -104,7 +106,7 @@ const fn indices(weights: [u16; 3]) -> Indices64x16 {
 }
 
 /// The four tables of a unit.
-static INDICES: [Indices64x16; 4] = [
+static INDICES: [Indices; 4] = [
     indices([1, 2, 3]),
     indices([5, 6, 7]),
     indices([9, 10, 11]),
@@ -118,22 +120,36 @@ static INDICES: [Indices64x16; 4] = [
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline(never)]
 unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
-    let (mut x, mut table) = (x, tables.cast::<__m512i>());
+    // SAFETY: the caller's preconditions.
+    unsafe { build_tables(x, UNIT_WEIGHTS * units, tables) }
+}
+
+/// Builds the tables of one token for `len` activations; a unit of which fewer are left has
+/// zeros after them.
+///
+/// # Safety
+/// Precondition 1 of [`crate::kernels::contract`]; `x` has `len` values, and `tables`, which
+/// is aligned to a line, [`TABLE_BYTES`] for each of its units.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+pub(super) unsafe fn build_tables(x: *const i8, len: usize, tables: *mut u8) {
+    let (mut x, mut left, mut table) = (x, len, tables.cast::<__m512i>());
     let (zero, five_bits) = (_mm256_set1_epi16(128), _mm512_set1_epi16(31));
-    for _ in 0..units {
-        // SAFETY: precondition 3: 12 values; the mask reads no more.
-        let values = unsafe { _mm_maskz_loadu_epi8(0x0fff, x) };
+    while left > 0 {
+        let now = left.min(UNIT_WEIGHTS);
+        // SAFETY: `left` values are readable, and the mask reads no more.
+        let values = unsafe { _mm_maskz_loadu_epi8((1 << now) - 1, x) };
         let wide = _mm256_cvtepi8_epi16(values);
         let gathered = _mm512_inserti64x4(
             _mm512_castsi256_si512(_mm256_add_epi16(zero, wide)),
             _mm256_sub_epi16(zero, wide),
             1,
         );
-        for Indices64x16(indices) in &INDICES {
+        for Indices(indices) in &INDICES {
             let term = |i: usize| {
-                // SAFETY: 32 words are 64 bytes.
+                // SAFETY: 64 bytes.
                 let indices = unsafe { _mm512_loadu_si512(indices[i].as_ptr().cast()) };
-                _mm512_permutexvar_epi16(indices, gathered)
+                _mm512_permutexvar_epi8(indices, gathered)
             };
             let outer = _mm512_add_epi16(term(0), term(1));
             let (u0, u1) = (
@@ -145,15 +161,15 @@ unsafe fn build(x: *const i8, units: usize, tables: *mut u8) {
                 _mm512_and_si512(u1, five_bits),
             );
             let high = _mm512_packus_epi16(_mm512_srli_epi16(u0, 5), _mm512_srli_epi16(u1, 5));
-            // SAFETY: precondition 4: 8 vectors a unit, aligned.
+            // SAFETY: the caller's word: 8 vectors a unit, aligned.
             unsafe {
                 table.write(low);
                 table.add(1).write(high);
                 table = table.add(2);
             }
         }
-        // SAFETY: at most one past the activations.
-        x = unsafe { x.add(UNIT_WEIGHTS) };
+        left -= now;
+        x = x.wrapping_add(now);
     }
 }
 

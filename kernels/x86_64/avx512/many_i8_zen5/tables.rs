@@ -4,7 +4,8 @@
 use crate::kernels::contract::BuildCall;
 use crate::kernels::contract::TOKENS_I8;
 use crate::kernels::prefetch;
-use crate::kernels::x86_64::avx512::many_i8_zen5::tiles::{STEPS, TOKENS, Tiles, UNIT_STRIPS};
+use crate::kernels::x86_64::avx512::many_i8_zen5::{STEPS, TOKENS, UNIT_STRIPS};
+use crate::kernels::x86_64::avx512::tiles::Tiles;
 use core::arch::x86_64::*;
 
 /// `vpermw` indices that gather the term of activation `x` for each of 32 sums, whose

@@ -1,12 +1,4 @@
-//! The sizes of steps, units and tiles, and how panels and tokens are cut into tiles.
-
-/// Strips of a unit, and its steps.
-pub(super) const UNIT_STRIPS: usize = 3;
-pub(super) const STEPS: usize = 4;
-/// Panels and tokens of the largest tile. 3 x 3, 4 x 3, 2 x 4 and 2 x 6 are 1 to 5 %
-/// slower.
-pub(super) const PANELS: usize = 3;
-pub(super) const TOKENS: usize = 4;
+//! How panels and tokens are cut into tiles.
 
 /// Cuts so many panels or tokens into tiles of at most `MOST`, of which the last has more
 /// than one if it can.
@@ -26,7 +18,7 @@ impl<const MOST: usize> Iterator for Tiles<MOST> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PANELS, TOKENS, Tiles};
+    use super::Tiles;
 
     fn check<const MOST: usize>() {
         for count in 0..=33 {
@@ -39,7 +31,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_alone() {
-        check::<PANELS>();
-        check::<TOKENS>();
+        check::<3>();
+        check::<4>();
     }
 }

@@ -1,0 +1,286 @@
+//! int8, many tokens, lanes that are rows: bytes looked up by `vpermb`.
+//!
+//! # The idea
+//! Tables and look-ups are those for few tokens
+//! ([`crate::kernels::x86_64::avx512::few_i8_vbmi`]): 64 entries, indexed by three packed
+//! codes, for the low and the high part of the sum of three activations. There the tables
+//! of all of K stream by for each panel. Here those of a chunk of K and of four tokens stay
+//! in L1 for all panels, and four tokens share the indices of a panel. Sums are put together
+//! to 16 bits at a chunk's end, and live in L2 from chunk to chunk
+//! ([`crate::kernels::x86_64::avx512::row_sums`]).
+//!
+//! | buffer | layout |
+//! |---|---|
+//! | activations | `[token][4 * bytes]` for each chunk |
+//! | tables | `[token][unit][4][low, high]`, 64 bytes each |
+//! | `acc` | `[panel][token][even + 256 * odd rows, odd rows]` modulo 2^16, 32 words each |
+//! | `total` | `[panel][token][even rows, odd rows]` |
+//!
+//! # Port arithmetic
+//! 768 MACs, a unit of a panel and token, are 8 `vpermb`, 7 additions (the first of eight
+//! look-ups starts the sums), 3 operations of folding, a quarter of 5 for the indices, and
+//! 1.2 at the chunk's end: 20.5. Intel's CPUs start two 512-bit operations a cycle, so 10.3
+//! cycles, 75 MACs each. They have one port for `vpermb`. A saturating addition, which has
+//! the other one alone, leaves it to them: 224 GMAC/s in a bare loop where `vpaddb`, which
+//! has both, makes 201. Nothing saturates: eight look-ups are at most 248.
+
+use crate::kernels::contract::TOKENS_I8;
+use crate::kernels::contract::{BLOCK_STRIPS, BuildCall, ENTRY, FinishCall, Fold};
+use crate::kernels::contract::{ManyCall, ManyKernel, PANEL_ROWS};
+use crate::kernels::x86_64::avx512::byte_sums::Sum;
+use crate::kernels::x86_64::avx512::few_i8_vbmi::{TABLE_BYTES, build_tables, triple_indices};
+use crate::kernels::x86_64::avx512::row_sums::{PANEL, Pair, finish_token, fold};
+use crate::kernels::x86_64::avx512::tiles::Tiles;
+use core::arch::x86_64::*;
+
+/// Strips of a unit.
+const UNIT_STRIPS: usize = 3;
+/// Units of a chunk: tables of four tokens take 20 KiB of L1 then.
+const UNITS: usize = 10;
+/// Most tokens of a tile.
+const TOKENS: usize = 4;
+
+const _: () = assert!(BLOCK_STRIPS.is_multiple_of(UNIT_STRIPS * UNITS));
+
+/// The kernel.
+pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
+    name: "avx512-vbmi-many_i8",
+    tokens: TOKENS_I8,
+    entry_bytes: ENTRY,
+    chunk_strips: UNIT_STRIPS * UNITS,
+    token_major: true,
+    unit_strips: UNIT_STRIPS,
+    table_bytes: TOKENS_I8 * TABLE_BYTES,
+    build,
+    run,
+    finish,
+};
+
+/// Builds the tables. See [`ManyKernel::build`].
+///
+/// # Safety
+/// Preconditions 1, 3, 4 (as output) and 7 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(never)]
+unsafe fn build(call: &BuildCall<i8>) {
+    let (len, units) = (4 * call.strips, call.strips.div_ceil(UNIT_STRIPS));
+    let (mut x, mut tables) = (call.xt, call.tables);
+    for _ in 0..call.tokens {
+        // SAFETY: precondition 3: `len` activations of each token; 4: its tables.
+        unsafe { build_tables(x, len, tables) };
+        x = x.wrapping_add(len);
+        tables = tables.wrapping_add(units * TABLE_BYTES);
+    }
+}
+
+/// The kernel. See [`ManyKernel::run`].
+///
+/// # Safety
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(never)]
+unsafe fn run(call: &ManyCall) {
+    let mut rest = *call;
+    for tokens in Tiles::<TOKENS>(call.tokens) {
+        // SAFETY: the caller's preconditions, for the tokens that are left.
+        unsafe {
+            match tokens {
+                TOKENS.. => group::<TOKENS>(&rest),
+                3 => group::<3>(&rest),
+                2 => group::<2>(&rest),
+                _ => group::<1>(&rest),
+            }
+        }
+        let units = call.strips.div_ceil(UNIT_STRIPS);
+        rest.tables = rest.tables.wrapping_add(tokens * units * TABLE_BYTES);
+        rest.acc = rest.acc.wrapping_add(tokens * size_of::<Pair>());
+        rest.total = rest.total.wrapping_add(tokens * size_of::<Pair>());
+    }
+}
+
+/// Sums the chunk for `T` tokens over all panels.
+///
+/// # Safety
+/// Those of [`run`], for at least `T` tokens.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline(never)]
+unsafe fn group<const T: usize>(call: &ManyCall) {
+    let mut panel = call.panels;
+    let (mut acc, mut total) = (call.acc.cast::<Pair>(), call.total.cast::<Pair>());
+    let units = call.strips.div_ceil(UNIT_STRIPS);
+    // Each look-up is 384 too large.
+    let bias = -4 * 384 * units as i16;
+    let bias = [
+        _mm512_set1_epi16(bias.wrapping_mul(257)),
+        _mm512_set1_epi16(bias),
+    ];
+    for _ in 0..call.panel_count {
+        let mut sums = [bias; T];
+        if !call.first {
+            for (t, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: precondition 6.
+                let [both, odd] = unsafe { acc.add(t).read() };
+                *sums = [
+                    _mm512_add_epi16(sums[0], both),
+                    _mm512_add_epi16(sums[1], odd),
+                ];
+            }
+        }
+        let next = panel.wrapping_add(call.panel_stride);
+        let part = Part {
+            panel,
+            strips: call.strips,
+            tables: call.tables,
+            next,
+        };
+        // SAFETY: preconditions 2 and 4.
+        let sums = unsafe { sum::<T>(&part, sums) };
+        for (t, &[both, odd]) in sums.iter().enumerate() {
+            // SAFETY: precondition 6.
+            unsafe {
+                let sums = match call.fold {
+                    Fold::Keep => [both, odd],
+                    ends => {
+                        let sums = [even([both, odd]), odd];
+                        let [even, odd] = fold(sums, ends, total.add(t));
+                        [_mm512_add_epi16(even, _mm512_slli_epi16(odd, 8)), odd]
+                    }
+                };
+                acc.add(t).write(sums);
+            }
+        }
+        panel = next;
+        acc = acc.wrapping_add(PANEL);
+        total = total.wrapping_add(PANEL);
+    }
+}
+
+/// The sums of the even rows: see the layout above.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn even([both, odd]: Pair) -> __m512i {
+    _mm512_sub_epi16(both, _mm512_slli_epi16(odd, 8))
+}
+
+/// `out[t][r] (+)= 256 * total[t][r] + acc[t][r]`. See [`ManyKernel::finish`].
+///
+/// # Safety
+/// Preconditions 1, 5, 6 and 7 of [`crate::kernels::contract`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline(never)]
+unsafe fn finish(call: &FinishCall<i32>) {
+    let (acc, total) = (call.acc.cast::<Pair>(), call.total.cast::<Pair>());
+    for t in 0..call.tokens {
+        let out = call.out.wrapping_add(t * call.out_stride);
+        // SAFETY: preconditions 5 and 6: 64 rows of each token.
+        unsafe {
+            let sums = acc.add(t).read();
+            let sums = [even(sums), sums[1]];
+            finish_token(sums, total.add(t).read(), out, call.accumulate);
+        }
+    }
+}
+
+/// What a tile of one panel reads.
+struct Part {
+    /// The panel's chunk, and its strips: at least one.
+    panel: *const u8,
+    strips: usize,
+    /// Those of the first token, then those of the others.
+    tables: *const u8,
+    /// The next panel's chunk.
+    next: *const u8,
+}
+
+/// The sums over a panel's chunk for `T` tokens, added to those at its start.
+///
+/// # Safety
+/// Precondition 1 of [`crate::kernels::contract`]; the panel has its strips of 64 bytes, and
+/// `tables` those of their units for each token.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
+    let (panel, strips) = (part.panel, part.strips);
+    let zero = _mm512_setzero_si512();
+    let mut sums = start.map(|[both, odd]| {
+        let low = Sum { both, odd };
+        let (both, odd) = (zero, zero);
+        [low, Sum { both, odd }]
+    });
+    let units = strips.div_ceil(UNIT_STRIPS);
+    let mut at = 0;
+    while at + 2 * UNIT_STRIPS <= strips {
+        let place = at * PANEL_ROWS;
+        // SAFETY: two whole units are left; prefetches touch no memory.
+        let indices = unsafe {
+            // The next panel, and the next chunk of this one, which comes soon enough out of
+            // memory then: 3 tokens take 0.9 of the time, and out of the cache 1.01.
+            for strip in 0..2 * UNIT_STRIPS {
+                let line = place + strip * PANEL_ROWS;
+                _mm_prefetch::<_MM_HINT_T0>(part.next.wrapping_add(line).cast());
+                let far = line + strips * PANEL_ROWS;
+                _mm_prefetch::<_MM_HINT_T1>(panel.wrapping_add(far).cast());
+            }
+            let strip = panel.add(place).cast::<__m512i>();
+            let read = |i| strip.add(i).read_unaligned();
+            [
+                triple_indices([read(0), read(1), read(2)]),
+                triple_indices([read(3), read(4), read(5)]),
+            ]
+        };
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let unit = t * units + at / UNIT_STRIPS;
+            // SAFETY: the caller's word: 8 vectors a unit, aligned.
+            let tables = unsafe {
+                &*part
+                    .tables
+                    .add(unit * TABLE_BYTES)
+                    .cast::<[[__m512i; 8]; 2]>()
+            };
+            add(sums, indices.as_flattened(), tables.as_flattened());
+        }
+        at += 2 * UNIT_STRIPS;
+    }
+    while at < strips {
+        // SAFETY: so many more strips; the masks leave out what is behind them.
+        let bytes = unsafe {
+            let strip = |i| {
+                let mask = if at + i < strips { !0 } else { 0 };
+                let strip = panel.wrapping_add((at + i) * PANEL_ROWS);
+                _mm512_maskz_loadu_epi8(mask, strip.cast())
+            };
+            [strip(0), strip(1), strip(2)]
+        };
+        let indices = triple_indices(bytes);
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let unit = t * units + at / UNIT_STRIPS;
+            // SAFETY: the caller's word: 8 vectors a unit, aligned.
+            let tables = unsafe { &*part.tables.add(unit * TABLE_BYTES).cast::<[__m512i; 8]>() };
+            add(sums, &indices, tables);
+        }
+        at += UNIT_STRIPS;
+    }
+    sums.map(|[low, high]| {
+        let place = |high| _mm512_slli_epi16(high, 5);
+        [
+            _mm512_add_epi16(low.both, place(high.both)),
+            _mm512_add_epi16(low.odd, place(high.odd)),
+        ]
+    })
+}
+
+/// Looks up indices, at most eight, in a pair of tables each, and adds to the sums.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+fn add([low, high]: &mut [Sum; 2], indices: &[__m512i], tables: &[__m512i]) {
+    let look_up = |i: usize, half| _mm512_permutexvar_epi8(indices[i], tables[2 * i + half]);
+    let mut bytes = [look_up(0, 0), look_up(0, 1)];
+    for i in 1..indices.len() {
+        for (half, bytes) in bytes.iter_mut().enumerate() {
+            // Saturating for its port: see above.
+            *bytes = _mm512_adds_epu8(*bytes, look_up(i, half));
+        }
+    }
+    low.fold(bytes[0]);
+    high.fold(bytes[1]);
+}
