@@ -92,7 +92,7 @@ pub static AVX512_VBMI_INTEL: KernelSet = KernelSet {
     ),
     few_i8: &avx512::few_i8_vbmi::FEW_I8,
     many_i8: &[
-        ManyChoice::new(&avx512::many::MANY_I8, 21),
+        ManyChoice::new(&avx512::many::MANY_I8_INTEL, 21),
         ManyChoice::new(&avx512::many_i8_vbmi::MANY_I8, 2),
     ],
     ..AVX512_INTEL
@@ -125,11 +125,11 @@ pub static AVX512_INTEL: KernelSet = KernelSet {
     few_i8: &avx512::few_i8_nibbles::FEW_I8,
     few_f32: &avx512::few_f32::FEW_F32,
     many_i8: &[
-        ManyChoice::new(&avx512::many::MANY_I8, 20),
+        ManyChoice::new(&avx512::many::MANY_I8_INTEL, 20),
         ManyChoice::new(&avx2::many::MANY_I8_X16, 12),
     ],
     many_f32: &[
-        ManyChoice::new(&avx512::many::MANY_F32, 10),
+        ManyChoice::new(&avx512::many::MANY_F32_INTEL, 10),
         ManyChoice::new(&avx2::many::MANY_F32_X8, 7),
     ],
 };

@@ -33,10 +33,28 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
     finish_f32,
 );
 
-/// Two nibble look-ups.
-struct TwoShuffles;
+/// The int8 kernel for Intel's CPUs.
+pub static MANY_I8_INTEL: ManyKernel<i8, i32> = ManyKernel::generic(
+    "avx512-many_i8-intel",
+    [TOKENS_I8, ENTRY, 4 * QUADS],
+    build_i8,
+    run_i8_intel,
+    finish_i8_intel,
+);
 
-impl Expand for TwoShuffles {
+/// The f32 kernel for Intel's CPUs.
+pub static MANY_F32_INTEL: ManyKernel<f32, f32> = ManyKernel::generic(
+    "avx512-many_f32-intel",
+    [TOKENS_F32, ENTRY, 4 * QUADS],
+    build_f32,
+    run_f32_intel,
+    finish_f32_intel,
+);
+
+/// Two nibble look-ups.
+struct Indices;
+
+impl Expand for Indices {
     type Word = u32;
     const PARTS: usize = 4;
     const ENTRY: usize = ENTRY;
@@ -45,6 +63,26 @@ impl Expand for TwoShuffles {
     unsafe fn quad(panel: *const u8, quad: &mut Quad<u32>) {
         // SAFETY: precondition 1 of the contract; 256 readable bytes.
         unsafe { indices_of_quad(panel, quad) }
+    }
+}
+
+/// The logarithm of the bytes of an entry.
+const ENTRY_SHIFT: u32 = ENTRY.trailing_zeros();
+
+/// Two nibble look-ups, widened and scaled to the bytes of an entry: an operation less for each
+/// look-up, and 16 more for the words of 256. On Intel's CPUs a look-up of the bare loop takes
+/// 0.89 cycles instead of 1.10, and a product 0.96 of the time; on Zen 4 it takes 1.04 to 1.05.
+struct Offsets;
+
+impl Expand for Offsets {
+    type Word = u64;
+    const PARTS: usize = 4;
+    const ENTRY: usize = ENTRY;
+
+    #[inline(always)]
+    unsafe fn quad(panel: *const u8, quad: &mut Quad<u64>) {
+        // SAFETY: precondition 1 of the contract; 256 readable bytes.
+        unsafe { offsets_of_quad(panel, quad) }
     }
 }
 
@@ -64,6 +102,34 @@ fn indices(bytes: __m512i) -> __m512i {
     )
 }
 
+/// The indices of four strips, a row's four bytes side by side, in the order of a [`Quad`] of
+/// words of 32 bits.
+///
+/// # Safety
+/// `panel` has 256 readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn interleaved_indices(panel: *const u8) -> [__m512i; 4] {
+    // SAFETY: the caller's word for four strips.
+    let [a, b, c, d] = unsafe {
+        let strips = panel.cast::<__m512i>();
+        [
+            indices(strips.read_unaligned()),
+            indices(strips.add(1).read_unaligned()),
+            indices(strips.add(2).read_unaligned()),
+            indices(strips.add(3).read_unaligned()),
+        ]
+    };
+    let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+    let (ab_high, cd_high) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+    [
+        _mm512_unpacklo_epi16(ab, cd),
+        _mm512_unpackhi_epi16(ab, cd),
+        _mm512_unpacklo_epi16(ab_high, cd_high),
+        _mm512_unpackhi_epi16(ab_high, cd_high),
+    ]
+}
+
 /// Writes a quad of indices: see [`many::Expand::quad`].
 ///
 /// # Safety
@@ -71,20 +137,31 @@ fn indices(bytes: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn indices_of_quad(panel: *const u8, quad: &mut Quad<u32>) {
-    let to = quad.as_mut_ptr().cast::<__m512i>();
-    // SAFETY: the caller's word for four strips; a quad is four vectors.
-    unsafe {
-        let strips = panel.cast::<__m512i>();
-        let a = indices(strips.read_unaligned());
-        let b = indices(strips.add(1).read_unaligned());
-        let c = indices(strips.add(2).read_unaligned());
-        let d = indices(strips.add(3).read_unaligned());
-        let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
-        to.write(_mm512_unpacklo_epi16(ab, cd));
-        to.add(1).write(_mm512_unpackhi_epi16(ab, cd));
-        let (ab, cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
-        to.add(2).write(_mm512_unpacklo_epi16(ab, cd));
-        to.add(3).write(_mm512_unpackhi_epi16(ab, cd));
+    let to = quad.as_mut_ptr().cast::<[__m512i; 4]>();
+    // SAFETY: the caller's word; a quad is four vectors.
+    unsafe { to.write(interleaved_indices(panel)) };
+}
+
+/// Writes a quad of offsets: see [`many::Expand::quad`].
+///
+/// # Safety
+/// `panel` has 256 readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn offsets_of_quad(panel: *const u8, quad: &mut Quad<u64>) {
+    let zero = _mm512_setzero_si512();
+    let mut to = quad.as_mut_ptr().cast::<[__m512i; 2]>();
+    // SAFETY: the caller's word.
+    for &bytes in &unsafe { interleaved_indices(panel) } {
+        let words = [
+            _mm512_slli_epi16::<ENTRY_SHIFT>(_mm512_unpacklo_epi8(bytes, zero)),
+            _mm512_slli_epi16::<ENTRY_SHIFT>(_mm512_unpackhi_epi8(bytes, zero)),
+        ];
+        // SAFETY: a quad is eight vectors.
+        unsafe {
+            to.write(words);
+            to = to.add(1);
+        }
     }
 }
 
@@ -105,24 +182,45 @@ macro_rules! kernel {
 }
 kernel!(build_i8(call: &BuildCall<i8>), many::build_i8::<V4, 1>);
 kernel!(build_f32(call: &BuildCall<f32>), many::build_f32::<V4, 1>);
-kernel!(run_i8(call: &ManyCall), many::run_i8::<V4, TwoShuffles, 1, QUADS>);
-kernel!(pub(super) run_f32(call: &ManyCall), many::run_f32::<V4, TwoShuffles, 1, QUADS>);
+kernel!(run_i8(call: &ManyCall), many::run_i8::<V4, Indices, 1, QUADS>);
+kernel!(pub(super) run_f32(call: &ManyCall), many::run_f32::<V4, Indices, 1, QUADS>);
+kernel!(run_i8_intel(call: &ManyCall), many::run_i8::<V4, Offsets, 1, QUADS>);
+kernel!(run_f32_intel(call: &ManyCall), many::run_f32::<V4, Offsets, 1, QUADS>);
+
+macro_rules! finish {
+    ($name:ident, $acc:ty, $body:expr) => {
+        /// See [`ManyKernel::finish`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 5, 6 and 7 of [`crate::kernels::contract`].
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        #[inline(never)]
+        unsafe fn $name(call: &FinishCall<$acc>) {
+            // SAFETY: handed on unchanged.
+            unsafe { $body(call) }
+        }
+    };
+}
+finish!(finish_i8, i32, sums_i8::<Indices>);
+finish!(finish_f32, f32, sums_f32::<Indices>);
+finish!(finish_i8_intel, i32, sums_i8::<Offsets>);
+finish!(finish_f32_intel, f32, sums_f32::<Offsets>);
 
 /// `out[t][r] (+)= 256 * total[r][t] + acc[r][t]`, 16 rows at a time.
 ///
 /// # Safety
 /// Preconditions 1, 5, 6 and 7 of [`crate::kernels::contract`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-#[inline(never)]
-unsafe fn finish_i8(call: &FinishCall<i32>) {
+#[inline]
+unsafe fn sums_i8<X: Expand>(call: &FinishCall<i32>) {
     let (acc, total) = (call.acc.cast::<__m512i>(), call.total.cast::<__m512i>());
     for first in (0..PANEL_ROWS).step_by(16) {
-        let from = many::place::<TwoShuffles>(first);
+        let from = many::place::<X>(first);
         let (mut head, mut tail) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
         for (r, (head, tail)) in head.iter_mut().zip(&mut tail).enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
             let (low, high) = unsafe {
-                let place = from + many::place::<TwoShuffles>(r);
+                let place = from + many::place::<X>(r);
                 (*acc.add(place), *total.add(place))
             };
             let half = |low: __m256i, high: __m256i| {
@@ -159,15 +257,15 @@ unsafe fn finish_i8(call: &FinishCall<i32>) {
 /// # Safety
 /// Preconditions 1, 5, 6 and 7 of [`crate::kernels::contract`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-#[inline(never)]
-unsafe fn finish_f32(call: &FinishCall<f32>) {
+#[inline]
+unsafe fn sums_f32<X: Expand>(call: &FinishCall<f32>) {
     let total = call.total.cast::<__m512i>();
     for first in (0..PANEL_ROWS).step_by(16) {
-        let from = many::place::<TwoShuffles>(first);
+        let from = many::place::<X>(first);
         let mut rows = [_mm512_setzero_si512(); 16];
         for (r, row) in rows.iter_mut().enumerate() {
             // SAFETY: precondition 6: 64 rows of one vector.
-            *row = unsafe { *total.add(from + many::place::<TwoShuffles>(r)) };
+            *row = unsafe { *total.add(from + many::place::<X>(r)) };
         }
         let mut out = call.out.wrapping_add(first);
         for &column in &transpose(rows) {
