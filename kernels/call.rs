@@ -6,7 +6,7 @@
 //! user gave them, so a failure here is a bug of this crate.
 
 use crate::kernels::contract::{
-    BuildCall, FewCall, FinishCall, Fold, ManyCall, PANEL_ROWS, Runnable,
+    BuildCall, FewCall, FinishCall, Fold, ManyCall, PANEL_ROWS, Runnable, Scaling,
 };
 use crate::kernels::element::{Element, Few, Many};
 use core::mem::{MaybeUninit, size_of};
@@ -199,7 +199,7 @@ pub fn many_build<X: Element>(
     tables: &mut [u8],
 ) {
     assert!(
-        (1..=kernel.chunk_strips).contains(&strips),
+        (1..=kernel.most_strips()).contains(&strips),
         "chunk too long"
     );
     assert_tokens(&kernel, tokens);
@@ -238,16 +238,30 @@ pub struct ManyPart<'a> {
     pub tokens: usize,
 }
 
-/// Runs a kernel for many tokens over one chunk of the panels of `part`.
+/// The scales of a group, and where the scaled sums are added up.
+pub struct ManyScaling<'a> {
+    /// 64 for each panel of the part.
+    pub scales: &'a [f32],
+    /// One for each token of a whole tile.
+    pub token_scales: &'a [f32],
+    /// For each panel 64 of each token of a whole tile.
+    pub sums: &'a mut [f32],
+    /// They start at zero.
+    pub first: bool,
+}
+
+/// Runs a kernel for many tokens over one chunk of the panels of `part`; with a `scaling` if
+/// `fold` asks for one.
 pub fn many_run<X: Element>(
     kernel: Many<X>,
     part: &ManyPart<'_>,
     tables: &[u8],
     (acc, total): (&mut [u8], &mut [u8]),
     (first, fold): (bool, Fold),
+    scaling: Option<ManyScaling<'_>>,
 ) {
     assert!(
-        (1..=kernel.chunk_strips).contains(&part.strips),
+        (1..=kernel.most_strips()).contains(&part.strips),
         "chunk too long"
     );
     let panels = part.view.part(&part.panels, part.start, part.strips);
@@ -268,6 +282,28 @@ pub fn many_run<X: Element>(
     assert_aligned_to(tables, alignment(kernel.entry_bytes));
     assert_aligned_to(acc, alignment(kernel.entry_bytes));
     assert_aligned_to(total, alignment(kernel.entry_bytes));
+    let scales = matches!(fold, Fold::Scale | Fold::ScaleTotals);
+    assert_eq!(scales, scaling.is_some(), "scales are for folds that scale");
+    let scaling = scaling.map_or(Scaling::NONE, |scaling| {
+        let ManyScaling {
+            scales,
+            token_scales,
+            sums,
+            first,
+        } = scaling;
+        assert!(
+            scales.len() >= entries && token_scales.len() >= kernel.tokens,
+            "scales too short"
+        );
+        assert!(sums.len() / kernel.tokens >= entries, "sums too short");
+        assert_aligned_to(bytemuck::cast_slice(sums), alignment(kernel.entry_bytes));
+        Scaling {
+            scales: scales.as_ptr(),
+            token_scales: token_scales.as_ptr(),
+            sums: sums.as_mut_ptr(),
+            first,
+        }
+    });
     let call = ManyCall {
         panels,
         panel_stride: part.view.stride(),
@@ -279,9 +315,15 @@ pub fn many_run<X: Element>(
         total: total.as_mut_ptr(),
         first,
         fold,
+        scaling,
     };
-    // SAFETY: 1: the handle is the proof; 2, 4, 6: asserted; 7: `&mut`.
-    unsafe { (kernel.run)(&call) }
+    // SAFETY: 1: the handle is the proof; 2, 4, 6, 9: asserted; 7: `&mut`.
+    unsafe {
+        match scales {
+            true => (kernel.run_scaled)(&call),
+            false => (kernel.run)(&call),
+        }
+    }
 }
 
 /// Transposes the sums of `tokens` tokens of one panel into `out[token][64]`, tokens
@@ -314,6 +356,36 @@ pub fn many_finish<X: Element>(
     };
     // SAFETY: 1: the handle is the proof; 5, 6: asserted; 7: `out` is `&mut`.
     unsafe { (kernel.finish)(&call) }
+}
+
+/// Transposes the scaled sums of `tokens` tokens of one panel into `out[token][64]`, tokens
+/// `out_stride` elements apart; what the tokens after them get is not specified.
+pub fn many_finish_groups<X: Element>(
+    kernel: Many<X>,
+    tokens: usize,
+    sums: &[f32],
+    (out, out_stride): (&mut [f32], usize),
+) {
+    assert_tokens(&kernel, tokens);
+    assert!(sums.len() >= PANEL_ROWS * kernel.tokens, "sums too short");
+    let needed = reach(kernel.tokens, out_stride, PANEL_ROWS);
+    assert!(needed.is_some_and(|n| n <= out.len()), "output too short");
+    assert!(out_stride >= PANEL_ROWS, "outputs overlap");
+    assert_aligned_to(bytemuck::cast_slice(sums), alignment(kernel.entry_bytes));
+    let part = kernel.entry_bytes / size_of::<f32>();
+    for first in (0..tokens).step_by(part) {
+        let call = FinishCall {
+            acc: core::ptr::null(),
+            total: sums[PANEL_ROWS * first..].as_ptr().cast(),
+            tokens: part.min(tokens - first),
+            out: out[out_stride * first..].as_mut_ptr(),
+            out_stride,
+            accumulate: false,
+        };
+        // SAFETY: 1: the handle is the proof; 5, 9: asserted, of which this is a part; 7:
+        // `out` is `&mut`.
+        unsafe { (kernel.finish_groups)(&call) }
+    }
 }
 
 /// Encodes one row; returns whether every trit was legal.

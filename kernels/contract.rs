@@ -31,6 +31,10 @@
 //!    strips of f32, or int8 activations whose magnitudes add up to at most
 //!    [`MANY_MAX_SUM`] for each token, which those of [`BLOCK_STRIPS`] strips never
 //!    exceed (many).
+//! 9. **Scaling.** If `fold` scales, `scales` has 64 readable f32 for each panel and
+//!    `token_scales` one for each token of a whole tile; `sums` is valid for 64 f32 for each
+//!    panel and token of a whole tile, aligned as tables are, and initialised unless `first`;
+//!    `total` is initialised if `fold` is `Fold::ScaleTotals`.
 //!
 //! # The canonical f32 order
 //!
@@ -178,6 +182,60 @@ pub enum Fold {
     Start,
     /// End a block: add it to the totals.
     Add,
+    /// End a group, which has no totals: scale the sums.
+    Scale,
+    /// End a group that has totals: scale them and the sums together.
+    ScaleTotals,
+}
+
+/// Where sums of a group of K are scaled and added up:
+/// `sums[t][r] += sum[r][t] as f32 * (scales[r] * token_scales[t])`, or without the token's
+/// scale for f32 activations.
+#[derive(Clone, Copy)]
+pub struct Scaling {
+    /// Scales of the rows, 64 a panel.
+    pub scales: *const f32,
+    /// Scales of all tokens of a whole tile.
+    #[cfg_attr(not(any(kernels = "x86_64", kernels = "aarch64")), allow(dead_code))]
+    pub token_scales: *const f32,
+    /// Scaled sums, for each panel 64 of each token of a whole tile, in an order that only the
+    /// kernel and its `finish_groups` know.
+    pub sums: *mut f32,
+    /// The sums start at zero.
+    pub first: bool,
+}
+
+impl Scaling {
+    /// For calls that scale nothing.
+    pub const NONE: Self = Self {
+        scales: core::ptr::null(),
+        token_scales: core::ptr::null(),
+        sums: core::ptr::null_mut(),
+        first: false,
+    };
+
+    /// That of the panel number `panel`, for tiles of `tokens`.
+    #[inline(always)]
+    pub fn of_panel(self, panel: usize, tokens: usize) -> Self {
+        Self {
+            scales: self.scales.wrapping_add(PANEL_ROWS * panel),
+            sums: self.sums.wrapping_add(PANEL_ROWS * tokens * panel),
+            ..self
+        }
+    }
+
+    /// That of row `row` of a panel whose entry of `entry_bytes` is number `place`, in kernels
+    /// whose lanes are tokens.
+    #[inline(always)]
+    pub fn of_row(self, row: usize, place: usize, entry_bytes: usize) -> Self {
+        Self {
+            scales: self.scales.wrapping_add(row),
+            sums: self
+                .sums
+                .wrapping_add(entry_bytes / size_of::<f32>() * place),
+            ..self
+        }
+    }
 }
 
 /// One call that builds the tables of a chunk.
@@ -185,7 +243,7 @@ pub enum Fold {
 pub struct BuildCall<X> {
     /// The activations, in the order that [`ManyKernel::token_major`] says.
     pub xt: *const X,
-    /// Strips of the chunk, `1..=chunk_strips`.
+    /// Strips of the chunk, `1..=most_strips`.
     pub strips: usize,
     /// Tokens of the tile; those after them need no tables.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
@@ -204,7 +262,7 @@ pub struct ManyCall {
     pub panel_stride: usize,
     /// Panels to run over.
     pub panel_count: usize,
-    /// Strips of this chunk, `1..=chunk_strips`.
+    /// Strips of this chunk, `1..=most_strips`.
     pub strips: usize,
     /// Tokens of the tile; those after them need no sums.
     #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
@@ -220,6 +278,8 @@ pub struct ManyCall {
     pub first: bool,
     /// What happens after the chunk.
     pub fold: Fold,
+    /// Where sums are scaled if they are.
+    pub scaling: Scaling,
 }
 
 /// One call that turns a panel's accumulators into sums, token by token:
@@ -253,7 +313,7 @@ pub struct ManyKernel<X: 'static, Acc: 'static> {
     pub entry_bytes: usize,
     /// Strips of a chunk; the last of a block has what is left of [`BLOCK_STRIPS`]. It
     /// divides them where activations are `token_major`: those are cut into chunks
-    /// without regard to blocks.
+    /// without regard to blocks. Calls may have [`ManyKernel::most_strips`].
     pub chunk_strips: usize,
     /// The activations of a chunk are `[token][4 * strips]`, not `[4 * strips][token]`;
     /// what the tokens after those of the call hold is not specified then.
@@ -264,10 +324,15 @@ pub struct ManyKernel<X: 'static, Acc: 'static> {
     pub table_bytes: usize,
     /// Builds the tables of a chunk. Preconditions 1, 3, 4 (as output), 6 (tokens), 7.
     pub build: unsafe fn(&BuildCall<X>),
-    /// The kernel. Preconditions 1, 2, 4, 6, 7 and 8.
+    /// The kernel, for folds that do not scale. Preconditions 1, 2, 4, 6, 7 and 8.
     pub run: unsafe fn(&ManyCall),
+    /// The same for folds that scale, by the only multiplications. Precondition 9 as well.
+    pub run_scaled: unsafe fn(&ManyCall),
     /// Transposes one panel's sums. Preconditions 1, 5 (all tokens of a tile), 6, 7.
     pub finish: unsafe fn(&FinishCall<Acc>),
+    /// Transposes one panel's scaled sums, which are its `total`, of as many tokens as an entry
+    /// has f32: part after part of a tile. Preconditions 1, 5, 7 and 9.
+    pub finish_groups: unsafe fn(&FinishCall<f32>),
 }
 
 impl<X, Acc> ManyKernel<X, Acc> {
@@ -277,8 +342,9 @@ impl<X, Acc> ManyKernel<X, Acc> {
         name: &'static str,
         [tokens, entry_bytes, chunk_strips]: [usize; 3],
         build: unsafe fn(&BuildCall<X>),
-        run: unsafe fn(&ManyCall),
+        [run, run_scaled]: [unsafe fn(&ManyCall); 2],
         finish: unsafe fn(&FinishCall<Acc>),
+        finish_groups: unsafe fn(&FinishCall<f32>),
     ) -> Self {
         Self {
             name,
@@ -290,8 +356,15 @@ impl<X, Acc> ManyKernel<X, Acc> {
             table_bytes: MANY_ENTRIES * entry_bytes,
             build,
             run,
+            run_scaled,
             finish,
+            finish_groups,
         }
+    }
+
+    /// Most strips of a chunk: a part of a unit more, which a group may have.
+    pub const fn most_strips(&self) -> usize {
+        self.chunk_strips + self.unit_strips - 1
     }
 
     /// Bytes of the tables of `strips` strips, for a whole tile.

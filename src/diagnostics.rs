@@ -19,8 +19,10 @@ pub struct KernelInfo {
     /// from memory, or how many tokens its tile has and from how many left over it is
     /// worth one.
     pub when: Option<String>,
-    /// Every function pointer of it that dispatch can call.
+    /// Every function pointer of it that dispatch can call, but for [`Self::scales`].
     pub entries: Vec<*const ()>,
+    /// The one that scales the sums of a group of K, by the only multiplications of a kernel.
+    pub scales: Option<*const ()>,
 }
 
 /// A row of the registry, whether or not this CPU can run it.
@@ -60,6 +62,7 @@ fn row(set: &KernelSet) -> Row {
             codec.decode_f32 as *const (),
             codec.pack_panel as *const (),
         ],
+        scales: None,
     }];
     few("few_i8", set.few_i8, &mut kernels);
     many("many_i8", set.many_i8, &mut kernels);
@@ -87,6 +90,7 @@ fn few<X, Acc>(operation: &'static str, kernel: &FewKernel<X, Acc>, kernels: &mu
             entries: std::iter::once(kernel.build as *const ())
                 .chain(tiles)
                 .collect(),
+            scales: None,
         }
     };
     kernels.push(info(kernel, None));
@@ -117,7 +121,9 @@ fn many<X, Acc>(
                 kernel.build as *const (),
                 kernel.run as *const (),
                 kernel.finish as *const (),
+                kernel.finish_groups as *const (),
             ],
+            scales: Some(kernel.run_scaled as *const ()),
         },
     ));
 }

@@ -103,6 +103,43 @@ fn accumulations_never_multiply() {
     );
 }
 
+/// What scales the sums of a group does so at its end: by plain multiplications of f32, which no
+/// sum of int8 can be made of, and which are few beside the additions. Of f32 sums the other
+/// instance of the same source, which scales nothing, has none.
+#[test]
+fn group_scales_are_the_only_multiplications() {
+    let mut failures = String::new();
+    let mut seen = BTreeSet::new();
+    for kernel in diagnostics::registry().iter().flat_map(|row| &row.kernels) {
+        let Some(pointer) = kernel.scales.filter(|_| seen.insert(kernel.name)) else {
+            continue;
+        };
+        let mut scan = scan(&IMAGE, [in_file(pointer)]);
+        if !kernel.name.starts_with("scalar-") {
+            scan.allow_scalar();
+        }
+        let plain = |name: &str| {
+            ["mulps", "mulss", "fmul"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        for finding in &scan.findings {
+            if finding.fault != Fault::Multiply(Multiply::Data) || !plain(&finding.name) {
+                writeln!(failures, "  {}: {finding:?}", kernel.name).unwrap();
+            }
+        }
+        let (scales, all) = (scan.findings.len(), scan.instructions());
+        if scales == 0 || scales * 8 > all {
+            writeln!(failures, "  {}: {scales} of {all} multiply", kernel.name).unwrap();
+        }
+    }
+    assert!(seen.len() >= 2, "the table lists only {seen:?}");
+    assert!(
+        failures.is_empty(),
+        "scales must be all that multiplies:\n{failures}"
+    );
+}
+
 /// The first segment of a path below `tritgemm::kernels`.
 fn module(name: &str) -> Option<&str> {
     // `<tritgemm::kernels::a::Type>::method` where the compiler mangles so.
@@ -138,8 +175,8 @@ fn vector_kernels_inline_what_is_generic() {
         if kernel.name.starts_with("scalar-") || !checked.insert(kernel.name) {
             continue;
         }
-        let roots = kernel.entries.iter().map(|&pointer| in_file(pointer));
-        let roots: Vec<u64> = roots.collect();
+        let roots = kernel.entries.iter().chain(&kernel.scales);
+        let roots: Vec<u64> = roots.map(|&pointer| in_file(pointer)).collect();
         // The folders of instruction sets, and the codecs' scalar tails.
         let names = roots.iter().map(|f| IMAGE.functions[f].name());
         let mut modules: Vec<_> = names.map(module).collect();

@@ -47,8 +47,9 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
     "neon-many_i8",
     [TOKENS_I8, ENTRY, 4 * QUADS],
     build_i8,
-    many_i8,
+    [many_i8, scaled_i8],
     finish_i8,
+    finish_f32,
 );
 
 /// The f32 kernel.
@@ -56,7 +57,8 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
     "neon-many_f32",
     [TOKENS_F32, ENTRY, 4 * QUADS],
     build_f32,
-    many_f32,
+    [many_f32, scaled_f32],
+    finish_f32,
     finish_f32,
 );
 
@@ -148,6 +150,24 @@ unsafe fn many_i8(call: &ManyCall) {
 unsafe fn many_f32(call: &ManyCall) {
     // SAFETY: 1 proves the token; the others are handed on unchanged.
     unsafe { many::run_f32::<_, ByNibbles, VECTORS, QUADS>(Neon::new_unchecked(), call) }
+}
+
+/// # Safety
+/// Preconditions 1, 2, 4 and 6 to 9 of [`crate::kernels::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn scaled_i8(call: &ManyCall) {
+    // SAFETY: 1 proves the token; the others are handed on unchanged.
+    unsafe { many::run_scaled_i8::<_, ByNibbles, VECTORS, QUADS>(Neon::new_unchecked(), call) }
+}
+
+/// # Safety
+/// Preconditions 1, 2, 4 and 6 to 9 of [`crate::kernels::contract`].
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn scaled_f32(call: &ManyCall) {
+    // SAFETY: 1 proves the token; the others are handed on unchanged.
+    unsafe { many::run_scaled_f32::<_, ByNibbles, VECTORS, QUADS>(Neon::new_unchecked(), call) }
 }
 
 /// Transposes 4x4 words.

@@ -3,7 +3,6 @@
 use crate::kernels::contract::ENTRY;
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::generated::BYTE_INDEX;
-#[cfg(kernels = "x86_64")]
 use core::mem::size_of;
 
 /// Where the entries of one row in the tables of four strips are: one word, the
@@ -73,12 +72,24 @@ pub const fn place<X: Expand>(row: usize) -> usize {
     16 * X::PARTS * part + words * (X::PARTS * j + lane) + h
 }
 
+/// The row whose word, and entry, is number `word`.
+#[inline(always)]
+pub const fn row_of<X: Expand>(word: usize) -> usize {
+    let words = 16 / size_of::<X::Word>();
+    let (part, rest) = (word / (16 * X::PARTS), word % (16 * X::PARTS));
+    let (j, lane, h) = (
+        rest / (words * X::PARTS),
+        rest / words % X::PARTS,
+        rest % words,
+    );
+    16 * (X::PARTS * part + lane) + words * j + h
+}
+
 /// Turns panel bytes into places of table entries.
 pub trait Expand {
     /// What a row's places are written as.
     type Word: Word;
     /// 128-bit lanes of the vectors that wrote a [`Quad`]: 1, 2 or 4.
-    #[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
     const PARTS: usize;
     /// Bytes of an entry, a power of two.
     const ENTRY: usize;

@@ -62,6 +62,7 @@ use crate::kernels::contract::{Fold, MANY_ENTRIES, ManyCall, PANEL_ROWS};
 use crate::kernels::prefetch;
 use accumulator::{Accumulator, F32s, I16s};
 use core::mem::size_of;
+use expand::row_of;
 use pulp::Simd;
 
 /// Adds to the sums of two rows what `words` say of the next `strips` tables, and
@@ -96,7 +97,7 @@ unsafe fn look_up<S: Simd, V: Accumulator<S>, X: Expand, const VECTORS: usize>(
 ///
 /// # Safety
 /// Precondition 6 of [`crate::kernels::contract`], for the row's entries at `acc` and
-/// `total`.
+/// `total`; `fold` does not scale.
 #[inline(always)]
 unsafe fn store<S: Simd, V: Accumulator<S>, const VECTORS: usize>(
     simd: S,
@@ -108,9 +109,9 @@ unsafe fn store<S: Simd, V: Accumulator<S>, const VECTORS: usize>(
     // SAFETY: the caller's word for both.
     unsafe {
         match fold {
-            Fold::Keep => *acc = sum,
             Fold::Start => (*acc, *total) = V::fold(simd, sum, None),
             Fold::Add => (*acc, *total) = V::fold(simd, sum, Some(*total)),
+            _ => *acc = sum,
         }
     }
 }
@@ -129,6 +130,7 @@ unsafe fn run<
     const VECTORS: usize,
     const QUADS: usize,
     const FULL: bool,
+    const SCALES: bool,
 >(
     simd: S,
     call: &ManyCall,
@@ -144,7 +146,8 @@ unsafe fn run<
     let mut acc = call.acc.cast::<[V; VECTORS]>();
     let mut total = call.total.cast::<[V; VECTORS]>();
     let mut expanded = [const { Quad([X::Word::ZERO; PANEL_ROWS]) }; QUADS];
-    for _ in 0..call.panel_count {
+    for number in 0..call.panel_count {
+        let scaling = call.scaling.of_panel(number, V::LANES * VECTORS);
         let mut strip = panel;
         for quad in expanded.iter_mut().take(quads) {
             // The next panel is a page or more away: no hardware prefetcher
@@ -195,10 +198,21 @@ unsafe fn run<
             }
             // Not a loop: it would be one, and index the sums in memory.
             let [first_sum, second_sum] = sums;
-            // SAFETY: precondition 6: 64 entries a panel, for acc and total.
+            // SAFETY: precondition 6: 64 entries a panel, for acc and total; 9: as many scales
+            // and scaled sums.
             unsafe {
-                store(simd, call.fold, first_sum, acc, total);
-                store(simd, call.fold, second_sum, acc.add(1), total.add(1));
+                if SCALES {
+                    let totals = call.fold == Fold::ScaleTotals;
+                    let first_total = if totals { Some(*total) } else { None };
+                    let second_total = if totals { Some(*total.add(1)) } else { None };
+                    let row = scaling.of_row(row_of::<X>(word), word, X::ENTRY);
+                    V::add_scaled(simd, first_sum, first_total, row);
+                    let row = scaling.of_row(row_of::<X>(word + 1), word + 1, X::ENTRY);
+                    V::add_scaled(simd, second_sum, second_total, row);
+                } else {
+                    store(simd, call.fold, first_sum, acc, total);
+                    store(simd, call.fold, second_sum, acc.add(1), total.add(1));
+                }
                 acc = acc.add(2);
                 total = total.add(2);
             }
@@ -208,7 +222,7 @@ unsafe fn run<
 }
 
 macro_rules! kernel {
-    ($name:ident, $vector:ident) => {
+    ($name:ident, $scaled:ident, $vector:ident) => {
         /// See [`crate::kernels::contract::ManyKernel::run`].
         ///
         /// # Safety
@@ -221,13 +235,33 @@ macro_rules! kernel {
             // SAFETY: the caller's preconditions, handed on unchanged.
             unsafe {
                 if call.strips == 4 * QUADS {
-                    run::<S, $vector<S>, X, VECTORS, QUADS, true>(simd, call)
+                    run::<S, $vector<S>, X, VECTORS, QUADS, true, false>(simd, call)
                 } else {
-                    run::<S, $vector<S>, X, VECTORS, QUADS, false>(simd, call)
+                    run::<S, $vector<S>, X, VECTORS, QUADS, false, false>(simd, call)
+                }
+            }
+        }
+
+        /// See [`crate::kernels::contract::ManyKernel::run_scaled`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 2, 4 and 6 to 9 of [`crate::kernels::contract`].
+        #[inline(always)]
+        pub unsafe fn $scaled<S: Simd, X: Expand, const VECTORS: usize, const QUADS: usize>(
+            simd: S,
+            call: &ManyCall,
+        ) {
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe {
+                match call.strips {
+                    // What most groups end with.
+                    8 => run::<S, $vector<S>, X, VECTORS, 2, true, true>(simd, call),
+                    4 => run::<S, $vector<S>, X, VECTORS, 1, true, true>(simd, call),
+                    _ => run::<S, $vector<S>, X, VECTORS, QUADS, false, true>(simd, call),
                 }
             }
         }
     };
 }
-kernel!(run_i8, I16s);
-kernel!(run_f32, F32s);
+kernel!(run_i8, run_scaled_i8, I16s);
+kernel!(run_f32, run_scaled_f32, F32s);

@@ -44,15 +44,17 @@ static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
     "scalar-many_i8",
     [TOKENS_I8, ENTRY, 12],
     build_i8,
-    many_i8,
+    [many_i8, scaled_i8],
     many::finish_i8,
+    many::finish_f32,
 );
 
 static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
     "scalar-many_f32",
     [TOKENS_F32, ENTRY, 12],
     build_f32,
-    many_f32,
+    [many_f32, scaled_f32],
+    many::finish_f32,
     many::finish_f32,
 );
 
@@ -78,4 +80,16 @@ unsafe fn many_i8(call: &ManyCall) {
 unsafe fn many_f32(call: &ManyCall) {
     // SAFETY: the caller's preconditions are handed on unchanged.
     unsafe { many::run_f32::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
+}
+
+#[inline(never)]
+unsafe fn scaled_i8(call: &ManyCall) {
+    // SAFETY: the caller's preconditions are handed on unchanged.
+    unsafe { many::run_scaled_i8::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
+}
+
+#[inline(never)]
+unsafe fn scaled_f32(call: &ManyCall) {
+    // SAFETY: the caller's preconditions are handed on unchanged.
+    unsafe { many::run_scaled_f32::<_, ByTable, 1, 3>(pulp::Scalar512b, call) }
 }

@@ -3,7 +3,7 @@
 use crate::kernels::auto::transpose::SQUARE;
 use crate::kernels::contract::ManyKernel;
 use crate::kernels::element::Element;
-use crate::product::plan::{LAYOUT_SPAN, groups, strips};
+use crate::product::plan::{LAYOUT_SPAN, chunk_strips, groups, strips};
 use crate::view::MatRef;
 use core::ops::Range;
 
@@ -55,7 +55,7 @@ pub(super) fn lay_out_tile<X: Element>(
         copy(
             x,
             tokens,
-            [kernel.tokens, kernel.chunk_strips],
+            [kernel.tokens, chunk_strips(kernel, group_strips)],
             group_strips,
             xt,
         );
@@ -209,7 +209,6 @@ mod tests {
     fn every_kernel<X: Numbered>() {
         for choice in Backend::available().flat_map(|b| X::many(b.runnable().set())) {
             let kernel = choice.kernel;
-            let shape = [kernel.tokens, kernel.chunk_strips];
             // What makes `copy` and the loop over tiles cut the same chunks.
             if kernel.token_major {
                 assert_eq!(BLOCK_STRIPS % kernel.chunk_strips, 0, "{}", kernel.name);
@@ -223,6 +222,7 @@ mod tests {
                     let view = MatRef::new(&x, tokens + 1, k).expect("a matrix");
                     let view = TokenRows::all(view);
                     lay_out_tile(view, 1..tokens + 1, kernel, group_strips, &mut xt);
+                    let shape = [kernel.tokens, chunk_strips(kernel, group_strips)];
                     let mut read = read(&xt, kernel.token_major, shape, k, group_strips);
                     if kernel.token_major {
                         read.truncate(tokens);

@@ -13,8 +13,8 @@
 //! Where K is shared among workers, a tile is one tile of tokens by one such part, in one piece,
 //! and each worker takes its chunks one by one.
 
-use crate::kernels::call::{self, ManyPart, PanelView};
-use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
+use crate::kernels::call::{self, ManyPart, ManyScaling, PanelView};
+use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS, TOKENS_I8};
 use crate::kernels::element::{Element, Many};
 use crate::kernels::memory::tile_set::Job;
 use crate::kernels::memory::tiles::Tile;
@@ -51,7 +51,11 @@ pub(crate) fn run_tile<X: Folded, S: Sink<X>>(
                 panels: first_panel..panels.end.min(first_panel + part_panels),
                 row_end: rows.end,
             };
-            run_part(product, kernel, xt, y, &part, scratch)?;
+            let group_strips = product.prepared.group_strips();
+            match group_strips < product.prepared.strips() {
+                true => run_groups(product, kernel, xt, y, &part, scratch)?,
+                false => run_part(product, kernel, xt, y, &part, scratch)?,
+            }
         }
     }
     Ok(())
@@ -65,6 +69,71 @@ struct Part {
     first_token: usize,
     panels: Range<usize>,
     row_end: usize,
+}
+
+/// Computes a part whose scales change along K: the sums of a group are scaled and added up in
+/// the kernel's own order, and put in rows' order at the end.
+fn run_groups<X: Folded, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    kernel: Many<X>,
+    xt: &[X],
+    y: &mut Tile<'_, S::Out>,
+    part: &Part,
+    scratch: &mut Scratch,
+) -> Result<(), OutOfMemory> {
+    let (strips, group_strips) = (product.prepared.strips(), product.prepared.group_strips());
+    let panel_sums = PANEL_ROWS * kernel.tokens;
+    let tokens = part.tokens.len();
+    let Scratch {
+        tables,
+        acc,
+        total,
+        sums: transposed,
+        staged: sums,
+        scales,
+        ..
+    } = scratch;
+    let mut buffers = Buffers::new(kernel, part.panels.len(), [tables, acc, total])?;
+    let sums = reserve(sums, part.panels.len() * panel_sums * size_of::<f32>())?;
+    let sums: &mut [f32] = bytemuck::cast_slice_mut(sums);
+    let transposed = reserve(transposed, panel_sums * size_of::<f32>())?;
+    let transposed: &mut [f32] = bytemuck::cast_slice_mut(transposed);
+    let rows = part.panels.start * PANEL_ROWS..part.row_end;
+    let padded = part.panels.len() * PANEL_ROWS;
+    let scales = reserve(scales, 2 * padded * size_of::<f32>())?;
+    let (scales, room) = bytemuck::cast_slice_mut(scales).split_at_mut(padded);
+    scales.fill(0.0);
+    let mut token_scales = [0.0; TOKENS_I8];
+    let tokens_of_product =
+        part.first_token + part.tokens.start..part.first_token + part.tokens.end;
+
+    for (group, range) in groups(strips, group_strips).enumerate() {
+        let sink = &product.sink;
+        sink.token_scales(group, tokens_of_product.clone(), &mut token_scales);
+        let room = &mut room[..rows.len()];
+        scales[..rows.len()].copy_from_slice(sink.scales(group, rows.clone(), room));
+        let scaling = ManyScaling {
+            scales,
+            token_scales: &token_scales,
+            sums,
+            first: group == 0,
+        };
+        let chunks = chunks(range, plan::chunk_strips(&kernel, group_strips));
+        let work = (product.view, part, Some(scaling));
+        run_chunks(kernel, work, xt, None, (chunks, usize::MAX), &mut buffers);
+    }
+    for (i, panel) in part.panels.clone().enumerate() {
+        let sums = &sums[i * panel_sums..][..panel_sums];
+        call::many_finish_groups(kernel, tokens, sums, (transposed, PANEL_ROWS));
+        let rows = panel * PANEL_ROWS..part.row_end.min((panel + 1) * PANEL_ROWS);
+        for (t, sums) in transposed.chunks_mut(PANEL_ROWS).take(tokens).enumerate() {
+            let out = y.row_mut(part.tokens.start + t, rows.clone());
+            product
+                .sink
+                .finish(rows.start, &mut sums[..rows.len()], out);
+        }
+    }
+    Ok(())
 }
 
 fn run_part<X: Folded, S: Sink<X>>(
@@ -106,7 +175,8 @@ fn run_part<X: Folded, S: Sink<X>>(
     for piece in pieces(strips, group_strips, X::MOST_STRIPS) {
         let chunks = chunks(piece.strips, kernel.chunk_strips);
         let chunks = (chunks, usize::MAX);
-        run_chunks(kernel, product.view, part, xt, None, chunks, &mut buffers);
+        let work = (product.view, part, None);
+        run_chunks(kernel, work, xt, None, chunks, &mut buffers);
         for (i, panel) in part.panels.clone().enumerate() {
             let accs = (
                 &buffers.acc[i * panel_acc..],
@@ -188,12 +258,13 @@ pub(crate) fn run_job<'s, 'a, X: Folded, S: Sink<X>>(
         let units = (count > 0).then(|| job.next_units(1))??;
         Some(units.start * chunk..strips.min(units.end * chunk))
     });
-    let (view, chunks) = (product.view, (chunks, count.max(1)));
+    let (work, chunks) = ((product.view, &part, None), (chunks, count.max(1)));
     let running = scratch.running.take();
-    let mut running = run_chunks(kernel, view, &part, xt, running, chunks, &mut buffers);
+    let mut running = run_chunks(kernel, work, xt, running, chunks, &mut buffers);
     if running.is_some() && !job.goes_on() {
         let none = (core::iter::empty(), 1);
-        running = run_chunks(kernel, view, &part, xt, running, none, &mut buffers);
+        let work = (product.view, &part, None);
+        running = run_chunks(kernel, work, xt, running, none, &mut buffers);
     }
     scratch.running = running;
     let done = job.begun().len() - before;
@@ -231,7 +302,7 @@ impl<'a> Buffers<'a> {
     ) -> Result<Self, OutOfMemory> {
         let len = panels * PANEL_ROWS * kernel.entry_bytes;
         Ok(Self {
-            tables: reserve(tables, kernel.tables_len(kernel.chunk_strips))?,
+            tables: reserve(tables, kernel.tables_len(kernel.most_strips()))?,
             acc: reserve(acc, len)?,
             total: reserve(total, len)?,
         })
@@ -257,12 +328,12 @@ fn chunks(strips: Range<usize>, chunk_strips: usize) -> impl Iterator<Item = Ran
     })
 }
 
-/// Sums over at most so many chunks, which follow each other and those of `running`, into the
-/// accumulators and totals. Returns what is still to be done.
+/// Sums over at most so many chunks of a part, which follow each other and those of `running`,
+/// into the accumulators and totals, or at the end where the `scaling` says. Returns what is
+/// still to be done.
 fn run_chunks<X: Folded>(
     kernel: Many<X>,
-    view: PanelView<'_>,
-    part: &Part,
+    (view, part, mut scaling): (PanelView<'_>, &Part, Option<ManyScaling<'_>>),
     xt: &[X],
     running: Option<Running>,
     (mut chunks, count): (impl Iterator<Item = Range<usize>>, usize),
@@ -291,8 +362,15 @@ fn run_chunks<X: Folded>(
             tokens,
         };
         let accs = (&mut *buffers.acc, &mut *buffers.total);
-        let fold = if ends { total } else { Fold::Keep };
-        call::many_run(kernel, &call, buffers.tables, accs, (first, fold));
+        let scaling = scaling.take_if(|_| next.is_none());
+        let fold = match (ends, scaling.is_some()) {
+            (_, true) if total == Fold::Start => Fold::Scale,
+            (_, true) => Fold::ScaleTotals,
+            (true, false) => total,
+            (false, false) => Fold::Keep,
+        };
+        let folds = (first, fold);
+        call::many_run(kernel, &call, buffers.tables, accs, folds, scaling);
         // An int8 accumulator keeps its low part over a fold.
         first = ends && X::STARTS_ANEW;
         if ends {

@@ -141,6 +141,15 @@ pub(crate) fn pieces(
         })
 }
 
+/// Strips of a chunk of a kernel for many tokens: a part of a unit more where a group is one
+/// chunk then.
+pub(crate) fn chunk_strips<X, Acc>(kernel: &ManyKernel<X, Acc>, group_strips: usize) -> usize {
+    match group_strips <= kernel.most_strips() {
+        true => group_strips.max(kernel.chunk_strips),
+        false => kernel.chunk_strips,
+    }
+}
+
 /// Cuts `strips` strips into groups of `group_strips`; there is always one.
 pub(crate) fn groups(
     strips: usize,

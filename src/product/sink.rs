@@ -39,6 +39,11 @@ pub(crate) trait Sink<X: Element>: Sync + Send {
         staged: &mut [f32],
         out: &mut [Self::Out],
     );
+    /// The scales of some tokens in a group, one each, where sums of groups are scaled before
+    /// they are handed on.
+    fn token_scales(&self, group: usize, tokens: Range<usize>, scales: &mut [f32]);
+    /// Takes the scaled sums over all groups of one token, from `row` on; `out` is theirs.
+    fn finish(&self, row: usize, sums: &mut [f32], out: &mut [Self::Out]);
     /// Writes a whole row of sums over nothing (K = 0): +0 whatever the scale,
     /// and the bias.
     fn empty(&self, out: &mut [Self::Out]);
@@ -69,6 +74,11 @@ impl Sink<i8> for Raw {
     fn emit(&self, _: Place, sums: &[i32], _: &[f32], _: &mut [f32], out: &mut [i32]) {
         out.copy_from_slice(sums);
     }
+    fn token_scales(&self, _: usize, _: Range<usize>, _: &mut [f32]) {}
+    /// Exact sums have no scales, so K is one group.
+    fn finish(&self, _: usize, _: &mut [f32], _: &mut [i32]) {
+        unreachable!("exact sums of several groups");
+    }
     fn empty(&self, out: &mut [i32]) {
         out.fill(0);
     }
@@ -91,8 +101,16 @@ impl<'a, O: Activation> Affine<'a, O> {
         self.scales.of_rows(group / self.sums_per_scale, rows, room)
     }
 
-    fn bias(&self, place: Place, len: usize) -> Option<&'a [f32]> {
-        self.bias.map(|bias| &bias[place.row..][..len])
+    fn bias(&self, row: usize, len: usize) -> Option<&'a [f32]> {
+        self.bias.map(|bias| &bias[row..][..len])
+    }
+
+    fn finish(&self, row: usize, sums: &mut [f32], out: &mut [O]) {
+        scale::add_bias(self.bias(row, sums.len()), sums);
+        match O::as_f32(&mut *out) {
+            Some(out) if !self.adds => out.copy_from_slice(sums),
+            _ => self.store(sums, out),
+        }
     }
 
     fn stages(&self) -> bool {
@@ -117,14 +135,14 @@ impl<'a, O: Activation> Affine<'a, O> {
             _ => &mut *staged,
         };
         if groups == 1 {
-            single(self.bias(place, len), y);
+            single(self.bias(place.row, len), y);
         } else {
             if first {
                 y.fill(0.0);
             }
             fold(y);
             if last {
-                scale::add_bias(self.bias(place, len), y);
+                scale::add_bias(self.bias(place.row, len), y);
             }
         }
         if last && self.stages() {
@@ -181,6 +199,15 @@ impl<O: Activation> Sink<i8> for W1A8<'_, O> {
             |y| scale::fold_group_i32(sums, scales, token_scale, y),
         );
     }
+    fn token_scales(&self, group: usize, tokens: Range<usize>, scales: &mut [f32]) {
+        let group = group / self.sums_per_scale;
+        for (token, scale) in tokens.zip(scales) {
+            *scale = self.token_scales[token * self.scales_per_token + group];
+        }
+    }
+    fn finish(&self, row: usize, sums: &mut [f32], out: &mut [O]) {
+        self.affine.finish(row, sums, out);
+    }
     fn empty(&self, out: &mut [O]) {
         self.affine.empty(out);
     }
@@ -208,6 +235,10 @@ impl<O: Activation> Sink<f32> for Canonical<'_, O> {
             |bias, y| scale::scale_f32(sums, scales, bias, y),
             |y| scale::fold_group_f32(sums, scales, y),
         );
+    }
+    fn token_scales(&self, _: usize, _: Range<usize>, _: &mut [f32]) {}
+    fn finish(&self, row: usize, sums: &mut [f32], out: &mut [O]) {
+        self.0.finish(row, sums, out);
     }
     fn empty(&self, out: &mut [O]) {
         self.0.empty(out);

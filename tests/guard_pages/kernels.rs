@@ -10,7 +10,8 @@
 
 use crate::isa::Backend;
 use crate::kernels::call::{
-    FewPart, ManyPart, PanelView, few_build, few_run, many_build, many_finish, many_run,
+    FewPart, ManyPart, ManyScaling, PanelView, few_build, few_run, many_build, many_finish,
+    many_finish_groups, many_run,
 };
 use crate::kernels::contract::{BLOCK_STRIPS, Fold, PANEL_ROWS};
 use crate::kernels::element::{Element, Few, Many};
@@ -23,6 +24,8 @@ use tritgemm_testing::{Rng, quick};
 trait Values: Element<Acc: std::fmt::Debug> {
     fn random(rng: &mut Rng) -> Self;
     fn bits(acc: Self::Acc) -> u32;
+    /// A sum of these bits, scaled.
+    fn scaled(bits: u32, scale: f32, token_scale: f32) -> f32;
 }
 
 impl Values for i8 {
@@ -32,6 +35,9 @@ impl Values for i8 {
     fn bits(acc: i32) -> u32 {
         acc as u32
     }
+    fn scaled(bits: u32, scale: f32, token_scale: f32) -> f32 {
+        bits as i32 as f32 * (scale * token_scale)
+    }
 }
 
 impl Values for f32 {
@@ -40,6 +46,9 @@ impl Values for f32 {
     }
     fn bits(acc: f32) -> u32 {
         acc.to_bits()
+    }
+    fn scaled(bits: u32, scale: f32, _: f32) -> f32 {
+        f32::from_bits(bits) * scale
     }
 }
 
@@ -232,7 +241,7 @@ fn check_chunks<X: Values>(
             };
             let first = start == if float { block } else { 0 };
             let accs = (acc.get_mut(), total.get_mut());
-            many_run(kernel, &part, tables.get(), accs, (first, fold));
+            many_run(kernel, &part, tables.get(), accs, (first, fold), None);
             tables.take(&what);
         }
     }
@@ -260,6 +269,162 @@ fn check_chunks<X: Values>(
     for token in [0, tokens / 2, tokens.saturating_sub(2), tokens - 1] {
         let wanted = reference(view, (panels, strips), &xs[token], None);
         assert!(sums[token] == wanted, "{what}, token {token}");
+    }
+}
+
+/// Two groups of `strips` strips each of `panels` panels, scaled and added up. Where a group
+/// has several chunks the first one folds, which ends in totals, or it does not.
+fn check_groups<X: Values>(
+    kernel: Many<X>,
+    [panels, tokens]: [usize; 2],
+    strips: usize,
+    place: Place,
+) {
+    let tokens = tokens.min(kernel.tokens);
+    let what = format!(
+        "{}, groups of {strips} for {tokens} tokens at {place:?}",
+        kernel.name
+    );
+    let mut rng = Rng::new(strips as u64);
+    let side = place.tight_side();
+    let data: Vec<u8> = (0..panels * 2 * strips * PANEL_ROWS)
+        .map(|_| rng.i8() as u8)
+        .collect();
+    let data = Guarded::new(&data, place);
+    let view = PanelView::new(data.get(), 2 * strips);
+    let xs: Vec<Vec<X>> = (0..kernel.tokens)
+        .map(|_| random(8 * strips, &mut rng))
+        .collect();
+    let rows = panels * PANEL_ROWS;
+    let scales: Vec<f32> = (0..2 * rows).map(|_| rng.unit()).collect();
+    let token_scales: Vec<f32> = (0..2 * kernel.tokens).map(|_| rng.unit()).collect();
+    let acc_len = rows * kernel.entry_bytes;
+    for folds in [false, true] {
+        let mut sums = Guarded::<f32>::filled(rows * kernel.tokens, side);
+        for group in 0..2 {
+            let mut acc = Guarded::<u8>::filled(acc_len, side);
+            let mut total = Guarded::<u8>::filled(acc_len, side);
+            let of_rows = Guarded::new(&scales[group * rows..][..rows], place.of_operand(1));
+            let of_tokens = &token_scales[group * kernel.tokens..][..kernel.tokens];
+            let of_tokens = Guarded::new(of_tokens, place.of_operand(2));
+            let mut fold = Fold::Start;
+            let mut first = true;
+            let mut end = 0;
+            while end < strips {
+                // f32 chunks end where blocks do.
+                let block = match X::EXACT {
+                    true => strips,
+                    false => strips.min((end / BLOCK_STRIPS + 1) * BLOCK_STRIPS),
+                };
+                let chunk = kernel.chunk_strips.min(block - end);
+                let start = group * strips + end;
+                end += chunk;
+                let k = 4 * start..4 * (start + chunk);
+                let x: Vec<X> = if kernel.token_major {
+                    xs.iter().flat_map(|x| &x[k.clone()]).copied().collect()
+                } else {
+                    k.flat_map(|k| xs.iter().map(move |x| x[k])).collect()
+                };
+                let mut tables = Guarded::<u8>::filled(kernel.tables_len(chunk), side);
+                many_build(kernel, &x, [chunk, tokens], tables.get_mut());
+                let part = ManyPart {
+                    view,
+                    panels: 0..panels,
+                    start,
+                    strips: chunk,
+                    tokens,
+                };
+                let accs = (acc.get_mut(), total.get_mut());
+                if end < strips {
+                    // f32 sums fold where blocks end, and nowhere else.
+                    let ends = match X::EXACT {
+                        true => folds,
+                        false => end.is_multiple_of(BLOCK_STRIPS),
+                    };
+                    let now = if ends { fold } else { Fold::Keep };
+                    many_run(kernel, &part, tables.get(), accs, (first, now), None);
+                    first = ends && !X::EXACT;
+                    if ends {
+                        fold = Fold::Add;
+                    }
+                    continue;
+                }
+                let now = match fold {
+                    Fold::Start => Fold::Scale,
+                    _ => Fold::ScaleTotals,
+                };
+                let scaling = ManyScaling {
+                    scales: of_rows.get(),
+                    token_scales: of_tokens.get(),
+                    sums: sums.get_mut(),
+                    first: group == 0,
+                };
+                many_run(
+                    kernel,
+                    &part,
+                    tables.get(),
+                    accs,
+                    (first, now),
+                    Some(scaling),
+                );
+            }
+            acc.take(&what);
+            total.take(&what);
+        }
+        let group = |x: &[X], group: usize| {
+            let bytes: Vec<u8> =
+                data.get()
+                    .chunks(2 * strips * PANEL_ROWS)
+                    .fold(Vec::new(), |mut bytes, panel| {
+                        let half = strips * PANEL_ROWS;
+                        bytes.extend_from_slice(&panel[group * half..][..half]);
+                        bytes
+                    });
+            let x = &x[4 * strips * group..][..4 * strips];
+            reference(PanelView::new(&bytes, strips), (panels, strips), x, None)
+        };
+        for panel in 0..panels {
+            let len = PANEL_ROWS * kernel.tokens;
+            let mut out = Guarded::new(&vec![0.0_f32; len], place.of_operand(2));
+            let sums = &sums.get()[panel * len..][..len];
+            many_finish_groups(kernel, tokens, sums, (out.get_mut(), PANEL_ROWS));
+            let out = out.take(&what);
+            for token in [0, tokens / 2, tokens - 1] {
+                let [first, second] = [0, 1].map(|g| group(&xs[token], g));
+                for row in 0..PANEL_ROWS {
+                    let at = panel * PANEL_ROWS + row;
+                    let scaled = |sums: &[u32], g: usize| {
+                        let token_scale = token_scales[g * kernel.tokens + token];
+                        X::scaled(sums[at], scales[g * rows + at], token_scale)
+                    };
+                    let wanted = 0.0 + scaled(&first, 0) + scaled(&second, 1);
+                    let got = out[token * PANEL_ROWS + row];
+                    let what = format!("{what}, token {token}, row {at}, folds {folds}");
+                    assert_eq!(got.to_bits(), wanted.to_bits(), "{what}");
+                }
+            }
+        }
+        sums.take(&what);
+    }
+}
+
+#[test]
+fn kernels_for_many_tokens_that_scale_groups() {
+    for backend in Backend::available() {
+        for strips in [8, 16, 30, 32, 33, 64] {
+            for place in Place::tight() {
+                for shape in [[2, usize::MAX], [1 + strips % 5, 1 + strips / 8]] {
+                    for choice in 0..i8::many(backend.runnable().set()).len() {
+                        let kernel = Many::<i8>::new(backend.runnable(), choice);
+                        check_groups(kernel, shape, strips, place);
+                    }
+                    for choice in 0..f32::many(backend.runnable().set()).len() {
+                        let kernel = Many::<f32>::new(backend.runnable(), choice);
+                        check_groups(kernel, shape, strips, place);
+                    }
+                }
+            }
+        }
     }
 }
 

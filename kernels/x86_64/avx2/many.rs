@@ -22,8 +22,9 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
     "avx2-many_i8",
     [TOKENS_I8, ENTRY, 4 * QUADS],
     build_i8,
-    run_i8,
+    [run_i8, run_scaled_i8],
     finish_i8,
+    finish_f32,
 );
 
 /// The f32 kernel.
@@ -31,7 +32,8 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
     "avx2-many_f32",
     [TOKENS_F32, ENTRY, 4 * QUADS],
     build_f32,
-    run_f32,
+    [run_f32, run_scaled_f32],
+    finish_f32,
     finish_f32,
 );
 
@@ -40,8 +42,9 @@ pub static MANY_I8_X16: ManyKernel<i8, i32> = ManyKernel::generic(
     "avx2-many_i8-x16",
     [TOKENS_I8 / 2, ENTRY / 2, 4 * QUADS],
     build_i8_x16,
-    run_i8_x16,
+    [run_i8_x16, run_scaled_i8_x16],
     finish_i8_x16,
+    finish_f32_x8,
 );
 
 /// The f32 kernel for 8 tokens.
@@ -49,7 +52,8 @@ pub static MANY_F32_X8: ManyKernel<f32, f32> = ManyKernel::generic(
     "avx2-many_f32-x8",
     [TOKENS_F32 / 2, ENTRY / 2, 4 * QUADS],
     build_f32_x8,
-    run_f32_x8,
+    [run_f32_x8, run_scaled_f32_x8],
+    finish_f32_x8,
     finish_f32_x8,
 );
 
@@ -200,11 +204,15 @@ macro_rules! kernel {
 kernel!(build_i8(call: &BuildCall<i8>), many::build_i8::<V3, 2>);
 kernel!(build_f32(call: &BuildCall<f32>), many::build_f32::<V3, 2>);
 kernel!(run_i8(call: &ManyCall), many::run_i8::<V3, Wide, 2, QUADS>);
+kernel!(run_scaled_i8(call: &ManyCall), many::run_scaled_i8::<V3, Wide, 2, QUADS>);
 kernel!(run_f32(call: &ManyCall), many::run_f32::<V3, Wide, 2, QUADS>);
+kernel!(run_scaled_f32(call: &ManyCall), many::run_scaled_f32::<V3, Wide, 2, QUADS>);
 kernel!(build_i8_x16(call: &BuildCall<i8>), many::build_i8::<V3, 1>);
 kernel!(build_f32_x8(call: &BuildCall<f32>), many::build_f32::<V3, 1>);
 kernel!(run_i8_x16(call: &ManyCall), many::run_i8::<V3, HalfEntries, 1, QUADS>);
+kernel!(run_scaled_i8_x16(call: &ManyCall), many::run_scaled_i8::<V3, HalfEntries, 1, QUADS>);
 kernel!(run_f32_x8(call: &ManyCall), many::run_f32::<V3, HalfEntries, 1, QUADS>);
+kernel!(run_scaled_f32_x8(call: &ManyCall), many::run_scaled_f32::<V3, HalfEntries, 1, QUADS>);
 
 macro_rules! finish {
     ($name:ident, $acc:ty, $body:expr) => {

@@ -20,8 +20,9 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel::generic(
     "avx512-many_i8",
     [TOKENS_I8, ENTRY, 4 * QUADS],
     build_i8,
-    run_i8,
+    [run_i8, run_scaled_i8],
     finish_i8,
+    finish_f32,
 );
 
 /// The f32 kernel.
@@ -29,7 +30,8 @@ pub static MANY_F32: ManyKernel<f32, f32> = ManyKernel::generic(
     "avx512-many_f32",
     [TOKENS_F32, ENTRY, 4 * QUADS],
     build_f32,
-    run_f32,
+    [run_f32, run_scaled_f32],
+    finish_f32,
     finish_f32,
 );
 
@@ -38,8 +40,9 @@ pub static MANY_I8_INTEL: ManyKernel<i8, i32> = ManyKernel::generic(
     "avx512-many_i8-intel",
     [TOKENS_I8, ENTRY, 4 * QUADS],
     build_i8,
-    run_i8_intel,
+    [run_i8_intel, run_scaled_i8_intel],
     finish_i8_intel,
+    finish_f32_intel,
 );
 
 /// The f32 kernel for Intel's CPUs.
@@ -47,7 +50,8 @@ pub static MANY_F32_INTEL: ManyKernel<f32, f32> = ManyKernel::generic(
     "avx512-many_f32-intel",
     [TOKENS_F32, ENTRY, 4 * QUADS],
     build_f32,
-    run_f32_intel,
+    [run_f32_intel, run_scaled_f32_intel],
+    finish_f32_intel,
     finish_f32_intel,
 );
 
@@ -183,9 +187,13 @@ macro_rules! kernel {
 kernel!(build_i8(call: &BuildCall<i8>), many::build_i8::<V4, 1>);
 kernel!(build_f32(call: &BuildCall<f32>), many::build_f32::<V4, 1>);
 kernel!(run_i8(call: &ManyCall), many::run_i8::<V4, Indices, 1, QUADS>);
+kernel!(run_scaled_i8(call: &ManyCall), many::run_scaled_i8::<V4, Indices, 1, QUADS>);
 kernel!(pub(super) run_f32(call: &ManyCall), many::run_f32::<V4, Indices, 1, QUADS>);
+kernel!(run_scaled_f32(call: &ManyCall), many::run_scaled_f32::<V4, Indices, 1, QUADS>);
 kernel!(run_i8_intel(call: &ManyCall), many::run_i8::<V4, Offsets, 1, QUADS>);
+kernel!(run_scaled_i8_intel(call: &ManyCall), many::run_scaled_i8::<V4, Offsets, 1, QUADS>);
 kernel!(run_f32_intel(call: &ManyCall), many::run_f32::<V4, Offsets, 1, QUADS>);
+kernel!(run_scaled_f32_intel(call: &ManyCall), many::run_scaled_f32::<V4, Offsets, 1, QUADS>);
 
 macro_rules! finish {
     ($name:ident, $acc:ty, $body:expr) => {

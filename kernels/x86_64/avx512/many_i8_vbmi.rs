@@ -29,7 +29,9 @@ use crate::kernels::contract::{BLOCK_STRIPS, BuildCall, ENTRY, FinishCall, Fold}
 use crate::kernels::contract::{ManyCall, ManyKernel, PANEL_ROWS};
 use crate::kernels::x86_64::avx512::byte_sums::Sum;
 use crate::kernels::x86_64::avx512::few_i8_vbmi::{TABLE_BYTES, build_tables, triple_indices};
-use crate::kernels::x86_64::avx512::row_sums::{PANEL, Pair, finish_token, fold};
+use crate::kernels::x86_64::avx512::row_sums::{
+    PANEL, Pair, add_scaled, finish_groups, finish_token, fold,
+};
 use crate::kernels::x86_64::avx512::tiles::Tiles;
 use core::arch::x86_64::*;
 
@@ -52,8 +54,10 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     unit_strips: UNIT_STRIPS,
     table_bytes: TOKENS_I8 * TABLE_BYTES,
     build,
-    run,
+    run: run::<false>,
+    run_scaled: run::<true>,
     finish,
+    finish_groups,
 };
 
 /// Builds the tables. See [`ManyKernel::build`].
@@ -73,28 +77,30 @@ unsafe fn build(call: &BuildCall<i8>) {
     }
 }
 
-/// The kernel. See [`ManyKernel::run`].
+/// The kernel. See [`ManyKernel::run`], and [`ManyKernel::run_scaled`] for one that `SCALES`.
 ///
 /// # Safety
-/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`], 9 if it scales.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline(never)]
-unsafe fn run(call: &ManyCall) {
+unsafe fn run<const SCALES: bool>(call: &ManyCall) {
     let mut rest = *call;
     for tokens in Tiles::<TOKENS>(call.tokens) {
         // SAFETY: the caller's preconditions, for the tokens that are left.
         unsafe {
             match tokens {
-                TOKENS.. => group::<TOKENS>(&rest),
-                3 => group::<3>(&rest),
-                2 => group::<2>(&rest),
-                _ => group::<1>(&rest),
+                TOKENS.. => group::<TOKENS, SCALES>(&rest),
+                3 => group::<3, SCALES>(&rest),
+                2 => group::<2, SCALES>(&rest),
+                _ => group::<1, SCALES>(&rest),
             }
         }
         let units = call.strips.div_ceil(UNIT_STRIPS);
         rest.tables = rest.tables.wrapping_add(tokens * units * TABLE_BYTES);
         rest.acc = rest.acc.wrapping_add(tokens * size_of::<Pair>());
         rest.total = rest.total.wrapping_add(tokens * size_of::<Pair>());
+        rest.scaling.token_scales = rest.scaling.token_scales.wrapping_add(tokens);
+        rest.scaling.sums = rest.scaling.sums.wrapping_add(tokens * PANEL_ROWS);
     }
 }
 
@@ -104,7 +110,7 @@ unsafe fn run(call: &ManyCall) {
 /// Those of [`run`], for at least `T` tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline(never)]
-unsafe fn group<const T: usize>(call: &ManyCall) {
+unsafe fn group<const T: usize, const SCALES: bool>(call: &ManyCall) {
     let mut panel = call.panels;
     let (mut acc, mut total) = (call.acc.cast::<Pair>(), call.total.cast::<Pair>());
     let units = call.strips.div_ceil(UNIT_STRIPS);
@@ -114,7 +120,7 @@ unsafe fn group<const T: usize>(call: &ManyCall) {
         _mm512_set1_epi16(bias.wrapping_mul(257)),
         _mm512_set1_epi16(bias),
     ];
-    for _ in 0..call.panel_count {
+    for number in 0..call.panel_count {
         let mut sums = [bias; T];
         if !call.first {
             for (t, sums) in sums.iter_mut().enumerate() {
@@ -136,17 +142,22 @@ unsafe fn group<const T: usize>(call: &ManyCall) {
         // SAFETY: preconditions 2 and 4.
         let sums = unsafe { sum::<T>(&part, sums) };
         for (t, &[both, odd]) in sums.iter().enumerate() {
-            // SAFETY: precondition 6.
+            let (acc, total) = (acc.wrapping_add(t), total.wrapping_add(t));
+            // SAFETY: preconditions 6 and 9.
             unsafe {
-                let sums = match call.fold {
-                    Fold::Keep => [both, odd],
-                    ends => {
-                        let sums = [even([both, odd]), odd];
-                        let [even, odd] = fold(sums, ends, total.add(t));
-                        [_mm512_add_epi16(even, _mm512_slli_epi16(odd, 8)), odd]
-                    }
-                };
-                acc.add(t).write(sums);
+                if SCALES {
+                    let totals = match call.fold {
+                        Fold::ScaleTotals => Some(total.read()),
+                        _ => None,
+                    };
+                    let sums = [even([both, odd]), odd];
+                    add_scaled(sums, totals, call.scaling.of_panel(number, TOKENS_I8), t);
+                } else if call.fold == Fold::Keep {
+                    acc.write([both, odd]);
+                } else {
+                    let [even, odd] = fold([even([both, odd]), odd], call.fold, total);
+                    acc.write([_mm512_add_epi16(even, _mm512_slli_epi16(odd, 8)), odd]);
+                }
             }
         }
         panel = next;

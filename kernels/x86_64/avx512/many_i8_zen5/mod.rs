@@ -42,11 +42,13 @@
 
 mod tables;
 
-use crate::kernels::contract::TOKENS_I8;
 use crate::kernels::contract::{BLOCK_STRIPS, ENTRY, Fold, ManyCall, ManyKernel, PANEL_ROWS};
+use crate::kernels::contract::{Scaling, TOKENS_I8};
 use crate::kernels::generated::BYTE_INDEX;
 use crate::kernels::x86_64::avx512::few_i8_vbmi::triple_indices;
-use crate::kernels::x86_64::avx512::row_sums::{PANEL, Pair, finish, fold};
+use crate::kernels::x86_64::avx512::row_sums::{
+    PANEL, Pair, add_scaled, finish, finish_groups, fold,
+};
 use crate::kernels::x86_64::avx512::tiles::Tiles;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -78,20 +80,22 @@ pub static MANY_I8: ManyKernel<i8, i32> = ManyKernel {
     unit_strips: UNIT_STRIPS,
     table_bytes: TOKENS_I8 * UNIT_BYTES,
     build: tables::build,
-    run,
+    run: run::<false>,
+    run_scaled: run::<true>,
     finish,
+    finish_groups,
 };
 
-/// The indices of the panels of a tile, and one vector more.
-type Expanded = MaybeUninit<[__m512i; PANELS * STEPS * UNITS + 1]>;
+/// The indices of the panels of a tile, of which a chunk may have a unit more, and one vector.
+type Expanded = MaybeUninit<[__m512i; PANELS * STEPS * (UNITS + 1) + 1]>;
 
-/// The kernel. See [`ManyKernel::run`].
+/// The kernel. See [`ManyKernel::run`], and [`ManyKernel::run_scaled`] for one that `SCALES`.
 ///
 /// # Safety
-/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`].
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`], 9 if it scales.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline(never)]
-unsafe fn run(call: &ManyCall) {
+unsafe fn run<const SCALES: bool>(call: &ManyCall) {
     let mut expanded = Expanded::uninit();
     // What the last loads of odd rows find behind the indices of 1 to 3 panels.
     let steps = STEPS * call.strips.div_ceil(UNIT_STRIPS);
@@ -106,9 +110,9 @@ unsafe fn run(call: &ManyCall) {
         // SAFETY: the caller's preconditions, for the panels that are left.
         unsafe {
             match panels {
-                PANELS.. => group::<PANELS>(&mut rest, &mut expanded),
-                2 => group::<2>(&mut rest, &mut expanded),
-                _ => group::<1>(&mut rest, &mut expanded),
+                PANELS.. => group::<PANELS, SCALES>(&mut rest, &mut expanded),
+                2 => group::<2, SCALES>(&mut rest, &mut expanded),
+                _ => group::<1, SCALES>(&mut rest, &mut expanded),
             }
         }
     }
@@ -120,7 +124,7 @@ unsafe fn run(call: &ManyCall) {
 /// Those of [`run`], for at least `P` panels.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
+unsafe fn group<const P: usize, const SCALES: bool>(call: &mut ManyCall, expanded: &mut Expanded) {
     let units = call.strips.div_ceil(UNIT_STRIPS);
     // SAFETY: precondition 2 for P panels; `expanded` has room for them.
     let words = unsafe { expand::<P>(call, expanded) };
@@ -133,6 +137,7 @@ unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
         next: None,
         first: call.first,
         fold: call.fold,
+        scaling: call.scaling,
     };
     // The first tiles ask for the next panels' bytes, one panel each. Few tokens have
     // fewer tiles than there are panels, and leave the others to the CPU's prefetcher.
@@ -143,16 +148,17 @@ unsafe fn group<const P: usize>(call: &mut ManyCall, expanded: &mut Expanded) {
         // SAFETY: preconditions 4 and 6: tables and accumulators of so many tokens.
         unsafe {
             match tokens {
-                TOKENS.. => tile::<P, TOKENS>(&mut part),
-                3 => tile::<P, 3>(&mut part),
-                2 => tile::<P, 2>(&mut part),
-                _ => tile::<P, 1>(&mut part),
+                TOKENS.. => tile::<P, TOKENS, SCALES>(&mut part),
+                3 => tile::<P, 3, SCALES>(&mut part),
+                2 => tile::<P, 2, SCALES>(&mut part),
+                _ => tile::<P, 1, SCALES>(&mut part),
             }
         }
     }
     call.panels = call.panels.wrapping_add(P * call.panel_stride);
     call.acc = call.acc.wrapping_add(P * PANEL_ROWS * ENTRY);
     call.total = call.total.wrapping_add(P * PANEL_ROWS * ENTRY);
+    call.scaling = call.scaling.of_panel(P, TOKENS_I8);
 }
 
 /// Writes the indices of `P` panels and returns them, `[step][panel]`.
@@ -181,7 +187,7 @@ unsafe fn expand<const P: usize>(call: &ManyCall, expanded: &mut Expanded) -> *c
             }
             for &codes in &triple_indices(bytes) {
                 let words = _mm512_permutexvar_epi8(codes, base_3);
-                // SAFETY: a chunk has at most STEPS * UNITS steps of PANELS panels.
+                // SAFETY: a chunk has at most STEPS * (UNITS + 1) steps of PANELS panels.
                 unsafe { to.write(words) };
                 to = to.wrapping_add(P);
             }
@@ -203,6 +209,7 @@ struct TilePart {
     next: Option<*const u8>,
     first: bool,
     fold: Fold,
+    scaling: Scaling,
 }
 
 /// `P` panels by `T` tokens; leaves the tokens after them.
@@ -213,7 +220,7 @@ struct TilePart {
 /// precondition 6 asks for, panels [`PANEL_ROWS`] vectors apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn tile<const P: usize, const T: usize>(part: &mut TilePart) {
+unsafe fn tile<const P: usize, const T: usize, const SCALES: bool>(part: &mut TilePart) {
     let mut sums = [[[_mm512_setzero_si512(); 2]; P]; T];
     if !part.first {
         for (t, sums) in sums.iter_mut().enumerate() {
@@ -260,16 +267,25 @@ unsafe fn tile<const P: usize, const T: usize>(part: &mut TilePart) {
     for (t, sums) in sums.iter().enumerate() {
         for (p, &sums) in sums.iter().enumerate() {
             let place = p * PANEL + t;
-            // SAFETY: precondition 6.
+            let (acc, total) = (part.acc.wrapping_add(place), part.total.wrapping_add(place));
+            // SAFETY: preconditions 6 and 9.
             unsafe {
-                let sums = match part.fold {
-                    Fold::Keep => sums,
-                    ends => fold(sums, ends, part.total.add(place)),
-                };
-                part.acc.add(place).write(sums);
+                if SCALES {
+                    let totals = match part.fold {
+                        Fold::ScaleTotals => Some(total.read()),
+                        _ => None,
+                    };
+                    add_scaled(sums, totals, part.scaling.of_panel(p, TOKENS_I8), t);
+                } else if part.fold == Fold::Keep {
+                    acc.write(sums);
+                } else {
+                    acc.write(fold(sums, part.fold, total));
+                }
             }
         }
     }
+    part.scaling.token_scales = part.scaling.token_scales.wrapping_add(T);
+    part.scaling.sums = part.scaling.sums.wrapping_add(T * PANEL_ROWS);
     part.tables = part.tables.wrapping_add(T * part.units * UNIT_BYTES);
     part.acc = part.acc.wrapping_add(T);
     part.total = part.total.wrapping_add(T);
