@@ -113,7 +113,9 @@ impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
 
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
         let (layer, x) = (self.layer, Input::<T>::new("x", "[N, K] or [K]", self.x)?);
-        let Quantization { group, non_finite } = self.how;
+        let Quantization {
+            group, non_finite, ..
+        } = self.how;
         check_width(x.cols(), layer.panels())?;
         PreparedActivations::prepare(py, (Path::Int8, &x), self.into, |x, core, ws| {
             ws.set_options(options(false).non_finite(non_finite));

@@ -11,8 +11,8 @@
 
 use crate::errors::Error;
 use numpy::{
-    BorrowError, Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
-    PyUntypedArray, PyUntypedArrayMethods,
+    BorrowError, Element, PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods,
+    PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 use tritgemm::{MatMut, MatRef};
@@ -21,22 +21,45 @@ use tritgemm::{MatMut, MatRef};
 pub trait Named: Element {
     /// As `numpy.dtype.name`.
     const NAME: &'static str;
+
+    /// Whether an array has elements of this type.
+    fn is_of(array: &Bound<'_, PyUntypedArray>) -> bool;
 }
 
 macro_rules! named {
-    ($($element:ty = $name:literal),*) => {$(
+    ($($element:ty = $name:literal),*; $is_of:expr) => {$(
         impl Named for $element {
             const NAME: &'static str = $name;
+
+            fn is_of(array: &Bound<'_, PyUntypedArray>) -> bool {
+                $is_of(array, Self::NAME, Self::get_dtype)
+            }
         }
     )*};
 }
 
-named!(i8 = "int8", u8 = "uint8", i32 = "int32", i64 = "int64");
+type GetDtype = fn(Python<'_>) -> Bound<'_, PyArrayDescr>;
+
+/// Of numpy's own types.
+fn is_built_in(array: &Bound<'_, PyUntypedArray>, _: &str, dtype: GetDtype) -> bool {
+    array.dtype().is_equiv_to(&dtype(array.py()))
+}
+
+/// Of ml_dtypes', which asking for the type would import.
+fn is_called(array: &Bound<'_, PyUntypedArray>, name: &str, _: GetDtype) -> bool {
+    array.dtype().is_native_byteorder() != Some(false) && dtype_name(array) == name
+}
+
 named!(
+    i8 = "int8",
+    u8 = "uint8",
+    i32 = "int32",
+    i64 = "int64",
     f32 = "float32",
-    half::f16 = "float16",
-    half::bf16 = "bfloat16"
+    half::f16 = "float16";
+    is_built_in
 );
+named!(half::bf16 = "bfloat16"; is_called);
 
 /// `float32 [2, 3]`, or the type of what is no array.
 pub fn describe(object: &Bound<'_, PyAny>) -> String {
@@ -64,11 +87,11 @@ fn dtype_name(array: &Bound<'_, PyUntypedArray>) -> String {
     }
 }
 
-/// Whether `object` is an array of elements of this name.
-pub fn has_dtype(object: &Bound<'_, PyAny>, name: &str) -> bool {
+/// Whether `object` is an array of such elements.
+pub fn has_dtype<T: Named>(object: &Bound<'_, PyAny>) -> bool {
     object
         .cast::<PyUntypedArray>()
-        .is_ok_and(|array| dtype_name(array) == name)
+        .is_ok_and(|array| T::is_of(array))
 }
 
 /// `object` as an array of `T`, or a `TypeError` naming both types. `shape` is
@@ -78,8 +101,8 @@ fn typed<'a, 'py, T: Named>(
     shape: &str,
     object: &'a Bound<'py, PyAny>,
 ) -> Result<&'a Bound<'py, PyArrayDyn<T>>, Error> {
-    // By name first: asking for bfloat16 imports ml_dtypes.
-    has_dtype(object, T::NAME)
+    // First, as it imports nothing.
+    has_dtype::<T>(object)
         .then(|| object.cast::<PyArrayDyn<T>>().ok())
         .flatten()
         .ok_or_else(|| {
@@ -426,12 +449,20 @@ impl<'py, T: Named> Output<'py, T> {
         vector: bool,
     ) -> Result<Self, Error> {
         let dims: &[usize] = if vector { &[cols] } else { &[rows, cols] };
-        let object = match out {
-            Some(out) => out.clone(),
-            None => PyArrayDyn::<T>::zeros(py, dims, false).into_any(),
+        let Some(object) = out else {
+            let fresh = Self::fresh(py, dims)?;
+            return Ok(fresh.of_shape(rows, cols));
         };
-        let layout = Self::layout(name, &format!("{dims:?}"), &object, |shape| shape == dims)?;
-        Self::borrowed(name, object, layout)
+        let layout = Self::layout(name, &format!("{dims:?}"), object, |shape| shape == dims)?;
+        Self::borrowed(name, object.clone(), layout)
+    }
+
+    /// The same dense elements in other rows.
+    fn of_shape(mut self, rows: usize, cols: usize) -> Self {
+        (self.rows, self.cols, self.stride) = (rows, cols, cols);
+        let size = size_of::<T>();
+        (self.place.len, self.place.stride) = (cols * size, cols * size);
+        self
     }
 
     /// As [`new`](Self::new), perhaps in the array of one of the `others`.

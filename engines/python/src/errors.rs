@@ -8,6 +8,7 @@ use pyo3::PyErr;
 use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
 use std::fmt::Display;
 use tritgemm::codec::CodecError;
+use tritgemm::nn::LayerError;
 use tritgemm::quant::QuantError;
 use tritgemm::{
     GemmError, IsaError as CoreIsaError, MatrixError, PanelFileError as CoreFileError, ViewError,
@@ -147,6 +148,21 @@ impl From<GemmError> for Error {
             GemmError::InputWidth { .. }
             | GemmError::OutputShape { .. }
             | GemmError::Length { .. } => Self::shape(error.to_string()),
+            _ => Self::other(error),
+        }
+    }
+}
+
+impl From<LayerError> for Error {
+    fn from(error: LayerError) -> Self {
+        match error {
+            LayerError::Length { .. } | LayerError::Shape { .. } | LayerError::NoFeatures => {
+                Self::shape(error.to_string())
+            }
+            LayerError::Quant(error) => error.into(),
+            LayerError::Matrix(error) => error.into(),
+            LayerError::Gemm(error) => error.into(),
+            LayerError::Isa(error) => error.into(),
             _ => Self::other(error),
         }
     }

@@ -122,7 +122,10 @@ impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
     type Output = Bound<'py, RoutedActivations>;
 
     fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
-        let Self(route, Quantization { group, non_finite }) = self;
+        let Quantization {
+            group, non_finite, ..
+        } = self.1;
+        let route = self.0;
         route.prepare::<T>(py, |experts, x, routes, into, ws| {
             ws.set_options(options(false).non_finite(non_finite));
             match group {

@@ -9,9 +9,11 @@ use crate::outputs::{Outputs, Pass};
 use crate::packed::{self, Packed};
 use crate::product::{Made, check_width, options, size};
 use crate::quant::{ForFloat, for_float};
+use crate::reciprocal;
 use pyo3::prelude::*;
 use tritgemm::{
-    Activation, F32Input, GemmError, Grouped, Int8Input, Linear, Output as Target, Workspace,
+    Activation, F32Input, GemmError, Grouped, Int8Input, Linear, MatRef, Output as Target,
+    Workspace,
 };
 
 /// The shape of activations.
@@ -36,6 +38,16 @@ impl<X: Int8Input + Send> Pass for Int8<'_, X> {
     }
 }
 
+/// The int8 pass with the scales that torch computes.
+struct AsTorch<'a, T>(&'a [&'a Linear], MatRef<'a, T>);
+
+impl<T: Activation + Into<f32>> Pass for AsTorch<'_, T> {
+    fn run<O: Target>(self, mut ys: Vec<O>, ws: &mut Workspace) -> Result<(), GemmError> {
+        let group = self.0.first().and_then(|layer| layer.group());
+        reciprocal::forward(self.0, self.1, group, &mut ys, ws)
+    }
+}
+
 /// The f32 pass.
 struct F32<'a, X>(&'a [&'a Linear], X);
 
@@ -52,6 +64,9 @@ impl<'a, 'py> Forward<'a, 'py> {
     /// The int8 pass.
     pub fn int8(self, x: &Bound<'py, PyAny>) -> AllMade<'py> {
         match x.cast::<PreparedActivations>() {
+            Ok(_) if self.quantization.as_torch => Err(Error::other(
+                "activations: 'int8_torch' is not for PreparedActivations, which have scales already",
+            )),
             Ok(_) if self.quantization.group.is_some() => Err(Error::other(
                 "x_group: expected None for PreparedActivations, which have groups already",
             )),
@@ -84,7 +99,7 @@ impl<'a, 'py> Forward<'a, 'py> {
     }
 
     /// `path` may be left out: f32, or what `x` was prepared for.
-    fn by(self, path: Option<&str>, x: &Bound<'py, PyAny>) -> AllMade<'py> {
+    fn by(mut self, path: Option<&str>, x: &Bound<'py, PyAny>) -> AllMade<'py> {
         let path = match (path, x.cast::<PreparedActivations>()) {
             (Some(path), _) => Path::parse(path)?,
             (None, Ok(x)) => x.get().read()?.path,
@@ -93,6 +108,10 @@ impl<'a, 'py> Forward<'a, 'py> {
         match path {
             Path::F32 => self.f32(x),
             Path::Int8 => self.int8(x),
+            Path::Int8Torch => {
+                self.quantization.as_torch = true;
+                self.int8(x)
+            }
         }
     }
 
@@ -118,10 +137,27 @@ struct OfFloat<'a, 'py> {
 impl<'py> ForFloat<'py> for OfFloat<'_, 'py> {
     type Output = Vec<Bound<'py, PyAny>>;
 
-    fn call<T: Activation + Named>(self, _: Python<'py>) -> Result<Self::Output, Error> {
+    fn call<T: Activation + Named + Into<f32>>(
+        self,
+        _: Python<'py>,
+    ) -> Result<Self::Output, Error> {
         let x = Input::<T>::new("x", SHAPE, self.x)?;
         let (layers, tokens, view) = (self.forward.layers, x.tokens(), x.view()?);
-        match self.forward.quantization.group {
+        let how = self.forward.quantization;
+        if how.as_torch {
+            if how.group.is_some() {
+                return Err(Error::other(
+                    "x_group: expected None for 'int8_torch', which has one scale a token",
+                ));
+            }
+            if layers.iter().any(|layer| layer.rotation().is_some()) {
+                return Err(Error::other(
+                    "activations: 'int8_torch' is not for a layer that rotates its input",
+                ));
+            }
+            return self.forward.run(&tokens, AsTorch(layers, view));
+        }
+        match how.group {
             None => self.forward.run(&tokens, Int8(layers, view)),
             Some(group) => {
                 let pass = Int8(layers, Grouped(view, group));
@@ -218,7 +254,8 @@ pub fn forward_many_f32<'py>(
 ///
 /// `weights` is a Packed, or a Linear (which has its own bias). `x` is [N, K] or
 /// [K], or PreparedActivations. activations="f32" is Linear.forward_f32, "int8" is
-/// Linear.forward_int8. By default it is "f32", or what x was prepared for. `out`
+/// Linear.forward_int8, and "int8_torch" the same with the scales that torch computes: see
+/// quantize_activations. By default it is "f32", or what x was prepared for. `out`
 /// is as in those, `weights_in_cache` as in gemm_i8, `x_group` as in Linear.forward_int8
 /// and for "int8" alone.
 #[pyfunction]

@@ -7,7 +7,7 @@
 //! | [`pool`] | the module's threads, and calls without the GIL |
 //! | [`errors`] | exceptions |
 //! | [`options`] | arguments that are one of a few words |
-//! | [`codec`], [`quant`] | functions on trits and floats |
+//! | [`codec`], [`quant`], [`reciprocal`], [`norm`] | functions on trits and floats |
 //! | [`packed`], [`linear`], [`activations`], [`experts`], [`model`] | classes |
 //! | [`files`] | panel files, mapped or read |
 //! | [`shared`] | what running calls hold |
@@ -28,12 +28,14 @@ mod forward;
 mod indices;
 mod linear;
 mod model;
+mod norm;
 mod options;
 mod outputs;
 mod packed;
 mod pool;
 mod product;
 mod quant;
+mod reciprocal;
 mod shared;
 
 /// The module.
@@ -58,6 +60,8 @@ mod _tritgemm {
     use crate::linear::Linear;
     #[pymodule_export]
     use crate::model::{Model, ModelFile, save_model};
+    #[pymodule_export]
+    use crate::norm::{rms_norm, rms_norm_backward};
     #[pymodule_export]
     use crate::packed::Packed;
     #[pymodule_export]

@@ -1,16 +1,18 @@
 //! `Model`: a model of any format. `ModelFile` and `save_model`: the layers of a model in one
 //! panel file.
 
-use crate::arrays::describe;
+use crate::arrays::{Output, describe};
 use crate::errors::Error;
 use crate::files::open_model;
 use crate::linear::Linear;
+use crate::options;
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList};
 use std::path::PathBuf;
 use tritgemm::{ModelFile as Core, Workspace};
 use tritgemm_formats::ggml::I2sLayout;
-use tritgemm_formats::hf::LinearClass;
+use tritgemm_formats::gguf::Value;
 use tritgemm_formats::{OpenOptions, open_with};
 
 /// A model of GGUF, safetensors, ONNX or panel files, of one or of many: its ternary
@@ -36,14 +38,7 @@ impl Model {
         rows: Option<usize>,
         i2s_layout: Option<&str>,
     ) -> Result<Self, Error> {
-        let linear_class = linear_class.map(|name| {
-            let class = LinearClass::from_name(name);
-            class.ok_or_else(|| {
-                Error::other(format!(
-                    "linear_class: expected 'bitlinear' or 'autobitlinear', got '{name}'"
-                ))
-            })
-        });
+        let linear_class = linear_class.map(options::linear_class);
         let i2s_layout = i2s_layout.map(|name| {
             let layout = I2sLayout::from_name(name);
             layout.ok_or_else(|| {
@@ -67,6 +62,43 @@ impl Model {
     fn names(&self) -> Vec<&str> {
         let matrices = self.core.matrices().iter();
         matrices.map(|m| m.name.as_str()).collect()
+    }
+
+    /// The names of its other tensors, as of norms and embeddings.
+    #[getter]
+    fn other_names(&self) -> Vec<&str> {
+        let others = self.core.others().iter();
+        others.map(|t| t.name.as_str()).collect()
+    }
+
+    /// The values of another tensor, float32 in its shape: of float32, float16, bfloat16
+    /// and, in GGUF files, of Q4_0, Q8_0, Q4_K, Q5_K and Q6_K. KeyError if there is none.
+    fn tensor<'py>(&self, py: Python<'py>, name: &str) -> Result<Bound<'py, PyAny>, Error> {
+        let tensor = self.core.tensor(name)?;
+        let values = py.detach(|| tensor.to_f32())?;
+        let mut array = Output::<f32>::fresh(py, &tensor.shape)?;
+        array.slice_mut()?.copy_from_slice(&values);
+        Ok(array.into_object())
+    }
+
+    /// The format of a ternary matrix in its file: 'TQ2_0', 'HF BitNet', 'tritgemm' and so
+    /// on. KeyError if there is none.
+    fn format(&self, name: &str) -> Result<&'static str, Error> {
+        Ok(self.core.matrix(name)?.format)
+    }
+
+    /// What the file says of itself, by its keys: numbers, strings, booleans and lists of a
+    /// GGUF file, strings of a safetensors file. A string that is not UTF-8 is bytes.
+    #[getter]
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let metadata = PyDict::new(py);
+        for (key, value) in self.core.metadata() {
+            metadata.set_item(key, value)?;
+        }
+        for (key, value) in self.core.gguf_metadata() {
+            metadata.set_item(key, object(py, value)?)?;
+        }
+        Ok(metadata)
     }
 
     /// What a reader has to know: assumptions that no file states, and matrices that look
@@ -99,6 +131,34 @@ impl Model {
         let (kind, len) = (self.core.container(), self.__len__());
         format!("tritgemm.Model({kind}, {len} matrices)")
     }
+}
+
+/// A value of GGUF metadata.
+fn object<'py>(py: Python<'py>, value: &Value<'_>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match *value {
+        Value::U8(v) => v.into_bound_py_any(py)?,
+        Value::I8(v) => v.into_bound_py_any(py)?,
+        Value::U16(v) => v.into_bound_py_any(py)?,
+        Value::I16(v) => v.into_bound_py_any(py)?,
+        Value::U32(v) => v.into_bound_py_any(py)?,
+        Value::I32(v) => v.into_bound_py_any(py)?,
+        Value::U64(v) => v.into_bound_py_any(py)?,
+        Value::I64(v) => v.into_bound_py_any(py)?,
+        Value::F32(v) => v.into_bound_py_any(py)?,
+        Value::F64(v) => v.into_bound_py_any(py)?,
+        Value::Bool(v) => v.into_bound_py_any(py)?,
+        Value::String(bytes) => match value.as_str() {
+            Some(text) => text.into_bound_py_any(py)?,
+            None => PyBytes::new(py, bytes).into_any(),
+        },
+        Value::Array(array) => {
+            let list = PyList::empty(py);
+            for value in array.iter() {
+                list.append(object(py, &value)?)?;
+            }
+            list.into_any()
+        }
+    })
 }
 
 /// The layers of a model by their names, in one panel file: made by load, written by

@@ -3,6 +3,7 @@
 use crate::errors::Error;
 use pyo3::prelude::*;
 use tritgemm::{Granularity, GroupSize, NonFinite};
+use tritgemm_formats::hf::LinearClass;
 
 /// Which path the activations take.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -12,16 +13,19 @@ pub enum Path {
     /// Quantised to int8, token by token (W1.58A8).
     #[default]
     Int8,
+    /// The same with the scales that torch computes.
+    Int8Torch,
 }
 
 impl Path {
-    /// From `"f32"` or `"int8"`.
+    /// From `"f32"`, `"int8"` or `"int8_torch"`.
     pub fn parse(name: &str) -> Result<Self, Error> {
         match name {
             "f32" => Ok(Self::F32),
             "int8" => Ok(Self::Int8),
+            "int8_torch" => Ok(Self::Int8Torch),
             _ => Err(Error::other(format!(
-                "activations: expected 'f32' or 'int8', got '{name}'"
+                "activations: expected 'f32', 'int8' or 'int8_torch', got '{name}'"
             ))),
         }
     }
@@ -31,6 +35,7 @@ impl Path {
         match self {
             Self::F32 => "f32",
             Self::Int8 => "int8",
+            Self::Int8Torch => "int8_torch",
         }
     }
 }
@@ -53,6 +58,8 @@ pub struct Quantization {
     pub group: Option<GroupSize>,
     /// What becomes of a NaN or an infinity.
     pub non_finite: NonFinite,
+    /// Whether scales are those that torch computes.
+    pub as_torch: bool,
 }
 
 impl Quantization {
@@ -68,7 +75,11 @@ impl Quantization {
                 )));
             }
         };
-        Ok(Self { group, non_finite })
+        Ok(Self {
+            group,
+            non_finite,
+            as_torch: false,
+        })
     }
 }
 
@@ -96,4 +107,13 @@ pub fn is_2_4(sparsity: Option<&str>) -> Result<bool, Error> {
             "sparsity: expected None or '2:4', got '{other}'"
         ))),
     }
+}
+
+/// What `weight_scale` means: `"bitlinear"` or `"autobitlinear"`.
+pub fn linear_class(name: &str) -> Result<LinearClass, Error> {
+    LinearClass::from_name(name).ok_or_else(|| {
+        Error::other(format!(
+            "linear_class: expected 'bitlinear' or 'autobitlinear', got '{name}'"
+        ))
+    })
 }

@@ -4,7 +4,7 @@ use crate::arrays::{Input, Output, describe};
 use crate::codec::check_width;
 use crate::errors::Error;
 use crate::files::{file_bytes, open};
-use crate::options::{granularity, group_size, is_2_4};
+use crate::options::{granularity, group_size, is_2_4, linear_class};
 use crate::pool::run;
 use crate::product::{Made, exact};
 use crate::quant::{scales_shape, ternarize_matrix};
@@ -16,6 +16,7 @@ use tritgemm::{
     Granularity, Linear as Core, MatRef, MatrixError, PanelFile, Panels, Scales, TernaryMatrix,
     Verify,
 };
+use tritgemm_formats::{FloatType, ScaleRounding, hf, simplify};
 
 /// Ternary weights [M, K] with their scales, laid out once for the kernels:
 /// 2 bits a weight. Immutable; slices and layers share its memory.
@@ -160,14 +161,18 @@ impl Packed {
     }
 
     /// From latent weights (float32 [M, K]): see ternarize.
+    ///
+    /// With `keep_ternary`, weights that are ternary already, zeros and one magnitude for
+    /// each scale, have that magnitude as their scale and come back as they were.
     #[staticmethod]
-    #[pyo3(signature = (weights, granularity = None, *, sparsity = None))]
-    #[pyo3(text_signature = "(weights, granularity='row', *, sparsity=None)")]
+    #[pyo3(signature = (weights, granularity = None, *, sparsity = None, keep_ternary = false))]
+    #[pyo3(text_signature = "(weights, granularity='row', *, sparsity=None, keep_ternary=False)")]
     fn quantize(
         py: Python<'_>,
         weights: &Bound<'_, PyAny>,
         granularity: Option<&Bound<'_, PyAny>>,
         sparsity: Option<&str>,
+        keep_ternary: bool,
     ) -> Result<Self, Error> {
         let granularity = granularity.map_or(Ok(Granularity::PerRow), self::granularity)?;
         let sparse = is_2_4(sparsity)?;
@@ -178,7 +183,8 @@ impl Packed {
             // Both are as long as the weights vouch for.
             let mut trits = vec![0; rows * cols];
             let mut scales = vec![0.0; scales_shape(granularity, [rows, cols]).iter().product()];
-            ternarize_matrix(values, granularity, sparse, &mut trits, &mut scales)?;
+            let how = (sparse, keep_ternary);
+            ternarize_matrix(values, granularity, how, &mut trits, &mut scales)?;
             let scales = match granularity {
                 Granularity::PerTensor => Scales::per_tensor(scales[0]),
                 Granularity::PerRow => Scales::per_row(scales),
@@ -187,6 +193,74 @@ impl Packed {
             let trits = MatRef::new(&trits, rows, cols)?;
             Self::pack(&TernaryMatrix::from_trits(trits, scales)?)
         })?
+    }
+
+    /// From a packed matrix of a Hugging Face BitNet checkpoint: `packed` uint8
+    /// [ceil(M/4), K], and its `weight_scale`, by which outputs are divided with
+    /// linear_class="bitlinear" and multiplied with "autobitlinear". `rows` is M if that is
+    /// no multiple of 4.
+    #[staticmethod]
+    #[pyo3(signature = (packed, weight_scale, linear_class = "bitlinear", *, rows = None))]
+    fn from_hf(
+        py: Python<'_>,
+        packed: &Bound<'_, PyAny>,
+        weight_scale: f32,
+        linear_class: &str,
+        rows: Option<usize>,
+    ) -> Result<Self, Error> {
+        let class = self::linear_class(linear_class)?;
+        let packed = Input::<u8>::dense("packed", "[ceil(M/4), K]", packed)?;
+        let stored = hf::Packed {
+            tensor: "packed",
+            bytes: packed.slice()?,
+            packed_rows: packed.rows(),
+            cols: packed.cols(),
+            weight_scale,
+        };
+        let size = stored.bytes.len().saturating_mul(4);
+        let core = run(py, size, |ws| hf::linear(&stored, class, rows, ws))??;
+        Ok(Self { core })
+    }
+
+    /// The matrix as from_hf reads it: uint8 [ceil(M/4), K] and its weight_scale, stored as
+    /// 'float32', 'float16' or 'bfloat16'. A scale that the type has no equal for is a
+    /// TritgemmError, and so is more than one; with exact=False the nearest is taken.
+    #[pyo3(signature = (linear_class = "bitlinear", dtype = "float32", *, exact = true))]
+    fn to_hf<'py>(
+        &self,
+        py: Python<'py>,
+        linear_class: &str,
+        dtype: &str,
+        exact: bool,
+    ) -> Result<(Bound<'py, PyAny>, f32), Error> {
+        let class = self::linear_class(linear_class)?;
+        let stored = match dtype {
+            "float32" => FloatType::F32,
+            "float16" => FloatType::F16,
+            "bfloat16" => FloatType::Bf16,
+            _ => {
+                return Err(Error::other(format!(
+                    "dtype: expected 'float32', 'float16' or 'bfloat16', got '{dtype}'"
+                )));
+            }
+        };
+        let rounding = match exact {
+            true => ScaleRounding::Exact,
+            false => ScaleRounding::Nearest,
+        };
+        let shape = [
+            self.core.out_features().div_ceil(4),
+            self.core.in_features(),
+        ];
+        let mut packed = Output::<u8>::dense(py, None, shape)?;
+        let to = packed.slice_mut()?;
+        let scale = run(py, self.size(), |_| {
+            let matrix = simplify(self.matrix()?);
+            to.copy_from_slice(&hf::encode(&matrix));
+            let scale = hf::encode_scale("weights", &matrix, class, stored, rounding)?;
+            Ok::<_, Error>(stored.decode(&scale))
+        })??;
+        Ok((packed.into_object(), scale[0]))
     }
 
     /// Reads a panel file, less its bias; the scale is 1 if the file has none.

@@ -4,6 +4,7 @@ use crate::arrays::{Input, Named, Output, describe, has_dtype};
 use crate::errors::Error;
 use crate::options::{granularity, is_2_4};
 use crate::pool::run;
+use crate::reciprocal;
 use half::{bf16, f16};
 use pyo3::prelude::*;
 use tritgemm::quant::{
@@ -18,12 +19,15 @@ const COST: usize = 16;
 pub fn ternarize_matrix(
     weights: MatRef<'_, f32>,
     granularity: Granularity,
-    sparse: bool,
+    (sparse, keep): (bool, bool),
     trits: &mut [i8],
     scales: &mut [f32],
 ) -> Result<(), Error> {
     let (rows, cols) = (weights.rows(), weights.cols());
     absmean_into(weights, granularity, scales)?;
+    if keep {
+        keep_magnitudes(weights, granularity, scales);
+    }
     ternarize_into(
         weights,
         granularity,
@@ -34,6 +38,39 @@ pub fn ternarize_matrix(
         sparsify_trits_2_4(MatMut::new(trits, rows, cols)?);
     }
     Ok(())
+}
+
+/// Replaces absmean scales by the one magnitude that the weights of each scale have beside
+/// zeros, if all scales have such weights.
+fn keep_magnitudes(weights: MatRef<'_, f32>, granularity: Granularity, scales: &mut [f32]) {
+    let cols = weights.cols();
+    let len = match granularity {
+        Granularity::PerGroup(group) => group.len(),
+        Granularity::PerTensor | Granularity::PerRow => cols,
+    };
+    let (len, groups) = (len.max(1), scales.len() / weights.rows().max(1));
+    let mut kept = vec![0.0_f32; scales.len()];
+    for row in 0..weights.rows() {
+        for (group, weights) in weights.row(row).chunks(len).enumerate() {
+            let scale = match granularity {
+                Granularity::PerTensor => &mut kept[0],
+                Granularity::PerRow | Granularity::PerGroup(_) => &mut kept[row * groups + group],
+            };
+            for weight in weights {
+                let size = weight.abs();
+                if *scale == 0.0 {
+                    *scale = size;
+                } else if size != 0.0 && size != *scale {
+                    return;
+                }
+            }
+        }
+    }
+    for (scale, kept) in scales.iter_mut().zip(kept) {
+        if kept != 0.0 {
+            *scale = kept;
+        }
+    }
 }
 
 /// The shape of an array of scales.
@@ -71,7 +108,7 @@ pub fn ternarize<'py>(
     let from = MatRef::new(weights.slice()?, shape[0], shape[1])?;
     let (to, scales_to) = (trits.slice_mut()?, scales.slice_mut()?);
     run(py, to.len().saturating_mul(COST), |_| {
-        ternarize_matrix(from, granularity, sparse, to, scales_to)
+        ternarize_matrix(from, granularity, (sparse, false), to, scales_to)
     })??;
     Ok((trits.into_object(), scales.into_object()))
 }
@@ -81,29 +118,42 @@ pub fn ternarize<'py>(
 ///
 /// A scale is max(max |x|, 1e-5) / 127, a value x / scale rounded half to even.
 /// A NaN or an infinity raises QuantizationError.
+///
+/// With `as_torch` the values are those of torch's `x.float() * (127 / absmax)`, which takes
+/// 127 / t for a reciprocal times 127 and rounds twice: in a fifth of the tokens the factor is
+/// one ulp away from the quotient, and a value at a tie may round the other way. A scale is
+/// the reciprocal of that factor.
 #[pyfunction]
+#[pyo3(signature = (x, *, as_torch = false))]
 pub fn quantize_activations<'py>(
     py: Python<'py>,
     x: &Bound<'py, PyAny>,
+    as_torch: bool,
 ) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>), Error> {
-    struct Quantize<'a, 'py>(&'a Bound<'py, PyAny>);
+    struct Quantize<'a, 'py>(&'a Bound<'py, PyAny>, bool);
     impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
         type Output = (Bound<'py, PyAny>, Bound<'py, PyAny>);
-        fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error> {
+        fn call<T: Activation + Named + Into<f32>>(
+            self,
+            py: Python<'py>,
+        ) -> Result<Self::Output, Error> {
             let x = Input::<T>::dense("x", "[N, K]", self.0)?;
             let (tokens, k) = (x.rows(), x.cols());
             let mut values = Output::<i8>::dense(py, None, [tokens, k])?;
             let mut scales = Output::<f32>::fresh(py, &[tokens])?;
             let from = MatRef::new(x.slice()?, tokens, k)?;
-            let to = MatMut::new(values.slice_mut()?, tokens, k)?;
-            let scales_to = scales.slice_mut()?;
-            run(py, (tokens * k).saturating_mul(COST), |_| {
-                quantize_activations_into(from, to, scales_to)
+            let (to, scales_to) = (values.slice_mut()?, scales.slice_mut()?);
+            run(py, (tokens * k).saturating_mul(COST), |_| match self.1 {
+                true => Ok(reciprocal::quantize(from, to, scales_to)?),
+                false => {
+                    let to = MatMut::new(to, tokens, k)?;
+                    Ok::<_, Error>(quantize_activations_into(from, to, scales_to)?)
+                }
             })??;
             Ok((values.into_object(), scales.into_object()))
         }
     }
-    for_float(py, "x", "[N, K]", x, Quantize(x))
+    for_float(py, "x", "[N, K]", x, Quantize(x, as_torch))
 }
 
 /// Work that any float type of activations can do.
@@ -111,7 +161,10 @@ pub trait ForFloat<'py> {
     /// What comes of it.
     type Output;
     /// Does it with the array's own type.
-    fn call<T: Activation + Named>(self, py: Python<'py>) -> Result<Self::Output, Error>;
+    fn call<T: Activation + Named + Into<f32>>(
+        self,
+        py: Python<'py>,
+    ) -> Result<Self::Output, Error>;
 }
 
 /// Calls `work` with the float type that the array `x` has.
@@ -122,11 +175,11 @@ pub fn for_float<'py, F: ForFloat<'py>>(
     x: &Bound<'py, PyAny>,
     work: F,
 ) -> Result<F::Output, Error> {
-    if has_dtype(x, f32::NAME) {
+    if has_dtype::<f32>(x) {
         work.call::<f32>(py)
-    } else if has_dtype(x, f16::NAME) {
+    } else if has_dtype::<f16>(x) {
         work.call::<f16>(py)
-    } else if has_dtype(x, bf16::NAME) {
+    } else if has_dtype::<bf16>(x) {
         work.call::<bf16>(py)
     } else {
         let got = describe(x);

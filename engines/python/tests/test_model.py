@@ -1,5 +1,8 @@
 """Files of a whole model: layers by their names."""
 
+import json
+import struct
+
 import numpy as np
 import pytest
 
@@ -117,3 +120,82 @@ def test_a_model_of_any_format(tmp_path, layers):
     other.write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(tritgemm.TritgemmError, match="Git LFS"):
         tritgemm.Model.open(other)
+
+
+def write_safetensors(file, tensors, metadata):
+    """By hand: names, types and shapes in a JSON header, then the bytes."""
+    names = {np.float32: "F32", np.uint8: "U8"}
+    header, data = {"__metadata__": metadata}, b""
+    for name, value in tensors.items():
+        offsets = [len(data), len(data) + value.nbytes]
+        header[name] = {"dtype": names[value.dtype.type], "shape": list(value.shape), "data_offsets": offsets}
+        data += value.tobytes()
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_hugging_face_files(tmp_path, rng):
+    trits = rng.integers(-1, 2, (8, 6), dtype=np.int8)
+    weight, scale = tritgemm.Packed.from_trits(trits, 0.25).to_hf()
+    assert weight.shape == (2, 6) and scale == 4
+    norm = rng.standard_normal((2, 3), dtype=np.float32)
+    tensors = {"up.weight": weight, "up.weight_scale": np.array([scale], np.float32), "norm": norm}
+    write_safetensors(tmp_path / "model.safetensors", tensors, {"format": "pt"})
+    config = {"quantization_config": {"quant_method": "bitnet", "linear_class": "bitlinear"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = tritgemm.open(tmp_path)
+    assert model.names == ["up.weight"] and model.format("up.weight") == "HF BitNet"
+    assert model.metadata == {"format": "pt"} and model.other_names == ["norm"]
+    same_bits(model.tensor("norm"), norm)
+    np.testing.assert_array_equal(model["up.weight"].weights.to_trits(), trits)
+    np.testing.assert_array_equal(model["up.weight"].weights.scales, np.array([0.25], np.float32))
+    for wrong in ("up.weight", "none"):
+        with pytest.raises(KeyError):
+            model.tensor(wrong)
+    with pytest.raises(KeyError):
+        model.format("norm")
+
+
+def test_gguf_files(tmp_path, rng):
+    def text(value):
+        raw = value if isinstance(value, bytes) else value.encode()
+        return struct.pack("<Q", len(raw)) + raw
+
+    strings = struct.pack("<IQ", 8, 2) + text("a") + text(b"\xff")
+    metadata = {
+        "general.architecture": (8, text("bitnet")),
+        "n": (4, struct.pack("<I", 7)),
+        "i": (11, struct.pack("<q", -5)),
+        "eps": (6, struct.pack("<f", 0.5)),
+        "on": (7, b"\1"),
+        "tokens": (9, strings),
+        "nested": (9, struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 1, 2) + b"\1\xff"),
+    }
+    norm = rng.standard_normal(64, dtype=np.float32)
+    trits = rng.integers(-1, 2, (3, 256))
+    # TQ2_0: 64 bytes of codes, 32 weights apart in a byte, and an f16.
+    codes = (trits + 1).reshape(3, 2, 4, 32)
+    packed = sum(codes[:, :, n] << (2 * n) for n in range(4)).astype(np.uint8).reshape(3, 64)
+    blocks = b"".join(row.tobytes() + np.float16(0.5).tobytes() for row in packed)
+    file = b"GGUF" + struct.pack("<IQQ", 3, 2, len(metadata))
+    for key, (kind, value) in metadata.items():
+        file += text(key) + struct.pack("<I", kind) + value
+    file += text("norm") + struct.pack("<IQIQ", 1, 64, 0, 0)
+    file += text("w") + struct.pack("<IQQIQ", 2, 256, 3, 35, 256)
+    file += b"\0" * (-len(file) % 32) + norm.tobytes() + blocks
+    (tmp_path / "model.gguf").write_bytes(file)
+    model = tritgemm.open(tmp_path / "model.gguf")
+    assert model.names == ["w"] and model.format("w") == "TQ2_0" and model.other_names == ["norm"]
+    assert model.metadata == {
+        "general.architecture": "bitnet",
+        "n": 7,
+        "i": -5,
+        "eps": 0.5,
+        "on": True,
+        "tokens": ["a", b"\xff"],
+        "nested": [[1, -1]],
+    }
+    assert model.metadata["on"] is True
+    same_bits(model.tensor("norm"), norm)
+    np.testing.assert_array_equal(model["w"].weights.to_trits(), trits)
+    np.testing.assert_array_equal(model["w"].weights.scales, np.array([0.5], np.float32))

@@ -198,7 +198,7 @@ def test_wrong_widths_and_types(rng):
         tritgemm.gemm_i8(np.zeros((2, 8), np.float32), np.zeros((2, 8), np.int8))
     with pytest.raises(tritgemm.ShapeError, match="rows of 3 bytes, expected 2 for k = 8"):
         tritgemm.gemm_i8(np.zeros((2, 3), np.uint8), np.zeros((2, 8), np.int8))
-    with pytest.raises(tritgemm.TritgemmError, match="expected 'f32' or 'int8', got 'int4'"):
+    with pytest.raises(tritgemm.TritgemmError, match="expected 'f32', 'int8' or 'int8_torch', got 'int4'"):
         tritgemm.linear(np.zeros((2, 8), np.float32), packed, activations="int4")
     prepared = tritgemm.Linear(packed).prepare_f32(np.zeros((2, 8), np.float32))
     with pytest.raises(tritgemm.TritgemmError, match="prepared as f32, expected int8"):

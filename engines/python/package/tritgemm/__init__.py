@@ -45,6 +45,8 @@ from ._tritgemm import (
     pack,
     pin,
     quantize_activations,
+    rms_norm,
+    rms_norm_backward,
     save_model,
     set_num_threads,
     ternarize,
@@ -82,11 +84,16 @@ __all__ = [
     "pack",
     "pin",
     "quantize_activations",
+    "rms_norm",
+    "rms_norm_backward",
     "save_model",
     "set_num_threads",
     "ternarize",
     "unpack",
 ]
+
+# Not among what * imports: it would hide Python's own.
+open = Model.open
 
 _FROM_TORCH = ("BitLinear", "replace_linear")
 # What is there for `from tritgemm import *`: torch is looked for, not imported.

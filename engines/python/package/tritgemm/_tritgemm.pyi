@@ -15,7 +15,8 @@ _Integers: TypeAlias = NDArray[np.integer[Any]]
 _Granularity: TypeAlias = Literal["tensor", "row", 32, 64, 128, 256]
 _Group: TypeAlias = Literal[32, 64, 128, 256]
 _NonFinite: TypeAlias = Literal["error", "propagate"]
-_Path: TypeAlias = Literal["f32", "int8"]
+_Path: TypeAlias = Literal["f32", "int8", "int8_torch"]
+_LinearClass: TypeAlias = Literal["bitlinear", "autobitlinear"]
 _Scales: TypeAlias = float | NDArray[np.float32]
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "pack",
     "pin",
     "quantize_activations",
+    "rms_norm",
+    "rms_norm_backward",
     "save_model",
     "set_num_threads",
     "ternarize",
@@ -78,7 +81,16 @@ def ternarize(
     *,
     sparsity: Literal["2:4"] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
-def quantize_activations(x: _Float) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+def quantize_activations(
+    x: _Float, *, as_torch: bool = False
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+def rms_norm(x: _Out, gain: NDArray[np.float32], eps: float = 1e-6) -> _Out: ...
+def rms_norm_backward(
+    x: NDArray[np.float32],
+    grad_y: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    eps: float = 1e-6,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
 def gemm_i8(
     weights: Packed | Linear | NDArray[np.uint8],
     x: NDArray[np.int8] | PreparedActivations,
@@ -180,7 +192,23 @@ class Packed:
         granularity: _Granularity = "row",
         *,
         sparsity: Literal["2:4"] | None = None,
+        keep_ternary: bool = False,
     ) -> Packed: ...
+    @staticmethod
+    def from_hf(
+        packed: NDArray[np.uint8],
+        weight_scale: float,
+        linear_class: _LinearClass = "bitlinear",
+        *,
+        rows: int | None = None,
+    ) -> Packed: ...
+    def to_hf(
+        self,
+        linear_class: _LinearClass = "bitlinear",
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        *,
+        exact: bool = True,
+    ) -> tuple[NDArray[np.uint8], float]: ...
     @staticmethod
     def load(
         path: str | PathLike[str], *, mmap: bool = False, verify: bool = True
@@ -298,12 +326,18 @@ class Model:
     def open(
         path: str | PathLike[str],
         *,
-        linear_class: Literal["bitlinear", "autobitlinear"] | None = None,
+        linear_class: _LinearClass | None = None,
         rows: int | None = None,
         i2s_layout: Literal["x86", "rows4", "arm"] | None = None,
     ) -> Model: ...
     @property
     def names(self) -> list[str]: ...
+    @property
+    def other_names(self) -> list[str]: ...
+    def tensor(self, name: str) -> NDArray[np.float32]: ...
+    def format(self, name: str) -> str: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
     @property
     def notes(self) -> list[str]: ...
     def __len__(self) -> int: ...
@@ -336,7 +370,7 @@ class PreparedActivations:
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
-    def activations(self) -> _Path: ...
+    def activations(self) -> Literal["f32", "int8"]: ...
 
 @final
 class Experts:
