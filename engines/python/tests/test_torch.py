@@ -68,7 +68,7 @@ def test_constructor_and_state_dict_are_those_of_linear():
     assert half.weight.dtype == half.bias.dtype == torch.bfloat16
     assert BitLinear(7, 3, device="meta").weight.is_meta
     assert "nm_2_4=True" in repr(BitLinear(7, 3, nm_2_4=True))
-    with pytest.raises(ValueError, match="expected 'f32' or 'int8', got 'int4'"):
+    with pytest.raises(ValueError, match="expected 'f32', 'int8' or 'int8_torch', got 'int4'"):
         BitLinear(7, 3, activations="int4")
 
 
@@ -574,10 +574,12 @@ def test_operators_keep_their_promises(grad):
     x = torch.randn(3, 12, requires_grad=grad)
     weight = layer.weight.detach().requires_grad_(grad)
     bias = layer.bias.detach().requires_grad_(grad)
-    args = (x, weight, bias, True, "f32", layer._number)
+    args = (x, weight, None, bias, "row+2:4", "f32", layer._number)
     # Its numerical gradient is not the straight-through one: schema, fake and dispatch.
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.tritgemm.linear.default, args, test_utils=tests)
-    plain = (torch.randn(3, 8), layer.weight.detach(), True, layer._number)
+    grad_y = torch.randn(3, 8)
+    plain = (grad_y, layer.weight.detach(), None, "row+2:4", 12, layer._number)
     torch.library.opcheck(torch.ops.tritgemm.linear_input_gradient.default, plain)
-    torch.library.opcheck(torch.ops.tritgemm.linear_gate.default, plain[1:])
+    plain = (grad_y, x.detach(), layer.weight.detach(), "row+2:4", "int8", layer._number)
+    torch.library.opcheck(torch.ops.tritgemm.linear_weight_gradient.default, plain)

@@ -6,7 +6,7 @@ does not fit raises a TypeError or a subclass of TritgemmError (a ValueError)
 that says what was expected. Every call on large data releases the GIL; until it
 returns, no other thread may write to its arrays.
 
-With torch installed, ``tritgemm.BitLinear`` and ``tritgemm.replace_linear`` are
+With torch installed, ``tritgemm.BitLinear``, ``tritgemm.PackedLinear`` and so on are
 those of :mod:`tritgemm.torch`, which is imported when one is first used. Without torch
 there are none: install ``tritgemm[torch]``.
 """
@@ -54,7 +54,16 @@ from ._tritgemm import (
 )
 
 if TYPE_CHECKING:
-    from .torch import BitLinear, replace_linear
+    from .torch import (
+        BitLinear,
+        LinearStack,
+        PackedLinear,
+        RMSNorm,
+        freeze,
+        replace_linear,
+        set_activations,
+        stack,
+    )
 
 __all__ = [
     "EncodingError",
@@ -95,10 +104,19 @@ __all__ = [
 # Not among what * imports: it would hide Python's own.
 open = Model.open
 
-_FROM_TORCH = ("BitLinear", "replace_linear")
+_FROM_TORCH = (
+    "BitLinear",
+    "LinearStack",
+    "PackedLinear",
+    "RMSNorm",
+    "freeze",
+    "replace_linear",
+    "set_activations",
+    "stack",
+)
 # What is there for `from tritgemm import *`: torch is looked for, not imported.
 if find_spec("torch") is not None:
-    __all__ += ["BitLinear", "replace_linear"]
+    __all__ += _FROM_TORCH
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,34 @@
+"""Ternary layers for PyTorch, on the CPU.
+
+:class:`BitLinear` keeps latent weights and computes with ternary ones, in training too
+(BitNet b1.58, arXiv:2402.17764). :class:`PackedLinear` has the ternary weights alone, at 2 bits
+each. :func:`replace_linear` puts the first in the place of the ``nn.Linear`` of a model,
+:func:`freeze` the second in the place of the first. :class:`RMSNorm` is the norm that such
+networks have before their linear layers.
+
+While torch compiles, exports, traces or maps (``torch.vmap``), a layer is the operator
+``tritgemm::linear``, from torch 2.4 on. The bits are those of a direct call.
+"""
+
+from ._bit_linear import BitLinear
+from ._layer import HAS_OPERATORS
+from ._models import freeze, replace_linear, set_activations
+from ._norm import RMSNorm
+from ._packed_linear import LinearStack, PackedLinear, stack
+from ._product import Activations, Granularity
+
+if HAS_OPERATORS:
+    from . import _operators as _operators
+
+__all__ = [
+    "Activations",
+    "BitLinear",
+    "Granularity",
+    "LinearStack",
+    "PackedLinear",
+    "RMSNorm",
+    "freeze",
+    "replace_linear",
+    "set_activations",
+    "stack",
+]

@@ -1,0 +1,210 @@
+"""What ternary layers have in common: when they pack, and which way a call takes."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from .. import _tritgemm as native
+from ._product import Activations, Ternary, TernaryLinear, array, asks_for_gradients, vector
+
+HAS_OPERATORS = hasattr(torch.library, "custom_op")
+
+# Steps of fused optimizers so far: their kernels change parameters without
+# counting the parameters' versions up.
+_fused_steps = 0
+
+
+def _count_fused_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+    global _fused_steps
+    if any(group.get("fused") for group in optimizer.param_groups):
+        _fused_steps += 1
+
+
+register_optimizer_step_post_hook(_count_fused_step)
+
+# Layers by their numbers. Operators take a number and the weights: a graph that outlives its
+# layer, or is loaded by another process, packs them at every call.
+_numbers = itertools.count()
+_layers: weakref.WeakValueDictionary[int, TernaryLayer] = weakref.WeakValueDictionary()
+
+
+def pack(
+    weight: Tensor,
+    scales: Tensor | None,
+    kind: str,
+    cols: int,
+    key: tuple[Any, ...] = (),
+    explicit: bool = False,
+) -> Ternary:
+    """Latent weights [M, K], or packed ones [M, ceil(K/4)] with their scales. `kind` is their
+    granularity, and "+2:4" if latent ones are made sparse."""
+    if weight.device.type != "cpu":
+        raise native.TritgemmError(
+            f"weight: expected a tensor on the CPU, got one on {weight.device}"
+        )
+    name, _, sparsity = kind.partition("+")
+    granularity: Any = int(name) if name.isdigit() else name
+    if scales is None:
+        packed = native.Packed.quantize(
+            array(weight.float().contiguous()),
+            granularity,
+            sparsity="2:4" if sparsity else None,
+            keep_ternary=True,
+        )
+        return Ternary(packed, key, (weight.detach(),), explicit)
+    group: Any = granularity if isinstance(granularity, int) else None
+    # One number for all rows, whatever M is.
+    values: Any = scales.item() if name == "tensor" else array(scales.contiguous())
+    packed = native.Packed.from_packed(array(weight.contiguous()), cols, values, group=group)
+    return Ternary(packed, key, (weight.detach(), scales.detach()), explicit)
+
+
+def ternary_of(
+    weight: Tensor, scales: Tensor | None, kind: str, cols: int, number: Tensor
+) -> Ternary:
+    """What an operator multiplies by."""
+    owner = _layers.get(int(number))
+    if owner is None or owner._kind() != kind or owner.in_features != cols:
+        return pack(weight, scales, kind, cols)
+    return owner._packed_now(weight, scales)
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether torch looks at the operators of a call, and not at their values alone."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    if asks_for_gradients(*tensors):
+        raise NotImplementedError(
+            "BitLinear: torch.func takes no gradients of it, and torch.vmap none of what asks for"
+            " them; use torch.autograd, or torch.no_grad"
+        )
+    return True
+
+
+def _key_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What changes when its values do; first, whether that can be relied upon: tensors of
+    inference mode count no versions."""
+    counted = not tensor.is_inference()
+    version = tensor._version if counted else None
+    fused = _fused_steps if tensor.requires_grad else 0
+    return counted, version, fused, tensor.data_ptr(), tensor.dtype, tensor.shape
+
+
+class TernaryLayer(nn.Module):
+    """The base of :class:`BitLinear` and :class:`PackedLinear`."""
+
+    in_features: int
+    out_features: int
+    #: What it does with activations where no gradient is asked for.
+    activations: Activations
+    #: And where one is.
+    train_activations: Activations
+    # Whether latent weights are made 2:4 sparse.
+    nm_2_4 = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ternary: Ternary | None = None
+        self._enter()
+
+    def _sources(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weights, the scales of packed ones, and the bias."""
+        raise NotImplementedError
+
+    def _kind(self) -> str:
+        """See pack."""
+        raise NotImplementedError
+
+    def _group(self) -> str | None:
+        """The weights along K that share a scale, if not all of a row do."""
+        name = self._kind().partition("+")[0]
+        return name if name.isdigit() else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in_features] to [..., out_features]."""
+        # Read once a pass: a parametrized weight is computed anew at every reading.
+        weight, scales, bias = self._sources()
+        self._check(x)
+        gradients = asks_for_gradients(x, weight, bias)
+        path = self.train_activations if gradients else self.activations
+        if HAS_OPERATORS and is_transformed(x, weight, bias):
+            operator = torch.ops.tritgemm.linear
+            y: Tensor = operator(x, weight, scales, bias, self._kind(), path, self._number)
+            return y
+        ternary = self._packed_now(weight, scales)
+        if gradients:
+            return TernaryLinear.apply(x, weight, bias, ternary, self.nm_2_4, path)  # type: ignore[no-any-return]
+        return ternary.product(x, bias, path)
+
+    def prepare_for_inference(self) -> Any:
+        """Packs the weights now rather than in the next pass; returns self."""
+        weight, scales, _ = self._sources()
+        self._packed_now(weight, scales, explicit=True)
+        return self
+
+    def invalidate_packed(self) -> None:
+        """Drops the packed weights; the next pass packs them anew."""
+        self._ternary = None
+
+    def ternary_nonzero_mask(self) -> Tensor:
+        """Which ternary weights are not zero: bool [out_features, in_features]."""
+        weight, scales, _ = self._sources()
+        return torch.from_numpy(self._packed_now(weight, scales).packed.to_trits()) != 0
+
+    def to_native(self) -> native.Linear:
+        """The packed layer without torch: it can be saved as a panel file, and
+        does not see later changes."""
+        weight, scales, bias = self._sources()
+        return native.Linear(self._packed_now(weight, scales).packed, vector(bias))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles pack for themselves.
+        return {**self.__dict__, "_ternary": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call,unused-ignore]
+        self._enter()
+
+    def _enter(self) -> None:
+        """Takes a number, by which operators find the packed weights. It is a tensor: a
+        compiled graph is for one value of anything else."""
+        number = next(_numbers)
+        self._number = torch.tensor(number, device="cpu")
+        _layers[number] = self
+
+    def _check(self, x: Tensor) -> None:
+        if not x.is_cpu:
+            raise native.TritgemmError(f"x: expected a tensor on the CPU, got one on {x.device}")
+        if not x.is_floating_point():
+            raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise native.ShapeError(
+                f"x: expected [..., {self.in_features}], got {list(x.shape)}"
+            )
+
+    def _packed_now(
+        self, weight: Tensor, scales: Tensor | None, *, explicit: bool = False
+    ) -> Ternary:
+        """The packed form of what are this layer's own weights."""
+        key = (*_key_of(weight), self.nm_2_4)
+        if scales is not None:
+            of_scales = _key_of(scales)
+            key = (key[0] and of_scales[0], *key[1:], *of_scales)
+        ternary = self._ternary
+        if ternary is not None and ternary.key == key and not (explicit and not key[0]):
+            if key[0] or ternary.explicit:
+                return ternary
+        self._ternary = pack(weight, scales, self._kind(), self.in_features, key, explicit)
+        return self._ternary
+
+
+if not HAS_OPERATORS:
+    TernaryLayer.forward = torch.compiler.disable(TernaryLayer.forward)  # type: ignore[method-assign,no-untyped-call,unused-ignore]

@@ -1,0 +1,130 @@
+"""Layers of a whole model, exchanged in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from ._bit_linear import BitLinear
+from ._layer import TernaryLayer
+from ._packed_linear import PackedLinear
+from ._product import Activations, Granularity, check_activations
+
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody has to be told of its passes."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, name, None) for name in names)
+
+
+def exchange(
+    model: nn.Module, chosen: Callable[[str, nn.Module], nn.Module | None]
+) -> dict[str, nn.Module]:
+    """Puts what `chosen` gives for a module, by its qualified name, in its place. A module
+    that occurs twice is asked for once. Returns the new ones by their first names."""
+    known: dict[nn.Module, nn.Module | None] = {}
+    new: dict[str, nn.Module] = {}
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if not path:
+            continue
+        if module not in known:
+            known[module] = chosen(path, module)
+            if (made := known[module]) is not None:
+                new[path] = made
+        if (made := known[module]) is not None:
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, made)
+    return new
+
+
+def replace_linear(
+    model: nn.Module,
+    *,
+    filter: Callable[[str, nn.Linear], bool] | None = None,
+    exclude: Iterable[str] = (),
+    nm_2_4: bool = False,
+    granularity: Granularity = "row",
+    activations: Activations = "f32",
+    train_activations: Activations = "f32",
+) -> int:
+    """Replaces the ``nn.Linear`` of a model by :class:`BitLinear`, in place.
+
+    Parameters are taken over as they are: bias, dtype, ``requires_grad``, ties
+    and the optimizers that hold them. A module that occurs twice is replaced by
+    one. Left alone are subclasses of ``nn.Linear`` (attention's own, for one,
+    whose weight is used without a call) and layers with hooks, as those of weight
+    and spectral norm.
+
+    Args:
+        model: the model; not itself an ``nn.Linear``.
+        filter: called with the qualified name and the layer; false keeps it.
+        exclude: patterns (as of :mod:`fnmatch`) of qualified names to keep, as
+            ``["lm_head", "*.router"]``.
+        nm_2_4: 2:4 sparsity.
+        granularity: what a scale of the weights covers.
+        activations: what inference does with activations.
+        train_activations: what training does with them.
+
+    Returns:
+        How many layers were replaced.
+    """
+    if type(model) is nn.Linear:
+        raise TypeError(
+            "model: expected a module that contains nn.Linear, got one; use BitLinear.from_linear"
+        )
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+
+    def chosen(path: str, module: nn.Module) -> nn.Module | None:
+        if type(module) is not nn.Linear or has_hooks(module):
+            return None
+        if any(fnmatchcase(path, pattern) for pattern in patterns):
+            return None
+        if filter is not None and not filter(path, module):
+            return None
+        return BitLinear.from_linear(
+            module,
+            nm_2_4,
+            granularity=granularity,
+            activations=activations,
+            train_activations=train_activations,
+        )
+
+    return len(exchange(model, chosen))
+
+
+def freeze(model: nn.Module) -> int:
+    """Replaces the :class:`BitLinear` of a model by :class:`PackedLinear`, in place: what
+    inference computes has the same bits, and the latent weights are gone. Layers with hooks
+    are left alone. Returns how many were replaced."""
+    if isinstance(model, BitLinear):
+        raise TypeError(
+            "model: expected a module that contains BitLinear, got one;"
+            " use PackedLinear.from_linear"
+        )
+
+    def chosen(path: str, module: nn.Module) -> nn.Module | None:
+        if not isinstance(module, BitLinear) or has_hooks(module):
+            return None
+        return PackedLinear.from_linear(module)
+
+    return len(exchange(model, chosen))
+
+
+def set_activations(
+    model: nn.Module, activations: Activations, *, train: Activations | None = None
+) -> int:
+    """Says what all ternary layers of a model do with activations, and with `train` what
+    :class:`BitLinear` does with them where a gradient is asked for. Returns how many layers
+    there are."""
+    check_activations("activations", activations)
+    if train is not None:
+        check_activations("train", train)
+    layers = [module for module in model.modules() if isinstance(module, TernaryLayer)]
+    for layer in layers:
+        layer.activations = activations
+        if train is not None and isinstance(layer, BitLinear):
+            layer.train_activations = train
+    return len(layers)

@@ -1,0 +1,185 @@
+"""Products of packed weights with tensors, and their gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import _tritgemm as native
+
+#: What a layer does with activations: nothing; int8, one scale a token; the same with the
+#: scales that torch computes from ``127 / absmax``, as transformers does.
+Activations = Literal["f32", "int8", "int8_torch"]
+
+#: What a scale of the weights covers: all, a row, or so many along K.
+Granularity = Literal["tensor", "row", 32, 64, 128, 256]
+
+
+def check_activations(name: str, activations: str) -> None:
+    """A ValueError unless it is one of :data:`Activations`."""
+    if activations not in get_args(Activations):
+        raise ValueError(
+            f"{name}: expected 'f32', 'int8' or 'int8_torch', got {activations!r}"
+        )
+
+
+def check_granularity(granularity: object) -> None:
+    """A ValueError unless it is one of :data:`Granularity`."""
+    if granularity not in get_args(Granularity):
+        raise ValueError(
+            f"granularity: expected 'tensor', 'row', 32, 64, 128 or 256, got {granularity!r}"
+        )
+
+
+def array(tensor: Tensor) -> Any:
+    """The tensor as a numpy array that shares its memory."""
+    return tensor.detach().numpy()
+
+
+def vector(bias: Tensor | None) -> Any:
+    """A bias as a dense float32 array."""
+    return None if bias is None else array(bias.float().contiguous())
+
+
+def matrix(tensor: Tensor, cols: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The tensor as a dense [N, cols] matrix; a copy only where it must be."""
+    rows = math.prod(tensor.shape[:-1])
+    return tensor.detach().reshape(rows, cols).to(dtype).contiguous()
+
+
+def quantized(x: Tensor, path: str) -> tuple[Any, Any]:
+    """The int8 values [N, K] and scales [N] of a dense matrix, as arrays."""
+    return native.quantize_activations(array(x), as_torch=path == "int8_torch")
+
+
+def restored(values: Tensor, scales: Tensor) -> Tensor:
+    """The float32 activations that int8 values stand for."""
+    return values.float().mul_(scales[:, None])
+
+
+def asks_for_gradients(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to know of what is computed from them."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+@dataclass
+class Ternary:
+    """Packed weights, as the tensors that they were made from were at one version."""
+
+    packed: native.Packed
+    #: What the tensors were known by: see TernaryLayer.
+    key: tuple[Any, ...]
+    #: Keep their memory from being used again, so that the addresses in the key are theirs
+    #: alone.
+    sources: tuple[Tensor, ...]
+    #: Whether prepare_for_inference asked for it.
+    explicit: bool
+    #: [K, M]: made when a backward pass needs it.
+    transposed: native.Packed | None = None
+
+    def __post_init__(self) -> None:
+        self.rows, self.cols = self.packed.shape
+        granularity = self.packed.granularity
+        self.group = granularity if isinstance(granularity, int) else None
+
+    def alpha(self) -> Tensor:
+        """The scales, to be broadcast to [M, K]."""
+        scales = torch.from_numpy(self.packed.scales)
+        if self.group is not None:
+            return scales.repeat_interleave(self.group, 1)[:, : self.cols]
+        return scales[:, None]
+
+    def product(self, x: Tensor, bias: Tensor | None, path: str) -> Tensor:
+        """Without gradients: [..., K] to [..., M], in x's dtype."""
+        dtype = x.dtype
+        # numpy has float16, which the int8 paths take as it is.
+        if dtype != torch.float32 and (path == "f32" or dtype != torch.float16):
+            x = x.float()
+        values = x.detach().numpy()
+        if values.ndim != 2 or not values.flags.c_contiguous:
+            values = array(matrix(x, self.cols, x.dtype))
+        y = torch.from_numpy(native.linear(values, self.packed, vector(bias), path))  # type: ignore[call-overload]
+        if x.dim() != 2:
+            y = y.view(*x.shape[:-1], self.rows)
+        return y if dtype == torch.float32 else y.to(dtype)
+
+    def product_of_int8(self, values: Any, scales: Any, bias: Tensor | None) -> Tensor:
+        """Of int8 arrays [N, K] and [N] to float32 [N, M]: the bits of an int8 path."""
+        x = native.PreparedActivations.from_int8(values, scales, group=self.group)
+        return torch.from_numpy(native.linear(x, self.packed, vector(bias)))
+
+    def close_gate(self, gradient: Tensor, weight: Tensor, sparse: bool) -> Tensor:
+        """Takes the gradient [M, K] from weights beyond the clamp, in place: |w| >= alpha,
+        and what 2:4 sparsity dropped."""
+        closed = weight.detach().float().abs() >= self.alpha()
+        if sparse:
+            closed |= torch.from_numpy(self.packed.to_trits()) == 0
+        return gradient.masked_fill_(closed, 0.0)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """Dense [N, M] to [N, K]: on the kernels, but for groups along K, whose scales are
+        none of a row of the transposed weights."""
+        if self.group is not None:
+            return grad @ torch.from_numpy(self.packed.dequantize())
+        if self.transposed is None:
+            self.transposed = self.packed.transpose()
+        scaled = grad * torch.from_numpy(self.packed.scales)
+        return torch.from_numpy(native.linear(array(scaled), self.transposed))
+
+
+class TernaryLinear(torch.autograd.Function):
+    """The product, with the straight-through estimator's gradient (Bengio et al.,
+    arXiv:1308.3432): rounding, of weights and of activations, counts as the identity, the
+    clamp as what it is, scales as constants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ternary: Ternary,
+        sparse: bool,
+        path: str,
+    ) -> Tensor:
+        """[..., K] to [..., M]."""
+        dense = matrix(x, ternary.cols)
+        # Only what its gradient needs: x for that of the weights.
+        wanted = ctx.needs_input_grad[1]
+        if path == "f32":
+            y = ternary.product(dense, bias, path)
+            kept: tuple[Tensor | None, ...] = (dense, None)
+        else:
+            values, scales = quantized(dense, path)
+            y = ternary.product_of_int8(values, scales, bias)
+            kept = (torch.from_numpy(values), torch.from_numpy(scales))
+        ctx.save_for_backward(*(kept if wanted else (None, None)), weight)
+        ctx.ternary, ctx.sparse, ctx.x_like = ternary, sparse, (x.shape, x.dtype)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return y.view(*x.shape[:-1], ternary.rows).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Those of x, of the latent weights and of the bias."""
+        x, scales, weight = ctx.saved_tensors
+        ternary: Ternary = ctx.ternary
+        grad = matrix(grad_y, ternary.rows)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            shape, dtype = ctx.x_like
+            grad_x = ternary.input_gradient(grad).view(shape).to(dtype)
+        if ctx.needs_input_grad[1]:
+            inputs = x if scales is None else restored(x, scales)
+            dense = ternary.close_gate(grad.t() @ inputs, weight, ctx.sparse)
+            grad_weight = dense.to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0).to(ctx.bias_dtype)
+        return grad_x, grad_weight, grad_bias, None, None, None
