@@ -9,6 +9,7 @@
 //! | [`options`] | arguments that are one of a few words |
 //! | [`codec`], [`quant`], [`reciprocal`], [`norm`] | functions on trits and floats |
 //! | [`packed`], [`linear`], [`activations`], [`experts`], [`model`] | classes |
+//! | [`latent`], [`hf`], [`scales`] | what weights are made of |
 //! | [`files`] | panel files, mapped or read |
 //! | [`shared`] | what running calls hold |
 //! | [`product`], [`forward`] | the products behind them |
@@ -25,7 +26,9 @@ mod experts;
 #[allow(unsafe_code)] // Two calls: panel files mapped into memory.
 mod files;
 mod forward;
+mod hf;
 mod indices;
+mod latent;
 mod linear;
 mod model;
 mod norm;
@@ -36,6 +39,7 @@ mod pool;
 mod product;
 mod quant;
 mod reciprocal;
+mod scales;
 mod shared;
 
 /// The module.

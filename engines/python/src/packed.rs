@@ -1,13 +1,14 @@
 //! `Packed`: ternary weights as the kernels read them.
 
-use crate::arrays::{Input, Output, describe};
+use crate::arrays::{Input, Output};
 use crate::codec::check_width;
 use crate::errors::Error;
 use crate::files::{file_bytes, open};
-use crate::options::{granularity, group_size, is_2_4, linear_class};
+use crate::options::{granularity, is_2_4};
 use crate::pool::run;
 use crate::product::{Made, exact};
-use crate::quant::{scales_shape, ternarize_matrix};
+use crate::scales::scales_array;
+use crate::{hf, latent};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
@@ -16,7 +17,6 @@ use tritgemm::{
     Granularity, Linear as Core, MatRef, MatrixError, PanelFile, Panels, Scales, TernaryMatrix,
     Verify,
 };
-use tritgemm_formats::{FloatType, ScaleRounding, hf, simplify};
 
 /// Ternary weights [M, K] with their scales, laid out once for the kernels:
 /// 2 bits a weight. Immutable; slices and layers share its memory.
@@ -26,62 +26,6 @@ use tritgemm_formats::{FloatType, ScaleRounding, hf, simplify};
 pub struct Packed {
     /// Without bias.
     pub core: Core,
-}
-
-/// Scales from a number, or an array [1], [M] or, with a group, [M, G].
-fn scales(
-    object: Option<&Bound<'_, PyAny>>,
-    group: Option<usize>,
-    rows: usize,
-) -> Result<Scales, Error> {
-    let group = group.map(|len| group_size("group", len)).transpose()?;
-    let Some(object) = object else {
-        return match group {
-            None => Ok(Scales::per_tensor(1.0)),
-            Some(_) => Err(Error::shape(
-                "scales: expected float32 [M, G] for a group, got None".into(),
-            )),
-        };
-    };
-    if group.is_none()
-        && let Ok(scale) = object.extract::<f32>()
-    {
-        return Ok(Scales::per_tensor(scale));
-    }
-    let shape = if group.is_some() {
-        "[M, G]"
-    } else {
-        "[1] or [M]"
-    };
-    let array = Input::<f32>::new("scales", shape, object)?;
-    let dense = array.is_vector() != group.is_some();
-    let values = match array.slice() {
-        Ok(values) if dense => values.to_vec(),
-        _ => {
-            let got = describe(object);
-            return Err(Error::shape(format!(
-                "scales: expected C-contiguous float32 {shape}, got {got}"
-            )));
-        }
-    };
-    match group {
-        Some(_) if array.rows() != rows => Err(Error::shape(format!(
-            "scales: {} rows, expected {rows} (M)",
-            array.rows()
-        ))),
-        Some(size) => Ok(Scales::per_group(size, values)),
-        None if values.len() == 1 => Ok(Scales::per_tensor(values[0])),
-        None => Ok(Scales::per_row(values)),
-    }
-}
-
-/// A new array with a layer's scales, shaped as `ternarize` does.
-fn scales_array<'py>(py: Python<'py>, core: &Core) -> Result<Bound<'py, PyAny>, Error> {
-    let shape = [core.out_features(), core.in_features()];
-    let mut array = Output::<f32>::fresh(py, &scales_shape(core.granularity(), shape))?;
-    let scales = core.scales().map_err(MatrixError::from)?;
-    array.slice_mut()?.copy_from_slice(scales.values());
-    Ok(array.into_object())
 }
 
 impl Packed {
@@ -133,7 +77,7 @@ impl Packed {
         let packed = Input::<u8>::dense("packed", "[M, ceil(k/4)]", packed)?;
         check_width(&packed, k)?;
         let rows = packed.rows();
-        let scales = self::scales(scales, group, rows)?;
+        let scales = crate::scales::scales(scales, group, rows)?;
         let bytes = MatRef::new(packed.slice()?, rows, packed.cols())?;
         run(py, rows * packed.cols(), |_| {
             let panels = Panels::from_packed(bytes, k)?;
@@ -153,7 +97,7 @@ impl Packed {
     ) -> Result<Self, Error> {
         let trits = Input::<i8>::dense("trits", "[M, K]", trits)?;
         let (rows, cols) = (trits.rows(), trits.cols());
-        let scales = self::scales(scales, group, rows)?;
+        let scales = crate::scales::scales(scales, group, rows)?;
         let values = MatRef::new(trits.slice()?, rows, cols)?;
         run(py, rows * cols, |_| {
             Self::pack(&TernaryMatrix::from_trits(values, scales)?)
@@ -176,23 +120,17 @@ impl Packed {
     ) -> Result<Self, Error> {
         let granularity = granularity.map_or(Ok(Granularity::PerRow), self::granularity)?;
         let sparse = is_2_4(sparsity)?;
-        let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
-        let (rows, cols) = (weights.rows(), weights.cols());
-        let values = MatRef::new(weights.slice()?, rows, cols)?;
-        run(py, (rows * cols).saturating_mul(4), |_| {
-            // Both are as long as the weights vouch for.
-            let mut trits = vec![0; rows * cols];
-            let mut scales = vec![0.0; scales_shape(granularity, [rows, cols]).iter().product()];
-            let how = (sparse, keep_ternary);
-            ternarize_matrix(values, granularity, how, &mut trits, &mut scales)?;
-            let scales = match granularity {
-                Granularity::PerTensor => Scales::per_tensor(scales[0]),
-                Granularity::PerRow => Scales::per_row(scales),
-                Granularity::PerGroup(size) => Scales::per_group(size, scales),
-            };
-            let trits = MatRef::new(&trits, rows, cols)?;
-            Self::pack(&TernaryMatrix::from_trits(trits, scales)?)
-        })?
+        let core = latent::quantize(py, weights, granularity, (sparse, keep_ternary))?;
+        Ok(Self { core })
+    }
+
+    /// From weights (float32 [M, K]) that are ternary already, zeros and one magnitude for
+    /// each scale, with as few scales as that takes: one, one a row, or one for each 256,
+    /// 128, 64 or 32 along K. None of others.
+    #[staticmethod]
+    fn from_ternary(py: Python<'_>, weights: &Bound<'_, PyAny>) -> Result<Option<Self>, Error> {
+        let core = latent::ternary(py, weights)?;
+        Ok(core.map(|core| Self { core }))
     }
 
     /// From a packed matrix of a Hugging Face BitNet checkpoint: `packed` uint8
@@ -208,17 +146,7 @@ impl Packed {
         linear_class: &str,
         rows: Option<usize>,
     ) -> Result<Self, Error> {
-        let class = self::linear_class(linear_class)?;
-        let packed = Input::<u8>::dense("packed", "[ceil(M/4), K]", packed)?;
-        let stored = hf::Packed {
-            tensor: "packed",
-            bytes: packed.slice()?,
-            packed_rows: packed.rows(),
-            cols: packed.cols(),
-            weight_scale,
-        };
-        let size = stored.bytes.len().saturating_mul(4);
-        let core = run(py, size, |ws| hf::linear(&stored, class, rows, ws))??;
+        let core = hf::read(py, packed, weight_scale, linear_class, rows)?;
         Ok(Self { core })
     }
 
@@ -233,34 +161,12 @@ impl Packed {
         dtype: &str,
         exact: bool,
     ) -> Result<(Bound<'py, PyAny>, f32), Error> {
-        let class = self::linear_class(linear_class)?;
-        let stored = match dtype {
-            "float32" => FloatType::F32,
-            "float16" => FloatType::F16,
-            "bfloat16" => FloatType::Bf16,
-            _ => {
-                return Err(Error::other(format!(
-                    "dtype: expected 'float32', 'float16' or 'bfloat16', got '{dtype}'"
-                )));
-            }
-        };
-        let rounding = match exact {
-            true => ScaleRounding::Exact,
-            false => ScaleRounding::Nearest,
-        };
-        let shape = [
-            self.core.out_features().div_ceil(4),
-            self.core.in_features(),
-        ];
-        let mut packed = Output::<u8>::dense(py, None, shape)?;
-        let to = packed.slice_mut()?;
-        let scale = run(py, self.size(), |_| {
-            let matrix = simplify(self.matrix()?);
-            to.copy_from_slice(&hf::encode(&matrix));
-            let scale = hf::encode_scale("weights", &matrix, class, stored, rounding)?;
-            Ok::<_, Error>(stored.decode(&scale))
-        })??;
-        Ok((packed.into_object(), scale[0]))
+        hf::write(
+            py,
+            || self.matrix(),
+            self.shape(),
+            (linear_class, dtype, exact),
+        )
     }
 
     /// Reads a panel file, less its bias; the scale is 1 if the file has none.

@@ -24,9 +24,9 @@ pub fn ternarize_matrix(
     scales: &mut [f32],
 ) -> Result<(), Error> {
     let (rows, cols) = (weights.rows(), weights.cols());
-    absmean_into(weights, granularity, scales)?;
-    if keep {
-        keep_magnitudes(weights, granularity, scales);
+    match keep.then(|| magnitudes(weights, granularity)).flatten() {
+        Some(kept) => scales.copy_from_slice(&kept),
+        None => absmean_into(weights, granularity, scales)?,
     }
     ternarize_into(
         weights,
@@ -40,37 +40,39 @@ pub fn ternarize_matrix(
     Ok(())
 }
 
-/// Replaces absmean scales by the one magnitude that the weights of each scale have beside
-/// zeros, if all scales have such weights.
-fn keep_magnitudes(weights: MatRef<'_, f32>, granularity: Granularity, scales: &mut [f32]) {
-    let cols = weights.cols();
+/// The scale of weights that are all zero.
+const MIN_SCALE: f32 = 1e-5;
+
+/// The scales of weights that are ternary already, if they are: the one magnitude that the
+/// weights of each scale have beside zeros.
+pub fn magnitudes(weights: MatRef<'_, f32>, granularity: Granularity) -> Option<Vec<f32>> {
+    let (rows, cols) = (weights.rows(), weights.cols());
+    let mut scales = vec![0.0_f32; scales_shape(granularity, [rows, cols]).iter().product()];
     let len = match granularity {
         Granularity::PerGroup(group) => group.len(),
-        Granularity::PerTensor | Granularity::PerRow => cols,
+        Granularity::PerTensor | Granularity::PerRow => cols.max(1),
     };
-    let (len, groups) = (len.max(1), scales.len() / weights.rows().max(1));
-    let mut kept = vec![0.0_f32; scales.len()];
-    for row in 0..weights.rows() {
+    let groups = cols.div_ceil(len);
+    for row in 0..rows {
         for (group, weights) in weights.row(row).chunks(len).enumerate() {
             let scale = match granularity {
-                Granularity::PerTensor => &mut kept[0],
-                Granularity::PerRow | Granularity::PerGroup(_) => &mut kept[row * groups + group],
+                Granularity::PerTensor => &mut scales[0],
+                Granularity::PerRow | Granularity::PerGroup(_) => &mut scales[row * groups + group],
             };
             for weight in weights {
                 let size = weight.abs();
                 if *scale == 0.0 {
                     *scale = size;
                 } else if size != 0.0 && size != *scale {
-                    return;
+                    return None;
                 }
             }
         }
     }
-    for (scale, kept) in scales.iter_mut().zip(kept) {
-        if kept != 0.0 {
-            *scale = kept;
-        }
+    for scale in scales.iter_mut().filter(|scale| **scale == 0.0) {
+        *scale = MIN_SCALE;
     }
+    Some(scales)
 }
 
 /// The shape of an array of scales.

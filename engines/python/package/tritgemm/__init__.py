@@ -56,6 +56,8 @@ from ._tritgemm import (
 if TYPE_CHECKING:
     from .torch import (
         BitLinear,
+        Int8Embedding,
+        Int8Linear,
         LinearStack,
         PackedLinear,
         RMSNorm,
@@ -106,6 +108,8 @@ open = Model.open
 
 _FROM_TORCH = (
     "BitLinear",
+    "Int8Embedding",
+    "Int8Linear",
     "LinearStack",
     "PackedLinear",
     "RMSNorm",

@@ -195,6 +195,8 @@ class Packed:
         keep_ternary: bool = False,
     ) -> Packed: ...
     @staticmethod
+    def from_ternary(weights: NDArray[np.float32]) -> Packed | None: ...
+    @staticmethod
     def from_hf(
         packed: NDArray[np.uint8],
         weight_scale: float,

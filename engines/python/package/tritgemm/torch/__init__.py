@@ -2,7 +2,7 @@
 
 :class:`BitLinear` keeps latent weights and computes with ternary ones, in training too
 (BitNet b1.58, arXiv:2402.17764). :class:`PackedLinear` has the ternary weights alone, at 2 bits
-each. :func:`replace_linear` puts the first in the place of the ``nn.Linear`` of a model,
+each, :class:`Int8Linear` int8 ones for heads. :func:`replace_linear` puts the first in the place of the ``nn.Linear`` of a model,
 :func:`freeze` the second in the place of the first. :class:`RMSNorm` is the norm that such
 networks have before their linear layers.
 
@@ -11,6 +11,7 @@ While torch compiles, exports, traces or maps (``torch.vmap``), a layer is the o
 """
 
 from ._bit_linear import BitLinear
+from ._int8 import Int8Embedding, Int8Linear
 from ._layer import HAS_OPERATORS
 from ._models import freeze, replace_linear, set_activations
 from ._norm import RMSNorm
@@ -24,6 +25,8 @@ __all__ = [
     "Activations",
     "BitLinear",
     "Granularity",
+    "Int8Embedding",
+    "Int8Linear",
     "LinearStack",
     "PackedLinear",
     "RMSNorm",

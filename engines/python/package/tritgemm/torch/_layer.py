@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import _tritgemm as native
 from ._product import Activations, Ternary, TernaryLinear, array, asks_for_gradients, vector
+
+if TYPE_CHECKING:
+    from ._int8 import Int8Weights
 
 HAS_OPERATORS = hasattr(torch.library, "custom_op")
 
@@ -41,13 +45,17 @@ def pack(
     cols: int,
     key: tuple[Any, ...] = (),
     explicit: bool = False,
-) -> Ternary:
+) -> Ternary | Int8Weights:
     """Latent weights [M, K], or packed ones [M, ceil(K/4)] with their scales. `kind` is their
-    granularity, and "+2:4" if latent ones are made sparse."""
+    granularity, and "+2:4" if latent ones are made sparse; or "int8" for [M, K] of that."""
     if weight.device.type != "cpu":
         raise native.TritgemmError(
             f"weight: expected a tensor on the CPU, got one on {weight.device}"
         )
+    if kind == "int8" and scales is not None:
+        from ._int8 import Int8Weights
+
+        return Int8Weights.of(weight, scales, key, explicit)
     name, _, sparsity = kind.partition("+")
     granularity: Any = int(name) if name.isdigit() else name
     if scales is None:
@@ -67,7 +75,7 @@ def pack(
 
 def ternary_of(
     weight: Tensor, scales: Tensor | None, kind: str, cols: int, number: Tensor
-) -> Ternary:
+) -> Ternary | Int8Weights:
     """What an operator multiplies by."""
     owner = _layers.get(int(number))
     if owner is None or owner._kind() != kind or owner.in_features != cols:
@@ -98,8 +106,15 @@ def _key_of(tensor: Tensor) -> tuple[Any, ...]:
     return counted, version, fused, tensor.data_ptr(), tensor.dtype, tensor.shape
 
 
+def keep_float32(module: nn.Module, scales: Tensor | None) -> None:
+    """Puts back `scales` of a module that were float32, wherever they are now."""
+    now = module._buffers.get("scales")
+    if scales is not None and now is not None and now.dtype != scales.dtype:
+        module._buffers["scales"] = scales.to(now.device)
+
+
 class TernaryLayer(nn.Module):
-    """The base of :class:`BitLinear` and :class:`PackedLinear`."""
+    """The base of :class:`BitLinear`, :class:`PackedLinear` and :class:`Int8Linear`."""
 
     in_features: int
     out_features: int
@@ -112,7 +127,7 @@ class TernaryLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ternary: Ternary | None = None
+        self._ternary: Ternary | Int8Weights | None = None
         self._enter()
 
     def _sources(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -144,6 +159,13 @@ class TernaryLayer(nn.Module):
             return TernaryLinear.apply(x, weight, bias, ternary, self.nm_2_4, path)  # type: ignore[no-any-return]
         return ternary.product(x, bias, path)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Conversions of a model's dtype leave packed scales alone.
+        scales = self._buffers.get("scales")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call,unused-ignore]
+        keep_float32(self, scales)
+        return self
+
     def prepare_for_inference(self) -> Any:
         """Packs the weights now rather than in the next pass; returns self."""
         weight, scales, _ = self._sources()
@@ -157,13 +179,13 @@ class TernaryLayer(nn.Module):
     def ternary_nonzero_mask(self) -> Tensor:
         """Which ternary weights are not zero: bool [out_features, in_features]."""
         weight, scales, _ = self._sources()
-        return torch.from_numpy(self._packed_now(weight, scales).packed.to_trits()) != 0
+        return torch.from_numpy(self._ternary_now(weight, scales).packed.to_trits()) != 0
 
     def to_native(self) -> native.Linear:
         """The packed layer without torch: it can be saved as a panel file, and
         does not see later changes."""
         weight, scales, bias = self._sources()
-        return native.Linear(self._packed_now(weight, scales).packed, vector(bias))
+        return native.Linear(self._ternary_now(weight, scales).packed, vector(bias))
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles pack for themselves.
@@ -192,7 +214,7 @@ class TernaryLayer(nn.Module):
 
     def _packed_now(
         self, weight: Tensor, scales: Tensor | None, *, explicit: bool = False
-    ) -> Ternary:
+    ) -> Ternary | Int8Weights:
         """The packed form of what are this layer's own weights."""
         key = (*_key_of(weight), self.nm_2_4)
         if scales is not None:
@@ -204,6 +226,14 @@ class TernaryLayer(nn.Module):
                 return ternary
         self._ternary = pack(weight, scales, self._kind(), self.in_features, key, explicit)
         return self._ternary
+
+
+    def _ternary_now(self, weight: Tensor, scales: Tensor | None) -> Ternary:
+        """The same of a layer that is ternary."""
+        ternary = self._packed_now(weight, scales)
+        if not isinstance(ternary, Ternary):
+            raise TypeError(f"{type(self).__name__}: expected a layer of ternary weights")
+        return ternary
 
 
 if not HAS_OPERATORS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -130,23 +130,24 @@ class PackedLinear(TernaryLayer):
         cls, linear: nn.Linear | TernaryLayer, *, activations: Activations | None = None
     ) -> PackedLinear:
         """Of a :class:`BitLinear` and as it computes without gradients, or of an
-        ``nn.Linear`` whose weights are ternary: zeros and one magnitude, or one a row.
+        ``nn.Linear`` whose weights are ternary: zeros and one magnitude for each scale, of
+        which there are as few as that takes.
 
         Raises:
             tritgemm.QuantizationError: if the weights of an ``nn.Linear`` are others.
         """
         if isinstance(linear, TernaryLayer):
             weight, scales, bias = linear._sources()
-            packed = linear._packed_now(weight, scales).packed
+            packed = linear._ternary_now(weight, scales).packed
             return cls.from_native(
                 packed, bias, activations=activations or linear.activations
             ).train(linear.training)
-        packed_or_none = pack_ternary(linear.weight)
-        if packed_or_none is None:
+        found = native.Packed.from_ternary(array(linear.weight.float().contiguous()))
+        if found is None:
             raise native.QuantizationError(
                 "linear: its weights are not ternary; use BitLinear, which quantises them"
             )
-        layer = cls.from_native(packed_or_none, linear.bias, activations=activations or "int8")
+        layer = cls.from_native(found, linear.bias, activations=activations or "int8")
         return layer.train(linear.training)
 
     @classmethod
@@ -187,7 +188,7 @@ class PackedLinear(TernaryLayer):
         Raises:
             tritgemm.TritgemmError: if the layer has more than one scale, or none that fits.
         """
-        packed = self._packed_now(self.weight, self.scales).packed
+        packed = self._ternary_now(self.weight, self.scales).packed
         name: Any = str(dtype).removeprefix("torch.")
         weight, scale = packed.to_hf(linear_class, name, exact=exact)
         return torch.from_numpy(weight), torch.tensor([scale], dtype=dtype)
@@ -200,13 +201,6 @@ class PackedLinear(TernaryLayer):
             f"activations={self.activations!r}"
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        scales = self.scales
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call,unused-ignore]
-        if self.scales.dtype != torch.float32:
-            self.scales = scales.to(self.scales.device)
-        return self
-
     def _sources(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # Past nn.Module's attributes, which take a microsecond.
         buffers = self._buffers
@@ -214,18 +208,6 @@ class PackedLinear(TernaryLayer):
 
     def _kind(self) -> str:
         return str(self.granularity)
-
-
-def pack_ternary(weight: Tensor) -> native.Packed | None:
-    """Weights that are ternary already, by one scale if one magnitude is all there is, or
-    by one a row; None of others."""
-    dense = weight.detach().float().contiguous()
-    size = dense.abs()
-    for granularity, largest in (("tensor", size.amax()), ("row", size.amax(1, keepdim=True))):
-        if bool(((size == 0) | (size == largest)).all()):
-            named: Any = granularity
-            return native.Packed.quantize(array(dense), named, keep_ternary=True)
-    return None
 
 
 class LinearStack(nn.Module):
@@ -253,7 +235,7 @@ class LinearStack(nn.Module):
         layers[0]._check(x)
         values = matrix(x, layers[0].in_features)
         packed = [
-            layer._packed_now(weight, scales)
+            layer._ternary_now(weight, scales)
             for layer, (weight, scales, _) in zip(layers, sources, strict=True)
         ]
         linears = [

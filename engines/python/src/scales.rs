@@ -1,0 +1,73 @@
+//! Scales of weights: arguments and results.
+
+use crate::arrays::{Input, Output, describe};
+use crate::errors::Error;
+use crate::options::group_size;
+use crate::quant::scales_shape;
+use pyo3::prelude::*;
+use tritgemm::{Granularity, Linear, MatrixError, Scales};
+
+/// Scales from a number, or an array [1], [M] or, with a group, [M, G].
+pub fn scales(
+    object: Option<&Bound<'_, PyAny>>,
+    group: Option<usize>,
+    rows: usize,
+) -> Result<Scales, Error> {
+    let group = group.map(|len| group_size("group", len)).transpose()?;
+    let Some(object) = object else {
+        return match group {
+            None => Ok(Scales::per_tensor(1.0)),
+            Some(_) => Err(Error::shape(
+                "scales: expected float32 [M, G] for a group, got None".into(),
+            )),
+        };
+    };
+    if group.is_none()
+        && let Ok(scale) = object.extract::<f32>()
+    {
+        return Ok(Scales::per_tensor(scale));
+    }
+    let shape = if group.is_some() {
+        "[M, G]"
+    } else {
+        "[1] or [M]"
+    };
+    let array = Input::<f32>::new("scales", shape, object)?;
+    let dense = array.is_vector() != group.is_some();
+    let values = match array.slice() {
+        Ok(values) if dense => values.to_vec(),
+        _ => {
+            let got = describe(object);
+            return Err(Error::shape(format!(
+                "scales: expected C-contiguous float32 {shape}, got {got}"
+            )));
+        }
+    };
+    match group {
+        Some(_) if array.rows() != rows => Err(Error::shape(format!(
+            "scales: {} rows, expected {rows} (M)",
+            array.rows()
+        ))),
+        Some(size) => Ok(Scales::per_group(size, values)),
+        None if values.len() == 1 => Ok(Scales::per_tensor(values[0])),
+        None => Ok(Scales::per_row(values)),
+    }
+}
+
+/// A new array with a layer's scales, shaped as `ternarize` does.
+pub fn scales_array<'py>(py: Python<'py>, core: &Linear) -> Result<Bound<'py, PyAny>, Error> {
+    let shape = [core.out_features(), core.in_features()];
+    let mut array = Output::<f32>::fresh(py, &scales_shape(core.granularity(), shape))?;
+    let scales = core.scales().map_err(MatrixError::from)?;
+    array.slice_mut()?.copy_from_slice(scales.values());
+    Ok(array.into_object())
+}
+
+/// As many scales as `scales_shape` says.
+pub fn scales_of(granularity: Granularity, scales: Vec<f32>) -> Scales {
+    match granularity {
+        Granularity::PerTensor => Scales::per_tensor(scales[0]),
+        Granularity::PerRow => Scales::per_row(scales),
+        Granularity::PerGroup(size) => Scales::per_group(size, scales),
+    }
+}
