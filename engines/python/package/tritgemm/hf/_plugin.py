@@ -1,0 +1,198 @@
+"""The quantiser "tritgemm" of transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.bitnet import BitNetDeserialize
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
+from transformers.quantizers.quantizer_bitnet import BitNetHfQuantizer
+from transformers.utils.quantization_config import BitNetQuantConfig, QuantizationConfigMixin
+
+from ..torch import Activations
+from ..torch._product import check_activations
+from ._convert import Report, convert
+from ._layers import empty
+
+
+@register_quantization_config("tritgemm")
+class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """What ``from_pretrained`` of transformers does with a ternary model: pass it as
+    ``quantization_config``.
+
+    Args:
+        activations: see :func:`convert`.
+        exclude: see :func:`convert`.
+        int8: see :func:`convert`.
+        progress: see :func:`convert`.
+        layers: what the layers of a saved model are, by their names: written by
+            ``save_pretrained``.
+    """
+
+    def __init__(
+        self,
+        activations: Activations = "int8_torch",
+        exclude: Iterable[str] = (),
+        int8: Iterable[str] = (),
+        progress: bool = False,
+        layers: dict[str, dict[str, Any]] | None = None,
+        **_: Any,
+    ) -> None:
+        check_activations("activations", activations)
+        self.quant_method = "tritgemm"
+        self.activations = activations
+        self.exclude = list(exclude)
+        self.int8 = list(int8)
+        self.progress = progress
+        self.layers = layers
+        # What the checkpoint says of itself.
+        self.source: BitNetQuantConfig | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved: the layers as they are, not how they were made."""
+        return {
+            "quant_method": self.quant_method,
+            "activations": self.activations,
+            "layers": copy.deepcopy(self.layers),
+        }
+
+
+@register_quantizer("tritgemm")
+class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Loads BitNet checkpoints, dense ones that are ternary, and those that it saved."""
+
+    requires_calibration = False
+    #: What :func:`convert` did; nothing for a model that was saved converted.
+    report: Report | None = None
+
+    def __init__(self, quantization_config: TritgemmConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        source = quantization_config.source
+        self._bitnet = None if source is None else BitNetHfQuantizer(source, pre_quantized=True)
+        if self._bitnet is not None:
+            self.serialized_names = self._bitnet.serialized_names
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        layers = self.quantization_config.layers
+        if self._bitnet is not None:
+            self._bitnet._process_model_before_weight_loading(model, **kwargs)
+        elif layers is not None:
+            for name, said in layers.items():
+                model.set_submodule(name, empty(said, model.dtype))
+            # Their scales stay in float32, whatever the dtype of the model.
+            strict = set(model._keep_in_fp32_modules_strict or ())
+            model._keep_in_fp32_modules_strict = strict | {f"{name}.scales" for name in layers}
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        config = self.quantization_config
+        if config.layers is None:
+            self.report = convert(
+                model,
+                activations=config.activations,
+                exclude=config.exclude,
+                int8=config.int8,
+                progress=config.progress,
+            )
+        return model
+
+    def get_load_operations(self) -> Any:
+        """Those of the checkpoint's own quantiser."""
+        return {} if self._bitnet is None else self._bitnet.get_load_operations()
+
+    def is_serializable(self) -> bool:
+        """``save_pretrained`` writes 2 bits a weight."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Packed weights take no gradient."""
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        """Layers are operators while torch compiles."""
+        return True
+
+
+def adopt(model: PreTrainedModel, activations: Activations, layers: dict[str, Any]) -> None:
+    """Tells transformers what the model's layers are now."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    known = getattr(model.config, "quantization_config", None)
+    if isinstance(known, TritgemmConfig) and known.layers is not None:
+        layers = {**known.layers, **layers}
+    config = TritgemmConfig(activations, layers=layers)
+    if isinstance(quantizer, TritgemmHfQuantizer):
+        quantizer.quantization_config = config
+    else:
+        model.hf_quantizer = TritgemmHfQuantizer(config, pre_quantized=True)
+    # What unpacked BitNet's weights while loading has no way back, and needs none.
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is not None:
+        model._weight_conversions = [
+            conversion
+            for conversion in conversions
+            if not any(isinstance(op, BitNetDeserialize) for op in getattr(conversion, "operations", ()))
+        ]
+    model.config.quantization_config = config
+    model.config._is_quantized = True
+    model.is_quantized = True
+    model.quantization_method = config.quant_method
+
+
+_merge = AutoHfQuantizer.merge_quantization_configs
+
+
+def _merge_ours(cls: Any, quantization_config: Any, quantization_config_from_args: Any) -> Any:
+    """transformers refuses a configuration of another class than the checkpoint's. Ours reads
+    what BitNet's says and goes on from there."""
+    ours = quantization_config_from_args
+    if not isinstance(ours, TritgemmConfig):
+        return _merge(quantization_config, ours)
+    said = quantization_config
+    if isinstance(said, dict):
+        said = AutoQuantizationConfig.from_dict(said)
+    if isinstance(said, TritgemmConfig):
+        return said
+    if not isinstance(said, BitNetQuantConfig):
+        raise ValueError(
+            "quantization_config: TritgemmConfig reads checkpoints of BitNet's quantiser, and this"
+            f" one is of {type(said).__name__}"
+        )
+    ours = copy.copy(ours)
+    ours.source = said
+    return ours
+
+
+AutoHfQuantizer.merge_quantization_configs = classmethod(_merge_ours)
+
+
+def from_pretrained(
+    path: str,
+    *,
+    activations: Activations = "int8_torch",
+    exclude: Iterable[str] = (),
+    int8: Iterable[str] = (),
+    progress: bool = True,
+    auto_class: Any = AutoModelForCausalLM,
+    **kwargs: Any,
+) -> Any:
+    """Loads a ternary model, of one file or of many, and converts it: see :func:`convert`.
+
+    Args:
+        path: a folder, or a name that transformers knows.
+        activations: see :func:`convert`.
+        exclude: see :func:`convert`.
+        int8: see :func:`convert`.
+        progress: whether to show progress bars.
+        auto_class: the class that loads.
+        kwargs: what its ``from_pretrained`` takes, as ``dtype``.
+
+    Returns:
+        The model. ``model.hf_quantizer.report`` says what was replaced and what was left.
+    """
+    config = TritgemmConfig(activations, exclude, int8, progress)
+    return auto_class.from_pretrained(path, quantization_config=config, **kwargs)
