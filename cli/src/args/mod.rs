@@ -20,7 +20,7 @@ use tritgemm::{Isa, diagnostics};
 /// activations need additions and subtractions only. `tritgemm demo` shows all
 /// of it without any file.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "tritgemm", version, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

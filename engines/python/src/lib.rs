@@ -15,12 +15,14 @@
 //! | [`product`], [`forward`] | the products behind them |
 //! | [`outputs`] | what they write to |
 //! | [`backend`] | which kernels run |
+//! | [`command`] | the command line |
 #![deny(unsafe_code)]
 
 mod activations;
 mod arrays;
 mod backend;
 mod codec;
+mod command;
 mod errors;
 mod experts;
 #[allow(unsafe_code)] // Two calls: panel files mapped into memory.
@@ -51,6 +53,8 @@ mod _tritgemm {
     use crate::backend::{available, backend, cpu_features, kernels, pin};
     #[pymodule_export]
     use crate::codec::{pack, unpack};
+    #[pymodule_export]
+    use crate::command::run_command;
     #[pymodule_export]
     use crate::errors::{
         EncodingError, IsaError, OverlapError, PanelFileError, QuantizationError, ShapeError,
