@@ -27,20 +27,17 @@ pub fn quantize<T: Activation + Into<f32>>(
     let cols = x.cols();
     for (token, scale) in scales.iter_mut().enumerate() {
         let (x, q) = (x.row(token), &mut q[token * cols..][..cols]);
-        let (mut absmax, mut finite) = (MIN_ABSMAX, true);
-        for &value in x {
-            let size = value.into().abs();
-            finite &= size < f32::INFINITY;
-            absmax = if size > absmax { size } else { absmax };
-        }
-        if !finite {
+        // Magnitudes are ordered as their bits are, NaN last: integers, which compilers know
+        // how to compare many at a time.
+        let bits = x.iter().map(|&value| value.into().abs().to_bits() as i32);
+        let absmax = f32::from_bits(bits.max().unwrap_or(0) as u32);
+        if !absmax.is_finite() {
             return Err(first_non_finite(token, x));
         }
-        let factor = absmax.recip() * 127.0;
+        let factor = absmax.max(MIN_ABSMAX).recip() * 127.0;
         for (to, &value) in q.iter_mut().zip(x) {
-            // Clamped first, which changes nothing: the bounds are integers.
-            let value = (value.into() * factor).clamp(-128.0, 127.0);
-            *to = ((value + ROUND) - ROUND) as i8;
+            // No more than 127 away from 0 once rounded: the integer is the lowest byte.
+            *to = (value.into() * factor + ROUND).to_bits() as i8;
         }
         *scale = factor.recip();
     }
