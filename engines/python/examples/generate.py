@@ -1,7 +1,8 @@
 """How fast a BitNet model of transformers generates: dense bfloat16, transformers' own packed
 path, and the same checkpoint on the kernels.
 
-    python examples/generate.py [--layers 4] [--width 1024] [--tokens 32] [--rounds 5] [--threads N]
+    python examples/generate.py [--layers 4] [--width 1024] [--vocabulary 32000] [--tokens 32]
+        [--rounds 5] [--threads N]
 
 The model has random weights, which costs as much as trained ones. Every round times each of them
 once, in turn, so that whatever else the machine does falls on all; medians are compared.
@@ -27,11 +28,11 @@ from transformers.utils import logging
 QUANTIZER = {"quant_method": "bitnet", "linear_class": "bitlinear", "modules_to_not_convert": ["lm_head"]}
 
 
-def checkpoints(folder: Path, layers: int, width: int) -> None:
+def checkpoints(folder: Path, layers: int, width: int, vocabulary: int = 32000) -> None:
     """A random model with ternary weights, dense and packed."""
     torch.manual_seed(0)
     config = BitNetConfig(
-        vocab_size=32000,
+        vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=width * 5 // 2,
         num_hidden_layers=layers,
@@ -79,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=1024, help="a multiple of 256")
+    parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -89,7 +91,7 @@ def main() -> None:
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        checkpoints(folder, args.layers, args.width)
+        checkpoints(folder, args.layers, args.width, args.vocabulary)
         load = AutoModelForCausalLM.from_pretrained
         head = ["lm_head", "model.embed_tokens"]
         models = {
@@ -97,8 +99,8 @@ def main() -> None:
             "transformers, packed": load(folder / "packed", dtype=torch.bfloat16),
             "tritgemm": tritgemm.hf.from_pretrained(folder / "packed", dtype=torch.bfloat16, progress=False),
             "tritgemm, float32": tritgemm.hf.from_pretrained(folder / "packed", dtype=torch.float32, progress=False),
-            "tritgemm, int8 head": tritgemm.hf.from_pretrained(
-                folder / "packed", dtype=torch.bfloat16, progress=False, int8=head
+            "tritgemm, all of it": tritgemm.hf.from_pretrained(
+                folder / "packed", dtype=torch.bfloat16, progress=False, int8=head, norms=True
             ),
         }
         for model in models.values():  # compiles what transformers compiles

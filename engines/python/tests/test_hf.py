@@ -143,7 +143,10 @@ def test_convert_and_its_report(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_models_need_no_configuration(tmp_path, mode, dtype):
     path = checkpoint(tmp_path / "model", mode=mode, dtype=dtype)
-    ours = hf.from_pretrained(path, progress=False, int8=["lm_head", "model.embed_tokens"], dtype=dtype)
+    ours = hf.from_pretrained(
+        path, progress=False, int8=["lm_head", "model.embed_tokens"], norms=True, dtype=dtype
+    )
+    assert type(ours.model.norm) is tritgemm.RMSNorm
     ours.save_pretrained(tmp_path / "saved")
     state = load_file(tmp_path / "saved" / "model.safetensors")
     assert state["model.layers.0.mlp.up_proj.weight"].dtype == torch.uint8
@@ -221,6 +224,21 @@ def test_the_hint_says_what_to_install():
     code = "import sys; sys.modules['transformers'] = None\ntry: import tritgemm.hf\nexcept ImportError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tritgemm.hf needs transformers: pip install 'tritgemm[transformers]'"
+
+
+def test_norms(tmp_path):
+    path = checkpoint(tmp_path / "model")
+    theirs, ours = (hf.from_pretrained(path, progress=False, norms=norms) for norms in (False, True))
+    kinds = list(ours.hf_quantizer.report.replaced.values())
+    assert kinds.count("BitNetRMSNorm") == 2 * 4 + 1 and kinds.count("bitlinear") == LINEARS
+    gains = [m.weight for m in ours.modules() if isinstance(m, tritgemm.RMSNorm)]
+    with torch.no_grad():
+        for gain in gains:
+            gain.uniform_(0.5, 1.5)
+        theirs.load_state_dict(ours.state_dict())
+        expected, logits = theirs(tokens()).logits, ours(tokens()).logits
+    # An int8 value at a tie may be another.
+    assert (logits - expected).abs().max() < 1e-2 * expected.abs().max()
 
 
 def test_int8_heads(tmp_path):

@@ -15,7 +15,7 @@ from .. import _tritgemm as native
 from ..torch import Activations, Int8Embedding, Int8Linear
 from ..torch._models import exchange, has_hooks
 from ..torch._product import check_activations
-from ._layers import Left, describe, replacement
+from ._layers import Left, describe, norm, replacement
 
 
 @dataclass
@@ -52,6 +52,7 @@ def convert(
     activations: Activations = "int8_torch",
     exclude: Iterable[str] = (),
     int8: Iterable[str] = (),
+    norms: bool = False,
     progress: bool = False,
 ) -> Report:
     """Replaces a model's ternary linear layers by :class:`tritgemm.PackedLinear`, in place.
@@ -72,6 +73,8 @@ def convert(
         int8: patterns of names of ``nn.Linear`` and ``nn.Embedding`` that become
             :class:`tritgemm.Int8Linear` and :class:`tritgemm.Int8Embedding`, which rounds their
             weights: as ``["lm_head", "model.embed_tokens"]``. Those that were tied share them.
+        norms: whether norms become :class:`tritgemm.RMSNorm`, which is faster for a few
+            tokens. Their last bits are others then, and so are a few int8 values.
         progress: whether to show a progress bar.
 
     Returns:
@@ -99,6 +102,9 @@ def convert(
             made.weight, made.scales = known.weight, known.scales
             report.replaced[name] = f"{type(module).__name__} in int8"
             return made
+        if norms and (faster := norm(module)) is not None:
+            report.replaced[name] = type(module).__name__
+            return faster
         found = replacement(module, activations)
         if found is None:
             return None

@@ -10,7 +10,7 @@ from transformers.integrations.bitnet import AutoBitLinear
 from transformers.integrations.bitnet import BitLinear as HfBitLinear
 
 from .. import _tritgemm as native
-from ..torch import Activations, BitLinear, Int8Embedding, Int8Linear, PackedLinear
+from ..torch import Activations, BitLinear, Int8Embedding, Int8Linear, PackedLinear, RMSNorm
 
 
 class NormedPackedLinear(PackedLinear):
@@ -103,6 +103,19 @@ def replacement(layer: nn.Module, activations: Activations) -> tuple[str, Packed
     return name, made.train(layer.training)
 
 
+# Those whose gain is `weight`, and no more than RMSNorm.
+_NORMS = {f"{name}RMSNorm" for name in ("BitNet", "Llama", "Mistral", "Qwen2", "Qwen3")}
+
+
+def norm(layer: Any) -> RMSNorm | None:
+    """Ours for a norm of transformers, with its gain. None for other modules."""
+    if type(layer).__name__ not in _NORMS or layer.weight.device.type != "cpu":
+        return None
+    made = RMSNorm(len(layer.weight), layer.variance_epsilon, device="meta")
+    made.weight = layer.weight
+    return made.train(layer.training)
+
+
 def describe(layer: nn.Module) -> dict[str, Any]:
     """What a configuration says of a layer, so that :func:`empty` makes one for its state."""
     if isinstance(layer, Int8Embedding):
@@ -111,6 +124,8 @@ def describe(layer: nn.Module) -> dict[str, Any]:
             "num_embeddings": layer.num_embeddings,
             "embedding_dim": layer.embedding_dim,
         }
+    if isinstance(layer, RMSNorm):
+        return {"class": "RMSNorm", "features": len(layer.weight), "eps": layer.eps}
     if not isinstance(layer, PackedLinear | Int8Linear):
         raise TypeError(f"layer: expected one that was converted, got {type(layer).__name__}")
     said: dict[str, Any] = {
@@ -123,7 +138,8 @@ def describe(layer: nn.Module) -> dict[str, Any]:
     if isinstance(layer, PackedLinear):
         said["granularity"] = layer.granularity
     if isinstance(layer, NormedPackedLinear):
-        said["rms_norm_eps"] = layer.rms_norm.variance_epsilon
+        before: Any = layer.rms_norm
+        said["rms_norm_eps"] = before.eps if isinstance(before, RMSNorm) else before.variance_epsilon
     return said
 
 
@@ -133,7 +149,9 @@ def empty(said: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     name, eps = said.pop("class"), said.pop("rms_norm_eps", None)
     if name == "Int8Embedding":
         return Int8Embedding(**said, dtype=dtype, device="meta")
-    classes = {c.__name__: c for c in (PackedLinear, NormedPackedLinear, Int8Linear)}
+    if name == "RMSNorm":
+        return RMSNorm(**said, dtype=dtype, device="meta")
+    classes: dict[str, Any] = {c.__name__: c for c in (PackedLinear, NormedPackedLinear, Int8Linear)}
     if name not in classes:
         raise ValueError(f"layers: expected one of {sorted(classes)}, got {name!r}")
     layer: Any = classes[name](**said, dtype=dtype, device="meta")

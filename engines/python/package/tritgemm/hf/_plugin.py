@@ -28,6 +28,7 @@ class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
         activations: see :func:`convert`.
         exclude: see :func:`convert`.
         int8: see :func:`convert`.
+        norms: see :func:`convert`.
         progress: see :func:`convert`.
         layers: what the layers of a saved model are, by their names: written by
             ``save_pretrained``.
@@ -38,6 +39,7 @@ class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
         activations: Activations = "int8_torch",
         exclude: Iterable[str] = (),
         int8: Iterable[str] = (),
+        norms: bool = False,
         progress: bool = False,
         layers: dict[str, dict[str, Any]] | None = None,
         **_: Any,
@@ -47,6 +49,7 @@ class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.activations = activations
         self.exclude = list(exclude)
         self.int8 = list(int8)
+        self.norms = norms
         self.progress = progress
         self.layers = layers
         # What the checkpoint says of itself.
@@ -85,7 +88,7 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
                 model.set_submodule(name, empty(said, model.dtype))
             # Their scales stay in float32, whatever the dtype of the model.
             strict = set(model._keep_in_fp32_modules_strict or ())
-            model._keep_in_fp32_modules_strict = strict | {f"{name}.scales" for name in layers}
+            model._keep_in_fp32_modules_strict = strict | {f"{name}.scales" for name, said in layers.items() if said["class"] != "RMSNorm"}
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
@@ -95,6 +98,7 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
                 activations=config.activations,
                 exclude=config.exclude,
                 int8=config.int8,
+                norms=config.norms,
                 progress=config.progress,
             )
         return model
@@ -176,6 +180,7 @@ def from_pretrained(
     activations: Activations = "int8_torch",
     exclude: Iterable[str] = (),
     int8: Iterable[str] = (),
+    norms: bool = False,
     progress: bool = True,
     auto_class: Any = AutoModelForCausalLM,
     **kwargs: Any,
@@ -187,6 +192,7 @@ def from_pretrained(
         activations: see :func:`convert`.
         exclude: see :func:`convert`.
         int8: see :func:`convert`.
+        norms: see :func:`convert`.
         progress: whether to show progress bars.
         auto_class: the class that loads.
         kwargs: what its ``from_pretrained`` takes, as ``dtype``.
@@ -194,5 +200,5 @@ def from_pretrained(
     Returns:
         The model. ``model.hf_quantizer.report`` says what was replaced and what was left.
     """
-    config = TritgemmConfig(activations, exclude, int8, progress)
+    config = TritgemmConfig(activations, exclude, int8, norms, progress)
     return auto_class.from_pretrained(path, quantization_config=config, **kwargs)

@@ -15,8 +15,8 @@ from ._product import array, asks_for_gradients, matrix, vector
 
 def _forward(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     dense = matrix(x, gain.shape[0])
-    y = torch.from_numpy(native.rms_norm(array(dense), vector(gain), eps))
-    return y.view(x.shape).to(x.dtype)
+    y = torch.from_numpy(native.rms_norm(array(dense), vector(gain), eps)).view(x.shape)
+    return y if x.dtype == torch.float32 else y.to(x.dtype)
 
 
 def _backward(grad_y: Tensor, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
