@@ -560,11 +560,23 @@ impl<'py, T: Named> Output<'py, T> {
         out: Option<&Bound<'py, PyAny>>,
         shape: [usize; 2],
     ) -> Result<Self, Error> {
-        let output = Self::new(py, ("out", out), shape, false)?;
+        match out {
+            Some(out) => Self::given_dense(py, ("out", out), shape),
+            None => Self::new(py, ("out", None), shape, false),
+        }
+    }
+
+    /// The caller's array, by its name, without gaps between its rows.
+    pub fn given_dense(
+        py: Python<'py>,
+        (name, out): (&str, &Bound<'py, PyAny>),
+        shape: [usize; 2],
+    ) -> Result<Self, Error> {
+        let output = Self::new(py, (name, Some(out)), shape, false)?;
         if output.stride != output.cols && output.rows > 1 {
             let got = describe(&output.object);
             return Err(Error::shape(format!(
-                "out: expected C-contiguous {} {shape:?}, got {got}",
+                "{name}: expected C-contiguous {} {shape:?}, got {got}",
                 T::NAME
             )));
         }

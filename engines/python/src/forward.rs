@@ -6,10 +6,11 @@ use crate::errors::Error;
 use crate::linear::Linear as Layer;
 use crate::options::{Path, Quantization, group};
 use crate::outputs::{Outputs, Pass};
-use crate::packed::{self, Packed};
+use crate::packed::Packed;
 use crate::product::{Made, check_width, options, size};
 use crate::quant::{ForFloat, for_float};
 use crate::reciprocal;
+use crate::scales;
 use pyo3::prelude::*;
 use tritgemm::{
     Activation, F32Input, GemmError, Grouped, Int8Input, Linear, MatRef, Output as Target,
@@ -306,6 +307,6 @@ pub fn linear<'py>(
     let layer = &weights.get().core;
     match bias {
         None => forward(layer),
-        Some(bias) => forward(&layer.clone().with_bias(packed::bias(bias)?)?),
+        Some(bias) => forward(&layer.clone().with_bias(scales::bias(bias)?)?),
     }
 }

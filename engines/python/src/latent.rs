@@ -1,13 +1,13 @@
-//! Packed weights from float ones.
+//! Packed weights from float ones, and the gradient of those.
 
-use crate::arrays::Input;
+use crate::arrays::{Input, Output};
 use crate::errors::Error;
 use crate::pool::run;
 use crate::quant::{magnitudes, scales_shape, ternarize_matrix};
 use crate::scales::scales_of;
 use pyo3::prelude::*;
 use tritgemm::quant::ternarize_into;
-use tritgemm::{Granularity, GroupSize, Linear, MatMut, MatRef, TernaryMatrix};
+use tritgemm::{Granularity, GroupSize, Linear, MatMut, MatRef, MatrixError, TernaryMatrix};
 
 /// A layer of trits.
 fn layer(
@@ -63,4 +63,53 @@ pub fn ternary(py: Python<'_>, weights: &Bound<'_, PyAny>) -> Result<Option<Line
         ternarize_into(values, kind, &scales, MatMut::new(&mut trits, rows, cols)?)?;
         layer(&trits, shape, kind, scales).map(Some)
     })?
+}
+
+/// Takes the gradient (float32 [M, K]) from weights beyond the clamp, |w| >= scale, in place;
+/// with `sparse` from those that became 0, too.
+pub fn close_gate(
+    py: Python<'_>,
+    layer: &Linear,
+    gradient: &Bound<'_, PyAny>,
+    weights: &Bound<'_, PyAny>,
+    sparse: bool,
+) -> Result<(), Error> {
+    let [rows, cols] = [layer.out_features(), layer.in_features()];
+    let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
+    if [weights.rows(), weights.cols()] != [rows, cols] {
+        return Err(Error::shape(format!(
+            "weights: {} x {}, expected {rows} x {cols}",
+            weights.rows(),
+            weights.cols()
+        )));
+    }
+    let mut gradient = Output::<f32>::given_dense(py, ("gradient", gradient), [rows, cols])?;
+    gradient.check_overlap("weights", &weights)?;
+    let (from, to) = (weights.slice()?, gradient.slice_mut()?);
+    let scales = layer.scales().map_err(MatrixError::from)?;
+    let (len, groups) = match scales.granularity() {
+        Granularity::PerGroup(group) => (group.len(), group.groups(cols)),
+        Granularity::PerTensor => (cols.max(1), 0),
+        Granularity::PerRow => (cols.max(1), 1),
+    };
+    run(py, rows * cols, |_| {
+        let mut trits = vec![0; if sparse { cols } else { 0 }];
+        let pairs = to.chunks_mut(cols.max(1)).zip(from.chunks(cols.max(1)));
+        for (row, (to, from)) in pairs.enumerate() {
+            for (group, (to, from)) in to.chunks_mut(len).zip(from.chunks(len)).enumerate() {
+                let scale = scales.values()[row * groups + group];
+                for (gradient, weight) in to.iter_mut().zip(from) {
+                    *gradient = if weight.abs() < scale { *gradient } else { 0.0 };
+                }
+            }
+            if sparse {
+                layer.panels().unpack_row(row, &mut trits)?;
+                for (gradient, &trit) in to.iter_mut().zip(&trits) {
+                    *gradient = if trit != 0 { *gradient } else { 0.0 };
+                }
+            }
+        }
+        Ok::<_, MatrixError>(())
+    })??;
+    Ok(())
 }

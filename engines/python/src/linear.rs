@@ -10,6 +10,7 @@ use crate::outputs::Outputs;
 use crate::packed::{self, Packed};
 use crate::pool::run;
 use crate::product::{Made, check_width};
+use crate::scales;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ impl Linear {
     fn new(weights: &Bound<'_, Packed>, bias: Option<&Bound<'_, PyAny>>) -> Result<Self, Error> {
         let core = weights.get().core.clone();
         let core = match bias {
-            Some(bias) => core.with_bias(packed::bias(bias)?)?,
+            Some(bias) => core.with_bias(scales::bias(bias)?)?,
             None => core,
         };
         Ok(Self { core })
@@ -250,7 +251,7 @@ impl Linear {
     /// A copy of the bias, float32 [M], or None.
     #[getter]
     fn bias<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        packed::bias_array(py, &self.core)
+        scales::bias_array(py, &self.core)
     }
 
     /// The weights without the bias, sharing their memory.

@@ -9,7 +9,6 @@ use crate::pool::run;
 use crate::product::{Made, exact};
 use crate::scales::scales_array;
 use crate::{hf, latent};
-use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 use std::path::PathBuf;
@@ -282,13 +281,38 @@ impl Packed {
     }
 
     /// The transposed weights [K, M], with scale 1: what takes a gradient back,
-    /// once it is multiplied by the scales of the rows.
-    fn transpose(&self, py: Python<'_>) -> Result<Self, Error> {
+    /// once it is multiplied by the scales of the rows. With `scaled`, for weights of one
+    /// scale, they keep it.
+    #[pyo3(signature = (*, scaled = false))]
+    fn transpose(&self, py: Python<'_>, scaled: bool) -> Result<Self, Error> {
+        let scales = match scaled {
+            true => self.core.scales().map_err(MatrixError::from)?,
+            false => Scales::per_tensor(1.0),
+        };
+        if scales.granularity() != Granularity::PerTensor {
+            return Err(Error::other(
+                "scaled: expected weights of one scale, or False",
+            ));
+        }
         run(py, self.size(), |_| {
             let panels = Panels::pack_transposed(&self.matrix()?)?;
-            let core = Core::from_parts(panels, Scales::per_tensor(1.0), None)?;
+            let core = Core::from_parts(panels, scales, None)?;
             Ok(Self { core })
         })?
+    }
+
+    /// Takes the `gradient` of latent weights (both float32 [M, K], of which this was made)
+    /// from those that the straight-through estimator holds back, in place: beyond the clamp,
+    /// |w| >= scale, and with `sparse` also where the trit is 0.
+    #[pyo3(signature = (gradient, weights, *, sparse = false))]
+    fn close_gate(
+        &self,
+        py: Python<'_>,
+        gradient: &Bound<'_, PyAny>,
+        weights: &Bound<'_, PyAny>,
+        sparse: bool,
+    ) -> Result<(), Error> {
+        latent::close_gate(py, &self.core, gradient, weights, sparse)
     }
 
     /// The exact integer product of x (int8 [N, K] or [K]) with the transposed
@@ -325,25 +349,4 @@ pub fn reduce<'py>(
     bytes: Bound<'py, PyBytes>,
 ) -> Result<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,)), Error> {
     Ok((class.getattr("from_bytes")?, (bytes,)))
-}
-
-/// A bias: float32 [M], copied.
-pub fn bias(object: &Bound<'_, PyAny>) -> Result<Vec<f32>, Error> {
-    Ok(Input::<f32>::vector("bias", "[M]", object)?
-        .slice()?
-        .to_vec())
-}
-
-/// A copy of a bias as an array.
-pub fn bias_array<'py>(py: Python<'py>, core: &Core) -> Option<Bound<'py, PyAny>> {
-    let bias = core.bias()?;
-    let array = PyArrayDyn::<f32>::zeros(py, vec![bias.len()], false);
-    debug_assert_eq!(array.len(), bias.len());
-    array
-        .try_readwrite()
-        .ok()?
-        .as_slice_mut()
-        .ok()?
-        .copy_from_slice(bias);
-    Some(array.into_any())
 }

@@ -1,9 +1,10 @@
-//! Scales of weights: arguments and results.
+//! Scales of weights and biases: arguments and results.
 
 use crate::arrays::{Input, Output, describe};
 use crate::errors::Error;
 use crate::options::group_size;
 use crate::quant::scales_shape;
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use tritgemm::{Granularity, Linear, MatrixError, Scales};
 
@@ -70,4 +71,25 @@ pub fn scales_of(granularity: Granularity, scales: Vec<f32>) -> Scales {
         Granularity::PerRow => Scales::per_row(scales),
         Granularity::PerGroup(size) => Scales::per_group(size, scales),
     }
+}
+
+/// A bias: float32 [M], copied.
+pub fn bias(object: &Bound<'_, PyAny>) -> Result<Vec<f32>, Error> {
+    Ok(Input::<f32>::vector("bias", "[M]", object)?
+        .slice()?
+        .to_vec())
+}
+
+/// A copy of a bias as an array.
+pub fn bias_array<'py>(py: Python<'py>, core: &Linear) -> Option<Bound<'py, PyAny>> {
+    let bias = core.bias()?;
+    let array = PyArrayDyn::<f32>::zeros(py, vec![bias.len()], false);
+    debug_assert_eq!(array.len(), bias.len());
+    array
+        .try_readwrite()
+        .ok()?
+        .as_slice_mut()
+        .ok()?
+        .copy_from_slice(bias);
+    Some(array.into_any())
 }

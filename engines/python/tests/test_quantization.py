@@ -149,3 +149,43 @@ def test_words_that_are_none(rng):
         tritgemm.gemm_i8(one, prepared)
     with pytest.raises(TypeError, match="x_group"):
         one.forward_f32(x, x_group=32)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row", 32])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gate_of_gradients(rng, granularity, sparse):
+    weights = rng.standard_normal((70, 203), dtype=np.float32)
+    packed = tritgemm.Packed.quantize(weights, granularity, sparsity="2:4" if sparse else None)
+    scales = packed.scales[:, None] if granularity in ("tensor", "row") else np.repeat(packed.scales, 32, 1)[:, :203]
+    # At the clamp itself nothing passes.
+    weights[5, 7] = np.broadcast_to(scales, weights.shape)[5, 7]
+    gradient = rng.standard_normal((70, 203), dtype=np.float32)
+    gradient[3, 3] = np.inf
+    open_gate = np.abs(weights) < scales
+    if sparse:
+        open_gate &= packed.to_trits() != 0
+    expected = np.where(open_gate, gradient, np.float32(0))
+    assert packed.close_gate(gradient, weights, sparse=sparse) is None
+    np.testing.assert_array_equal(gradient, expected)
+    assert 0 < np.count_nonzero(gradient) < gradient.size and gradient[5, 7] == 0
+
+
+def test_what_the_gate_refuses():
+    packed = tritgemm.Packed.quantize(np.ones((4, 8), np.float32))
+    good = np.ones((4, 8), np.float32)
+    with pytest.raises(tritgemm.ShapeError, match="gradient"):
+        packed.close_gate(np.ones((4, 9), np.float32), good)
+    with pytest.raises(tritgemm.ShapeError, match="gradient: expected C-contiguous"):
+        packed.close_gate(np.ones((4, 9), np.float32)[:, :8], good)
+    with pytest.raises(tritgemm.ShapeError, match="weights: 3 x 8, expected 4 x 8"):
+        packed.close_gate(good, np.ones((3, 8), np.float32))
+    with pytest.raises(tritgemm.OverlapError):
+        packed.close_gate(good, good)
+
+
+def test_scaled_transposes(rng):
+    packed = tritgemm.Packed.quantize(rng.standard_normal((70, 203), dtype=np.float32), "tensor")
+    np.testing.assert_array_equal(packed.transpose(scaled=True).dequantize(), packed.dequantize().T)
+    np.testing.assert_array_equal(packed.transpose().to_trits(), packed.to_trits().T)
+    with pytest.raises(tritgemm.TritgemmError, match="weights of one scale"):
+        tritgemm.Packed.quantize(np.ones((4, 8), np.float32)).transpose(scaled=True)

@@ -89,13 +89,6 @@ class Ternary:
         granularity = self.packed.granularity
         self.group = granularity if isinstance(granularity, int) else None
 
-    def alpha(self) -> Tensor:
-        """The scales, to be broadcast to [M, K]."""
-        scales = torch.from_numpy(self.packed.scales)
-        if self.group is not None:
-            return scales.repeat_interleave(self.group, 1)[:, : self.cols]
-        return scales[:, None]
-
     def product(self, x: Tensor, bias: Tensor | None, path: str) -> Tensor:
         """Without gradients: [..., K] to [..., M], in x's dtype."""
         dtype = x.dtype
@@ -118,19 +111,19 @@ class Ternary:
     def close_gate(self, gradient: Tensor, weight: Tensor, sparse: bool) -> Tensor:
         """Takes the gradient [M, K] from weights beyond the clamp, in place: |w| >= alpha,
         and what 2:4 sparsity dropped."""
-        closed = weight.detach().float().abs() >= self.alpha()
-        if sparse:
-            closed |= torch.from_numpy(self.packed.to_trits()) == 0
-        return gradient.masked_fill_(closed, 0.0)
+        latent = weight.detach().float().contiguous()
+        self.packed.close_gate(array(gradient), array(latent), sparse=sparse)
+        return gradient
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """Dense [N, M] to [N, K]: on the kernels, but for groups along K, whose scales are
         none of a row of the transposed weights."""
         if self.group is not None:
             return grad @ torch.from_numpy(self.packed.dequantize())
+        one = self.packed.granularity == "tensor"
         if self.transposed is None:
-            self.transposed = self.packed.transpose()
-        scaled = grad * torch.from_numpy(self.packed.scales)
+            self.transposed = self.packed.transpose(scaled=one)
+        scaled = grad if one else grad * torch.from_numpy(self.packed.scales)
         return torch.from_numpy(native.linear(array(scaled), self.transposed))
 
 
