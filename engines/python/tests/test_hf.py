@@ -276,3 +276,16 @@ def test_compiled_whole(tmp_path, mode):
             logits = compiled(padded, use_cache=False).logits[:, row.shape[1] - 1]
             row = torch.cat([row, logits.argmax(-1, keepdim=True)], 1)
     assert torch.equal(row, tokens_of_theirs)
+
+
+def test_compiled_and_exported_models_have_the_bits_of_eager_ones(tmp_path):
+    path = checkpoint(tmp_path / "model")
+    ours = hf.from_pretrained(path, progress=False, int8=["lm_head"], norms=True)
+    with torch.no_grad():
+        expected = ours(tokens(), use_cache=False).logits
+        torch.compiler.set_stance("default")
+        # Inductor fuses what transformers has between the layers, with other last bits.
+        compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(tokens(), use_cache=False).logits, expected)
+        exported = torch.export.export(ours, (tokens(),), {"use_cache": False})
+        assert torch.equal(exported.module()(tokens(), use_cache=False).logits, expected)
