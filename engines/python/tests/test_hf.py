@@ -257,6 +257,20 @@ def test_int8_heads(tmp_path):
         greedy(ours, 8)
 
 
+@pytest.mark.parametrize("int8", [["lm_head"], ["model.embed_tokens"], ["lm_head", "model.embed_tokens"]])
+@pytest.mark.parametrize("tied", [False, True])
+def test_saved_int8_heads(tmp_path, int8, tied):
+    path = checkpoint(tmp_path / "model", tie_word_embeddings=tied)
+    ours = hf.from_pretrained(path, progress=False, int8=int8)
+    ours.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(tokens()).logits, ours(tokens()).logits)
+    for model in (ours, again):
+        shared = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+        assert shared == (tied and len(int8) == 2)
+
+
 @pytest.mark.parametrize("mode", ["bitlinear", "online"])
 def test_compiled_whole(tmp_path, mode):
     path = checkpoint(tmp_path / "model", mode=mode)

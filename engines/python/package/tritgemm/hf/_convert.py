@@ -99,7 +99,8 @@ def convert(
             weight: Any = module.weight
             # Tied ones are rounded once, and stay tied.
             known = shared.setdefault(id(weight), made)
-            made.weight, made.scales = known.weight, known.scales
+            if known is not made:
+                made.weight, made.scales = known.weight, known.scales.clone()
             report.replaced[name] = f"{type(module).__name__} in int8"
             return made
         if norms and (faster := norm(module)) is not None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.bitnet import BitNetDeserialize
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -13,7 +14,7 @@ from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 from transformers.quantizers.quantizer_bitnet import BitNetHfQuantizer
 from transformers.utils.quantization_config import BitNetQuantConfig, QuantizationConfigMixin
 
-from ..torch import Activations
+from ..torch import Activations, Int8Embedding, Int8Linear
 from ..torch._product import check_activations
 from ._convert import Report, convert
 from ._layers import empty
@@ -101,7 +102,20 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
                 norms=config.norms,
                 progress=config.progress,
             )
+        elif (tied := _tied(model)) is not None:
+            head, embedding = tied
+            head.weight = embedding.weight
         return model
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """What is saved: weights that a head shares with an embedding are there twice."""
+        if _tied(model) is None:
+            return None, {}
+        state = model.state_dict()
+        head = model.get_output_embeddings()
+        for name in [name for name, module in model.named_modules() if module is head]:
+            state[f"{name}.weight"] = state[f"{name}.weight"].clone()
+        return state, {}
 
     def get_load_operations(self) -> Any:
         """Those of the checkpoint's own quantiser."""
@@ -124,6 +138,7 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
 
 def adopt(model: PreTrainedModel, activations: Activations, layers: dict[str, Any]) -> None:
     """Tells transformers what the model's layers are now."""
+    _untie(model)
     quantizer = getattr(model, "hf_quantizer", None)
     known = getattr(model.config, "quantization_config", None)
     if isinstance(known, TritgemmConfig) and known.layers is not None:
@@ -145,6 +160,31 @@ def adopt(model: PreTrainedModel, activations: Activations, layers: dict[str, An
     model.config._is_quantized = True
     model.is_quantized = True
     model.quantization_method = config.quant_method
+
+
+def _ends(model: Any) -> tuple[Any, Any]:
+    """The head and the embedding, of models that have them."""
+    try:
+        return model.get_output_embeddings(), model.get_input_embeddings()
+    except NotImplementedError:
+        return None, None
+
+
+def _tied(model: Any) -> tuple[Any, Any] | None:
+    """The head and the embedding, where they share int8 weights."""
+    head, embedding = _ends(model)
+    both = isinstance(head, Int8Linear) and isinstance(embedding, Int8Embedding)
+    return (head, embedding) if both and torch.equal(head.weight, embedding.weight) else None
+
+
+def _untie(model: Any) -> None:
+    """transformers ties parameters alone: int8 weights are buffers, and no matter of its."""
+    head, embedding = _ends(model)
+    if isinstance(head, Int8Linear) or isinstance(embedding, Int8Embedding):
+        model.config.get_text_config(decoder=True).tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
+        for name in [name for name, module in model.named_modules() if module is head]:
+            model.all_tied_weights_keys.pop(f"{name}.weight", None)
 
 
 _merge = AutoHfQuantizer.merge_quantization_configs
