@@ -15,6 +15,7 @@
 //! | scale int8 activations by groups along K | [`BitLinear::with_activation_group`] |
 //! | say that the weights are in the cache | [`BitLinear::with_weights_in_cache`] |
 //! | pin the kernels | [`tritgemm::pin`] |
+//! | load a published model and generate text (feature `models`) | `models` |
 //!
 //! ```
 //! use candle_core::{Device, Module, Tensor};
@@ -49,6 +50,8 @@ mod hf;
 mod input;
 mod layer;
 mod load;
+#[cfg(feature = "models")]
+pub mod models;
 mod op;
 mod parallelism;
 mod product;

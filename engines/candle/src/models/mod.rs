@@ -1,0 +1,57 @@
+//! Whole models: published ternary checkpoints, loaded as they are, that generate text.
+//!
+//! | to | use |
+//! |---|---|
+//! | load a checkpoint | [`Model::open`] |
+//! | compute logits, with keys and values kept | [`Model::session`], [`Session`] |
+//! | turn text and chats into tokens, and back | [`Tokenizer`] |
+//! | choose tokens and write | [`Sampler`], [`Session::generate`] |
+//! | see where a token's time goes | [`Session::profile`] |
+//!
+//! | architecture | models | read from |
+//! |---|---|---|
+//! | BitNet b1.58 | BitNet b1.58 2B4T | packed safetensors, GGUF (I2_S, TQ1_0, TQ2_0) |
+//! | Llama | Falcon3-1.58bit, Falcon-E, TriLM | packed safetensors, GGUF (TQ1_0, TQ2_0, I2_S) |
+//! | Qwen3 | Ternary-Bonsai | GGUF (Q2_0, PQ2_0) |
+//!
+//! Any ternary type that [`tritgemm_formats`] reads will do for any of them. The layers are
+//! [`BitLinear`](crate::BitLinear)s, attention is candle's products and softmax, and the head
+//! is streamed from memory: see [`HeadPrecision`]. All of it runs on rayon's global pool, or
+//! the pool that the caller is in.
+
+mod block;
+mod chat;
+mod config;
+mod config_gguf;
+mod config_json;
+mod decoder;
+mod dense;
+mod error;
+mod generation;
+mod norm;
+mod profile;
+mod rope;
+mod sampling;
+mod table;
+mod tokenizer;
+mod tokenizer_gguf;
+mod weights;
+
+pub use config::{Architecture, Config, GateActivation, RopeConfig, RopeScaling};
+pub use decoder::{Model, ModelOptions, Session};
+pub use error::ModelError;
+pub use generation::Generation;
+pub use profile::{Profile, Stage};
+pub use sampling::{Sampler, Sampling};
+pub use table::HeadPrecision;
+pub use tokenizer::{Message, Tokenizer};
+
+use std::path::Path;
+
+/// The folder that a model lies in.
+fn folder_of(path: &Path) -> &Path {
+    match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(path),
+    }
+}
