@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use tritgemm::{Scales, TernaryMatrix, Workspace};
+use tritgemm::{Linear, ModelFile, Scales, TernaryMatrix, Workspace};
 use tritgemm_formats::ggml::{I2sLayout, TernaryType};
 use tritgemm_formats::gguf::{GgufWriter, TensorType, Value};
 use tritgemm_formats::hf::{self, LinearClass};
@@ -576,4 +576,41 @@ fn unknown_files_are_named() {
     refused(&index, &[SHARDS[1], "a Git LFS pointer"]);
     let tensor = TensorType(142);
     assert_eq!((tensor.name(), TensorType(137).name()), ("PQ2_0", "IQ2_K"));
+}
+
+#[test]
+fn mapped_panels_are_read_when_products_need_them() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.panels");
+    let layer = Linear::new(&weights(1)).unwrap();
+    ModelFile::save(&path, [("w", &layer)]).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let panels = layer.panels().as_bytes();
+    let at = bytes
+        .windows(panels.len())
+        .position(|w| w == panels)
+        .unwrap();
+    let ws = Workspace::new();
+    {
+        let model = open(&path).unwrap();
+        let mapped = model.matrix("w").unwrap().linear_mapped(&ws).unwrap();
+        assert_eq!(mapped.panels().as_bytes(), panels);
+    }
+    // Row 1 and row 2 change places.
+    bytes.swap(at + 1, at + 2);
+    assert_ne!(bytes[at..][..panels.len()], *panels);
+    fs::write(&path, &bytes).unwrap();
+    let model = open(&path).unwrap();
+    let matrix = model.matrix("w").unwrap();
+    let damaged = matrix.linear(&ws).unwrap_err().to_string();
+    assert!(damaged.contains("checksum"), "{damaged}");
+    let mapped = matrix.linear_mapped(&ws).unwrap();
+    assert_eq!(mapped.panels().as_bytes(), &bytes[at..][..panels.len()]);
+    // Scales are read at once.
+    let last = bytes[at + panels.len()] ^ 1;
+    bytes[at + panels.len()] = last;
+    fs::write(&path, &bytes).unwrap();
+    let model = open(&path);
+    let refused = model.and_then(|m| m.matrix("w")?.linear_mapped(&ws).map(drop));
+    assert!(refused.unwrap_err().to_string().contains("checksum"));
 }

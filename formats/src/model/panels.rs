@@ -19,7 +19,10 @@ pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
         let bytes = bytes.map_err(|e| refused(e.to_string()))?;
         Ok(ModelFile::from_bytes(bytes, verify)?)
     };
-    let (file, checked) = (open(Verify::Header)?, Arc::new(open(Verify::Full)?));
+    let (file, checked) = (
+        Arc::new(open(Verify::Header)?),
+        Arc::new(open(Verify::Full)?),
+    );
     let (mut matrices, mut others) = (Vec::new(), Vec::new());
     for stored in file.names() {
         let (panels, scales, bias, rotation) = file.get(stored)?.into_parts();
@@ -52,7 +55,11 @@ pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
                 gdn_v_grouped: false,
             }),
             stored: Vec::new(),
-            source: Source::Panels(Arc::clone(&checked), stored.to_owned()),
+            source: Source::Panels {
+                checked: Arc::clone(&checked),
+                mapped: Arc::clone(&file),
+                name: stored.to_owned(),
+            },
         });
     }
     Ok(Contents {

@@ -49,8 +49,14 @@ pub(super) enum Source<'a> {
     },
     Ours,
     Onnx(&'a Arc<OnnxModel>),
-    /// The model, and the name there.
-    Panels(Arc<ModelFile>, String),
+    Panels {
+        /// Panels are held against their checksums.
+        checked: Arc<ModelFile>,
+        /// Only what is read at once is.
+        mapped: Arc<ModelFile>,
+        /// The name there.
+        name: String,
+    },
 }
 
 impl Matrix<'_> {
@@ -68,8 +74,8 @@ impl Matrix<'_> {
                 ours::matrix(&self.name, self.noted()?, packed, scales)
             }
             Source::Onnx(model) => model.decode(&self.name),
-            Source::Panels(model, name) => {
-                let (panels, scales, ..) = model.get(name)?.into_parts();
+            Source::Panels { checked, name, .. } => {
+                let (panels, scales, ..) = checked.get(name)?.into_parts();
                 let scales = scales.ok_or_else(|| ours::in_tensor(&self.name, "has no scales"))?;
                 let [rows, cols] = self.shape;
                 let matrix = TernaryMatrix::from_packed(panels.to_packed(), rows, cols, scales);
@@ -92,7 +98,7 @@ impl Matrix<'_> {
         let layer = match &self.source {
             Source::Gguf(tensor) => tensor.linear(ws)?,
             &Source::Hf { class, rows, .. } => hf::linear(&self.packed(), class, rows, ws)?,
-            Source::Panels(model, name) => return Ok(model.linear(name)?),
+            Source::Panels { checked, name, .. } => return Ok(checked.linear(name)?),
             Source::Ours | Source::Onnx(_) => {
                 let matrix = crate::simplify(self.read()?);
                 let panels = tritgemm::Panels::pack_on(&matrix, ws);
@@ -106,6 +112,18 @@ impl Matrix<'_> {
                 .with_rotation(rotated.rotation.clone())
                 .map_err(|source| self.matrix_error(source)),
             _ => Ok(layer),
+        }
+    }
+
+    /// As [`Matrix::linear`], but without reading the panels of a panel file: they come from
+    /// the file as products need them, and are not held against their checksums.
+    ///
+    /// # Errors
+    /// Those of [`Matrix::linear`].
+    pub fn linear_mapped(&self, ws: &Workspace) -> Result<Linear> {
+        match &self.source {
+            Source::Panels { mapped, name, .. } => Ok(mapped.linear(name)?),
+            _ => self.linear(ws),
         }
     }
 
