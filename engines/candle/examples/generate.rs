@@ -17,6 +17,8 @@ use tritgemm_candle::models::{
     Generation, HeadPrecision, Message, Model, ModelOptions, Profile, Sampler, Sampling, Stage,
     Tokenizer,
 };
+use tritgemm_formats::OpenOptions;
+use tritgemm_formats::ggml::I2sLayout;
 
 /// Loads a ternary checkpoint as it was published, and writes text.
 #[derive(Parser)]
@@ -59,6 +61,9 @@ struct Args {
     /// How the head is kept.
     #[arg(long, value_enum, default_value_t = Head::Stored)]
     head: Head,
+    /// The layout of I2_S tensors, which no file says: x86, rows4 or arm.
+    #[arg(long, value_parser = i2s_layout)]
+    i2s_layout: Option<I2sLayout>,
     /// Print where the time of a token went.
     #[arg(long)]
     profile: bool,
@@ -104,6 +109,10 @@ fn main() -> Result<()> {
             Head::Bf16 => HeadPrecision::Bf16,
             Head::Int8 => HeadPrecision::Int8,
         },
+        files: OpenOptions {
+            i2s_layout: args.i2s_layout,
+            ..OpenOptions::default()
+        },
     };
     let start = Instant::now();
     let model = Model::open(&args.model, options)?;
@@ -112,6 +121,10 @@ fn main() -> Result<()> {
         true => bench(&args, &model, load),
         false => write(&args, &model, load),
     }
+}
+
+fn i2s_layout(name: &str) -> Result<I2sLayout, &'static str> {
+    I2sLayout::from_name(name).ok_or("expected x86, rows4 or arm")
 }
 
 /// Writes a text as it is made.

@@ -13,6 +13,7 @@ use crate::ActivationMode;
 use candle_core::{Device, Tensor};
 use candle_nn::kv_cache::KvCache;
 use std::path::Path;
+use tritgemm_formats::OpenOptions;
 
 /// Tokens that go through the layers at a time: scores of a longer prompt would not fit the
 /// cache.
@@ -25,6 +26,8 @@ pub struct ModelOptions {
     pub activations: ActivationMode,
     /// How the head is kept.
     pub head: HeadPrecision,
+    /// What the files do not say of themselves.
+    pub files: OpenOptions,
 }
 
 /// A ternary decoder: a language model whose projections are ternary.
@@ -57,7 +60,7 @@ impl Model {
     /// a tensor has another shape than the configuration says, or a projection is not ternary.
     pub fn open(path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
         let path = path.as_ref();
-        let mut weights = Weights::open(path)?;
+        let mut weights = Weights::open(path, &options.files)?;
         let config = match weights.naming() {
             Naming::Gguf => gguf_config(&weights)?,
             Naming::HuggingFace => config_json::read(super::folder_of(path))?,
@@ -186,10 +189,12 @@ impl Session<'_> {
     /// If there are no tokens or more than there is room for, or one that the model does not
     /// know. The session is where it was then; after an error of a product it is not.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Tensor> {
-        let last = self.layers(tokens)?.pop();
-        let last = last.ok_or_else(|| self.no_room(0))?;
-        let last = last.narrow(0, last.dim(0)? - 1, 1)?;
-        Ok(self.logits(&last)?.squeeze(0)?)
+        in_pool(|| {
+            let last = self.layers(tokens)?.pop();
+            let last = last.ok_or_else(|| self.no_room(0))?;
+            let last = last.narrow(0, last.dim(0)? - 1, 1)?;
+            Ok(self.logits(&last)?.squeeze(0)?)
+        })
     }
 
     /// [`forward`](Self::forward) with the logits of all tokens, `[tokens, vocabulary]`.
@@ -197,8 +202,10 @@ impl Session<'_> {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_all(&mut self, tokens: &[u32]) -> Result<Tensor> {
-        let hidden = self.layers(tokens)?;
-        self.logits(&Tensor::cat(&hidden, 0)?)
+        in_pool(|| {
+            let hidden = self.layers(tokens)?;
+            self.logits(&Tensor::cat(&hidden, 0)?)
+        })
     }
 
     fn no_room(&self, tokens: usize) -> ModelError {
@@ -241,6 +248,12 @@ impl Session<'_> {
         let x = profile.time(Stage::Norms, || model.norm.forward(x))?;
         profile.time(Stage::Head, || model.head().logits(&x))
     }
+}
+
+/// Does `work` in the rayon pool that the caller is in, else in the global one: entering it
+/// once a token takes less time than once an operation.
+fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
 }
 
 /// What is added to the scores of `tokens` tokens from `start` on: minus infinity where a

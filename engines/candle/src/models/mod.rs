@@ -8,6 +8,19 @@
 //! | choose tokens and write | [`Sampler`], [`Session::generate`] |
 //! | see where a token's time goes | [`Session::profile`] |
 //!
+//! ```no_run
+//! use tritgemm_candle::models::{Model, ModelOptions, Sampler, Sampling, Tokenizer};
+//!
+//! let path = "model.gguf";
+//! let (model, tokenizer) = (Model::open(path, ModelOptions::default())?, Tokenizer::open(path)?);
+//! let prompt = tokenizer.encode("Once upon a time")?;
+//! let (mut session, mut sampler) = (model.session(512), Sampler::new(Sampling::GREEDY)?);
+//! let ends = &model.config().eos_tokens;
+//! let made = session.generate(&prompt, 100, &mut sampler, ends, |_| Ok(()))?;
+//! println!("{}", tokenizer.decode(&made.tokens)?);
+//! # Ok::<(), tritgemm_candle::models::ModelError>(())
+//! ```
+//!
 //! | architecture | models | read from |
 //! |---|---|---|
 //! | BitNet b1.58 | BitNet b1.58 2B4T | packed safetensors, GGUF (I2_S, TQ1_0, TQ2_0) |

@@ -62,9 +62,9 @@ struct Settings {
 }
 
 impl Tokenizer {
-    /// Reads the `tokenizer.json` in the folder of the model at `path`, or beside it, with the
-    /// template of `chat_template.jinja` or `tokenizer_config.json`; else the tokenizer of a
-    /// GGUF file.
+    /// Reads the `tokenizer.json` in the folder of the model at `path`, or beside it; else the
+    /// tokenizer of a GGUF file. The template is that of `chat_template.jinja`, of
+    /// `tokenizer_config.json` or of the GGUF file.
     ///
     /// # Errors
     /// If there is none, or it is one that is not read here.
@@ -72,19 +72,25 @@ impl Tokenizer {
         let path = path.as_ref();
         let folder = folder_of(path);
         let json = folder.join("tokenizer.json");
-        if json.is_file() {
-            return Self::from_json(&json);
-        }
+        let own = json.is_file().then(|| Self::from_json(&json)).transpose()?;
+        let own = match own {
+            Some(own) if own.has_chat_template() => return Ok(own),
+            own => own,
+        };
         let model = tritgemm_formats::open(path)?;
+        let metadata = Metadata::new(model.gguf_metadata());
+        let template = metadata.text("tokenizer.chat_template").map(str::to_owned);
+        if let Some(own) = own {
+            return Ok(Self { template, ..own });
+        }
         if model.gguf_metadata().is_empty() {
             let what = format!("there is no `{}`", json.display());
             return Err(ModelError::Tokenizer(what));
         }
-        let metadata = Metadata::new(model.gguf_metadata());
         let gguf = tokenizer_gguf::read(&metadata)?;
         Ok(Self {
             inner: gguf.tokenizer,
-            template: metadata.text("tokenizer.chat_template").map(str::to_owned),
+            template,
             bos: gguf.bos,
             eos: gguf.eos,
         })

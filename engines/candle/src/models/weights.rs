@@ -55,14 +55,13 @@ pub(crate) const DENSE_FILE: &str = "dense.safetensors";
 
 impl Weights {
     /// Opens the files at `path`.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         let panels = path.join(PANEL_FILE);
         let paths: Vec<PathBuf> = match panels.is_file() {
             true => vec![panels, path.join(DENSE_FILE)],
             false => vec![path.into()],
         };
-        let options = OpenOptions::default();
-        let open = |path: &PathBuf| tritgemm_formats::open_with(path, &options).map(Arc::new);
+        let open = |path: &PathBuf| tritgemm_formats::open_with(path, options).map(Arc::new);
         let files = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let gguf = files.iter().any(|files| files.container() == "GGUF");
         Ok(Self {
@@ -175,7 +174,8 @@ impl Weights {
             let what = format!("is {:?}, expected [{rows}, {cols}]", matrix.shape);
             return Err(tensor(name, what));
         }
-        let read = Parallelism::Global.run(usize::MAX, Options::new(), |ws| matrix.linear(ws));
+        let read =
+            Parallelism::Global.run(usize::MAX, Options::new(), |ws| matrix.linear_mapped(ws));
         Ok(Some(read?))
     }
 

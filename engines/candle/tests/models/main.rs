@@ -2,10 +2,12 @@
 //! `../vectors/make.py`.
 
 mod expected;
+mod gguf;
 mod text;
 
 use candle_core::{D, Tensor};
 use expected::{Expected, Result, vectors};
+use std::path::Path;
 use tritgemm_candle::ActivationMode;
 use tritgemm_candle::models::{HeadPrecision, Model, ModelError, ModelOptions};
 
@@ -66,8 +68,13 @@ fn assert_close(name: &str, a: &Tensor, b: &Tensor, mode: ActivationMode) -> Res
 /// Logits and greedy tokens are those of transformers; in one prompt or token by token.
 #[track_caller]
 fn check(name: &str, file: &str, mode: ActivationMode) -> Result<()> {
+    check_at(name, &vectors(name).join(file), mode)
+}
+
+#[track_caller]
+fn check_at(name: &str, path: &Path, mode: ActivationMode) -> Result<()> {
     let expected = Expected::read(name)?;
-    let model = Model::open(vectors(name).join(file), options(mode))?;
+    let model = Model::open(path, options(mode))?;
     let mut session = model.session(expected.tokens.len());
     let logits = session.forward_all(&expected.tokens)?;
     assert_close(name, &logits, &expected.logits, mode)?;
@@ -93,6 +100,11 @@ fn bitnet_is_that_of_transformers() -> Result<()> {
 #[test]
 fn llama_is_that_of_transformers() -> Result<()> {
     check("llama", "", ActivationMode::Int8)
+}
+
+#[test]
+fn qwen3_is_that_of_transformers() -> Result<()> {
+    check("qwen3", "model.gguf", ActivationMode::F32)
 }
 
 #[test]

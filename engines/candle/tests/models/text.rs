@@ -4,7 +4,7 @@ use crate::expected::{Expected, Result, vectors};
 use tritgemm_candle::models::{Message, Tokenizer};
 
 /// Texts and chats become the tokens that transformers makes of them, and text again.
-fn check(name: &str, tokenizer: &Tokenizer) -> Result<()> {
+pub fn check(name: &str, tokenizer: &Tokenizer) -> Result<()> {
     let expected = Expected::read(name)?;
     let text = &expected.texts["text"];
     let tokens = tokenizer.encode(text)?;
@@ -25,6 +25,14 @@ fn check(name: &str, tokenizer: &Tokenizer) -> Result<()> {
 #[test]
 fn a_tokenizer_json_is_that_of_transformers() -> Result<()> {
     check("bitnet", &Tokenizer::open(vectors("bitnet"))?)
+}
+
+#[test]
+fn the_tokenizer_of_a_gguf_file_is_that_of_transformers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let alone = folder.path().join("model.gguf");
+    std::fs::copy(vectors("qwen3").join("model.gguf"), &alone)?;
+    check("qwen3", &Tokenizer::open(&alone)?)
 }
 
 #[test]
