@@ -4,6 +4,7 @@
 //! cargo run --release --features models --example generate -- MODEL --prompt "Once upon a time"
 //! cargo run --release --features models --example generate -- MODEL --chat "Who are you?"
 //! cargo run --release --features models --example generate -- MODEL --bench
+//! cargo run --release --features models --example generate -- /tmp/2b --random bitnet-2b --bench
 //! ```
 //! MODEL is a folder with a `config.json`, or a GGUF file.
 
@@ -14,8 +15,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tritgemm_candle::ActivationMode;
 use tritgemm_candle::models::{
-    Generation, HeadPrecision, Message, Model, ModelOptions, Profile, Sampler, Sampling, Stage,
-    Tokenizer,
+    Generation, HeadPrecision, Message, Model, ModelOptions, Preset, Profile, Sampler, Sampling,
+    Stage, Tokenizer,
 };
 use tritgemm_formats::OpenOptions;
 use tritgemm_formats::ggml::I2sLayout;
@@ -23,8 +24,12 @@ use tritgemm_formats::ggml::I2sLayout;
 /// Loads a ternary checkpoint as it was published, and writes text.
 #[derive(Parser)]
 struct Args {
-    /// A folder with a `config.json`, or a GGUF file.
+    /// A folder with a `config.json`, or a GGUF file; with --random a folder to write.
     model: PathBuf,
+    /// Write a model of these shapes and random weights into the folder first, unless there is
+    /// one.
+    #[arg(long, value_parser = preset)]
+    random: Option<Preset>,
     /// The text to go on with.
     #[arg(long, conflicts_with = "chat")]
     prompt: Option<String>,
@@ -114,6 +119,11 @@ fn main() -> Result<()> {
             ..OpenOptions::default()
         },
     };
+    if let Some(preset) = args.random
+        && !args.model.join("config.json").is_file()
+    {
+        preset.write(&args.model, args.seed)?;
+    }
     let start = Instant::now();
     let model = Model::open(&args.model, options)?;
     let load = start.elapsed();
@@ -121,6 +131,12 @@ fn main() -> Result<()> {
         true => bench(&args, &model, load),
         false => write(&args, &model, load),
     }
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    let found = Preset::ALL.into_iter().find(|preset| preset.name() == name);
+    let names = Preset::ALL.map(Preset::name).join(", ");
+    found.ok_or_else(|| format!("expected one of {names}"))
 }
 
 fn i2s_layout(name: &str) -> Result<I2sLayout, &'static str> {

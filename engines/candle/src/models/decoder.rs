@@ -43,7 +43,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a published checkpoint: a folder with a `config.json`, or a GGUF file.
+    /// Opens a published checkpoint: a folder with a `config.json`, a GGUF file, or a folder
+    /// that [`Preset::write`](super::Preset::write) made.
     ///
     /// ```no_run
     /// use tritgemm_candle::models::{Model, ModelOptions};

@@ -6,6 +6,7 @@
 //! | compute logits, with keys and values kept | [`Model::session`], [`Session`] |
 //! | turn text and chats into tokens, and back | [`Tokenizer`] |
 //! | choose tokens and write | [`Sampler`], [`Session::generate`] |
+//! | make a model of published shapes, without the model | [`Preset::write`] |
 //! | see where a token's time goes | [`Session::profile`] |
 //!
 //! ```no_run
@@ -43,6 +44,7 @@ mod error;
 mod generation;
 mod norm;
 mod profile;
+mod random;
 mod rope;
 mod sampling;
 mod table;
@@ -55,6 +57,7 @@ pub use decoder::{Model, ModelOptions, Session};
 pub use error::ModelError;
 pub use generation::Generation;
 pub use profile::{Profile, Stage};
+pub use random::Preset;
 pub use sampling::{Sampler, Sampling};
 pub use table::HeadPrecision;
 pub use tokenizer::{Message, Tokenizer};
