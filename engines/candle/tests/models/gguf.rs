@@ -229,6 +229,46 @@ fn bitnet_through_i2s_and_tq2_0() -> Result<()> {
     Ok(())
 }
 
+/// llama.cpp's converter may leave a tensor's scale in a tensor of its own.
+#[test]
+fn scales_apart_are_read() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (path, apart) = (folder.path().join("a.gguf"), folder.path().join("b.gguf"));
+    let ty = TernaryType::Tq2_0;
+    convert(
+        &vectors("bitnet"),
+        &path,
+        "bitnet-b1.58",
+        ty,
+        TensorType::BF16,
+    )?;
+    let from = std::fs::read(&path)?;
+    let from = Gguf::parse(&from)?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in from.metadata() {
+        writer.metadata(key, value)?;
+    }
+    let mut all = Vec::new();
+    for tensor in from.tensors() {
+        let (name, shape) = (tensor.name().to_owned(), tensor.shape().to_vec());
+        if tensor.tensor_type() != ty.into() {
+            all.push((name, shape, tensor.tensor_type(), tensor.data().to_vec()));
+            continue;
+        }
+        let matrix = tensor.ternary()?;
+        let scale = matrix.scales().values()[0];
+        let (rows, cols, one) = (matrix.rows(), matrix.cols(), Scales::per_tensor(1.0));
+        let matrix = TernaryMatrix::from_packed(matrix.packed().to_vec(), rows, cols, one)?;
+        let bytes = ty.encode(&matrix, ScaleRounding::Exact, &name)?;
+        let stem = name.trim_end_matches(".weight").to_owned();
+        all.push((name, shape, ty.into(), bytes));
+        let bytes = scale.to_le_bytes().to_vec();
+        all.push((format!("{stem}.scale"), vec![1], TensorType::F32, bytes));
+    }
+    write(writer, &all, &apart)?;
+    check_at("bitnet", &apart, ActivationMode::Int8)
+}
+
 #[test]
 fn i2s_in_another_layout_is_read_if_that_is_said() -> Result<()> {
     let folder = tempfile::tempdir()?;

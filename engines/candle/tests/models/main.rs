@@ -103,6 +103,11 @@ fn llama_is_that_of_transformers() -> Result<()> {
 }
 
 #[test]
+fn weights_quantised_online_are_those_of_transformers() -> Result<()> {
+    check("online", "", ActivationMode::Int8)
+}
+
+#[test]
 fn qwen3_is_that_of_transformers() -> Result<()> {
     check("qwen3", "model.gguf", ActivationMode::F32)
 }
