@@ -1,7 +1,9 @@
 //! A layer of a decoder: attention, then a gated feed-forward layer.
 
+use super::attention::attend;
 use super::config::{Architecture, Config, GateActivation};
 use super::error::Result;
+use super::gate::gated;
 use super::norm::Norm;
 use super::profile::{Profile, Stage};
 use super::rope::Turns;
@@ -9,7 +11,6 @@ use super::weights::Weights;
 use crate::{ActivationMode, BitLinear, forward_many};
 use candle_core::{Module, Tensor};
 use candle_nn::kv_cache::KvCache;
-use candle_nn::ops::softmax_last_dim;
 
 /// A ternary layer, with the norm before it that some have.
 #[derive(Debug)]
@@ -157,7 +158,7 @@ impl Block {
             let (k, v) = cache.append(&k, &v)?;
             candle_core::Result::Ok((q, k, v))
         })?;
-        let y = profile.time(Stage::Attention, || self.attend(&q, &k, &v, mask))?;
+        let y = profile.time(Stage::Attention, || attend(&q, &k, &v, mask))?;
         let y = profile.time(Stage::Norms, || {
             optional(self.attention_sub_norm.as_ref(), y)
         })?;
@@ -170,10 +171,7 @@ impl Block {
         let [gate, up] = profile.time(Stage::GateUp, || {
             Projection::forward_many([&self.gate, &self.up], &normed)
         })?;
-        let y = profile.time(Stage::Gate, || match self.activation {
-            GateActivation::Silu => gate.silu()?.mul(&up),
-            GateActivation::SquaredRelu => gate.relu()?.sqr()?.mul(&up),
-        })?;
+        let y = profile.time(Stage::Gate, || gated(&gate, &up, self.activation))?;
         let y = profile.time(Stage::Norms, || {
             optional(self.feed_forward_sub_norm.as_ref(), y)
         })?;
@@ -190,30 +188,6 @@ impl Block {
     ) -> candle_core::Result<Tensor> {
         let x = x.reshape((x.dim(0)?, heads, self.head_dim))?;
         optional(norm, x)?.transpose(0, 1)
-    }
-
-    /// The attention of `q` `[heads, tokens, head_dim]` to all positions of `k` and `v`
-    /// `[kv_heads, positions, head_dim]`: `[tokens, heads * head_dim]`.
-    fn attend(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        mask: Option<&Tensor>,
-    ) -> candle_core::Result<Tensor> {
-        let (heads, tokens, dim) = q.dims3()?;
-        let (kv_heads, positions, _) = k.dims3()?;
-        // Query heads of one key head are rows of one product: keys are not repeated.
-        let grouped = (kv_heads, heads / kv_heads * tokens, dim);
-        let q = (q * (dim as f64).powf(-0.5))?.reshape(grouped)?;
-        let mut scores = q.matmul(&k.t()?)?;
-        if let Some(mask) = mask {
-            let by_head = scores.reshape((heads, tokens, positions))?;
-            scores = by_head.broadcast_add(mask)?.reshape(scores.shape())?;
-        }
-        let y = softmax_last_dim(&scores)?.matmul(v)?;
-        let y = y.reshape((heads, tokens, dim))?.transpose(0, 1)?;
-        y.reshape((tokens, heads * dim))
     }
 }
 

@@ -2,18 +2,17 @@
 //! streamed from memory once, which is what a token waits for.
 //!
 //! Sums have a fixed order, so a table gives the same bits on every instruction set and for
-//! any number of threads. There is no unsafe code: loops over arrays of [`LANES`] sums are
-//! vectorised by the compiler, for the instruction set that [`pulp`] finds.
+//! any number of threads. There is no unsafe code: the compiler vectorises what [`pulp`]
+//! dispatches to the CPU's instruction set.
 
 use super::error::{Result, tensor};
+use super::sums::dot;
 use half::bf16;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 use std::sync::Arc;
 use tritgemm_formats::Model;
 
-/// Sums that a product of a row keeps.
-const LANES: usize = 64;
 /// Rows that a thread takes at a time.
 const ROWS: usize = 256;
 
@@ -295,32 +294,10 @@ impl<const B: usize, V: Fn([u8; B]) -> f32> NullaryFnOnce for Rows<'_, B, V> {
     }
 }
 
-#[inline(always)]
-fn dot<const B: usize>(row: &[[u8; B]], x: &[f32], value: impl Fn([u8; B]) -> f32) -> f32 {
-    let (rows, row_tail) = row.as_chunks::<LANES>();
-    let (xs, x_tail) = x.as_chunks::<LANES>();
-    let mut sums = [0f32; LANES];
-    for (row, x) in rows.iter().zip(xs) {
-        for i in 0..LANES {
-            sums[i] += value(row[i]) * x[i];
-        }
-    }
-    for (i, (w, x)) in row_tail.iter().zip(x_tail).enumerate() {
-        sums[i] += value(*w) * x;
-    }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-    }
-    sums[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::sums::LANES;
     use half::f16;
 
     #[test]

@@ -33,6 +33,7 @@
 //! is streamed from memory: see [`HeadPrecision`]. All of it runs on rayon's global pool, or
 //! the pool that the caller is in.
 
+mod attention;
 mod block;
 mod chat;
 mod config;
@@ -41,12 +42,14 @@ mod config_json;
 mod decoder;
 mod dense;
 mod error;
+mod gate;
 mod generation;
 mod norm;
 mod profile;
 mod random;
 mod rope;
 mod sampling;
+mod sums;
 mod table;
 mod tokenizer;
 mod tokenizer_gguf;

@@ -3,7 +3,11 @@
 use super::error::{Result, tensor};
 use crate::float::{Float, Work, on_tokens};
 use candle_core::{Device, Error, Tensor};
+use rayon::prelude::*;
 use tritgemm::{MatMut, MatRef, nn::RmsNorm};
+
+/// Rows that a thread takes at least.
+const ROWS: usize = 8;
 
 /// A norm of the last dimension.
 #[derive(Debug)]
@@ -32,8 +36,12 @@ impl Work for Normalise<'_> {
     fn run<T: Float>(self, x: MatRef<'_, T>) -> candle_core::Result<Tensor> {
         let (tokens, features) = (x.rows(), x.cols());
         let mut y = crate::float::output::<T>(tokens, features)?;
-        let out = MatMut::new(&mut y, tokens, features).map_err(Error::wrap)?;
-        self.0.forward(x, out).map_err(Error::wrap)?;
+        let rows = y.par_chunks_exact_mut(features.max(1)).enumerate();
+        rows.with_min_len(ROWS).try_for_each(|(token, y)| {
+            let x = MatRef::new(x.row(token), 1, features).map_err(Error::wrap)?;
+            let y = MatMut::new(y, 1, features).map_err(Error::wrap)?;
+            self.0.forward(x, y).map_err(Error::wrap)
+        })?;
         Tensor::from_vec(y, (tokens, features), &Device::Cpu)
     }
 }

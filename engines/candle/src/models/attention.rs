@@ -1,0 +1,160 @@
+//! Attention: of one token by a kernel of our own, of several by candle's products.
+//!
+//! candle's product of a few rows with the keys costs more to start than to compute. One token
+//! reads each key and value once, so each head is one pass over both.
+
+use super::sums::{add_scaled, dot};
+use candle_core::{CpuStorage, Device, Error, Layout, Result, Storage, Tensor};
+use candle_nn::ops::softmax_last_dim;
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+
+/// The attention of `q` `[heads, tokens, head_dim]` to all positions of `k` and `v`
+/// `[kv_heads, positions, head_dim]`: `[tokens, heads * head_dim]`. `mask`
+/// `[tokens, positions]` is added to scores; one token has none.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let (heads, tokens, dim) = q.dims3()?;
+    let (kv_heads, positions, _) = k.dims3()?;
+    let scale = (dim as f64).powf(-0.5);
+    let Some(mask) = mask else {
+        return of_one_token(q, k, v, scale as f32);
+    };
+    // Query heads of one key head are rows of one product: keys are not repeated.
+    let grouped = (kv_heads, heads / kv_heads * tokens, dim);
+    let q = (q * scale)?.reshape(grouped)?;
+    let scores = q.matmul(&k.t()?)?;
+    let by_head = scores.reshape((heads, tokens, positions))?;
+    let scores = by_head.broadcast_add(mask)?.reshape(scores.shape())?;
+    let y = softmax_last_dim(&scores)?.matmul(v)?;
+    let y = y.reshape((heads, tokens, dim))?.transpose(0, 1)?;
+    y.reshape((tokens, heads * dim))
+}
+
+/// Heads of one token: `[1, heads * head_dim]`.
+fn of_one_token(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32) -> Result<Tensor> {
+    let (heads, _, dim) = q.dims3()?;
+    let shared = heads / k.dim(0)?;
+    let q = q.contiguous()?;
+    let (q, k, v) = (
+        q.storage_and_layout(),
+        k.storage_and_layout(),
+        v.storage_and_layout(),
+    );
+    let (q, k, v) = (values(&q.0, q.1)?, values(&k.0, k.1)?, values(&v.0, v.1)?);
+    let mut y = vec![0.0; heads * dim];
+    let each = y
+        .par_chunks_exact_mut(dim)
+        .zip(q.data.par_chunks_exact(dim))
+        .enumerate();
+    each.try_for_each_init(Vec::new, |scores, (head, (y, q))| {
+        let (k, v) = (k.head(head / shared)?, v.head(head / shared)?);
+        Arch::new().dispatch(Head {
+            q,
+            k,
+            v,
+            y,
+            scores,
+            scale,
+        });
+        Result::Ok(())
+    })?;
+    Tensor::from_vec(y, (1, heads * dim), &Device::Cpu)
+}
+
+/// The values of `[heads, positions, head_dim]`, each head's one after the other.
+struct Heads<'a> {
+    data: &'a [f32],
+    /// From a head to the next, and values of a head.
+    stride: usize,
+    len: usize,
+}
+
+impl<'a> Heads<'a> {
+    fn head(&self, head: usize) -> Result<&'a [f32]> {
+        let values = self
+            .data
+            .get(head * self.stride..)
+            .and_then(|d| d.get(..self.len));
+        values.ok_or_else(|| Error::msg("a head that the cache does not have"))
+    }
+}
+
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<Heads<'a>> {
+    let (Storage::Cpu(CpuStorage::F32(data)), [_, positions, dim], [stride, row, 1]) =
+        (storage, layout.dims(), layout.stride())
+    else {
+        candle_core::bail!("attention takes f32 values [heads, positions, head_dim] on the CPU");
+    };
+    if *positions > 1 && row != dim {
+        candle_core::bail!("positions of a head {row} values apart, expected {dim}");
+    }
+    Ok(Heads {
+        data: data.get(layout.start_offset()..).unwrap_or_default(),
+        stride: *stride,
+        len: positions * dim,
+    })
+}
+
+/// A head of one token.
+struct Head<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    /// The output, zeros.
+    y: &'a mut [f32],
+    scores: &'a mut Vec<f32>,
+    scale: f32,
+}
+
+impl NullaryFnOnce for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let dim = self.q.len();
+        let scores = self
+            .k
+            .chunks_exact(dim)
+            .map(|k| dot(k, self.q, |k| k) * self.scale);
+        self.scores.clear();
+        self.scores.extend(scores);
+        let largest = self
+            .scores
+            .iter()
+            .fold(f32::NEG_INFINITY, |max, s| max.max(*s));
+        let mut sum = 0.0;
+        for (score, v) in self.scores.iter().zip(self.v.chunks_exact(dim)) {
+            let weight = (score - largest).exp();
+            sum += weight;
+            add_scaled(self.y, weight, v);
+        }
+        self.y.iter_mut().for_each(|y| *y /= sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_token_is_the_last_of_several() -> Result<()> {
+        for (heads, kv_heads, dim, positions) in [(6, 2, 20, 1), (6, 3, 128, 7), (4, 4, 66, 300)] {
+            let random =
+                |heads, tokens| Tensor::randn(0f32, 1.0, (heads, tokens, dim), &Device::Cpu);
+            let (q, k, v) = (
+                random(heads, 2)?,
+                random(kv_heads, positions + 5)?.narrow(1, 0, positions)?,
+                random(kv_heads, positions + 5)?.narrow(1, 0, positions)?,
+            );
+            let mask = Tensor::zeros((2, positions), q.dtype(), &Device::Cpu)?;
+            let both = attend(&q, &k, &v, Some(&mask))?;
+            let one = attend(&q.narrow(1, 1, 1)?, &k, &v, None)?;
+            let off = (both.narrow(0, 1, 1)? - one)?
+                .abs()?
+                .max_all()?
+                .to_scalar::<f32>()?;
+            assert!(off < 1e-5, "{heads} {kv_heads} {dim} {positions}: {off}");
+        }
+        Ok(())
+    }
+}
