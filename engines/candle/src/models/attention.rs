@@ -3,10 +3,10 @@
 //! candle's product of a few rows with the keys costs more to start than to compute. One token
 //! reads each key and value once, so each head is one pass over both.
 
-use super::sums::{add_scaled, dot};
+use super::sums::{ROWS, Sums, add_scaled};
 use candle_core::{CpuStorage, Device, Error, Layout, Result, Storage, Tensor};
 use candle_nn::ops::softmax_last_dim;
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// The attention of `q` `[heads, tokens, head_dim]` to all positions of `k` and `v`
@@ -106,25 +106,33 @@ struct Head<'a> {
     scale: f32,
 }
 
-impl NullaryFnOnce for Head<'_> {
+impl WithSimd for Head<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let dim = self.q.len();
-        let scores = self
-            .k
-            .chunks_exact(dim)
-            .map(|k| dot(k, self.q, |k| k) * self.scale);
         self.scores.clear();
-        self.scores.extend(scores);
+        let several = self.k.chunks_exact(dim * ROWS);
+        let rest = several.remainder();
+        for k in several {
+            let mut sums = Sums::<S, ROWS>::new(simd);
+            sums.add(std::array::from_fn(|r| &k[r * dim..][..dim]), self.q);
+            self.scores.extend(sums.finish());
+        }
+        for k in rest.chunks_exact(dim) {
+            let mut sums = Sums::<S, 1>::new(simd);
+            sums.add([k], self.q);
+            self.scores.extend(sums.finish());
+        }
         let largest = self
             .scores
             .iter()
             .fold(f32::NEG_INFINITY, |max, s| max.max(*s));
         let mut sum = 0.0;
         for (score, v) in self.scores.iter().zip(self.v.chunks_exact(dim)) {
-            let weight = (score - largest).exp();
+            // The scale is positive: the largest score stays that.
+            let weight = ((score - largest) * self.scale).exp();
             sum += weight;
             add_scaled(self.y, weight, v);
         }

@@ -49,6 +49,7 @@ mod profile;
 mod random;
 mod rope;
 mod sampling;
+mod streaming;
 mod sums;
 mod table;
 mod tokenizer;

@@ -1,31 +1,79 @@
-//! Sums of products with a fixed order, vectorised by the compiler where they are inlined into
-//! what [`pulp`] dispatches.
+//! Sums of products with one order on every instruction set: value `i` of a row goes to sum
+//! `i % LANES`, and those are added in pairs at the end. Vectors of any width hold them.
 
-/// Sums that are kept at a time.
-pub(super) const LANES: usize = 64;
+use pulp::Simd;
 
-/// The sum of the products of `row`'s values with `x`.
-#[inline(always)]
-pub(super) fn dot<W: Copy>(row: &[W], x: &[f32], value: impl Fn(W) -> f32) -> f32 {
-    let (rows, row_tail) = row.as_chunks::<LANES>();
-    let (xs, x_tail) = x.as_chunks::<LANES>();
-    let mut sums = [0f32; LANES];
-    for (row, x) in rows.iter().zip(xs) {
-        for i in 0..LANES {
-            sums[i] += value(row[i]) * x[i];
+/// Sums of a row.
+pub(super) const LANES: usize = 16;
+/// Rows at a time.
+pub(super) const ROWS: usize = 4;
+
+/// The sums of `R` rows.
+pub(super) struct Sums<S: Simd, const R: usize> {
+    simd: S,
+    vectors: [[S::f32s; LANES]; R],
+    /// Of the values after the last whole [`LANES`].
+    tails: [[f32; LANES]; R],
+}
+
+impl<S: Simd, const R: usize> Sums<S, R> {
+    /// Vectors that hold the sums of a row.
+    const VECTORS: usize = LANES / S::F32_LANES;
+
+    #[inline(always)]
+    pub(super) fn new(simd: S) -> Self {
+        Self {
+            simd,
+            vectors: [[simd.splat_f32s(0.0); LANES]; R],
+            tails: [[0.0; LANES]; R],
         }
     }
-    for ((sum, w), x) in sums.iter_mut().zip(row_tail).zip(x_tail) {
-        *sum += value(*w) * x;
-    }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            sums[i] += sums[i + width];
+
+    /// Adds the products of parts of the rows with that part of `x`; only the last part may
+    /// not be whole [`LANES`].
+    #[inline(always)]
+    pub(super) fn add(&mut self, rows: [&[f32]; R], x: &[f32]) {
+        let (xs, x_tail) = x.as_chunks::<LANES>();
+        let rows = rows.map(|row| row.as_chunks::<LANES>());
+        for (i, x) in xs.iter().enumerate() {
+            let (x, _) = S::as_simd_f32s(x);
+            for (sums, row) in self.vectors.iter_mut().zip(&rows) {
+                let (row, _) = S::as_simd_f32s(&row.0[i]);
+                for v in 0..Self::VECTORS {
+                    let product = self.simd.mul_f32s(row[v], x[v]);
+                    sums[v] = self.simd.add_f32s(sums[v], product);
+                }
+            }
+        }
+        for (sums, row) in self.tails.iter_mut().zip(&rows) {
+            for ((sum, w), x) in sums.iter_mut().zip(row.1).zip(x_tail) {
+                *sum += w * x;
+            }
         }
     }
-    sums[0]
+
+    #[inline(always)]
+    pub(super) fn finish(self) -> [f32; R] {
+        let mut totals = [0.0; R];
+        let rows = self.vectors.iter().zip(&self.tails);
+        for (total, (vectors, tails)) in totals.iter_mut().zip(rows) {
+            let mut sums = [0.0; LANES];
+            let (all, _) = S::as_mut_simd_f32s(&mut sums);
+            all.copy_from_slice(&vectors[..Self::VECTORS]);
+            for (sum, tail) in sums.iter_mut().zip(tails) {
+                *sum += tail;
+            }
+            let mut width = LANES;
+            while width > 1 {
+                width /= 2;
+                for i in 0..width {
+                    sums[i] += sums[i + width];
+                }
+            }
+            *total = sums[0];
+        }
+        totals
+    }
 }
 
 /// Adds `factor` times `x` to `y`.

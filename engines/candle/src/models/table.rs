@@ -131,7 +131,7 @@ impl Table {
         };
         let storage = dense.storage();
         Ok(match precision {
-            HeadPrecision::Bf16 if storage != Storage::Bf16 => Some(dense.to_bf16(name)?),
+            HeadPrecision::Bf16 if storage != Storage::Bf16 => Some(dense.to_bf16()),
             HeadPrecision::Int8 if storage != Storage::Int8 => Some(dense.to_int8(name)?),
             _ => None,
         }

@@ -216,6 +216,9 @@ impl Weights {
                 format!("is [{rows}, {stored_cols}], expected [_, {cols}]"),
             ));
         }
+        if rows == 0 {
+            return Err(tensor(&name, "has no rows"));
+        }
         if stored.rotation.is_some() {
             return Err(tensor(
                 &name,
@@ -231,7 +234,7 @@ impl Weights {
             Some(Dtype::BF16) => Storage::Bf16,
             _ => {
                 let values = stored.to_f32()?;
-                return Ok(Table::Dense(Dense::bf16(&name, &values, [rows, cols])?));
+                return Ok(Table::Dense(Dense::bf16(&values, [rows, cols])));
             }
         };
         Ok(Table::Dense(Dense::mapped(files, &name, storage)?))

@@ -1,6 +1,7 @@
 //! Tiny checkpoints of every architecture against what transformers says of them: see
 //! `../vectors/make.py`.
 
+mod convert;
 mod expected;
 mod gguf;
 mod text;
