@@ -71,32 +71,36 @@ impl<W: Copy, V: Fn(W) -> f32 + Copy> WithSimd for Task<'_, W, V> {
         let count = self.rows.len() / cols;
         // Row i of each of ROWS streams.
         let stream = count / ROWS;
+        let mut wide = [[0.0; BLOCK]; ROWS];
         for (token, x) in self.x.chunks_exact(cols).enumerate() {
             for i in 0..stream {
                 let rows: [_; ROWS] = std::array::from_fn(|s| row(s * stream + i));
-                for (s, y) in sums(simd, rows, x, self.value).into_iter().enumerate() {
+                for (s, y) in sums(simd, rows, x, &mut wide, self.value)
+                    .into_iter()
+                    .enumerate()
+                {
                     self.y[(s * stream + i) * tokens + token] = y;
                 }
             }
             for i in ROWS * stream..count {
-                [self.y[i * tokens + token]] = sums(simd, [row(i)], x, self.value);
+                [self.y[i * tokens + token]] = sums(simd, [row(i)], x, &mut wide, self.value);
             }
         }
     }
 }
 
-/// The products of `R` rows with a token.
+/// The products of `R` rows with a token; `wide` is room for parts of them.
 #[inline(always)]
 fn sums<S: Simd, const R: usize, W: Copy>(
     simd: S,
     rows: [&[W]; R],
     x: &[f32],
+    wide: &mut [[f32; BLOCK]; ROWS],
     value: impl Fn(W) -> f32 + Copy,
 ) -> [f32; R] {
     let mut sums = Sums::<S, R>::new(simd);
-    let mut wide = [[0.0; BLOCK]; R];
     for (block, x) in x.chunks(BLOCK).enumerate() {
-        for (row, wide) in rows.iter().zip(&mut wide) {
+        for (row, wide) in rows.iter().zip(&mut *wide) {
             widen(&row[block * BLOCK..][..x.len()], wide, value);
         }
         sums.add(std::array::from_fn(|r| &wide[r][..x.len()]), x);
