@@ -12,6 +12,7 @@ use super::{config_gguf, config_json};
 use crate::ActivationMode;
 use candle_core::{Device, Tensor};
 use candle_nn::kv_cache::KvCache;
+use rayon::prelude::*;
 use std::path::Path;
 use tritgemm_formats::OpenOptions;
 
@@ -90,7 +91,8 @@ impl Model {
                 )
             }
         };
-        let blocks = (0..config.layers).map(|layer| Block::load(&weights, &config, mode, layer));
+        let layers = (0..config.layers).into_par_iter();
+        let blocks = layers.map(|layer| Block::load(&weights, &config, mode, layer));
         Ok(Self {
             blocks: blocks.collect::<Result<_>>()?,
             norm: weights.norm(None, "model.norm", hidden, config.rms_norm_eps)?,

@@ -4,6 +4,7 @@
 mod convert;
 mod expected;
 mod gguf;
+mod refused;
 mod text;
 
 use candle_core::{D, Tensor};
