@@ -139,6 +139,27 @@ fn heads_of_less_precision_are_near() -> Result<()> {
     Ok(())
 }
 
+/// A prompt longer than the layers take at a time, in one piece, in two and token by token.
+#[test]
+fn pieces_of_a_prompt_are_the_prompt() -> Result<()> {
+    let model = Model::open(
+        vectors("qwen3").join("model.gguf"),
+        options(ActivationMode::F32),
+    )?;
+    let tokens: Vec<u32> = (0..300).map(|i| i * 37 % 128).collect();
+    let whole = model.session(300).forward(&tokens)?;
+    for piece in [1, 170] {
+        let mut session = model.session(300);
+        let mut last = None;
+        for piece in tokens.chunks(piece) {
+            last = Some(session.forward(piece)?);
+        }
+        let off = differences(&whole.unsqueeze(0)?, &last.unwrap().unsqueeze(0)?)?;
+        assert!(off[0] < CLOSE, "pieces of {piece}: {off:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn sessions_refuse_what_they_cannot_hold() -> Result<()> {
     let model = Model::open(vectors("llama"), ModelOptions::default())?;
