@@ -4,30 +4,51 @@
 //! reads each key and value once, so each head is one pass over both.
 
 use super::sums::{ROWS, Sums, add_scaled};
-use candle_core::{CpuStorage, Device, Error, Layout, Result, Storage, Tensor};
-use candle_nn::ops::softmax_last_dim;
+use candle_core::{CpuStorage, D, Device, Error, Layout, Result, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// The attention of `q` `[heads, tokens, head_dim]` to all positions of `k` and `v`
-/// `[kv_heads, positions, head_dim]`: `[tokens, heads * head_dim]`. `mask`
-/// `[tokens, positions]` is added to scores; one token has none.
-pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+/// The attention of `q` `[heads, tokens, head_dim]` to `k` and `v`
+/// `[kv_heads, positions, head_dim]`, of which the last positions are the tokens' own: each
+/// token sees those up to its own. `[tokens, heads * head_dim]`.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (heads, tokens, dim) = q.dims3()?;
-    let (kv_heads, positions, _) = k.dims3()?;
-    let scale = (dim as f64).powf(-0.5);
-    let Some(mask) = mask else {
-        return of_one_token(q, k, v, scale as f32);
-    };
+    let kv_heads = k.dim(0)?;
+    let scale = (dim as f32).powf(-0.5);
+    if tokens == 1 {
+        return of_one_token(q, k, v, scale);
+    }
     // Query heads of one key head are rows of one product: keys are not repeated.
-    let grouped = (kv_heads, heads / kv_heads * tokens, dim);
-    let q = (q * scale)?.reshape(grouped)?;
-    let scores = q.matmul(&k.t()?)?;
-    let by_head = scores.reshape((heads, tokens, positions))?;
-    let scores = by_head.broadcast_add(mask)?.reshape(scores.shape())?;
-    let y = softmax_last_dim(&scores)?.matmul(v)?;
-    let y = y.reshape((heads, tokens, dim))?.transpose(0, 1)?;
-    y.reshape((tokens, heads * dim))
+    let q = q.reshape((kv_heads, heads / kv_heads * tokens, dim))?;
+    let weights = causal_softmax(&q.matmul(&k.t()?)?, tokens, scale)?;
+    let y = weights.matmul(v)?.reshape((heads, tokens, dim))?;
+    y.transpose(0, 1)?.reshape((tokens, heads * dim))
+}
+
+/// The softmax of the positions that each token sees, of `scores` times `scale`
+/// `[_, heads * tokens, positions]`, and 0 for the others.
+fn causal_softmax(scores: &Tensor, tokens: usize, scale: f32) -> Result<Tensor> {
+    let positions = scores.dim(D::Minus1)?;
+    let scores = scores.contiguous()?;
+    let (storage, layout) = scores.storage_and_layout();
+    let from = values(&storage, layout)?.data;
+    let mut weights = vec![0.0; scores.elem_count()];
+    let rows = weights
+        .par_chunks_exact_mut(positions)
+        .zip(from.par_chunks_exact(positions));
+    rows.enumerate().for_each(|(row, (weights, scores))| {
+        let seen = positions - tokens + row % tokens + 1;
+        let scores = &scores[..seen];
+        // The scale is positive: the largest score stays that.
+        let largest = scores.iter().fold(f32::NEG_INFINITY, |max, s| max.max(*s));
+        let mut sum = 0.0;
+        for (weight, score) in weights.iter_mut().zip(scores) {
+            *weight = ((score - largest) * scale).exp();
+            sum += *weight;
+        }
+        weights[..seen].iter_mut().for_each(|weight| *weight /= sum);
+    });
+    Tensor::from_vec(weights, scores.shape(), &Device::Cpu)
 }
 
 /// Heads of one token: `[1, heads * head_dim]`.
@@ -131,7 +152,6 @@ impl WithSimd for Head<'_> {
             .fold(f32::NEG_INFINITY, |max, s| max.max(*s));
         let mut sum = 0.0;
         for (score, v) in self.scores.iter().zip(self.v.chunks_exact(dim)) {
-            // The scale is positive: the largest score stays that.
             let weight = ((score - largest) * self.scale).exp();
             sum += weight;
             add_scaled(self.y, weight, v);
@@ -146,7 +166,7 @@ mod tests {
 
     #[test]
     fn one_token_is_the_last_of_several() -> Result<()> {
-        for (heads, kv_heads, dim, positions) in [(6, 2, 20, 1), (6, 3, 128, 7), (4, 4, 66, 300)] {
+        for (heads, kv_heads, dim, positions) in [(6, 2, 20, 2), (6, 3, 128, 7), (4, 4, 66, 300)] {
             let random =
                 |heads, tokens| Tensor::randn(0f32, 1.0, (heads, tokens, dim), &Device::Cpu);
             let (q, k, v) = (
@@ -154,9 +174,8 @@ mod tests {
                 random(kv_heads, positions + 5)?.narrow(1, 0, positions)?,
                 random(kv_heads, positions + 5)?.narrow(1, 0, positions)?,
             );
-            let mask = Tensor::zeros((2, positions), q.dtype(), &Device::Cpu)?;
-            let both = attend(&q, &k, &v, Some(&mask))?;
-            let one = attend(&q.narrow(1, 1, 1)?, &k, &v, None)?;
+            let both = attend(&q, &k, &v)?;
+            let one = attend(&q.narrow(1, 1, 1)?, &k, &v)?;
             let off = (both.narrow(0, 1, 1)? - one)?
                 .abs()?
                 .max_all()?

@@ -138,12 +138,11 @@ impl Block {
         }
     }
 
-    /// `x` `[tokens, hidden]` after the layer; `mask` `[tokens, positions]` is added to scores.
+    /// `x` `[tokens, hidden]` after the layer.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
         turns: &Turns,
-        mask: Option<&Tensor>,
         cache: &mut KvCache,
         profile: &mut Profile,
     ) -> candle_core::Result<Tensor> {
@@ -158,7 +157,7 @@ impl Block {
             let (k, v) = cache.append(&k, &v)?;
             candle_core::Result::Ok((q, k, v))
         })?;
-        let y = profile.time(Stage::Attention, || attend(&q, &k, &v, mask))?;
+        let y = profile.time(Stage::Attention, || attend(&q, &k, &v))?;
         let y = profile.time(Stage::Norms, || {
             optional(self.attention_sub_norm.as_ref(), y)
         })?;

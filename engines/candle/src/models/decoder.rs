@@ -10,7 +10,7 @@ use super::table::{HeadPrecision, Table};
 use super::weights::{Naming, Weights};
 use super::{config_gguf, config_json};
 use crate::ActivationMode;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::kv_cache::KvCache;
 use rayon::prelude::*;
 use std::path::Path;
@@ -238,9 +238,8 @@ impl Session<'_> {
         let (model, profile) = (self.model, &mut self.profile);
         let mut x = profile.time(Stage::Embedding, || model.embedding.look_up(tokens))?;
         let turns = model.rope.turns(self.position, tokens.len())?;
-        let mask = causal_mask(self.position, tokens.len())?;
         for (block, cache) in model.blocks.iter().zip(&mut self.caches) {
-            x = block.forward(&x, &turns, mask.as_ref(), cache, profile)?;
+            x = block.forward(&x, &turns, cache, profile)?;
         }
         self.position += tokens.len();
         Ok(x)
@@ -257,19 +256,4 @@ impl Session<'_> {
 /// once a token takes less time than once an operation.
 fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
-}
-
-/// What is added to the scores of `tokens` tokens from `start` on: minus infinity where a
-/// position is later than the token. One token sees all positions.
-fn causal_mask(start: usize, tokens: usize) -> candle_core::Result<Option<Tensor>> {
-    if tokens == 1 {
-        return Ok(None);
-    }
-    let positions = start + tokens;
-    let value = |i: usize| match i % positions > start + i / positions {
-        true => f32::NEG_INFINITY,
-        false => 0.0,
-    };
-    let values = (0..tokens * positions).map(value).collect();
-    Tensor::from_vec(values, (tokens, positions), &Device::Cpu).map(Some)
 }

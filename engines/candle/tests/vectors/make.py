@@ -1,6 +1,6 @@
 """Makes the test vectors of `models`: tiny random checkpoints and what transformers says of them.
 
-    pip install torch transformers accelerate
+    pip install torch transformers accelerate   # those here are of transformers 5.24
     python make.py
 
 | folder | architecture | weights |
@@ -11,20 +11,25 @@
 | `qwen3` | Qwen3, ternary embedding and head, yarn rope | GGUF, Q2_0 |
 
 With each checkpoint lies its tokenizer, and beside its folder a safetensors file of the same
-name: `tokens`, the `logits` of each of them, the tokens that `greedy` decoding adds, and as metadata the `text`, the `chat` that
-the template renders, its `messages`, and the tokens of both.
+name: `tokens`, the `logits` of each of them, the tokens that `greedy` decoding adds, and as
+metadata the `text`, the `chat` that the template renders, its `messages`, and its tokens.
 """
 
 import json
+import os
 import pathlib
 import shutil
 import struct
 
 import numpy as np
+
+# BitNet's layers are compiled, which takes a C++ compiler and longer than it saves.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
 import torch
 import transformers
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.integrations.bitnet import BitLinear, pack_weights
 
 HERE = pathlib.Path(__file__).parent
@@ -51,7 +56,7 @@ def tokenizer(folder):
     """A byte-level BPE of VOCAB tokens that knows the letters of TEXT."""
     tok = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(
-        __import__("tokenizers").Regex(
+        Regex(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
             r"|\s*[\r\n]+|\s+(?!\S)|\s+"
         ),
