@@ -32,6 +32,12 @@
 //! [`MANY_MAX_FOLDS`]: crate::kernels::contract::MANY_MAX_FOLDS
 //! [`MANY_MAX_SUM`]: crate::kernels::contract::MANY_MAX_SUM
 //!
+//! # Groups of K
+//! At a group's end the sums of a row are in registers, for all tokens of the tile. There they
+//! are scaled, by the row's scale and the tokens', and added to sums of f32 in the order of the
+//! entries: of 64 rows and as many tokens as an entry has f32, which are all of f32 and half of int8.
+//! `finish` of an f32 kernel with the same entries puts each part in order in the end.
+//!
 //! # One source
 //! | module | what it holds |
 //! |---|---|
@@ -117,10 +123,11 @@ unsafe fn store<S: Simd, V: Accumulator<S>, const VECTORS: usize>(
 }
 
 /// The loop over panels and rows, for both accumulator types. `FULL` chunks have
-/// `4 * QUADS` strips, a constant that unrolls the look-ups.
+/// `4 * QUADS` strips, a constant that unrolls the look-ups. Sums go to accumulators and
+/// totals, or are scaled where it `SCALES`.
 ///
 /// # Safety
-/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`]; `VECTORS` vectors
+/// Preconditions 1, 2, 4, 6, 7 and 8 of [`crate::kernels::contract`], 9 if it scales; `VECTORS` vectors
 /// of type `V` make one entry, which `acc`, `total` and `tables` are aligned to.
 #[inline(always)]
 unsafe fn run<
