@@ -125,7 +125,7 @@ pub static AVX512_INTEL: KernelSet = KernelSet {
     few_i8: &avx512::few_i8_nibbles::FEW_I8,
     few_f32: &avx512::few_f32::FEW_F32,
     many_i8: &[
-        ManyChoice::new(&avx512::many::MANY_I8_INTEL, 20),
+        ManyChoice::new(&avx512::many::MANY_I8_INTEL, 18),
         ManyChoice::new(&avx2::many::MANY_I8_X16, 12),
     ],
     many_f32: &[
@@ -161,7 +161,7 @@ pub static AVX2_INTEL: KernelSet = KernelSet {
     few_i8: &avx2::few_i8::FEW_I8,
     few_f32: &avx2::few_f32::FEW_F32,
     many_i8: &[
-        ManyChoice::new(&avx2::many::MANY_I8, 24),
+        ManyChoice::new(&avx2::many::MANY_I8, 21),
         ManyChoice::new(&avx2::many::MANY_I8_X16, 8),
     ],
     many_f32: &[
