@@ -4,7 +4,7 @@
 //! cargo run --release --features models --example generate -- MODEL --prompt "Once upon a time"
 //! cargo run --release --features models --example generate -- MODEL --chat "Who are you?"
 //! cargo run --release --features models --example generate -- MODEL --bench
-//! cargo run --release --features models --example generate -- /tmp/2b --random bitnet-2b --bench
+//! cargo run --release --features models --example generate -- 2b --random bitnet-2b --bench
 //! ```
 //! MODEL is a folder with a `config.json`, or a GGUF file.
 
