@@ -5,6 +5,7 @@ mod convert;
 mod expected;
 mod gguf;
 mod refused;
+mod small;
 mod text;
 
 use candle_core::{D, Tensor};
