@@ -374,9 +374,11 @@ pub fn many_finish_groups<X: Element>(
     assert_aligned_to(bytemuck::cast_slice(sums), alignment(kernel.entry_bytes));
     let part = kernel.entry_bytes / size_of::<f32>();
     for first in (0..tokens).step_by(part) {
+        let total = sums[PANEL_ROWS * first..].as_ptr().cast();
         let call = FinishCall {
-            acc: core::ptr::null(),
-            total: sums[PANEL_ROWS * first..].as_ptr().cast(),
+            // f32 sums are all in the totals, but portable code reads both.
+            acc: total,
+            total,
             tokens: part.min(tokens - first),
             out: out[out_stride * first..].as_mut_ptr(),
             out_stride,
