@@ -1,8 +1,8 @@
 //! The small trained checkpoint, which `../../../python/examples/train_small.py` makes, writes
 //! the text that transformers has it write.
 
-use crate::expected::Result;
 use crate::convert::convert;
+use crate::expected::Result;
 use crate::{greedy, options};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
