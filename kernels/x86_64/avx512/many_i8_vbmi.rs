@@ -213,11 +213,12 @@ struct Part {
 unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
     let (panel, strips) = (part.panel, part.strips);
     let zero = _mm512_setzero_si512();
-    let mut sums = start.map(|[both, odd]| {
-        let low = Sum { both, odd };
-        let (both, odd) = (zero, zero);
-        [low, Sum { both, odd }]
-    });
+    // Loops instead of `map`, which Rust 1.89 leaves a call of.
+    let (both, odd) = (zero, zero);
+    let mut sums = [[Sum { both, odd }; 2]; T];
+    for ([low, _], &[both, odd]) in sums.iter_mut().zip(&start) {
+        *low = Sum { both, odd };
+    }
     let units = strips.div_ceil(UNIT_STRIPS);
     let mut at = 0;
     while at + 2 * UNIT_STRIPS <= strips {
@@ -271,13 +272,15 @@ unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
         }
         at += UNIT_STRIPS;
     }
-    sums.map(|[low, high]| {
+    let mut totals = start;
+    for (total, [low, high]) in totals.iter_mut().zip(&sums) {
         let place = |high| _mm512_slli_epi16(high, 5);
-        [
+        *total = [
             _mm512_add_epi16(low.both, place(high.both)),
             _mm512_add_epi16(low.odd, place(high.odd)),
-        ]
-    })
+        ];
+    }
+    totals
 }
 
 /// Looks up indices, at most eight, in a pair of tables each, and adds to the sums.
