@@ -1,5 +1,6 @@
 //! tritgemm by its public API: the raw int8 GEMM, the W1.58A8 forward pass and
-//! the f32 forward pass, on every backend of this CPU but the scalar one.
+//! the f32 forward pass, on every backend of this CPU but the scalar one. The forward
+//! passes also with a scale for each group of weights of a row.
 
 use crate::contender::{Arithmetic, Info, Library, Loaded, Output, Role, Run, Work};
 use crate::pools::Pools;
@@ -7,20 +8,25 @@ use crate::problem::{Activations, Job, Shape, Weights, WeightsFrom};
 use anyhow::Context;
 use rayon::ThreadPool;
 use std::sync::Arc;
-use tritgemm::{Backend, Isa, Linear, MatMut, MatRef, Options, Panels, Scales, Threads};
+use tritgemm::{Backend, GroupSize, Isa, Linear, MatMut, MatRef, Options, Panels, Scales, Threads};
 use tritgemm::{TernaryMatrix, Workspace};
 
 const ARITHMETICS: [Arithmetic; 3] = [Arithmetic::Int8, Arithmetic::W1a8, Arithmetic::F32];
 
-/// The contender's name for an arithmetic on a backend, as `tritgemm-int8/avx2/zen4`.
-pub fn name(arithmetic: Arithmetic, backend: &str) -> String {
+/// The group sizes that models have; `None` is one scale for the matrix.
+const GROUPS: [Option<GroupSize>; 3] = [None, Some(GroupSize::G128), Some(GroupSize::G64)];
+
+/// The contender's name for an arithmetic on a backend, as `tritgemm-int8/avx2/zen4`, or
+/// with a scale for each group of so many weights, as `tritgemm-w1a8-g64/avx2/zen4`.
+pub fn name(arithmetic: Arithmetic, group: Option<GroupSize>, backend: &str) -> String {
     let arithmetic = match arithmetic {
         Arithmetic::Int8 => "int8",
         Arithmetic::W1a8 => "w1a8",
         Arithmetic::F32 => "f32",
         Arithmetic::Bytes => unreachable!("tritgemm has no product that only reads"),
     };
-    format!("tritgemm-{arithmetic}/{backend}")
+    let group = group.map_or(String::new(), |group| format!("-g{}", group.len()));
+    format!("tritgemm-{arithmetic}{group}/{backend}")
 }
 
 /// The backends measured, best first.
@@ -29,10 +35,10 @@ fn backends() -> impl Iterator<Item = Backend> {
 }
 
 /// The name of the contender on the best backend, or on the best of one level.
-pub fn best(arithmetic: Arithmetic, isa: Option<Isa>) -> String {
+pub fn best(arithmetic: Arithmetic, group: Option<GroupSize>, isa: Option<Isa>) -> String {
     let found = isa.map_or(Ok(Backend::best()), Backend::for_isa);
     let missing = isa.map_or("", Isa::name);
-    name(arithmetic, found.map_or(missing, Backend::name))
+    name(arithmetic, group, found.map_or(missing, Backend::name))
 }
 
 /// How products run. The library is told where the weights are, as a caller who knows
@@ -58,25 +64,44 @@ pub fn pack(matrix: &TernaryMatrix) -> anyhow::Result<Panels> {
     Ok(Panels::pack_on(matrix, &Workspace::with_options(options))?)
 }
 
+#[derive(Clone, Copy)]
+struct Kind {
+    arithmetic: Arithmetic,
+    /// Its place in [`GROUPS`].
+    group: usize,
+    backend: Backend,
+}
+
 pub struct Tritgemm {
     infos: Vec<Info>,
-    kinds: Vec<(Arithmetic, Backend)>,
+    kinds: Vec<Kind>,
     pools: Arc<Pools>,
 }
 
 impl Tritgemm {
     pub fn new(pools: Arc<Pools>) -> Self {
-        let kinds: Vec<(Arithmetic, Backend)> = ARITHMETICS
-            .into_iter()
-            .flat_map(|arithmetic| backends().map(move |b| (arithmetic, b)))
-            .collect();
-        let infos = kinds
-            .iter()
-            .map(|&(arithmetic, backend)| Info {
-                on_request: Backend::for_isa(backend.isa()) != Ok(backend),
-                ..Info::new(name(arithmetic, backend.name()), Role::Ours, arithmetic)
-            })
-            .collect();
+        let mut kinds = Vec::new();
+        for arithmetic in ARITHMETICS {
+            for group in 0..GROUPS.len() {
+                // Raw sums have no scales.
+                if group == 0 || arithmetic != Arithmetic::Int8 {
+                    kinds.extend(backends().map(|backend| Kind {
+                        arithmetic,
+                        group,
+                        backend,
+                    }));
+                }
+            }
+        }
+        let infos = kinds.iter().map(|kind| {
+            let (group, backend) = (GROUPS[kind.group], kind.backend);
+            let name = name(kind.arithmetic, group, backend.name());
+            Info {
+                on_request: group.is_some() || Backend::for_isa(backend.isa()) != Ok(backend),
+                ..Info::new(name, Role::Ours, kind.arithmetic)
+            }
+        });
+        let infos = infos.collect();
         Self {
             infos,
             kinds,
@@ -94,17 +119,23 @@ impl Library for Tritgemm {
         &self,
         weights: &Weights,
         from: WeightsFrom,
-        _wanted: &[usize],
+        wanted: &[usize],
     ) -> anyhow::Result<Box<dyn Loaded>> {
         let matrix = matrix(weights)?;
-        // Panels are the same for every backend. Clones would share their
-        // bytes, so each copy is packed by itself.
-        let layers = (0..from.copies(weights.shape.packed_bytes())).map(|_| {
-            let layer = Linear::from_parts(pack(&matrix)?, matrix.scales().clone(), None);
-            anyhow::Ok(layer?)
-        });
+        let mut layers = GROUPS.map(|_| Vec::new());
+        for _ in 0..from.copies(weights.shape.packed_bytes()) {
+            // Panels are the same for every backend and for any scales, and their clones
+            // share the bytes. So each copy is packed by itself.
+            let panels = pack(&matrix)?;
+            for (place, (layers, group)) in layers.iter_mut().zip(GROUPS).enumerate() {
+                if wanted.iter().any(|&i| self.kinds[i].group == place) {
+                    let scales = scales(weights, group)?;
+                    layers.push(Linear::from_parts(panels.clone(), scales, None)?);
+                }
+            }
+        }
         Ok(Box::new(LoadedOurs {
-            layers: layers.collect::<Result<_, _>>()?,
+            layers,
             from,
             kinds: self.kinds.clone(),
             pools: Arc::clone(&self.pools),
@@ -112,23 +143,38 @@ impl Library for Tritgemm {
     }
 }
 
+/// The matrix's scale, as often as there are groups: one reference serves all.
+fn scales(weights: &Weights, group: Option<GroupSize>) -> anyhow::Result<Scales> {
+    let Some(group) = group else {
+        return Ok(Scales::per_tensor(weights.scale));
+    };
+    let Shape { rows, cols } = weights.shape;
+    let all = vec![weights.scale; rows * group.groups(cols)];
+    Ok(Scales::per_group(group, all))
+}
+
 struct LoadedOurs {
-    layers: Vec<Linear>,
+    /// The copies, by the place in [`GROUPS`].
+    layers: [Vec<Linear>; GROUPS.len()],
     from: WeightsFrom,
-    kinds: Vec<(Arithmetic, Backend)>,
+    kinds: Vec<Kind>,
     pools: Arc<Pools>,
 }
 
 impl Loaded for LoadedOurs {
     fn start<'a>(&'a self, index: usize, job: &Job<'a>) -> anyhow::Result<Box<dyn Run + 'a>> {
-        let (arithmetic, backend) = self.kinds[index];
+        let Kind {
+            arithmetic,
+            group,
+            backend,
+        } = self.kinds[index];
         let outputs = job.activations.tokens * job.weights.shape.rows;
         let (exact, float) = match arithmetic {
             Arithmetic::Int8 => (outputs, 0),
             _ => (0, outputs),
         };
         Ok(Box::new(OurRun {
-            layers: &self.layers,
+            layers: &self.layers[group],
             arithmetic,
             x: job.activations,
             exact: vec![0; exact],

@@ -262,7 +262,7 @@ fn series(cells: &[&CellResult]) -> Vec<Series> {
             ("f32", Arithmetic::F32, GREEN),
         ] {
             let label = format!("tritgemm {what}, {backend}");
-            lines.push((label, ours::name(arithmetic, backend), color, dashed));
+            lines.push((label, ours::name(arithmetic, None, backend), color, dashed));
         }
     }
     // Without quantisation: the peer at its best.

@@ -52,6 +52,10 @@ fn fastest(cell: &CellResult, names: &[String]) -> Option<f64> {
 fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
     let backend = info.name.split_once('/').map_or("", |(_, backend)| backend);
     let avx2 = backend.split('/').next() == Some(Isa::Avx2.name());
+    let one_scale = ours::name(info.arithmetic, None, backend);
+    if one_scale != info.name {
+        return vec![("one scale", vec![one_scale])];
+    }
     let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
     match info.arithmetic {
         Arithmetic::Int8 if avx2 => vec![
@@ -65,7 +69,10 @@ fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
         ],
         Arithmetic::W1a8 => vec![
             ("ggml", names(&[GGML])),
-            ("raw int8", vec![ours::name(Arithmetic::Int8, backend)]),
+            (
+                "raw int8",
+                vec![ours::name(Arithmetic::Int8, None, backend)],
+            ),
         ],
         Arithmetic::F32 => {
             let fma = ["fma-zmm", "fma-ymm"][usize::from(avx2)];

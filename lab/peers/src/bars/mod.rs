@@ -13,7 +13,7 @@ use crate::problem::{Cell, Shape, WeightsFrom};
 use crate::run::{self, CellResult, Measurement};
 use crate::timing::Protocol;
 use WeightsFrom::{Cache, Memory};
-use tritgemm::Isa;
+use tritgemm::{GroupSize, Isa};
 
 /// One line of the goals.
 struct Bar {
@@ -39,6 +39,8 @@ enum Over {
     Reading,
     /// Our raw int8 product, by seconds.
     RawInt8,
+    /// One scale for the matrix instead of one for each group of this size.
+    OneScale(GroupSize),
     /// One thread. The bare loop of this name says what the machine gains from another.
     OneThread(&'static str),
     /// The product of one more token, by seconds, up to the last of the tokens.
@@ -52,6 +54,7 @@ const SQUARE: Option<Shape> = Some(Shape::new(4096, 4096));
 const ALL: Option<Shape> = None;
 const FROM_32: &[usize] = &[32, 64, 128, 256, 512];
 const FROM_64: &[usize] = &[64, 128, 256, 512];
+const GROUPED: &[usize] = &[1, 8, 32, 128];
 const INT8: (Arithmetic, Option<Isa>) = (Arithmetic::Int8, None);
 const F32: (Arithmetic, Option<Isa>) = (Arithmetic::F32, None);
 const W1A8: (Arithmetic, Option<Isa>) = (Arithmetic::W1a8, None);
@@ -92,6 +95,10 @@ const BARS: &[Bar] = table! {
     "AVX2 int8 N=32..512, all shapes",   ALL,    FROM_32,   Cache,  1, AVX2_INT8, TQ2,     2.2,  Some(3.0);
     "AVX2 f32 N=32..512, all shapes",    ALL,    FROM_32,   Cache,  1, AVX2_F32,  FMA_YMM, 1.1,  Some(1.4);
     "W1.58A8 forward, N=1 and 128, 4096x4096", SQUARE, &[1, 128], Cache, 1, W1A8, Over::RawInt8, 1.1, Some(1.05);
+    "W1.58A8, groups of 128",            SQUARE, GROUPED,   Cache,  1, W1A8, Over::OneScale(GroupSize::G128), 0.85, None;
+    "W1.58A8, groups of 64",             SQUARE, GROUPED,   Cache,  1, W1A8, Over::OneScale(GroupSize::G64), 0.75, None;
+    "f32, groups of 128",                SQUARE, GROUPED,   Cache,  1, F32,  Over::OneScale(GroupSize::G128), 0.85, None;
+    "f32, groups of 64",                 SQUARE, GROUPED,   Cache,  1, F32,  Over::OneScale(GroupSize::G64), 0.75, None;
     "int8 N=1 from memory, 4096x4096",   SQUARE, &[1],      Memory, 2, INT8, Over::OneThread(READ), 1.9, Some(2.0);
     "int8 N=128, 4096x4096",             SQUARE, &[128],    Cache,  2, INT8, Over::OneThread(LOOK_UPS), 1.9, Some(2.0);
     "int8 N=1..512, 4096x4096: time(N)", SQUARE, &[512],    Cache,  1, INT8, Over::OneMoreToken, 1.05, None;
@@ -106,6 +113,7 @@ impl Bar {
             Over::Products(over, _) => over,
             Over::Reading => "read bandwidth",
             Over::RawInt8 => "time of raw int8 GEMM",
+            Over::OneScale(_) => "one scale for the matrix",
             Over::OneThread(_) => "2 threads over 1",
             Over::OneMoreToken => "time(N+1)",
             Over::Copy(_) => "memcpy, bytes moved",
@@ -121,7 +129,11 @@ impl Bar {
     }
 
     fn subject(&self) -> String {
-        ours::best(self.ours.0, self.ours.1)
+        let group = match self.over {
+            Over::OneScale(group) => Some(group),
+            _ => None,
+        };
+        ours::best(self.ours.0, group, self.ours.1)
     }
 
     /// Contenders of the same cells; none if the bar is measured alone.
@@ -129,7 +141,8 @@ impl Bar {
         match self.over {
             Over::Products(_, names) => names.iter().map(|&name| name.to_owned()).collect(),
             Over::Reading => vec![READ.to_owned()],
-            Over::RawInt8 => vec![ours::best(Arithmetic::Int8, self.ours.1)],
+            Over::RawInt8 => vec![ours::best(Arithmetic::Int8, None, self.ours.1)],
+            Over::OneScale(_) => vec![ours::best(self.ours.0, None, self.ours.1)],
             Over::OneThread(_) | Over::OneMoreToken | Over::Copy(_) => Vec::new(),
         }
     }
