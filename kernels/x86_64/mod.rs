@@ -166,6 +166,6 @@ pub static AVX2_INTEL: KernelSet = KernelSet {
     ],
     many_f32: &[
         ManyChoice::new(&avx2::many::MANY_F32, 10),
-        ManyChoice::new(&avx2::many::MANY_F32_X8, 2),
+        ManyChoice::new(&avx2::many::MANY_F32_X8, 3),
     ],
 };
