@@ -78,6 +78,15 @@ pub struct Cli {
     #[arg(long, default_value_t = 32, requires = "llama")]
     pub generated: usize,
 
+    /// Also measure this library of litespark-inference
+    #[arg(long, value_name = "LIBRARY")]
+    pub litespark: Option<PathBuf>,
+
+    /// Also measure this ONNX Runtime, a libonnxruntime of 1.22 or newer
+    #[cfg(feature = "onnxruntime")]
+    #[arg(long, value_name = "LIBRARY")]
+    pub onnxruntime: Option<PathBuf>,
+
     /// Write everything measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -11,8 +11,11 @@ mod gemm_crate;
 #[cfg(feature = "ggml")]
 mod ggml;
 mod host;
+mod litespark;
 mod llama;
 mod machine;
+#[cfg(feature = "onnxruntime")]
+mod onnxruntime;
 mod ours;
 mod owned;
 mod plot;
@@ -76,13 +79,20 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut threads = cli.threads.clone();
     threads.extend([1, 2]);
     let pools = Arc::new(Pools::new(&threads)?);
-    let libraries: Vec<Box<dyn Library>> = vec![
+    let mut libraries: Vec<Box<dyn Library>> = vec![
         Box::new(ours::Tritgemm::new(Arc::clone(&pools))),
         #[cfg(feature = "ggml")]
         Box::new(ggml::Ggml::new()),
         Box::new(gemm_crate::GemmCrate::new(Arc::clone(&pools))),
         Box::new(ceilings::Ceilings::new(pools)),
     ];
+    if let Some(library) = &cli.litespark {
+        libraries.push(Box::new(litespark::Litespark::new(library)?));
+    }
+    #[cfg(feature = "onnxruntime")]
+    if let Some(library) = &cli.onnxruntime {
+        libraries.push(Box::new(onnxruntime::OnnxRuntime::new(library)?));
+    }
     if cli.list {
         libraries
             .iter()

@@ -54,7 +54,14 @@ fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
     let avx2 = backend.split('/').next() == Some(Isa::Avx2.name());
     let one_scale = ours::name(info.arithmetic, None, backend);
     if one_scale != info.name {
-        return vec![("one scale", vec![one_scale])];
+        let contender = info.name.split('/').next().unwrap_or_default();
+        let group = contender.rsplit('-').next().unwrap_or_default();
+        let forms = ["onnxruntime", "onnxruntime-tables"].map(|form| format!("{form}-{group}"));
+        let mut rivals = vec![("one scale", vec![one_scale])];
+        if info.arithmetic == Arithmetic::W1a8 {
+            rivals.push(("onnxruntime", forms.to_vec()));
+        }
+        return rivals;
     }
     let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
     match info.arithmetic {
@@ -66,6 +73,7 @@ fn rivals(info: &Info) -> Vec<(&'static str, Vec<String>)> {
             ("vpdpbusd-zmm", names(&["vpdpbusd-zmm"])),
             (LOOK_UPS, names(&[LOOK_UPS])),
             ("ggml", names(&[GGML, GGML_Q8K])),
+            ("litespark", names(&["litespark"])),
         ],
         Arithmetic::W1a8 => vec![
             ("ggml", names(&[GGML])),
