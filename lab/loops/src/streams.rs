@@ -31,14 +31,14 @@ pub fn loops() -> Vec<Loop> {
     }
     let bytes = Arc::new(Bytes::filled(1, MATRICES * MATRIX));
     // The L3 keeps one matrix, and a core's L2 does not.
-    let from = |group, matrices: usize, name: &str, read: Read| {
+    let from = |group, matrices: usize, name: &str, macs, read: Read| {
         let bytes = Arc::clone(&bytes);
         Loop {
             group,
             name: name.to_owned(),
             unit: "line",
             units: (bytes.len() / LINE) as u64,
-            macs: 256,
+            macs,
             run: Box::new(move || bytes.chunks(matrices * MATRIX).for_each(read)),
         }
     };
@@ -47,38 +47,66 @@ pub fn loops() -> Vec<Loop> {
         "streams from L3",
     );
     let mut loops = vec![
-        from(memory, MATRICES, "one stream, nothing computed", |bytes| {
-            // SAFETY: AVX2 was detected.
-            unsafe { one(bytes) }
-        }),
-        from(memory, MATRICES, "four panels, nothing computed", |bytes| {
-            // SAFETY: AVX2 was detected.
-            unsafe { four(bytes) }
-        }),
+        from(
+            memory,
+            MATRICES,
+            "one stream, nothing computed",
+            256,
+            |bytes| {
+                // SAFETY: AVX2 was detected.
+                unsafe { one(bytes) }
+            },
+        ),
+        from(
+            memory,
+            MATRICES,
+            "four panels, nothing computed",
+            256,
+            |bytes| {
+                // SAFETY: AVX2 was detected.
+                unsafe { four(bytes) }
+            },
+        ),
     ];
     if !(is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vbmi")) {
         return loops;
     }
-    let mixes: [(&str, Read); 4] = [
-        ("int8 sums, prefetched into L2 and L1", |bytes| {
+    let mixes: [(&str, u64, Read); 7] = [
+        ("int8 sums, prefetched into L2 and L1", 256, |bytes| {
             // SAFETY: AVX-512 with BW and VBMI was detected.
             unsafe { int8::<1152, 3584, false>(bytes) }
         }),
-        ("int8 sums, prefetched once", |bytes| {
+        ("int8 sums, prefetched once", 256, |bytes| {
             // SAFETY: as above.
             unsafe { int8::<2048, 0, false>(bytes) }
         }),
-        ("int8 sums, prefetched once, paced", |bytes| {
+        ("int8 sums, prefetched once, paced", 256, |bytes| {
             // SAFETY: as above.
             unsafe { int8::<3072, 0, true>(bytes) }
         }),
-        ("f32 sums by vpmultishiftqb", |bytes| {
+        ("f32 sums by vpmultishiftqb", 256, |bytes| {
             // SAFETY: as above.
             unsafe { f32_sums(bytes) }
         }),
+        ("5/3 bits, tables in registers", FIVES_MACS, |bytes| {
+            // SAFETY: as above.
+            unsafe { fives::<1152, 3584, 4, false>(bytes) }
+        }),
+        ("5/3 bits, tables from L2", FIVES_MACS, |bytes| {
+            // SAFETY: as above.
+            unsafe { fives::<1152, 3584, 4, true>(bytes) }
+        }),
+        (
+            "5/3 bits, tables from L2, eight panels",
+            FIVES_MACS,
+            |bytes| {
+                // SAFETY: as above.
+                unsafe { fives::<1152, 3584, 8, true>(bytes) }
+            },
+        ),
     ];
     for (group, matrices) in [(memory, MATRICES), (cached, 1)] {
-        loops.extend(mixes.map(|(name, read)| from(group, matrices, name, read)));
+        loops.extend(mixes.map(|(name, macs, read)| from(group, matrices, name, macs, read)));
     }
     loops
 }
@@ -145,6 +173,72 @@ fn int8<const L1: usize, const L2: usize, const PACED: bool>(bytes: &[u8]) {
             }
         }
     });
+    black_box(sums);
+}
+
+/// Weights a line of [`fives`] and 64 rows: 24 by 64, of five lines.
+const FIVES_MACS: u64 = 24 * 64 / 5;
+
+/// Tables of a group of [`fives`]: low and high bytes of eight.
+type GroupTables = [[__m512i; 2]; 8];
+
+/// What a layout of 5 bits for three weights would do. Five lines hold 24 weights of 64 rows:
+/// a byte's low bits are an index as they are, those above them make three more. Tables have
+/// their 27 entries twice, so that a sixth bit may be anything. They are those of a token,
+/// from L2, or stay in registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn fives<const L1: usize, const L2: usize, const AT_ONCE: usize, const FROM_L2: bool>(
+    bytes: &[u8],
+) {
+    const LINES: usize = 5;
+    let groups = PANEL / LINE / LINES;
+    let mut tables: Vec<GroupTables> = vec![[[_mm512_set1_epi8(1); 2]; 8]; groups];
+    black_box(&mut tables);
+    let low = _mm512_set1_epi8(0b111);
+    let fourth = _mm512_set1_epi8(0b1000);
+    // Bits of `a` where the mask has them, else of `b`.
+    let select = |mask, a, b| _mm512_ternarylogic_epi64::<0xca>(mask, a, b);
+    let apart = APART * PANELS / AT_ONCE;
+    let mut sums = [[_mm512_setzero_si512(); 2]; AT_ONCE];
+    let tiles = bytes.chunks_exact(MATRIX);
+    for tile in tiles.flat_map(|m| (0..apart).map(|i| m[i * PANEL..].as_ptr())) {
+        for group in 0..groups {
+            let tables = &tables[if FROM_L2 { group } else { 0 }];
+            for (p, sums) in sums.iter_mut().enumerate() {
+                let here = tile.wrapping_add(p * apart * PANEL + group * LINES * LINE);
+                let mut lines = [low; LINES];
+                for (i, line) in lines.iter_mut().enumerate() {
+                    let here = here.wrapping_add(i * LINE);
+                    // SAFETY: a whole line of the tile; prefetches never fault.
+                    unsafe {
+                        _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(L1).cast());
+                        if L2 > 0 {
+                            _mm_prefetch::<_MM_HINT_T1>(here.wrapping_add(L2).cast());
+                        }
+                        *line = _mm512_loadu_si512(here.cast());
+                    }
+                }
+                let [a, b, c, d, e] = lines;
+                let above = select(fourth, _mm512_srli_epi16::<4>(d), _mm512_srli_epi16::<3>(e));
+                let indices = [
+                    a,
+                    b,
+                    c,
+                    d,
+                    e,
+                    select(low, _mm512_srli_epi16::<5>(a), _mm512_srli_epi16::<2>(d)),
+                    select(low, _mm512_srli_epi16::<5>(b), _mm512_srli_epi16::<2>(e)),
+                    select(low, _mm512_srli_epi16::<5>(c), above),
+                ];
+                for (index, tables) in indices.iter().zip(tables) {
+                    for (sum, table) in sums.iter_mut().zip(tables) {
+                        let found = _mm512_permutexvar_epi8(*index, *table);
+                        *sum = _mm512_add_epi8(*sum, found);
+                    }
+                }
+            }
+        }
+    }
     black_box(sums);
 }
 
