@@ -115,7 +115,6 @@ fn weights_that_change_are_packed_again() {
     assert_eq!(alive(registry), 1);
 }
 
-/// A matrix and the matrix of its first rows are at one address.
 /// Weights that are gone are not kept for others that are where they were.
 #[test]
 fn other_weights_at_an_address_drive_out_what_was_there() {
@@ -136,7 +135,6 @@ fn other_weights_at_an_address_drive_out_what_was_there() {
     assert_eq!(alive(registry), 1);
 }
 
-/// A graph that ggml did not run packs nothing, and the next one does.
 #[test]
 fn weights_that_a_graph_uses_twice_are_packed_once() {
     let (_, registry) = loaded();
@@ -153,6 +151,7 @@ fn weights_that_a_graph_uses_twice_are_packed_once() {
     assert!(right(first) && right(second));
 }
 
+/// A matrix and the matrix of its first rows are at one address.
 #[test]
 fn two_shapes_at_an_address_do_not_drive_each_other_out() {
     let (_, registry) = loaded();
@@ -174,6 +173,7 @@ fn two_shapes_at_an_address_do_not_drive_each_other_out() {
     assert_eq!(alive(registry), 2);
 }
 
+/// A graph that ggml did not run packs nothing, and the next one does.
 #[test]
 fn what_could_not_be_packed_is_packed_later() {
     let (fake, registry) = loaded();
