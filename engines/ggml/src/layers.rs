@@ -3,6 +3,7 @@
 use crate::process::Mappings;
 use crate::stats::{Left, Stats};
 use crate::sys::{Ggml, Tensor, WEIGHTS};
+use core::ops::Range;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use tritgemm::{Experts, Linear, Workspace};
@@ -51,6 +52,12 @@ pub struct Identity {
 
 /// Bytes of a fingerprint at each place; zeros follow where there are fewer.
 const PRINTED: usize = 128;
+
+/// Where the bytes of a fingerprint are in so many.
+fn printed(bytes: usize) -> [Range<usize>; 3] {
+    let len = bytes.min(PRINTED);
+    [0, (bytes - len) / 2, bytes - len].map(|start| start..start + len)
+}
 
 impl Weights {
     /// Of a tensor whose bytes lie as its type says, one row after the other. `None` of any
@@ -106,11 +113,9 @@ impl Weights {
     pub unsafe fn identity(&self) -> Identity {
         // SAFETY: the caller's promise.
         let bytes = unsafe { self.bytes() };
-        let len = bytes.len().min(PRINTED);
         let mut print = [[0; PRINTED]; 3];
-        let starts = [0, (bytes.len() - len) / 2, bytes.len() - len];
-        for (print, start) in print.iter_mut().zip(starts) {
-            print[..len].copy_from_slice(&bytes[start..][..len]);
+        for (print, place) in print.iter_mut().zip(printed(bytes.len())) {
+            print[..place.len()].copy_from_slice(&bytes[place]);
         }
         Identity {
             data: self.data as usize,
@@ -259,7 +264,12 @@ pub unsafe fn pack(
     let (packed, bytes) = unsafe { (weights.pack(ws), weights.bytes()) };
     match packed {
         Ok(packed) => {
-            mappings.release(bytes);
+            // Fingerprints are read again at every graph, and one page that is read then would
+            // bring many around it back.
+            for pair in printed(bytes.len()).windows(2) {
+                let between = bytes.get(pair[0].end..pair[1].start);
+                mappings.release(between.unwrap_or_default());
+            }
             stats.packed(packed.bytes());
             Ok(Arc::new(packed))
         }
