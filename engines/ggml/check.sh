@@ -97,13 +97,25 @@ python() {
 }
 
 check() {
-    local ggml=$1
+    local ggml=$1 convert=()
     case $ggml in
-    0.25) build "$ggml" llama test-backend-ops ;;
+    0.25)
+        build "$ggml" llama test-backend-ops
+        # By itself: the two want other features of the library.
+        cargo build --release -q -p tritgemm-cli
+        convert=("$target/release/tritgemm")
+        ;;
     *) build "$ggml" llama ;;
     esac
     echo "ggml $ggml"
-    python engines/ggml/tests/check.py "$target/release/libtritgemm_ggml.so" "$cache/$ggml/bin" "$cache/$ggml/llama"
+    run check.py "$ggml" "${convert[@]}"
+}
+
+# run SCRIPT GGML ARGUMENT...: a script of tests/ on the plug-in and that ggml.
+run() {
+    local script=$1 ggml=$2
+    shift 2
+    python "engines/ggml/tests/$script" "$target/release/libtritgemm_ggml.so" "$cache/$ggml/bin" "$cache/$ggml/llama" "$@"
 }
 
 mkdir -p "$cache"

@@ -1,7 +1,7 @@
-"""Checks the plug-in in a real llama.cpp: check.py PLUGIN LLAMA_BIN LLAMA_PROGRAM.
+"""Checks the plug-in in a real llama.cpp: check.py PLUGIN LLAMA_BIN LLAMA_PROGRAM [TRITGEMM].
 
-LLAMA_PROGRAM is llama.c, built; LLAMA_BIN is where llama.cpp's programs are, if it has any. Every
-check fails if the plug-in took no product.
+LLAMA_PROGRAM is llama.c, built; LLAMA_BIN is where llama.cpp's programs are, if it has any;
+TRITGEMM is the program that converts files. Every check fails if the plug-in took no product.
 """
 
 import os
@@ -16,6 +16,9 @@ import model
 
 PLUGIN, BIN, PROGRAM = map(os.path.abspath, sys.argv[1:4])
 OURS = ("tq2_0", "tq1_0", "q2_0")
+# Every row of kernels/registry.rs, on one or another CPU.
+ISAS = ("scalar", "avx2/zen4", "avx2/intel", "avx512/zen4", "avx512/intel", "avx512-vbmi/zen4", "avx512-vbmi/zen5",
+        "avx512-vbmi/intel", "neon")
 checks = 0
 
 
@@ -139,6 +142,19 @@ def two(models):
     ok("a matrix with a weight of +2 is left to ggml")
 
 
+def converted(models):
+    if len(sys.argv) < 5:
+        print("skipped: no program that converts files is named")
+        return
+    paths = [models.path("dense", "tq2_0")] + [os.path.join(models.folder, f"{to}.gguf") for to in ("pq2_0", "q2_0")]
+    for source, out, to in zip(paths, paths[1:], ("pq2_0", "q2_0")):
+        subprocess.run([sys.argv[4], "convert", source, out, "--to", to], check=True, stdout=subprocess.DEVNULL)
+    for env, plugin in (({"GGML": "int8g"}, "path"), ({}, None)):
+        got, _ = models.logits(paths[-1], plugin=plugin, **env)
+        assert same(got, models.logits(models.path("dense", "q2_0"), plugin=plugin, **env)[0])
+    ok("a PQ2_0 file, converted to Q2_0, is the model that it was, for ggml too")
+
+
 def lifetimes(models):
     a, b = models.path("dense", "tq2_0"), models.path("other", "tq2_0", seed=2)
     q = models.path("dense", "q2_0")
@@ -148,6 +164,19 @@ def lifetimes(models):
         run([PROGRAM, "contexts", q], GGML=mode)
         run([PROGRAM, "abort", a], GGML=mode)
     ok("50 loads of two models in turns, two contexts on two threads, aborted graphs")
+
+
+def memory(models):
+    path = models.path("dense", "tq2_0")
+
+    def peak(mapped, plugin="path"):
+        said, _ = run([PROGRAM, "peak", path, str(mapped), "2"], plugin)
+        packed = re.search(r"packed ([\d.]+) MB", said)
+        return int(re.search(r"VmHWM:\s*(\d+) kB", said)[1]) / 1024, packed and float(packed[1]) / 1.048576
+
+    (mapped, packed), (whole, _), (alone, _) = peak(1), peak(0), peak(1, None)
+    assert mapped < whole - packed / 2, (mapped, whole, packed)
+    ok(f"{packed:.0f} MiB packed of a mapped file: {mapped:.0f} MiB at most, {whole:.0f} if not mapped, ggml's {alone:.0f}")
 
 
 def loading(models):
@@ -169,21 +198,22 @@ def loading(models):
     assert status == 0 and said == "", said
     # As Python's bindings load it: where nothing else in the process sees its functions.
     ggml = f"import ctypes; ctypes.CDLL({os.path.join(BIN, 'libggml.so')!r}, mode=ctypes.RTLD_LOCAL)"
-    status, said = start([sys.executable, "-c", f"{ggml}.ggml_backend_load_all()"])
-    assert status == 0 and "tritgemm: ternary products of ggml" in said, said
-    ok("GGML_BACKEND_PATH, LD_PRELOAD, a private ggml, off, refusals, a process without ggml")
+    for call, plugin in (("ggml_backend_load_all()", "path"), (f"ggml_backend_load({PLUGIN.encode()!r})", None)):
+        status, said = start([sys.executable, "-c", f"{ggml}.{call}"], plugin)
+        assert status == 0 and "tritgemm: ternary products of ggml" in said, said
+    ok("GGML_BACKEND_PATH, LD_PRELOAD, ggml_backend_load, a private ggml, off, refusals, a process without ggml")
 
 
 def isas(models):
     path, seen = models.path("dense", "tq2_0"), []
-    for mode in ("f32", "int8"):
+    for mode in ("f32", "int8", "int8g"):
         best, _ = models.logits(path, GGML=mode)
-        for isa in ("scalar", "avx2", "avx512", "avx512-vbmi", "neon"):
+        for isa in ISAS:
             status, said = start([PROGRAM, "logits", path, os.path.join(models.folder, "isa"), "2"], GGML=mode, ISA=isa)
             assert status == 0, said
             if "tritgemm: not loaded" in said:
                 continue
-            assert f"on {isa}" in said and "tritgemm: 252 products" in said, said
+            assert f"on {isa}," in said and "tritgemm: 252 products" in said, said
             got = np.fromfile(os.path.join(models.folder, "isa"), np.float32).reshape(40, -1)
             assert same(got, best), f"{isa} {mode}"
             seen.append(isa)
@@ -208,7 +238,7 @@ def backend_ops():
 def main():
     with tempfile.TemporaryDirectory() as folder:
         models = Models(folder)
-        for check in (dense, block_scales, experts, two, loading, isas, lifetimes):
+        for check in (dense, block_scales, experts, two, converted, memory, loading, isas, lifetimes):
             check(models)
     backend_ops()
     print(f"{checks} checks passed")

@@ -1,9 +1,11 @@
 /* Runs models in llama.cpp, by its C interface alone, and compares or writes their logits.
  *
  *   llama logits MODEL OUT THREADS          logits of a prompt and of tokens after it, as f32
- *   llama reload TIMES A B                  two models in turns, mapped and not: the same bits
+ *   llama reload TIMES A B                  two models in turns, mapped and not: the same bits,
+ *                                           though one is where the other was
  *   llama contexts MODEL                    two contexts, one after the other and on two threads
  *   llama abort MODEL                       computing again after a graph was aborted
+ *   llama peak MODEL MAPPED THREADS         the same tokens, and the most memory that they took
  *
  * The tokens are fixed, so that every model of one vocabulary gets the same. A difference ends
  * it with status 1. The headers are those of the llama.cpp that is tested.
@@ -92,8 +94,27 @@ static float *run(struct llama_context *ctx, int vocab) {
     return logits;
 }
 
+/* Where the file that was mapped last is. */
+static unsigned long mapped_at;
+
+static unsigned long address_of(const char *path) {
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[4096];
+    unsigned long address = 0;
+    while (maps && !address && fgets(line, sizeof line, maps)) {
+        if (strstr(line, path)) {
+            address = strtoul(line, NULL, 16);
+        }
+    }
+    if (!maps || fclose(maps) != 0 || !address) {
+        fail("the file is not mapped");
+    }
+    return address;
+}
+
 static float *run_model(const char *path, bool mapped, int threads, int *vocab) {
     struct llama_model *model = load(path, mapped);
+    mapped_at = mapped ? address_of(path) : 0;
     struct llama_context *ctx = context(model, threads);
     *vocab = vocabulary(model);
     float *logits = run(ctx, *vocab);
@@ -119,8 +140,25 @@ static void write_logits(const char *path, const char *out, int threads) {
     free(logits);
 }
 
+/* By the kernel's account of this program: getrusage's starts with what its parent had. */
+static void say_peak(const char *path, bool mapped, int threads) {
+    int vocab;
+    char line[256];
+    free(run_model(path, mapped, threads, &vocab));
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status)) {
+        if (strncmp(line, "VmHWM:", 6) == 0) {
+            fputs(line, stdout);
+        }
+    }
+    if (!status || fclose(status) != 0) {
+        fail("no /proc/self/status");
+    }
+}
+
 static void reload(int times, char **paths) {
-    int vocab[2];
+    int vocab[2], swapped = 0;
+    unsigned long at[2] = {0, 0};
     float *first[2];
     for (int i = 0; i < 2; i++) {
         first[i] = run_model(paths[i], true, 2, &vocab[i]);
@@ -133,6 +171,11 @@ static void reload(int times, char **paths) {
         float *again = run_model(paths[which], i % 4 < 2, 2, &unused);
         compare(again, first[which], vocab[which], "a model that was loaded again differs");
         free(again);
+        at[which] = mapped_at;
+        swapped += which == 1 && at[0] != 0 && at[0] == at[1];
+    }
+    if (swapped == 0) {
+        fail("no model was where the other had been: nothing is tested");
     }
     free(first[0]);
     free(first[1]);
@@ -219,6 +262,8 @@ int main(int argc, char **argv) {
         contexts(argv[2]);
     } else if (argc == 3 && strcmp(argv[1], "abort") == 0) {
         abort_graphs(argv[2]);
+    } else if (argc == 5 && strcmp(argv[1], "peak") == 0) {
+        say_peak(argv[2], atoi(argv[3]), atoi(argv[4]));
     } else {
         fail("see the comment at its start");
     }
