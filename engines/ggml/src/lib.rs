@@ -45,9 +45,11 @@ use std::sync::Mutex;
 use sys::{Ggml, Lookup, Registry};
 use tritgemm::Backend;
 
-/// A line for the user, who may have closed what it is written to.
+/// A line for the user, who may have closed what it is written to. It is written at once: other
+/// threads of the process write theirs meanwhile.
 pub(crate) fn say(line: Arguments<'_>) {
-    _ = writeln!(std::io::stderr(), "tritgemm: {line}");
+    let line = format!("tritgemm: {line}\n");
+    _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Makes a plug-in for the ggml whose functions `lookup` finds; `None` if it is off.
