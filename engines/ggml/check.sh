@@ -4,7 +4,8 @@
 #     engines/ggml/check.sh              in both of these                      (25 min, again 6 min)
 #     engines/ggml/check.sh 0.25         ggml 0.25, of PyPI's sdist of llama-cpp-python
 #     engines/ggml/check.sh 0.26         ggml 0.26, of the crate llama-cpp-sys-2 (5 min, again 3 min)
-#     engines/ggml/check.sh tools        nothing, but builds llama-bench and llama-perplexity of 0.25
+#     engines/ggml/check.sh tables       none, but prints the tables of README.md that time nothing (ggml 0.25)
+#     engines/ggml/check.sh tools        none, but builds llama-bench and llama-perplexity of 0.25
 #
 # Wants cmake, a C++ compiler and python3. What was built stays below target/llama, a folder a
 # version, and is not built again.
@@ -122,6 +123,7 @@ mkdir -p "$cache"
 cargo build --release -q -p tritgemm-ggml
 case ${1:-all} in
 all) check 0.25 && check 0.26 ;;
+tables) build 0.25 llama llama-perplexity && run tables.py 0.25 ;;
 tools) build 0.25 llama llama-bench llama-perplexity ;;
 *) for ggml in "$@"; do check "$ggml"; done ;;
 esac
