@@ -96,6 +96,25 @@ fn groups_of_activations_give_the_bits_of_the_definition() {
     }
 }
 
+/// As many rows as take several passes, since the sums of all do not fit the cache.
+#[test]
+fn groups_of_many_rows_give_the_bits_of_the_definition() {
+    let (m, k, n, group) = (20_003, 96, 18, GroupSize::G32);
+    let case = Case::new(Shape {
+        granularity: group.len(),
+        ..Shape::new(m, k, n)
+    });
+    let want = expected(&case, &quantized(&case.x_f32, k, group), group);
+    for options in ways() {
+        let ws = &mut workspace(&options);
+        let x = Grouped(view(&case.x_f32, n, k), group);
+        let got = forward(&case, |layer, y| {
+            layer.forward_int8(x, view_mut(y, n, m), ws).expect("fits");
+        });
+        assert!(got == want, "{options:?}");
+    }
+}
+
 /// An outlier costs the precision of its group alone.
 #[test]
 fn groups_keep_precision_beside_outliers() {

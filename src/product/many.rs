@@ -98,7 +98,7 @@ fn run_groups<X: Folded, S: Sink<X>>(
     let sums: &mut [f32] = bytemuck::cast_slice_mut(sums);
     let transposed = reserve(transposed, panel_sums * size_of::<f32>())?;
     let transposed: &mut [f32] = bytemuck::cast_slice_mut(transposed);
-    let rows = part.panels.start * PANEL_ROWS..part.row_end;
+    let rows = part.panels.start * PANEL_ROWS..part.row_end.min(part.panels.end * PANEL_ROWS);
     let padded = part.panels.len() * PANEL_ROWS;
     let scales = reserve(scales, 2 * padded * size_of::<f32>())?;
     let (scales, room) = bytemuck::cast_slice_mut(scales).split_at_mut(padded);
