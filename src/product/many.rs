@@ -22,7 +22,7 @@ use crate::kernels::prefetch;
 use crate::memory::{Lines, OutOfMemory, reserve};
 use crate::product::folds::{Folded, Running};
 use crate::product::operands::Product;
-use crate::product::plan::{self, groups, pieces};
+use crate::product::plan::{self, groups};
 use crate::product::scratch::Scratch;
 use crate::product::sink::{Place, Sink, part_of};
 use crate::product::stretches::{self, Outcome, TileSums};
@@ -45,11 +45,12 @@ pub(crate) fn run_tile<X: Folded, S: Sink<X>>(
     for first in tokens.clone().step_by(kernel.tokens) {
         let xt = product.prepared.tile(choice, first / kernel.tokens);
         for first_panel in panels.clone().step_by(part_panels) {
+            let end = panels.end.min(first_panel + part_panels);
             let part = Part {
                 tokens: first..tokens.end.min(first + kernel.tokens),
                 first_token,
-                panels: first_panel..panels.end.min(first_panel + part_panels),
-                row_end: rows.end,
+                panels: first_panel..end,
+                row_end: rows.end.min(end * PANEL_ROWS),
             };
             let group_strips = product.prepared.group_strips();
             match group_strips < product.prepared.strips() {
@@ -98,7 +99,7 @@ fn run_groups<X: Folded, S: Sink<X>>(
     let sums: &mut [f32] = bytemuck::cast_slice_mut(sums);
     let transposed = reserve(transposed, panel_sums * size_of::<f32>())?;
     let transposed: &mut [f32] = bytemuck::cast_slice_mut(transposed);
-    let rows = part.panels.start * PANEL_ROWS..part.row_end.min(part.panels.end * PANEL_ROWS);
+    let rows = part.panels.start * PANEL_ROWS..part.row_end;
     let padded = part.panels.len() * PANEL_ROWS;
     let scales = reserve(scales, 2 * padded * size_of::<f32>())?;
     let (scales, room) = bytemuck::cast_slice_mut(scales).split_at_mut(padded);
@@ -136,6 +137,7 @@ fn run_groups<X: Folded, S: Sink<X>>(
     Ok(())
 }
 
+/// Computes a part whose scales are the same along K.
 fn run_part<X: Folded, S: Sink<X>>(
     product: &Product<'_, X, S>,
     kernel: Many<X>,
@@ -144,7 +146,7 @@ fn run_part<X: Folded, S: Sink<X>>(
     part: &Part,
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
-    let (strips, group_strips) = (product.prepared.strips(), product.prepared.group_strips());
+    let strips = product.prepared.strips();
     let panel_acc = PANEL_ROWS * kernel.entry_bytes;
     let panel_sums = PANEL_ROWS * kernel.tokens;
     let Scratch {
@@ -156,25 +158,23 @@ fn run_part<X: Folded, S: Sink<X>>(
         ..
     } = scratch;
     let mut buffers = Buffers::new(kernel, part.panels.len(), [tables, acc, total])?;
-    // f32 totals run over a whole group; int8 ones are emptied before they can overflow,
-    // which only a very long K needs. The panels' sums then wait for the group's end.
-    let waiting = strips.min(group_strips) > X::MOST_STRIPS;
+    // f32 totals run over all of K; int8 ones are emptied before they can overflow, which only
+    // a very long K needs. The panels' sums then wait for its end.
+    let waiting = strips > X::MOST_STRIPS;
     let kept = if waiting { part.panels.len() } else { 1 };
     let sums = reserve(sums, kept * panel_sums * size_of::<X::Acc>())?;
     let sums: &mut [X::Acc] = bytemuck::cast_slice_mut(sums);
-    let panel_staged = PANEL_ROWS * part.tokens.len();
     let staged: &mut [f32] = match product.sink.stages() {
         true => {
-            let len = part.panels.len() * panel_staged * size_of::<f32>();
+            let len = PANEL_ROWS * part.tokens.len() * size_of::<f32>();
             bytemuck::cast_slice_mut(reserve(staged, len)?)
         }
         false => &mut [],
     };
-    let group_count = groups(strips, group_strips).len();
 
-    for piece in pieces(strips, group_strips, X::MOST_STRIPS) {
-        let chunks = chunks(piece.strips, kernel.chunk_strips);
-        let chunks = (chunks, usize::MAX);
+    for piece in groups(strips, X::MOST_STRIPS) {
+        let (starts, ends) = (piece.start == 0, piece.end == strips);
+        let chunks = (chunks(piece, kernel.chunk_strips), usize::MAX);
         let work = (product.view, part, None);
         run_chunks(kernel, work, xt, None, chunks, &mut buffers);
         for (i, panel) in part.panels.clone().enumerate() {
@@ -184,23 +184,20 @@ fn run_part<X: Folded, S: Sink<X>>(
             );
             let sums = &mut sums[if waiting { i * panel_sums } else { 0 }..];
             let out = (&mut *sums, PANEL_ROWS);
-            call::many_finish(kernel, part.tokens.len(), accs, out, !piece.starts);
-            if !piece.ends {
-                continue;
+            call::many_finish(kernel, part.tokens.len(), accs, out, !starts);
+            if ends {
+                emit_panel(&product.sink, part, panel, sums, staged, y);
             }
-            let group = (piece.group, group_count);
-            let staged = part_of(staged, i * panel_staged, panel_staged);
-            emit_panel(&product.sink, part, (panel, group), sums, staged, y);
         }
     }
     Ok(())
 }
 
-/// Hands on a panel's sums of a group.
+/// Hands on a panel's sums over all of K.
 fn emit_panel<X: Element, S: Sink<X>>(
     sink: &S,
     part: &Part,
-    (panel, group): (usize, (usize, usize)),
+    panel: usize,
     sums: &[X::Acc],
     staged: &mut [f32],
     y: &mut Tile<'_, S::Out>,
@@ -210,14 +207,14 @@ fn emit_panel<X: Element, S: Sink<X>>(
     let mut room = [0.0; PANEL_ROWS];
     let rows = row..row_end;
     let room = &mut room[..rows.len()];
-    let scales = sink.scales(group.0, rows, room);
+    let scales = sink.scales(0, rows, room);
     // Their rows are far apart: the CPU sees no stream of writes.
     let next = part.row_end.min(row_end + PANEL_ROWS);
     for (t, sums) in sums.chunks(PANEL_ROWS).take(part.tokens.len()).enumerate() {
         let token = part.tokens.start + t;
         prefetch::output(y.row_mut(token, row_end..next));
         let place = Place {
-            group,
+            group: (0, 1),
             token: part.first_token + token,
             row,
         };

@@ -106,41 +106,6 @@ pub(crate) fn expects_memory(weights_in_cache: bool, few_tokens: usize) -> bool 
     !weights_in_cache && few_tokens == 1
 }
 
-/// A range of strips that is summed by itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
-    pub(crate) strips: Range<usize>,
-    /// The group of weights that it is of; all weights are one without groups.
-    pub(crate) group: usize,
-    /// The group starts here.
-    pub(crate) starts: bool,
-    /// The group ends here.
-    pub(crate) ends: bool,
-}
-
-/// Cuts `strips` strips into groups of `group_strips`, and those into pieces of at most
-/// `most`; there is always one.
-pub(crate) fn pieces(
-    strips: usize,
-    group_strips: usize,
-    most: usize,
-) -> impl Iterator<Item = Piece> + Clone {
-    groups(strips, group_strips)
-        .enumerate()
-        .flat_map(move |(group, range)| {
-            let cuts = range.len().div_ceil(most).max(1);
-            (0..cuts).map(move |cut| {
-                let start = range.start + cut * most;
-                Piece {
-                    strips: start..range.end.min(start.saturating_add(most)),
-                    group,
-                    starts: cut == 0,
-                    ends: cut + 1 == cuts,
-                }
-            })
-        })
-}
-
 /// Strips of a chunk of a kernel for many tokens: a part of a unit more where a group is one
 /// chunk then.
 pub(crate) fn chunk_strips<X, Acc>(kernel: &ManyKernel<X, Acc>, group_strips: usize) -> usize {
@@ -417,30 +382,18 @@ mod tests {
     }
 
     #[test]
-    fn pieces_cover_the_strips_and_say_where_groups_end() {
-        for (strips, group, most) in [
-            (61, usize::MAX, usize::MAX),
-            (61, 16, usize::MAX),
-            (61, 16, 7),
-            (61, usize::MAX, 20),
-            (64, 16, 16),
-            (3, 16, 2),
-        ] {
-            let (mut end, mut group_start) = (0, 0);
-            for piece in pieces(strips, group, most) {
-                assert_eq!(piece.strips.start, end, "{strips} {group} {most}");
-                assert!((1..=most).contains(&piece.strips.len()));
-                assert_eq!(piece.starts, end == piece.group.saturating_mul(group));
-                if piece.starts {
-                    group_start = end;
-                }
-                end = piece.strips.end;
-                let group_end = strips.min(group_start.saturating_add(group));
-                assert_eq!(piece.ends, end == group_end);
+    fn groups_cover_the_strips() {
+        for (strips, group) in [(61, usize::MAX), (61, 16), (61, 7), (64, 16), (3, 2)] {
+            let mut end = 0;
+            for range in groups(strips, group) {
+                assert_eq!(range.start, end, "{strips} {group}");
+                assert!((1..=group).contains(&range.len()));
+                assert!(range.len() == group || range.end == strips);
+                end = range.end;
             }
             assert_eq!(end, strips);
         }
-        assert_eq!(pieces(0, usize::MAX, 8).count(), 1);
+        assert_eq!(groups(0, usize::MAX).len(), 1);
     }
 
     /// Every token is computed once, whatever the family and the row.
