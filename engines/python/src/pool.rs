@@ -16,8 +16,10 @@ use tritgemm::{Backend, Workspace};
 /// The environment variable that sets the number of threads.
 const THREADS_VARIABLE: &str = "TRITGEMM_NUM_THREADS";
 
-/// Weights times tokens from which on entering the pool (about 5 us) pays.
-const MIN_WORK: usize = 1 << 21;
+/// Weights times tokens from which on entering the pool pays: some 80 us of one thread. Entering
+/// takes 5 us, but torch's threads, which go on spinning after their own work, take the cores of
+/// the pool's.
+const MIN_WORK: usize = 1 << 23;
 
 /// More threads than any machine has are a mistake.
 const MAX_THREADS: usize = 1 << 12;
