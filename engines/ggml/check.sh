@@ -6,6 +6,7 @@
 #     engines/ggml/check.sh 0.26         ggml 0.26, of the crate llama-cpp-sys-2 (5 min, again 3 min)
 #     engines/ggml/check.sh tables       none, but prints the tables of README.md that time nothing (ggml 0.25)
 #     engines/ggml/check.sh tools        none, but builds llama-bench and llama-perplexity of 0.25
+#     engines/ggml/check.sh model OUT    none, but writes a random model: options of tests/model.py
 #
 # Wants cmake, a C++ compiler and python3. What was built stays below target/llama, a folder a
 # version, and is not built again.
@@ -67,8 +68,9 @@ build_llama() {
         shift
     done
     shift
+    # GCC 12 takes the stores of a tile configuration for dead: llama.cpp's AMX products would crash.
     quietly "$build.log" cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-        -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF "${options[@]}"
+        -DCMAKE_CXX_FLAGS="-fno-tree-dse -fno-dse" -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF "${options[@]}"
     quietly "$build.log" cmake --build "$build" -j "$(nproc)" --target "$@"
 }
 
@@ -120,6 +122,11 @@ run() {
 }
 
 mkdir -p "$cache"
+if [ "${1:-}" = model ]; then
+    shift
+    python engines/ggml/tests/model.py "$@"
+    exit
+fi
 cargo build --release -q -p tritgemm-ggml
 case ${1:-all} in
 all) check 0.25 && check 0.26 ;;
