@@ -57,7 +57,31 @@ pub struct Cli {
     #[arg(long, conflicts_with = "bars")]
     pub scaling: bool,
 
-    /// Instead of the sweep, this llama-bench with and without the plug-in, on `--models`
+    /// Instead of the sweep, a whole model of random weights in turns, with those of --generate,
+    /// --llama, --plugin and --candle that there are; `model.sh` builds them all
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["bars", "scaling"],
+          value_parser = ["bitnet-2b", "bonsai-8b", "falcon-e-3b"])]
+    pub model: Option<String>,
+
+    /// Where `--model` finds NAME.tq2_0.gguf and NAME.q4_0.gguf
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "model",
+        default_value = "target/models"
+    )]
+    pub files: PathBuf,
+
+    /// The example `generate` of `engines/candle`, for `--model`
+    #[arg(long, value_name = "PROGRAM", requires = "model")]
+    pub generate: Option<PathBuf>,
+
+    /// The program of `lab/peers/candle`, for `--model`
+    #[arg(long, value_name = "PROGRAM", requires = "model")]
+    pub candle: Option<PathBuf>,
+
+    /// This llama-bench: instead of the sweep with and without the plug-in, on `--models`; with
+    /// `--model` a contender
     #[arg(long, value_name = "LLAMA_BENCH", conflicts_with_all = ["bars", "scaling"],
           requires = "plugin")]
     pub llama: Option<PathBuf>,
@@ -66,16 +90,16 @@ pub struct Cli {
     #[arg(long, value_name = "LIBRARY", requires = "llama")]
     pub plugin: Option<PathBuf>,
 
-    /// GGUF files for `--llama`
+    /// GGUF files for `--llama` without `--model`
     #[arg(long, value_delimiter = ',', requires = "llama")]
     pub models: Vec<PathBuf>,
 
-    /// Tokens of a prompt, for `--llama`
-    #[arg(long, value_delimiter = ',', default_values_t = [128, 512], requires = "llama")]
+    /// Tokens of a prompt, for `--llama`; `--model` has the first
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 512], value_parser = positive)]
     pub prompts: Vec<usize>,
 
-    /// Tokens to generate, for `--llama`
-    #[arg(long, default_value_t = 32, requires = "llama")]
+    /// Tokens to generate, for `--llama` and `--model`
+    #[arg(long, default_value_t = 32)]
     pub generated: usize,
 
     /// Also measure this library of litespark-inference
@@ -92,11 +116,12 @@ pub struct Cli {
     pub json: Option<PathBuf>,
 
     /// Write a plot over the number of tokens, tokens.svg, to this folder; with --scaling one
-    /// over the number of workers, workers.svg
+    /// over the number of workers, workers.svg; with --model bars, NAME-light.svg and -dark.svg
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
 
-    /// Redraw the plot from a JSON file of an earlier run, measuring nothing
+    /// Redraw the plot from a JSON file of an earlier run (with --model of one with it),
+    /// measuring nothing
     #[arg(long, value_name = "FILE", requires = "plots")]
     pub replot: Option<PathBuf>,
 

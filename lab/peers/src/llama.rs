@@ -8,21 +8,26 @@ use std::process::Command;
 
 /// What is run, and how often.
 pub struct Plan {
-    /// llama-bench, of any build.
-    pub bench: PathBuf,
-    /// The plug-in's library.
-    pub plugin: PathBuf,
+    pub bench: Bench,
     /// Models, GGUF.
     pub models: Vec<PathBuf>,
-    /// Tokens of a prompt (0: no such test), and how many are generated.
-    pub prompts: Vec<usize>,
-    pub generated: usize,
     pub threads: Vec<usize>,
     pub repeats: usize,
 }
 
+/// llama-bench and its tests.
+pub struct Bench {
+    /// llama-bench, of any build.
+    pub program: PathBuf,
+    /// The plug-in's library.
+    pub plugin: PathBuf,
+    /// Tokens of a prompt (0: no such test), and how many are generated.
+    pub prompts: Vec<usize>,
+    pub generated: usize,
+}
+
 /// Values of `TRITGEMM_GGML`; the first is without the plug-in.
-const MODES: [&str; 4] = ["ggml", "f32", "int8", "int8g"];
+pub const MODES: [&str; 4] = ["ggml", "f32", "int8", "int8g"];
 
 /// One test of one model, in every mode.
 #[derive(Serialize)]
@@ -63,7 +68,7 @@ pub fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
             let mut found: Vec<(String, [Vec<f64>; MODES.len()])> = Vec::new();
             for _ in 0..plan.repeats {
                 for (mode, name) in MODES.iter().enumerate() {
-                    for (test, speed) in run(plan, model, threads, name)? {
+                    for (test, speed) in plan.bench.run(model, threads, name)? {
                         let at = found.iter().position(|(it, _)| *it == test);
                         let at = at.unwrap_or_else(|| {
                             found.push((test, Default::default()));
@@ -125,54 +130,56 @@ fn print(row: &Row) {
     println!();
 }
 
-/// Runs the tests of a model once.
-fn run(
-    plan: &Plan,
-    model: &Path,
-    threads: usize,
-    mode: &str,
-) -> anyhow::Result<Vec<(String, f64)>> {
-    let mut command = Command::new(&plan.bench);
-    let prompts: Vec<_> = plan.prompts.iter().map(usize::to_string).collect();
-    command.arg("-m").arg(model).args(["-r", "1", "-o", "json"]);
-    command.args(["-t", &threads.to_string(), "-p", &prompts.join(",")]);
-    command.args(["-n", &plan.generated.to_string()]);
-    command.env_remove("GGML_BACKEND_PATH");
-    if mode != MODES[0] {
-        command
-            .env("GGML_BACKEND_PATH", &plan.plugin)
-            .env("TRITGEMM_GGML", mode);
-        command.env("TRITGEMM_GGML_STATS", "1");
+impl Bench {
+    /// Runs the tests of a model once.
+    pub fn run(
+        &self,
+        model: &Path,
+        threads: usize,
+        mode: &str,
+    ) -> anyhow::Result<Vec<(String, f64)>> {
+        let mut command = Command::new(&self.program);
+        let prompts: Vec<_> = self.prompts.iter().map(usize::to_string).collect();
+        command.arg("-m").arg(model).args(["-r", "1", "-o", "json"]);
+        command.args(["-t", &threads.to_string(), "-p", &prompts.join(",")]);
+        command.args(["-n", &self.generated.to_string()]);
+        command.env_remove("GGML_BACKEND_PATH");
+        if mode != MODES[0] {
+            command
+                .env("GGML_BACKEND_PATH", &self.plugin)
+                .env("TRITGEMM_GGML", mode);
+            command.env("TRITGEMM_GGML_STATS", "1");
+        }
+        let done = command
+            .output()
+            .with_context(|| format!("{}", self.program.display()))?;
+        let errors = String::from_utf8_lossy(&done.stderr);
+        if !done.status.success() {
+            bail!("{}: {}\n{errors}", self.program.display(), done.status);
+        }
+        // Without it ggml would be compared with itself.
+        let products = errors
+            .lines()
+            .filter_map(|line| line.strip_prefix("tritgemm: "));
+        let products =
+            products.filter_map(|line| line.split_once(" products in ")?.0.parse::<u64>().ok());
+        let taken: u64 = products.sum();
+        ensure!(
+            mode == MODES[0] || taken > 0,
+            "the plug-in took no product:\n{errors}"
+        );
+        let said: Vec<Said> = serde_json::from_slice(&done.stdout).context("llama-bench's JSON")?;
+        let named = said.into_iter().map(|it| match it.n_prompt {
+            0 => (format!("tg{}", it.n_gen), it.avg_ts),
+            tokens => (format!("pp{tokens}"), it.avg_ts),
+        });
+        Ok(named.collect())
     }
-    let done = command
-        .output()
-        .with_context(|| format!("{}", plan.bench.display()))?;
-    let errors = String::from_utf8_lossy(&done.stderr);
-    if !done.status.success() {
-        bail!("{}: {}\n{errors}", plan.bench.display(), done.status);
-    }
-    // Without it ggml would be compared with itself.
-    let products = errors
-        .lines()
-        .filter_map(|line| line.strip_prefix("tritgemm: "));
-    let products =
-        products.filter_map(|line| line.split_once(" products in ")?.0.parse::<u64>().ok());
-    let taken: u64 = products.sum();
-    ensure!(
-        mode == MODES[0] || taken > 0,
-        "the plug-in took no product:\n{errors}"
-    );
-    let said: Vec<Said> = serde_json::from_slice(&done.stdout).context("llama-bench's JSON")?;
-    let named = said.into_iter().map(|it| match it.n_prompt {
-        0 => (format!("tg{}", it.n_gen), it.avg_ts),
-        tokens => (format!("pp{tokens}"), it.avg_ts),
-    });
-    Ok(named.collect())
 }
 
 /// The values a quarter, a half and three quarters of the way up; of an even number the lower of
 /// two.
-fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+pub fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
     [1, 2, 3].map(|i| values.get(last * i / 4).copied().unwrap_or(f64::NAN))

@@ -20,7 +20,7 @@ pub struct Machine {
 }
 
 /// Those of interest, as /proc/cpuinfo spells them.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 10] = [
     "avx2",
     "fma",
     "f16c",
@@ -30,6 +30,7 @@ const FEATURES: [&str; 9] = [
     "avx512vl",
     "avx512_vnni",
     "avx512vbmi",
+    "amx_int8",
 ];
 
 impl Machine {

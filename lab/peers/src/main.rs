@@ -14,6 +14,7 @@ mod host;
 mod litespark;
 mod llama;
 mod machine;
+mod model;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
 mod ours;
@@ -25,6 +26,7 @@ mod ratios;
 mod report;
 mod run;
 mod scaling;
+mod svg;
 mod timing;
 
 use clap::Parser;
@@ -43,16 +45,44 @@ static ALLOCATOR: owned::Noting = owned::Noting;
 fn main() -> anyhow::Result<ExitCode> {
     let cli = cli::Cli::parse();
     if let (Some(json), Some(dir)) = (&cli.replot, &cli.plots) {
-        plot::draw(&Report::read_json(json)?, cli.plot_shape, dir)?;
+        match cli.model {
+            Some(_) => model::draw(&model::ModelReport::read_json(json)?, dir)?,
+            None => plot::draw(&Report::read_json(json)?, cli.plot_shape, dir)?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(name) = &cli.model {
+        let programs = model::Programs {
+            generate: cli.generate.clone(),
+            llama: cli.llama.clone(),
+            plugin: cli.plugin.clone(),
+            candle: cli.candle.clone(),
+        };
+        let task = model::Task {
+            model: name.clone(),
+            files: cli.files.clone(),
+            prompt: cli.prompts[0],
+            generated: cli.generated,
+        };
+        let report = model::measure(&programs, &task, &cli.threads, cli.protocol().repeats)?;
+        print!("{}", report.table());
+        if let Some(path) = &cli.json {
+            fs::write(path, serde_json::to_string_pretty(&report)?)?;
+        }
+        if let Some(dir) = &cli.plots {
+            model::draw(&report, dir)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if let (Some(bench), Some(plugin)) = (&cli.llama, &cli.plugin) {
         let rows = llama::measure(&llama::Plan {
-            bench: bench.clone(),
-            plugin: plugin.clone(),
+            bench: llama::Bench {
+                program: bench.clone(),
+                plugin: plugin.clone(),
+                prompts: cli.prompts.clone(),
+                generated: cli.generated,
+            },
             models: cli.models.clone(),
-            prompts: cli.prompts.clone(),
-            generated: cli.generated,
             threads: cli.threads.clone(),
             repeats: cli.protocol().repeats,
         })?;
@@ -125,9 +155,7 @@ fn ggml_build() -> anyhow::Result<Option<String>> {
 
 fn measure(cli: &cli::Cli, libraries: &[Box<dyn Library>]) -> anyhow::Result<Report> {
     let machine = machine::Machine::detect();
-    let load_before = fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|s| s.split(' ').next()?.parse().ok());
+    let load_before = report::load_now();
     let ggml = ggml_build()?;
     println!("machine: {}", machine.summary());
     println!("features: {}", machine.features.join(" "));

@@ -7,6 +7,7 @@ use crate::problem::{Cell, Shape, WeightsFrom, threads as count_of_threads};
 use crate::report::Report;
 use crate::run::CellResult;
 use crate::scaling::Scaling;
+use crate::svg::{BLUE, GREEN, LIGHT, ORANGE, PURPLE, Stroke, Svg, VERMILION};
 use anyhow::{Context, ensure};
 use std::fs;
 use std::path::Path;
@@ -19,17 +20,9 @@ const RIGHT: f64 = 826.0;
 const TOP: f64 = 82.0;
 const BOTTOM: f64 = 616.0;
 const LEGEND: f64 = 946.0;
-/// Colour, width and dashes of a line.
-type Stroke = (&'static str, u32, &'static str);
 const GRID: Stroke = ("#E6E6E6", 1, "");
 const AXIS: Stroke = ("#222222", 1, "");
 const PEAK: Stroke = ("#666666", 1, "3 4");
-// Colours that stay apart for the colour-blind (Okabe and Ito).
-const BLUE: &str = "#0072B2";
-const GREEN: &str = "#009E73";
-const VERMILION: &str = "#D55E00";
-const ORANGE: &str = "#E69F00";
-const PURPLE: &str = "#CC79A7";
 
 /// A contender's line: (log2 of tokens, GMAC/s).
 struct Series {
@@ -68,7 +61,7 @@ fn svg(report: &Report, cells: &[&CellResult]) -> String {
     let x = |log2: f64| LEFT + (log2 + 0.15) / (last + 0.3) * (RIGHT - LEFT);
     let y = |rate: f64| BOTTOM - rate / top * (BOTTOM - TOP);
 
-    let mut out = Svg::new();
+    let mut out = Svg::new(SIZE, LIGHT);
     let Cell { shape, threads, .. } = cells[0].cell;
     let threads = count_of_threads(threads);
     let title = format!("Ternary matrix products, {shape} weights, {threads}");
@@ -118,7 +111,7 @@ fn svg(report: &Report, cells: &[&CellResult]) -> String {
         at += 18.0;
         out.text((LEGEND, at), 11, "start", remark);
     }
-    out.0 + "</svg>\n"
+    out.finish()
 }
 
 /// Draws the efficiencies over the number of workers into `dir`: a colour for each number of
@@ -132,7 +125,7 @@ pub fn draw_scaling(found: &[Scaling], machine: &str, dir: &Path) -> anyhow::Res
         LEFT + part * (RIGHT - LEFT)
     };
     let y = |efficiency: f64| BOTTOM - efficiency.min(1.1) / 1.1 * (BOTTOM - TOP);
-    let mut out = Svg::new();
+    let mut out = Svg::new(SIZE, LIGHT);
     let title = "Efficiency of int8 products: time on one worker over (workers x their time)";
     out.text((24.0, 30.0), 18, "start", title);
     out.text((24.0, 54.0), 11, "start", machine);
@@ -175,42 +168,7 @@ pub fn draw_scaling(found: &[Scaling], machine: &str, dir: &Path) -> anyhow::Res
     }
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let path = dir.join("workers.svg");
-    fs::write(&path, out.0 + "</svg>\n").with_context(|| format!("writing {}", path.display()))
-}
-
-struct Svg(String);
-
-impl Svg {
-    /// An empty picture, without its end.
-    fn new() -> Self {
-        let (width, height) = SIZE;
-        Self(format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-             font-family=\"sans-serif\" fill=\"#222222\">\n\
-             <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n"
-        ))
-    }
-
-    fn text(&mut self, (x, y): (f64, f64), size: u32, anchor: &str, text: &str) {
-        let text = text.replace('&', "&amp;").replace('<', "&lt;");
-        let place = format!("x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"");
-        self.0 += &format!("<text {place} font-size=\"{size}\">{text}</text>\n");
-    }
-
-    fn line(&mut self, points: &[(f64, f64)], (color, width, dashes): Stroke) {
-        let mut places = String::new();
-        for (x, y) in points {
-            places += &format!("{x:.1},{y:.1} ");
-        }
-        let stroke = format!("stroke=\"{color}\" stroke-width=\"{width}\"");
-        self.0 += &format!(
-            "<polyline points=\"{places}\" fill=\"none\" {stroke} stroke-dasharray=\"{dashes}\"/>\n"
-        );
-    }
-
-    fn dot(&mut self, (x, y): (f64, f64), color: &str) {
-        self.0 += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{color}\"/>\n");
-    }
+    fs::write(&path, out.finish()).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Between two ticks: a round number that makes some five to ten of them.

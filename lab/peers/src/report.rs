@@ -28,6 +28,12 @@ pub struct Report {
     pub bars: Vec<Verdict>,
 }
 
+/// The load average over the last minute, where the system says it.
+pub fn load_now() -> Option<f64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
 impl Report {
     pub fn write_json(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
