@@ -80,7 +80,9 @@ pub use matrix::{MAX_COLS, MatrixError, TernaryMatrix};
 pub use memory::OutOfMemory;
 pub use options::{Family, NonFinite, Options};
 pub use output::{Added, Output};
-pub use panel_file::{ModelFile, ModelWriter, PanelFile, PanelFileError, PanelFileRef, Verify};
+pub use panel_file::{
+    ModelFile, ModelWriter, PanelFile, PanelFileError, PanelFileRef, PanelHeader, Verify,
+};
 pub use panels::{PanelBytes, Panels};
 pub use rotation::Rotation;
 pub use scales::{Granularity, GroupSize, Scales};

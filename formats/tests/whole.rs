@@ -606,11 +606,12 @@ fn mapped_panels_are_read_when_products_need_them() {
     assert!(damaged.contains("checksum"), "{damaged}");
     let mapped = matrix.linear_mapped(&ws).unwrap();
     assert_eq!(mapped.panels().as_bytes(), &bytes[at..][..panels.len()]);
-    // Scales are read at once.
-    let last = bytes[at + panels.len()] ^ 1;
-    bytes[at + panels.len()] = last;
+    // Scales are read with the matrix, and headers at once.
+    bytes[at + panels.len()] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    let model = open(&path);
-    let refused = model.and_then(|m| m.matrix("w")?.linear_mapped(&ws).map(drop));
+    let refused = open(&path).unwrap().matrix("w").unwrap().linear_mapped(&ws);
     assert!(refused.unwrap_err().to_string().contains("checksum"));
+    bytes[at - 1] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(open(&path).unwrap_err().to_string().contains("header"));
 }

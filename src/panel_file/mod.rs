@@ -249,13 +249,7 @@ impl PanelFile {
     ) -> Result<Self, PanelFileError> {
         let bytes = bytes.into();
         let all = bytes.as_slice();
-        let (layout, crcs) = parse(&all[..all.len().min(HEADER)])?;
-        if all.len() != layout.file_len() {
-            return Err(PanelFileError::Length {
-                len: all.len() as u64,
-                expected: layout.file_len() as u64,
-            });
-        }
+        let (layout, crcs) = parse_whole(all)?;
         let [scales, bias, signs] =
             [&layout.scales, &layout.bias, &layout.signs].map(|range| &all[range.clone()]);
         if verify == Verify::Full {
@@ -402,6 +396,54 @@ impl PanelFileRef<'_> {
     fn save(self, path: &Path) -> Result<(), PanelFileError> {
         let io = |e| PanelFileError::io(path, e);
         save::replace(path, |file| self.write_to(file).map_err(io))
+    }
+}
+
+/// What the header of a panel file says of its matrix.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PanelHeader {
+    /// Rows (M).
+    pub rows: usize,
+    /// Columns (K).
+    pub cols: usize,
+    /// What a scale covers, if there are scales.
+    pub granularity: Option<Granularity>,
+    /// There is a bias.
+    pub has_bias: bool,
+    /// Inputs are rotated.
+    pub is_rotated: bool,
+    /// Bytes of the panels.
+    pub panel_bytes: usize,
+    /// Bytes of the scales.
+    pub scale_bytes: usize,
+}
+
+impl PanelHeader {
+    /// That of a whole file.
+    fn read(all: &[u8]) -> Result<Self, PanelFileError> {
+        let (layout, _) = parse_whole(all)?;
+        Ok(Self {
+            rows: layout.rows,
+            cols: layout.cols,
+            granularity: layout.granularity,
+            has_bias: layout.has_bias,
+            is_rotated: layout.rotation.is_some(),
+            panel_bytes: layout.panels.len(),
+            scale_bytes: layout.scales.len(),
+        })
+    }
+}
+
+/// The header of a file that is in memory, and is as long as its header says.
+fn parse_whole(all: &[u8]) -> Result<(Layout, [u32; 4]), PanelFileError> {
+    let (layout, crcs) = parse(&all[..all.len().min(HEADER)])?;
+    match all.len() == layout.file_len() {
+        true => Ok((layout, crcs)),
+        false => Err(PanelFileError::Length {
+            len: all.len() as u64,
+            expected: layout.file_len() as u64,
+        }),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::linear::Linear;
 use crate::memory::{self, Lines, OutOfMemory, lines, resize_lines};
 use crate::panel_file::error::PanelFileError;
 use crate::panel_file::header::{HEADER, MAGIC, check_magic, version};
-use crate::panel_file::{PanelFile, PanelFileRef, Verify, save};
+use crate::panel_file::{PanelFile, PanelFileRef, PanelHeader, Verify, save};
 use crate::panels::PanelBytes;
 use core::ops::Range;
 use std::collections::HashSet;
@@ -125,9 +125,23 @@ impl ModelFile {
     /// # Errors
     /// If there is none of that name, or it is damaged.
     pub fn get(&self, name: &str) -> Result<PanelFile, PanelFileError> {
+        let range = self.range(name)?;
+        PanelFile::from_bytes(self.bytes.part(range), self.verify)
+    }
+
+    /// What a matrix is, by its header alone: neither panels nor scales are read.
+    ///
+    /// # Errors
+    /// If there is none of that name, or its header is damaged.
+    pub fn header(&self, name: &str) -> Result<PanelHeader, PanelFileError> {
+        PanelHeader::read(&self.bytes.as_slice()[self.range(name)?])
+    }
+
+    /// Where the file of a matrix is.
+    fn range(&self, name: &str) -> Result<Range<usize>, PanelFileError> {
         let found = self.matrices.iter().find(|(its, _)| its == name);
-        let (_, range) = found.ok_or_else(|| PanelFileError::NoMatrix { name: name.into() })?;
-        PanelFile::from_bytes(self.bytes.part(range.clone()), self.verify)
+        let range = found.map(|(_, range)| range.clone());
+        range.ok_or_else(|| PanelFileError::NoMatrix { name: name.into() })
     }
 
     /// A matrix as a layer. Of a mapped file, of which [`Verify::Header`] is checked, a

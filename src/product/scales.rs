@@ -21,6 +21,25 @@ enum Values {
     F16(Vec<u16>),
 }
 
+/// Values `[rows][groups]` as `[groups][rows]`.
+fn by_group<T>(
+    values: &[f32],
+    rows: usize,
+    value: impl Fn(f32) -> T,
+) -> Result<Vec<T>, OutOfMemory> {
+    let groups = values.len().checked_div(rows).unwrap_or(0);
+    // A division for each value would take longer than all the rest.
+    let (mut row, mut group) = (0, 0);
+    memory::collected((0..values.len()).map(|_| {
+        let next = value(values[row * groups + group]);
+        row += 1;
+        if row == rows {
+            (row, group) = (0, group + 1);
+        }
+        next
+    }))
+}
+
 impl RowScales {
     /// Of as many scales as the granularity has in `rows` rows.
     pub(crate) fn new(scales: Scales, rows: usize) -> Result<Self, OutOfMemory> {
@@ -28,12 +47,10 @@ impl RowScales {
         let values = match granularity {
             Granularity::PerTensor | Granularity::PerRow => Values::F32(values),
             Granularity::PerGroup(_) => {
-                let groups = values.len().checked_div(rows).unwrap_or(0);
-                let values = (0..values.len()).map(|i| values[i % rows * groups + i / rows]);
-                let exact = |v: f32| widen_f16(narrow_f16(v)).to_bits() == v.to_bits();
-                match values.clone().all(exact) {
-                    true => Values::F16(memory::collected(values.map(narrow_f16))?),
-                    false => Values::F32(memory::collected(values)?),
+                let exact = |&v: &f32| widen_f16(narrow_f16(v)).to_bits() == v.to_bits();
+                match values.iter().all(exact) {
+                    true => Values::F16(by_group(&values, rows, narrow_f16)?),
+                    false => Values::F32(by_group(&values, rows, |v| v)?),
                 }
             }
         };

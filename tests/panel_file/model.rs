@@ -69,6 +69,15 @@ fn what_was_written_is_read() {
             assert!(model.names().eq(layers.iter().map(|(name, _)| name)));
             for (name, layer) in &layers {
                 assert_same(&model.linear(name).expect("a layer"), layer);
+                let header = model.header(name).expect("a header");
+                assert_eq!(
+                    [header.cols, header.rows],
+                    [layer.in_features(), layer.out_features()]
+                );
+                assert_eq!(header.granularity, Some(layer.granularity()));
+                assert_eq!(header.has_bias, layer.bias().is_some());
+                assert_eq!(header.is_rotated, layer.rotation().is_some());
+                assert_eq!(header.panel_bytes, layer.panels().as_bytes().len());
             }
             let shard = model.linear(&layers[0].0).expect("a layer");
             let shard = shard.slice_rows(64..130).expect("at a panel");
@@ -78,6 +87,7 @@ fn what_was_written_is_read() {
             );
             let none = model.get("blk").expect_err("no such");
             assert_eq!(none.to_string(), "the panel file has no matrix `blk`");
+            model.header("blk").expect_err("no such");
         }
     }
     // No matrix, and a file of one.

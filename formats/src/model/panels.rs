@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tritgemm::{ModelFile, PanelBytes, Verify};
 
-/// Reads a panel file. The matrix of a file of one is named after the file. Panels are held
-/// against their checksums when a matrix is read, everything else now.
+/// Reads a panel file. The matrix of a file of one is named after the file. Headers are checked
+/// now, and where there is a bias or a rotation all but the panels. The rest, which may be
+/// hundreds of megabytes of scales, is held against its checksums when a matrix is read.
 pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
     let len = part.bytes.len();
     let open = |verify| -> Result<ModelFile> {
@@ -25,7 +26,14 @@ pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
     );
     let (mut matrices, mut others) = (Vec::new(), Vec::new());
     for stored in file.names() {
-        let (panels, scales, bias, rotation) = file.get(stored)?.into_parts();
+        let header = file.header(stored)?;
+        let (bias, rotation) = match header.has_bias || header.is_rotated {
+            true => {
+                let (_, _, bias, rotation) = file.get(stored)?.into_parts();
+                (bias, rotation)
+            }
+            false => (None, None),
+        };
         let name = match stored {
             "" => {
                 let stem = part
@@ -36,7 +44,9 @@ pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
             }
             name => name.to_owned(),
         };
-        let scales = scales.ok_or_else(|| refused("the panel file holds no scales"))?;
+        if header.granularity.is_none() {
+            return Err(refused("the panel file holds no scales"));
+        }
         others.extend(bias.map(|bias| {
             let bytes: Vec<u8> = bias.iter().flat_map(|v| v.to_le_bytes()).collect();
             Tensor::new(bias_name(&name), Dtype::F32, vec![bias.len()], bytes)
@@ -44,8 +54,8 @@ pub(super) fn read<'a>(part: &Part) -> Result<Contents<'a>> {
         matrices.push(Matrix {
             name,
             format: "panels",
-            shape: [panels.rows(), panels.cols()],
-            bytes: panels.as_bytes().len() + 4 * scales.values().len(),
+            shape: [header.rows, header.cols],
+            bytes: header.panel_bytes + header.scale_bytes,
             info: None,
             stack: None,
             rotation: rotation.map(|rotation| Rotated {
