@@ -157,13 +157,19 @@ impl ModelReport {
                 cache >> 20
             );
         }
-        if let Some(load) = self.load_before.filter(|&load| load > 0.5) {
+        if self.was_busy() {
             let _ = writeln!(
                 out,
-                "NOTE: the machine was busy (load {load:.2} before the run): repeat on a quiet one \
-                 before quoting anything."
+                "NOTE: the machine was busy (load {:.2} before the run): repeat on a quiet one \
+                 before quoting anything.",
+                self.load_before.unwrap_or(f64::NAN)
             );
         }
         out
+    }
+
+    /// Whether others worked on the machine before the run.
+    fn was_busy(&self) -> bool {
+        self.load_before.is_some_and(|load| load > 0.5)
     }
 }

@@ -36,7 +36,7 @@ pub fn draw(report: &ModelReport, dir: &Path) -> anyhow::Result<()> {
 
 fn svg(report: &ModelReport, rows: &[&Row], paper: Paper) -> String {
     let bottom = TOP + ROW * rows.len() as f64;
-    let mut out = Svg::new((WIDTH, bottom + 82.0), paper);
+    let mut out = Svg::new((WIDTH, bottom + 102.0), paper);
     let title = format!(
         "Tokens per second, a model of {}'s size on {} of a CPU",
         name_of(&report.model),
@@ -67,7 +67,7 @@ fn svg(report: &ModelReport, rows: &[&Row], paper: Paper) -> String {
         let at = (CHARTS[0].0 - 14.0, TOP + ROW * i as f64 + BAR / 2.0 + 7.0);
         out.text(at, TEXT, "end", &row.contender);
     }
-    let remarks = [
+    let mut remarks = vec![
         format!(
             "Medians of {} interleaved turns, lines are quartiles. Weights are random, of the model's shapes.",
             report.turns
@@ -77,8 +77,11 @@ fn svg(report: &ModelReport, rows: &[&Row], paper: Paper) -> String {
             head_of(&report.model)
         ),
     ];
+    if report.was_busy() {
+        remarks.push("The machine was busy: not to be quoted.".to_owned());
+    }
     for (i, remark) in remarks.iter().enumerate() {
-        let at = (24.0, bottom + 30.0 + 26.0 * i as f64);
+        let at = (24.0, bottom + 28.0 + 26.0 * i as f64);
         out.text(at, SMALL, "start", remark);
     }
     out.finish()
