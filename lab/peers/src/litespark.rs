@@ -2,8 +2,9 @@
 //! while the program runs. They unpack the weights and multiply.
 
 use crate::contender::{Arithmetic, Info, Library, Loaded, Output, Role, Run, Work};
+use crate::machine::Machine;
 use crate::problem::{Job, Shape, Weights, WeightsFrom};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use libloading::Symbol;
 use std::ffi::c_int;
 use std::path::Path;
@@ -37,6 +38,11 @@ impl Litespark {
     /// `library` is the package's `_matmul_lut_avx512` of a CPU that has AVX-512 VNNI.
     pub fn new(library: &Path) -> anyhow::Result<Self> {
         let name = library.display();
+        let features = Machine::detect().features;
+        ensure!(
+            features.iter().any(|it| it == "avx512_vnni"),
+            "litespark's library wants a CPU with AVX-512 VNNI, and this one has {features:?}"
+        );
         // SAFETY: a library of kernels does nothing when it is loaded. The functions are
         // declared as the package's source (1.0.3) does.
         let kernels = unsafe {
@@ -148,7 +154,7 @@ impl Run for LitesparkRun<'_> {
             for ((x, scales), y) in tokens.zip(self.y.chunks_mut(MOST_TOKENS * rows)) {
                 let (x, w, y) = (x.as_ptr(), bytes.as_ptr(), y.as_mut_ptr());
                 // SAFETY: T tokens of K values and as many scales, M rows of K / 4 bytes, and
-                // T x M outputs are there; the library was made for a CPU like this one.
+                // T x M outputs are there; `new` has seen that the CPU can run them.
                 unsafe {
                     match scales {
                         [x_scale] => one(x, w, scale, *x_scale, y, n, k),
