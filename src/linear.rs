@@ -450,7 +450,7 @@ impl Linear {
 /// How many groups of so many strips, which are summed apart, share a scale: those in its
 /// group, or all.
 fn sums_per_scale(group: Option<GroupSize>, group_strips: usize) -> usize {
-    group.map_or(usize::MAX, |group| group.len() / 4 / group_strips)
+    group.map_or(usize::MAX, |group| (group.len() / 4 / group_strips).max(1))
 }
 
 /// What activations need to know of all layers, if there are layers.

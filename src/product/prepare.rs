@@ -197,7 +197,10 @@ impl<X: Element> Prepared<X> {
         self.backend = backend;
         self.tokens = x.rows();
         self.k = x.cols();
-        self.group_strips = group_strips;
+        self.group_strips = match group_strips < self.strips() {
+            true => group_strips,
+            false => usize::MAX,
+        };
         self.split = plan::split::<X>(self.kernels(), family, x.rows());
         if x.cols() == 0 {
             return Ok(());

@@ -74,6 +74,28 @@ fn every_way_gives_the_oracles_bits() {
     }
 }
 
+/// K around the end of each group size's first and second group: the last group may be longer
+/// than a kernel's chunk, or end in part of one, and a group may be all of K.
+#[test]
+fn groups_end_anywhere_in_a_chunk() {
+    let ways = ways();
+    for &granularity in GRANULARITIES.iter().filter(|&&g| g > 2) {
+        for (i, k) in (granularity - 9..granularity + 2).step_by(2).enumerate() {
+            for k in [k, granularity + k] {
+                let case = Case::new(Shape {
+                    granularity,
+                    values: Values::Wide,
+                    ..Shape::new(65, k, i + 1)
+                });
+                let expected = case.expected();
+                for way in &ways {
+                    case.check(way, &expected);
+                }
+            }
+        }
+    }
+}
+
 /// The canonical order is a definition; this is the check that it defines a
 /// good sum.
 #[test]
