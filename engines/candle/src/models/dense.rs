@@ -240,8 +240,8 @@ fn int8_value(code: i8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::streaming::{BLOCK, TASK};
-    use crate::models::sums::{LANES, ROWS};
+    use crate::models::streaming::{BLOCK, STREAMS, TASK};
+    use crate::models::sums::LANES;
     use half::f16;
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_the_rows() {
-        let (rows, cols, tokens) = (TASK + ROWS + 3, BLOCK + 3 * LANES + 5, 3);
+        let (rows, cols, tokens) = (TASK + STREAMS + 3, BLOCK + 3 * LANES + 5, 3);
         let mut state = 1u32;
         let mut random = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

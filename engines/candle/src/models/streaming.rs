@@ -1,22 +1,24 @@
 //! Products of a dense table: its rows are streamed from memory once, which is what a token
 //! waits for.
 //!
-//! [`ROWS`] rows at a time, far apart: as many long streams, which the CPU fetches ahead. One
+//! [`STREAMS`] rows at a time, far apart: as many long streams, which the CPU fetches ahead. One
 //! stream leaves a quarter of one thread's bandwidth, and streams as short as a row of int8
 //! leave half.
 //!
-//! Sums have a fixed order ([`Sums`]), so a table gives the same bits on every instruction set
-//! and for any number of threads. There is no unsafe code: the compiler vectorises what
-//! [`pulp`] dispatches to the CPU's instruction set.
+//! Value `i` of a row goes to sum `i % LANES`, and those are added in pairs at the end, so a
+//! table gives the same bits on every instruction set and for any number of threads. There is no
+//! unsafe code: the compiler vectorises what [`pulp`] dispatches to the CPU's instruction set.
 
-use super::sums::{ROWS, Sums};
+use super::sums::{LANES, total};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Rows that a thread takes at a time.
 pub(super) const TASK: usize = 256;
-/// Values of a row that are widened at a time.
-pub(super) const BLOCK: usize = 256;
+/// Rows whose products are summed at a time.
+pub(super) const STREAMS: usize = 8;
+/// Values of a row that are multiplied before the next row's are: a cache line of int8.
+pub(super) const BLOCK: usize = 64;
 
 /// The products of each row of `values` with each of the `tokens` of `x` `[tokens, cols]`:
 /// `[rows, tokens]`.
@@ -65,45 +67,97 @@ impl<W: Copy, V: Fn(W) -> f32 + Copy> WithSimd for Task<'_, W, V> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, _: S) {
         let (tokens, cols) = (self.tokens, self.x.len() / self.tokens);
-        let row = |row: usize| &self.rows[row * cols..][..cols];
         let count = self.rows.len() / cols;
-        // Row i of each of ROWS streams.
-        let stream = count / ROWS;
-        let mut wide = [[0.0; BLOCK]; ROWS];
+        // Row i of each of the streams; behind the last row it is read again.
+        let length = count.div_ceil(STREAMS);
         for (token, x) in self.x.chunks_exact(cols).enumerate() {
-            for i in 0..stream {
-                let rows: [_; ROWS] = std::array::from_fn(|s| row(s * stream + i));
-                for (s, y) in sums(simd, rows, x, &mut wide, self.value)
-                    .into_iter()
-                    .enumerate()
-                {
-                    self.y[(s * stream + i) * tokens + token] = y;
+            for i in 0..length {
+                let number = |stream: usize| stream * length + i;
+                let rows = std::array::from_fn(|stream| {
+                    &self.rows[number(stream).min(count - 1) * cols..][..cols]
+                });
+                let sums = sums(rows, x, self.value);
+                for (stream, sum) in sums.into_iter().enumerate() {
+                    if let Some(y) = self.y.get_mut(number(stream) * tokens + token) {
+                        *y = sum;
+                    }
                 }
-            }
-            for i in ROWS * stream..count {
-                [self.y[i * tokens + token]] = sums(simd, [row(i)], x, &mut wide, self.value);
             }
         }
     }
 }
 
-/// The products of `R` rows with a token; `wide` is room for parts of them.
+/// The products of the rows with a token. The compiler makes vectors of sums that are in memory
+/// from block to block.
 #[inline(always)]
-fn sums<S: Simd, const R: usize, W: Copy>(
-    simd: S,
-    rows: [&[W]; R],
+fn sums<W: Copy>(
+    rows: [&[W]; STREAMS],
     x: &[f32],
-    wide: &mut [[f32; BLOCK]; ROWS],
     value: impl Fn(W) -> f32 + Copy,
-) -> [f32; R] {
-    let mut sums = Sums::<S, R>::new(simd);
-    for (block, x) in x.chunks(BLOCK).enumerate() {
-        for (row, wide) in rows.iter().zip(&mut *wide) {
-            widen(&row[block * BLOCK..][..x.len()], wide, value);
+) -> [f32; STREAMS] {
+    let mut sums = [[0.0; LANES]; STREAMS];
+    let whole = x.len() - x.len() % LANES;
+    for (block, x) in x[..whole].chunks(BLOCK).enumerate() {
+        let (xs, _) = x.as_chunks();
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            let (values, _) = row[block * BLOCK..][..x.len()].as_chunks();
+            *sums = part(*sums, values, xs, value);
         }
-        sums.add(std::array::from_fn(|r| &wide[r][..x.len()]), x);
     }
-    sums.finish()
+    let mut totals = [0.0; STREAMS];
+    for ((to, mut sums), row) in totals.iter_mut().zip(sums).zip(&rows) {
+        for ((sum, &w), x) in sums.iter_mut().zip(&row[whole..]).zip(&x[whole..]) {
+            *sum += value(w) * x;
+        }
+        *to = total(sums);
+    }
+    totals
+}
+
+/// Adds the products of a part of a row.
+#[inline(always)]
+fn part<W: Copy>(
+    mut sums: [f32; LANES],
+    row: &[[W; LANES]],
+    x: &[[f32; LANES]],
+    value: impl Fn(W) -> f32,
+) -> [f32; LANES] {
+    for (row, x) in row.iter().zip(x) {
+        for lane in 0..LANES {
+            sums[lane] += value(row[lane]) * x[lane];
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::Scalar;
+
+    /// Rows that fill no stream, whole streams, and some more; tails of every part.
+    #[test]
+    fn every_instruction_set_has_the_same_bits() {
+        for rows in [1, 7, 2 * STREAMS, 5 * STREAMS + 3] {
+            for cols in [3, LANES, BLOCK + LANES + 5] {
+                let tokens = 2;
+                let codes: Vec<i8> = (0..rows * cols).map(|i| (i * 37 % 256) as i8).collect();
+                let x: Vec<f32> = (0..tokens * cols).map(|i| (i as f32).sin()).collect();
+                let (mut y, mut scalar) = (vec![f32::NAN; rows * tokens], vec![0.0; rows * tokens]);
+                let task = |y| Task {
+                    rows: &codes[..],
+                    x: &x,
+                    y,
+                    tokens,
+                    value: f32::from as fn(i8) -> f32,
+                };
+                Arch::new().dispatch(task(&mut y));
+                task(&mut scalar).with_simd(Scalar::new());
+                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&y), bits(&scalar), "{rows} x {cols}");
+            }
+        }
+    }
 }

@@ -63,17 +63,23 @@ impl<S: Simd, const R: usize> Sums<S, R> {
             for (sum, tail) in sums.iter_mut().zip(tails) {
                 *sum += tail;
             }
-            let mut width = LANES;
-            while width > 1 {
-                width /= 2;
-                for i in 0..width {
-                    sums[i] += sums[i + width];
-                }
-            }
-            *total = sums[0];
+            *total = self::total(sums);
         }
         totals
     }
+}
+
+/// The sum of a row's sums.
+#[inline(always)]
+pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+    }
+    sums[0]
 }
 
 /// Adds `factor` times `x` to `y`.
