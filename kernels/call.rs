@@ -6,10 +6,12 @@
 //! user gave them, so a failure here is a bug of this crate.
 
 use crate::kernels::contract::{
-    BuildCall, FewCall, FinishCall, Fold, ManyCall, PANEL_ROWS, Runnable, Scaling,
+    BuildCall, FewCall, FewGroups, FinishCall, Fold, ManyCall, PANEL_ROWS, Runnable, ScalePointer,
+    Scaling,
 };
 use crate::kernels::element::{Element, Few, Many};
 use core::mem::{MaybeUninit, size_of};
+use core::num::NonZero;
 use core::ops::Range;
 
 /// Panels in memory: `bytes[panel][depth][64]`.
@@ -121,10 +123,44 @@ pub fn few_run<X: Element>(
     kernel: Few<X>,
     tile: usize,
     part: &FewPart<'_>,
-    (tables, table_stride): (&[u8], usize),
-    (out, out_stride): (&mut [X::Acc], usize),
+    tables: (&[u8], usize),
+    out: (&mut [X::Acc], usize),
     accumulate: bool,
 ) {
+    let mut call = few_call(kernel, tile, part, part.units, tables, out);
+    call.accumulate = accumulate;
+    let ahead = core::mem::take(&mut call.ahead);
+    let mut left = part.units;
+    loop {
+        call.units = left.min(kernel.max_units);
+        left -= call.units;
+        if left == 0 {
+            call.ahead = ahead;
+        }
+        // SAFETY: 1: the handle is the proof; 2, 4, 5: asserted above for all of K, of
+        // which this is a part; 8: cut above; the tables were filled by `few_build` or
+        // are initialised bytes whatever they hold; 7: `out` is `&mut`.
+        unsafe { (kernel.tiles[tile].run)(&call) }
+        if left == 0 {
+            return;
+        }
+        let part_strips = call.units * kernel.unit_strips;
+        call.panels = call.panels.wrapping_add(PANEL_ROWS * part_strips);
+        call.tables = call.tables.wrapping_add(call.units * kernel.table_bytes);
+        call.accumulate = true;
+    }
+}
+
+/// The call of tile shape `tile` over the units of `part`, with tables of so many; asserts
+/// preconditions 2, 4 and 5.
+fn few_call<X: Element, Acc>(
+    kernel: Few<X>,
+    tile: usize,
+    part: &FewPart<'_>,
+    table_units: usize,
+    (tables, table_stride): (&[u8], usize),
+    (out, out_stride): (&mut [Acc], usize),
+) -> FewCall<Acc> {
     let tile = &kernel.tiles[tile];
     let strips = part
         .units
@@ -137,7 +173,7 @@ pub fn few_run<X: Element>(
         .saturating_add(1);
     let end = part.panel.saturating_add(reached);
     let panels = part.view.part(&(part.panel..end), part.start, strips);
-    let table_bytes = part.units.checked_mul(kernel.table_bytes);
+    let table_bytes = table_units.checked_mul(kernel.table_bytes);
     let needed = table_bytes.and_then(|len| reach(tile.tokens, table_stride, len));
     assert!(
         needed.is_some_and(|n| n <= tables.len()),
@@ -154,40 +190,151 @@ pub fn few_run<X: Element>(
         side_by_side || tile.tokens == 1 && part.panel_step > 0,
         "outputs overlap"
     );
-    let mut call = FewCall {
+    FewCall {
         panels,
         panel_stride: part.view.stride().wrapping_mul(part.panel_step),
-        units: 0,
+        units: part.units,
         tables: tables.as_ptr(),
         table_stride,
         out: out.as_mut_ptr(),
         panel_sums: part.panel_step.wrapping_mul(PANEL_ROWS),
         out_stride,
-        accumulate,
-        ahead: 0,
+        accumulate: true,
+        ahead: (part.next.wrapping_sub(part.panel))
+            .wrapping_mul(part.view.stride())
+            .wrapping_sub(PANEL_ROWS * strips),
         read_before: part.read_before,
-    };
-    let mut left = part.units;
-    loop {
-        call.units = left.min(kernel.max_units);
-        left -= call.units;
-        if left == 0 {
-            call.ahead = (part.next.wrapping_sub(part.panel))
-                .wrapping_mul(part.view.stride())
-                .wrapping_sub(PANEL_ROWS * strips);
-        }
-        // SAFETY: 1: the handle is the proof; 2, 4, 5: asserted above for all of K, of
-        // which this is a part; 8: cut above; the tables were filled by `few_build` or
-        // are initialised bytes whatever they hold; 7: `out` is `&mut`.
-        unsafe { (tile.run)(&call) }
-        if left == 0 {
-            return;
-        }
-        let part_strips = call.units * kernel.unit_strips;
-        call.panels = call.panels.wrapping_add(PANEL_ROWS * part_strips);
-        call.tables = call.tables.wrapping_add(call.units * kernel.table_bytes);
-        call.accumulate = true;
     }
+}
+
+/// Scales of rows in groups of K.
+#[derive(Clone, Copy)]
+pub struct GroupScales<'a> {
+    /// From the first row's in the first group on; 64 for each panel are readable.
+    pub values: ScaleValues<'a>,
+    /// Values from those of the rows in some groups to those in the next ones.
+    pub stride: usize,
+    /// Groups that share one.
+    pub groups_per_scale: usize,
+}
+
+/// Scales as a layer keeps them.
+#[derive(Clone, Copy)]
+pub enum ScaleValues<'a> {
+    /// As they are.
+    F32(&'a [f32]),
+    /// Bits of finite f16.
+    F16(&'a [u16]),
+}
+
+/// Scales of tokens in groups of K.
+#[derive(Clone, Copy)]
+pub struct TokenScales<'a> {
+    /// `[token][scale]`, for each of the tokens.
+    pub values: &'a [f32],
+    /// Values from a token's to the next token's.
+    pub stride: usize,
+    /// Groups that share one.
+    pub groups_per_scale: usize,
+}
+
+/// Groups of K whose sums a kernel for few tokens scales.
+pub struct FewScaling<'a> {
+    groups: FewGroups,
+    rows: GroupScales<'a>,
+    tokens: Option<TokenScales<'a>>,
+    /// The last of their scales among those of a row and of a token.
+    last: [usize; 2],
+    /// Table units of the panels and of the tables up to the groups' end.
+    units: [usize; 2],
+}
+
+impl<'a> FewScaling<'a> {
+    /// `groups` of `group_strips` of `strips` strips. The tables of the first one are looked
+    /// for from those of strip `tables_at` on; those of each are padded to `padded_to` strips.
+    pub fn new<X: Element>(
+        kernel: Few<X>,
+        [strips, group_strips]: [usize; 2],
+        groups: Range<usize>,
+        [tables_at, padded_to]: [usize; 2],
+        (rows, tokens): (GroupScales<'a>, Option<TokenScales<'a>>),
+    ) -> Self {
+        let scaled = kernel.scaled.expect("a kernel that scales groups");
+        assert!(group_strips <= scaled.most_strips, "groups too long");
+        assert!(groups.start < groups.end && groups.end <= strips.div_ceil(group_strips));
+        assert!(
+            padded_to.is_multiple_of(kernel.unit_strips) && tables_at.is_multiple_of(padded_to)
+        );
+        let not_zero = |count| NonZero::new(count).expect("at least one");
+        assert!(!X::EXACT || tokens.is_some(), "tokens have scales");
+        let groups = FewGroups {
+            strips,
+            group_strips,
+            groups,
+            tables_at,
+            padded_to: not_zero(padded_to),
+            scales: ScalePointer::F32(core::ptr::null()),
+            scale_stride: rows.stride,
+            groups_per_scale: not_zero(rows.groups_per_scale),
+            token_scales: core::ptr::null(),
+            token_stride: tokens.map_or(0, |tokens| tokens.stride),
+            groups_per_token_scale: not_zero(tokens.map_or(1, |tokens| tokens.groups_per_scale)),
+        };
+        let mut units = [groups.end(kernel.unit_strips), 0];
+        let mut last = [0, 0];
+        let mut left = groups.clone();
+        while let Some(group) = left.next(kernel.unit_strips) {
+            units[1] = group.table + group.units;
+            last = [group.scales, group.token_scale];
+        }
+        Self {
+            groups,
+            rows,
+            tokens,
+            last,
+            units,
+        }
+    }
+}
+
+/// As [`few_run`] for the groups of a `scaling`, whose scaled sums are added to `out`. The part
+/// starts where K does and `units` of it is not looked at; its rows are those from number `row`
+/// of the scales on, its first token is number `token` of theirs.
+pub fn few_run_scaled<X: Element>(
+    kernel: Few<X>,
+    tile: usize,
+    part: &FewPart<'_>,
+    tables: (&[u8], usize),
+    out: (&mut [f32], usize),
+    (scaling, [row, token]): (&FewScaling<'_>, [usize; 2]),
+) {
+    let scaled = kernel.scaled.expect("a kernel that scales groups");
+    let [units, table_units] = scaling.units;
+    assert_eq!(part.start, 0);
+    let part = FewPart {
+        units,
+        ..part.clone()
+    };
+    let call = few_call(kernel, tile, &part, table_units, tables, out);
+    let mut groups = scaling.groups.clone();
+    let [last_scale, last_token_scale] = scaling.last;
+    let panels = kernel.tiles[tile].panels;
+    let needed = (panels - 1) * call.panel_sums + PANEL_ROWS + last_scale;
+    groups.scales = match scaling.rows.values {
+        ScaleValues::F32(values) => ScalePointer::F32(values[row..][..needed].as_ptr()),
+        ScaleValues::F16(values) => ScalePointer::F16(values[row..][..needed].as_ptr()),
+    };
+    if let Some(tokens) = scaling.tokens {
+        let needed = reach(
+            kernel.tiles[tile].tokens,
+            tokens.stride,
+            last_token_scale + 1,
+        );
+        let needed = needed.expect("scales fit the address space");
+        groups.token_scales = tokens.values[token * tokens.stride..][..needed].as_ptr();
+    }
+    // SAFETY: 1: the handle is the proof; 2, 4, 5, 8, 10: asserted; 7: `out` is `&mut`.
+    unsafe { (scaled.run[tile])(&call, &groups) }
 }
 
 /// Builds the tables of `strips` strips for `tokens` tokens from activations in the order

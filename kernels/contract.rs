@@ -35,6 +35,11 @@
 //!    `token_scales` one for each token of a whole tile; `sums` is valid for 64 f32 for each
 //!    panel and token of a whole tile, aligned as tables are, and initialised unless `first`;
 //!    `total` is initialised if `fold` is `Fold::ScaleTotals`.
+//! 10. **Groups.** For a call that scales groups, panels and tables are those of all of K up to
+//!     the end of its groups, none of which has more than [`FewScaled::most_strips`]. For each
+//!     [`FewGroup`], panel `p` and token `t`, 64 scales are readable from its `scales` plus
+//!     `p * panel_sums` on, and for int8 one at its `token_scale` plus `t * token_stride`.
+//!     `units` of the call is not looked at.
 //!
 //! # The canonical f32 order
 //!
@@ -44,6 +49,9 @@
 //! that starts at `+0.0`. An f32 call starts on a block boundary. A sum that
 //! starts at `+0.0` is never `-0.0`, so the sign of a zero term is never seen,
 //! and bytes of zero weights at the end change no bit.
+
+use core::num::NonZero;
+use core::ops::Range;
 
 /// Rows in a panel.
 pub const PANEL_ROWS: usize = 64;
@@ -122,6 +130,108 @@ impl<Acc> FewCall<Acc> {
     }
 }
 
+/// Which groups of K a call sums, and what scales them.
+#[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+#[derive(Clone)]
+pub struct FewGroups {
+    /// Strips of K.
+    pub strips: usize,
+    /// Strips of a group; the last one may have fewer.
+    pub group_strips: usize,
+    /// The groups of the call.
+    pub groups: Range<usize>,
+    /// The first one's tables are looked for from this strip's on.
+    pub tables_at: usize,
+    /// Strips that groups' tables are padded to, a multiple of the kernel's units: each starts
+    /// as far behind a multiple of them as the group does.
+    pub padded_to: NonZero<usize>,
+    /// Scales of the first panel's rows in the first group of K.
+    pub scales: ScalePointer,
+    /// Scales from those of the rows in some groups to those in the next ones.
+    pub scale_stride: usize,
+    /// Groups that share a scale of a row.
+    pub groups_per_scale: NonZero<usize>,
+    /// Scales of the first token; f32 activations have none.
+    pub token_scales: *const f32,
+    /// Scales from a token's to the next token's.
+    pub token_stride: usize,
+    /// Groups that share a scale of a token.
+    pub groups_per_token_scale: NonZero<usize>,
+}
+
+/// Scales of rows, as a layer keeps them.
+#[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+#[derive(Clone, Copy)]
+pub enum ScalePointer {
+    /// As they are.
+    F32(*const f32),
+    /// Bits of finite f16.
+    F16(*const u16),
+}
+
+/// A group of a call.
+#[cfg_attr(not(kernels = "x86_64"), allow(dead_code))]
+pub struct FewGroup {
+    /// Its first table unit, counted from the start of K; it may be the last of the group
+    /// before as well.
+    pub first: usize,
+    /// Its table units.
+    pub units: usize,
+    /// The first one's number among the tables.
+    pub table: usize,
+    /// Its first scale among those of rows.
+    pub scales: usize,
+    /// Its scale among those of the first token.
+    pub token_scale: usize,
+}
+
+impl FewGroups {
+    /// The call's first group that is left, taken out of it.
+    #[inline(always)]
+    pub fn next(&mut self, unit_strips: usize) -> Option<FewGroup> {
+        let group = self.groups.start;
+        if group >= self.groups.end {
+            return None;
+        }
+        self.groups.start += 1;
+        let start = group * self.group_strips;
+        let end = self.strips.min(start + self.group_strips);
+        let first = start / unit_strips;
+        let padded_to = self.padded_to.get();
+        let padded = start / self.padded_to..(end + padded_to - 1) / self.padded_to;
+        let table = self.tables_at + start - padded_to * padded.start;
+        self.tables_at += padded_to * (padded.end - padded.start);
+        Some(FewGroup {
+            first,
+            units: end.div_ceil(unit_strips) - first,
+            table: table / unit_strips,
+            scales: group / self.groups_per_scale * self.scale_stride,
+            token_scale: group / self.groups_per_token_scale,
+        })
+    }
+
+    /// Table units of K up to the end of the call's groups.
+    #[inline(always)]
+    pub fn end(&self, unit_strips: usize) -> usize {
+        let end = self.strips.min(self.groups.end * self.group_strips);
+        end.div_ceil(unit_strips)
+    }
+}
+
+/// The entry of a tile that scales the sums of groups: see [`FewScaled::run`].
+pub type FewRunScaled = unsafe fn(&FewCall<f32>, &FewGroups);
+
+/// What kernels for few tokens have that scale the sums of groups of K themselves.
+#[derive(Clone, Copy)]
+pub struct FewScaled {
+    /// Strips that a group may have.
+    pub most_strips: usize,
+    /// For each of the kernel's tiles `out[t][p][r] += sum as f32 * (scale[p][r] *
+    /// token_scale[t])`, group after group, without the token's scale for f32 activations; by
+    /// the only multiplications. Preconditions 1, 2, 4, 5, 7, 8 and 10.
+    pub run: &'static [FewRunScaled],
+}
+
 /// One tile shape of a kernel for few tokens.
 pub struct FewTile<Acc> {
     /// Panels the tile covers at once.
@@ -169,6 +279,8 @@ pub struct FewKernel<X: 'static, Acc: 'static> {
     /// taken. The last is one panel by one token, and each number of panels has one
     /// for one token.
     pub tiles: &'static [FewTile<Acc>],
+    /// What scales the sums of groups, if it gains by that.
+    pub scaled: Option<FewScaled>,
     /// The kernel that is faster for one token whose weights come from memory.
     pub from_memory: Option<&'static FewKernel<X, Acc>>,
 }

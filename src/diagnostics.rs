@@ -21,8 +21,8 @@ pub struct KernelInfo {
     pub when: Option<String>,
     /// Every function pointer of it that dispatch can call, but for [`Self::scales`].
     pub entries: Vec<*const ()>,
-    /// The one that scales the sums of a group of K, by the only multiplications of a kernel.
-    pub scales: Option<*const ()>,
+    /// Those that scale the sums of a group of K, by the only multiplications of a kernel.
+    pub scales: Vec<*const ()>,
 }
 
 /// A row of the registry, whether or not this CPU can run it.
@@ -62,7 +62,7 @@ fn row(set: &KernelSet) -> Row {
             codec.decode_f32 as *const (),
             codec.pack_panel as *const (),
         ],
-        scales: None,
+        scales: Vec::new(),
     }];
     few("few_i8", set.few_i8, &mut kernels);
     many("many_i8", set.many_i8, &mut kernels);
@@ -83,6 +83,7 @@ fn row(set: &KernelSet) -> Row {
 fn few<X, Acc>(operation: &'static str, kernel: &FewKernel<X, Acc>, kernels: &mut Vec<KernelInfo>) {
     let info = |kernel: &FewKernel<X, Acc>, when: Option<&str>| {
         let tiles = kernel.tiles.iter().map(|tile| tile.run as *const ());
+        let scaled = kernel.scaled.iter().flat_map(|scaled| scaled.run);
         KernelInfo {
             operation,
             name: kernel.name,
@@ -90,7 +91,7 @@ fn few<X, Acc>(operation: &'static str, kernel: &FewKernel<X, Acc>, kernels: &mu
             entries: std::iter::once(kernel.build as *const ())
                 .chain(tiles)
                 .collect(),
-            scales: None,
+            scales: scaled.map(|&run| run as *const ()).collect(),
         }
     };
     kernels.push(info(kernel, None));
@@ -123,7 +124,7 @@ fn many<X, Acc>(
                 kernel.finish as *const (),
                 kernel.finish_groups as *const (),
             ],
-            scales: Some(kernel.run_scaled as *const ()),
+            scales: vec![kernel.run_scaled as *const ()],
         },
     ));
 }

@@ -52,6 +52,7 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
         FewTile::new(1, 2, few_f32_1x2),
         FewTile::new(1, 1, few_f32_1x1),
     ],
+    scaled: None,
     from_memory: None,
 };
 

@@ -56,6 +56,7 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
         FewTile::new(1, 2, few_i8_1x2),
         FewTile::new(1, 1, few_i8_1x1),
     ],
+    scaled: None,
     from_memory: None,
 };
 

@@ -25,6 +25,7 @@ pub static SCALAR: KernelSet = KernelSet {
         max_units: usize::MAX / 64,
         build: few::copy_i8,
         tiles: &[FewTile::new(1, 1, few::few_i8)],
+        scaled: None,
         from_memory: None,
     },
     few_f32: &FewKernel {
@@ -34,6 +35,7 @@ pub static SCALAR: KernelSet = KernelSet {
         max_units: usize::MAX / 64,
         build: few::copy_f32,
         tiles: &[FewTile::new(1, 1, few::few_f32)],
+        scaled: None,
         from_memory: None,
     },
     many_i8: &[ManyChoice::new(&MANY_I8, 2)],

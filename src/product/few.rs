@@ -12,8 +12,11 @@
 //! panels of the largest tile are then not neighbours but `panels / width` apart, and the
 //! next tile takes the one after each: as many streams, each of which goes on where it
 //! ended. (With scales by group it does so within a panel alone.)
+//!
+//! A kernel that [scales](crate::kernels::contract::FewScaled) the sums of groups itself has the
+//! loop over them, a chunk of which is one call for a tile: [`run_groups`].
 
-use crate::kernels::call::{self, FewPart};
+use crate::kernels::call::{self, FewPart, FewScaling};
 use crate::kernels::contract::PANEL_ROWS;
 use crate::kernels::element::{Element, Few};
 use crate::kernels::memory::tile_set::{Division, Job};
@@ -34,6 +37,13 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
     scratch: &mut Scratch,
 ) -> Result<(), OutOfMemory> {
     let (prepared, kernel) = (product.prepared, product.few);
+    let group_strips = prepared.group_strips();
+    if let Some(scaled) = kernel.scaled
+        && group_strips < prepared.strips()
+        && group_strips <= scaled.most_strips
+    {
+        return run_groups(product, y, scratch);
+    }
     let Scratch {
         few_tables,
         sums,
@@ -81,7 +91,12 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                 let offset = (table_unit + done) * kernel.table_bytes;
                 let tables = |token: usize| tables.from(tokens.start + token, offset);
                 let shape = [part_panels, tokens.len()];
-                run_chunk(kernel, part, shape, tables, sums, done > 0);
+                let run = |tile: usize, part: &FewPart<'_>, token: usize, panel: usize| {
+                    let sums = &mut sums[token * stride + panel * PANEL_ROWS..];
+                    let out = (sums, stride);
+                    call::few_run(kernel, tile, part, tables(token), out, done > 0);
+                };
+                run_chunk(kernel, part, shape, run);
             }
             let row = first_panel * PANEL_ROWS;
             let end = rows.end.min(row + stride);
@@ -100,6 +115,75 @@ pub(crate) fn run_tile<X: Element, S: Sink<X>>(
                     .sink
                     .emit(place, &sums[..end - row], scales, staged, out);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Computes one tile of `y` whose scales change along K, by a kernel that scales sums itself.
+fn run_groups<X: Element, S: Sink<X>>(
+    product: &Product<'_, X, S>,
+    y: &mut Tile<'_, S::Out>,
+    scratch: &mut Scratch,
+) -> Result<(), OutOfMemory> {
+    let (prepared, kernel) = (product.prepared, product.few);
+    let Scratch {
+        few_tables,
+        sums,
+        scales,
+        ..
+    } = scratch;
+    let tables = prepared.tables(product.weights_in_cache, (0..1, 1), few_tables)?;
+    let (tokens, rows) = (y.rows(), y.cols());
+    let first_token = prepared.split().many() + tokens.start;
+    let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
+    // Saturated, it is more than can be reserved below.
+    let panel_bytes = (PANEL_ROWS * size_of::<f32>()).saturating_mul(tokens.len());
+    let part_panels = plan::panels_of_sums(panel_bytes);
+    let shape = [prepared.strips(), prepared.group_strips()];
+    let all_groups = shape[0].div_ceil(shape[1]);
+    let chunk = plan::table_groups(&kernel, tokens.len(), shape[1]);
+
+    for first_panel in panels.clone().step_by(part_panels) {
+        let part_panels = part_panels.min(panels.end - first_panel);
+        let stride = part_panels * PANEL_ROWS;
+        let sums = reserve(sums, panel_bytes.saturating_mul(part_panels))?;
+        let sums: &mut [f32] = bytemuck::cast_slice_mut(sums);
+        sums.fill(0.0);
+        let room: &mut [f32] = match product.sink.scales_need_room() {
+            true => bytemuck::cast_slice_mut(reserve(scales, stride * size_of::<f32>())?),
+            false => &mut [],
+        };
+        let row = first_panel * PANEL_ROWS;
+        let scales = product.sink.group_scales(row, room);
+        for start in (0..all_groups).step_by(chunk) {
+            let groups = start..all_groups.min(start.saturating_add(chunk));
+            let scaling = FewScaling::new(kernel, shape, groups, prepared.padding(start), scales);
+            let part = FewPart {
+                view: product.view,
+                panel: first_panel,
+                panel_step: 1,
+                start: 0,
+                units: 0,
+                next: first_panel,
+                read_before: false,
+            };
+            run_chunk(
+                kernel,
+                part,
+                [part_panels, tokens.len()],
+                |tile, part, token, panel| {
+                    let tables = tables.from(tokens.start + token, 0);
+                    let out = (&mut sums[token * stride + panel * PANEL_ROWS..], stride);
+                    let of = [panel * PANEL_ROWS, first_token + token];
+                    call::few_run_scaled(kernel, tile, part, tables, out, (&scaling, of));
+                },
+            );
+        }
+        let end = rows.end.min(row + stride);
+        for (t, sums) in sums.chunks_exact_mut(stride).enumerate() {
+            let out = y.row_mut(tokens.start + t, row..end);
+            product.sink.finish(row, &mut sums[..end - row], out);
         }
     }
     Ok(())
@@ -156,14 +240,16 @@ pub(crate) fn run_job<'s, 'a, X: Element, S: Sink<X>>(
             };
             let tables =
                 |token: usize| tables.from(tokens.start + token, start * kernel.table_bytes);
-            let sums = &mut sums[at * unit_len..];
+            let (sums, stride) = (&mut sums[at * unit_len..], width * PANEL_ROWS);
             run_chunk(
                 kernel,
                 part,
                 [width, tokens.len()],
-                tables,
-                sums,
-                accumulate,
+                |tile, part, token, panel| {
+                    let sums = &mut sums[token * stride + panel * PANEL_ROWS..];
+                    let out = (sums, stride);
+                    call::few_run(kernel, tile, part, tables(token), out, accumulate);
+                },
             );
             accumulate = true;
         }
@@ -198,17 +284,15 @@ pub(crate) fn run_job<'s, 'a, X: Element, S: Sink<X>>(
     Ok((None, done))
 }
 
-/// One chunk along K: all panels of the part by all tokens, in kernel tiles.
-fn run_chunk<'t, X: Element>(
+/// One chunk along K: all panels of the part by all tokens, in kernel tiles, of which `run` is
+/// given the shape, what to read, the first token and the first panel counted from the part's.
+fn run_chunk<'v, X: Element>(
     kernel: Few<X>,
-    mut part: FewPart<'_>,
+    mut part: FewPart<'v>,
     [panels, tokens]: [usize; 2],
-    tables: impl Fn(usize) -> (&'t [u8], usize),
-    sums: &mut [X::Acc],
-    accumulate: bool,
+    mut run: impl FnMut(usize, &FewPart<'v>, usize, usize),
 ) {
     let shapes = kernel.tiles;
-    let stride = panels * PANEL_ROWS;
     let (first_panel, mut panel) = (part.panel, 0);
     // Each panel of the largest tile goes on where it ended: streams of reads that begin with
     // every tile anew wait for memory each time.
@@ -224,8 +308,7 @@ fn run_chunk<'t, X: Element>(
                 // Where the streams of a part of the same size begin.
                 first_panel + width * part.panel_step
             };
-            let out = &mut sums[i * PANEL_ROWS..];
-            call::few_run(kernel, tile, &part, tables(0), (out, stride), accumulate);
+            run(tile, &part, 0, i);
         }
         panel = part.panel_step * width;
         part.panel_step = 1;
@@ -244,15 +327,7 @@ fn run_chunk<'t, X: Element>(
                 .iter()
                 .position(|s| s.panels == width && s.tokens <= tokens - token)
                 .expect("every width has a shape for one token");
-            let out = &mut sums[token * stride + panel * PANEL_ROWS..];
-            call::few_run(
-                kernel,
-                tile,
-                &part,
-                tables(token),
-                (out, stride),
-                accumulate,
-            );
+            run(tile, &part, token, panel);
             token += shapes[tile].tokens;
         }
         panel += width;

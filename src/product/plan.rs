@@ -140,6 +140,17 @@ pub(crate) fn table_units<X, Acc>(kernel: &FewKernel<X, Acc>, tokens: usize) -> 
     units - units % block
 }
 
+/// Groups of so many strips along K between two passes of several tokens over the panels.
+pub(crate) fn table_groups<X, Acc>(
+    kernel: &FewKernel<X, Acc>,
+    tokens: usize,
+    group_strips: usize,
+) -> usize {
+    // A group may start and end within a unit.
+    let units = group_strips.div_ceil(kernel.unit_strips) + 1;
+    (table_units(kernel, tokens) / units).max(1)
+}
+
 /// Bytes of tables for few tokens that are used between two passes over the panels: half
 /// of L2, beside the panels that pass through it.
 fn table_budget() -> usize {

@@ -153,6 +153,14 @@ impl<X: Element> Prepared<X> {
         })
     }
 
+    /// Where the tables of a group start in a row of few tokens but for strips of the group before
+    /// in its first unit, and what groups are padded to, both in strips.
+    pub(crate) fn padding(&self, group: usize) -> [usize; 2] {
+        let unit = self.unit();
+        let place = self.places().nth(group).map_or(0, |place| place.start);
+        [place - place % unit, unit]
+    }
+
     fn few_rows(&self, kernel: Few<X>) -> FewRows<'_, X> {
         FewRows {
             key: (self.id, false),

@@ -2,6 +2,8 @@
 
 use crate::kernels::auto::float::{narrow_f16, widen_f16};
 use crate::kernels::auto::scale;
+use crate::kernels::call::{GroupScales, ScaleValues};
+use crate::kernels::contract::PANEL_ROWS;
 use crate::memory::{self, OutOfMemory};
 use crate::scales::{Granularity, GroupSize, Scales};
 use core::ops::Range;
@@ -11,6 +13,9 @@ use core::ops::Range;
 pub(crate) struct RowScales {
     granularity: Granularity,
     rows: usize,
+    /// How many there are; zeros follow them, so that the rows of the last panel have scales as
+    /// many as any.
+    len: usize,
     values: Values,
 }
 
@@ -44,6 +49,7 @@ impl RowScales {
     /// Of as many scales as the granularity has in `rows` rows.
     pub(crate) fn new(scales: Scales, rows: usize) -> Result<Self, OutOfMemory> {
         let (granularity, values) = scales.into_parts();
+        let len = values.len();
         let values = match granularity {
             Granularity::PerTensor | Granularity::PerRow => Values::F32(values),
             Granularity::PerGroup(_) => {
@@ -54,11 +60,23 @@ impl RowScales {
                 }
             }
         };
-        Ok(Self {
+        Self {
             granularity,
             rows,
+            len,
             values,
-        })
+        }
+        .padded()
+    }
+
+    /// With zeros behind the scales.
+    fn padded(mut self) -> Result<Self, OutOfMemory> {
+        let len = self.len + PANEL_ROWS - 1;
+        match &mut self.values {
+            Values::F32(values) => memory::resize(values, len, 0.0)?,
+            Values::F16(values) => memory::resize(values, len, 0)?,
+        }
+        Ok(self)
     }
 
     pub(crate) fn granularity(&self) -> Granularity {
@@ -80,44 +98,48 @@ impl RowScales {
         }
     }
 
-    fn len(&self) -> usize {
-        match &self.values {
-            Values::F32(values) => values.len(),
-            Values::F16(values) => values.len(),
-        }
-    }
-
     /// Those of some rows, as of a matrix of these rows.
     pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Result<Self, OutOfMemory> {
         fn part<T: Copy>(
             all: &[T],
-            all_rows: usize,
+            (groups, all_rows): (usize, usize),
             rows: &Range<usize>,
         ) -> Result<Vec<T>, OutOfMemory> {
-            let groups = all.len().checked_div(all_rows).unwrap_or(0);
             let values = (0..groups * rows.len())
                 .map(|i| all[i / rows.len() * all_rows + rows.start + i % rows.len()]);
             memory::collected(values)
         }
-        let values = match (&self.values, self.granularity) {
-            (Values::F32(values), Granularity::PerTensor) => Values::F32(memory::copied(values)?),
-            (Values::F32(values), _) => Values::F32(part(values, self.rows, &rows)?),
-            (Values::F16(values), _) => Values::F16(part(values, self.rows, &rows)?),
+        let groups = self.len.checked_div(self.rows).unwrap_or(0);
+        let shape = (groups, self.rows);
+        let (len, values) = match (&self.values, self.granularity) {
+            (Values::F32(values), Granularity::PerTensor) => {
+                (1, Values::F32(memory::copied(&values[..1])?))
+            }
+            (Values::F32(values), _) => (
+                groups * rows.len(),
+                Values::F32(part(values, shape, &rows)?),
+            ),
+            (Values::F16(values), _) => (
+                groups * rows.len(),
+                Values::F16(part(values, shape, &rows)?),
+            ),
         };
-        Ok(Self {
+        Self {
             granularity: self.granularity,
             rows: rows.len(),
+            len,
             values,
-        })
+        }
+        .padded()
     }
 
     /// In the order of [`Scales`].
     pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = f32> {
         let groups = match self.granularity {
-            Granularity::PerGroup(_) => self.len().checked_div(self.rows).unwrap_or(0),
+            Granularity::PerGroup(_) => self.len.checked_div(self.rows).unwrap_or(0),
             _ => 1,
         };
-        (0..self.len()).map(move |i| match groups {
+        (0..self.len).map(move |i| match groups {
             1 => self.get(i),
             _ => self.get(i % groups * self.rows + i / groups),
         })
@@ -140,6 +162,29 @@ impl RowScales {
     /// Whether [`Self::of_rows`] needs room.
     pub(crate) fn need_room(&self) -> bool {
         matches!(self.values, Values::F16(_)) || self.granularity == Granularity::PerTensor
+    }
+
+    /// The scales of rows from `first` on in all groups: as they are kept, or put into `room`, 64
+    /// for each panel.
+    pub(crate) fn of_groups<'a>(
+        &'a self,
+        first: usize,
+        groups_per_scale: usize,
+        room: &'a mut [f32],
+    ) -> GroupScales<'a> {
+        let (values, stride) = match &self.values {
+            Values::F32(values) if self.granularity == Granularity::PerTensor => {
+                room.fill(values[0]);
+                (ScaleValues::F32(room), 0)
+            }
+            Values::F32(values) => (ScaleValues::F32(&values[first..]), self.rows),
+            Values::F16(values) => (ScaleValues::F16(&values[first..]), self.rows),
+        };
+        GroupScales {
+            values,
+            stride,
+            groups_per_scale,
+        }
     }
 
     /// A group's scales of some rows: as they are kept, or put into `room`, which is as long.

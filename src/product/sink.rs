@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::kernels::auto::scale;
+use crate::kernels::call::{GroupScales, TokenScales};
 use crate::kernels::element::Element;
 use crate::product::scales::RowScales;
 use core::marker::PhantomData;
@@ -39,6 +40,13 @@ pub(crate) trait Sink<X: Element>: Sync + Send {
         staged: &mut [f32],
         out: &mut [Self::Out],
     );
+    /// The scales of rows from `first` on and of tokens in all groups: as they are kept, or of rows
+    /// put into `room`, where the sink [needs](Self::scales_need_room) it.
+    fn group_scales<'a>(
+        &'a self,
+        first: usize,
+        room: &'a mut [f32],
+    ) -> (GroupScales<'a>, Option<TokenScales<'a>>);
     /// The scales of some tokens in a group, one each, where sums of groups are scaled before
     /// they are handed on.
     fn token_scales(&self, group: usize, tokens: Range<usize>, scales: &mut [f32]);
@@ -74,6 +82,13 @@ impl Sink<i8> for Raw {
     fn emit(&self, _: Place, sums: &[i32], _: &[f32], _: &mut [f32], out: &mut [i32]) {
         out.copy_from_slice(sums);
     }
+    fn group_scales<'a>(
+        &'a self,
+        _: usize,
+        _: &'a mut [f32],
+    ) -> (GroupScales<'a>, Option<TokenScales<'a>>) {
+        unreachable!("exact sums of several groups");
+    }
     fn token_scales(&self, _: usize, _: Range<usize>, _: &mut [f32]) {}
     /// Exact sums have no scales, so K is one group.
     fn finish(&self, _: usize, _: &mut [f32], _: &mut [i32]) {
@@ -99,6 +114,10 @@ pub(crate) struct Affine<'a, O> {
 impl<'a, O: Activation> Affine<'a, O> {
     fn scales<'b>(&'b self, group: usize, rows: Range<usize>, room: &'b mut [f32]) -> &'b [f32] {
         self.scales.of_rows(group / self.sums_per_scale, rows, room)
+    }
+
+    fn group_scales<'b>(&'b self, first: usize, room: &'b mut [f32]) -> GroupScales<'b> {
+        self.scales.of_groups(first, self.sums_per_scale, room)
     }
 
     fn bias(&self, row: usize, len: usize) -> Option<&'a [f32]> {
@@ -199,6 +218,18 @@ impl<O: Activation> Sink<i8> for W1A8<'_, O> {
             |y| scale::fold_group_i32(sums, scales, token_scale, y),
         );
     }
+    fn group_scales<'a>(
+        &'a self,
+        first: usize,
+        room: &'a mut [f32],
+    ) -> (GroupScales<'a>, Option<TokenScales<'a>>) {
+        let tokens = TokenScales {
+            values: self.token_scales,
+            stride: self.scales_per_token,
+            groups_per_scale: self.sums_per_scale,
+        };
+        (self.affine.group_scales(first, room), Some(tokens))
+    }
     fn token_scales(&self, group: usize, tokens: Range<usize>, scales: &mut [f32]) {
         let group = group / self.sums_per_scale;
         for (token, scale) in tokens.zip(scales) {
@@ -235,6 +266,13 @@ impl<O: Activation> Sink<f32> for Canonical<'_, O> {
             |bias, y| scale::scale_f32(sums, scales, bias, y),
             |y| scale::fold_group_f32(sums, scales, y),
         );
+    }
+    fn group_scales<'a>(
+        &'a self,
+        first: usize,
+        room: &'a mut [f32],
+    ) -> (GroupScales<'a>, Option<TokenScales<'a>>) {
+        (self.0.group_scales(first, room), None)
     }
     fn token_scales(&self, _: usize, _: Range<usize>, _: &mut [f32]) {}
     fn finish(&self, row: usize, sums: &mut [f32], out: &mut [O]) {

@@ -20,6 +20,9 @@ use bytemuck::Zeroable;
 use tritgemm_testing::guarded::{Guarded, Place};
 use tritgemm_testing::{Rng, quick};
 
+#[path = "few_groups.rs"]
+mod few_groups;
+
 /// Activations, sums and their bits.
 trait Values: Element<Acc: std::fmt::Debug> {
     fn random(rng: &mut Rng) -> Self;

@@ -38,6 +38,7 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     max_units: usize::MAX / 256,
     build,
     tiles: &[FewTile::new(1, 1, few_1)],
+    scaled: None,
     from_memory: None,
 };
 

@@ -46,6 +46,7 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     max_units: MAX_UNITS,
     build,
     tiles: &[FewTile::new(2, 1, few_2), FewTile::new(1, 1, few_1)],
+    scaled: None,
     from_memory: None,
 };
 

@@ -3,6 +3,9 @@
 
 use core::arch::x86_64::*;
 
+/// Strips of a group whose sums 16 bits hold, with their sign.
+pub(super) const MOST_STRIPS: usize = i16::MAX as usize / (4 * 128);
+
 /// Sums of one half (low or high tables) of a panel.
 #[derive(Clone, Copy)]
 pub(super) struct Sum {
@@ -70,4 +73,39 @@ pub(super) unsafe fn store(
     lane!(1);
     lane!(2);
     lane!(3);
+}
+
+/// Sums that `low + 32 * high` starts at, in 16 bits, to end at what is `bias` less.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn less(bias: usize) -> Sum {
+    let bias = (bias as i16).wrapping_neg();
+    Sum {
+        both: _mm512_set1_epi16(bias.wrapping_mul(257)),
+        odd: _mm512_set1_epi16(bias),
+    }
+}
+
+/// `low + 32 * high` of 64 rows in their order, where it fits 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn values(low: Sum, high: Sum) -> [__m512; 4] {
+    let sum = Sum {
+        both: _mm512_add_epi16(low.both, _mm512_slli_epi16(high.both, 5)),
+        odd: _mm512_add_epi16(low.odd, _mm512_slli_epi16(high.odd, 5)),
+    };
+    let (first, second) = sum.rows();
+    // The lanes of 8 rows by turns: rows 0 to 32, and 32 to 64.
+    let in_order = |lanes| _mm512_permutex2var_epi64(first, lanes, second);
+    let halves = [
+        in_order(_mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0)),
+        in_order(_mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4)),
+    ];
+    let wide = |words| _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(words));
+    [
+        wide(_mm512_castsi512_si256(halves[0])),
+        wide(_mm512_extracti64x4_epi64::<1>(halves[0])),
+        wide(_mm512_castsi512_si256(halves[1])),
+        wide(_mm512_extracti64x4_epi64::<1>(halves[1])),
+    ]
 }

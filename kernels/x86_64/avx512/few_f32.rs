@@ -31,9 +31,13 @@
 //!
 //! These are measurements of the bare mix (`lab/loops`).
 
-use crate::kernels::contract::{BLOCK_STRIPS, FewCall, FewKernel, FewTile, PANEL_ROWS};
+use crate::kernels::contract::{BLOCK_STRIPS, FewCall, FewGroups, FewKernel};
+use crate::kernels::contract::{FewRunScaled, FewScaled, FewTile, PANEL_ROWS};
+use crate::kernels::x86_64::avx512::group_scales::add_scaled;
 use core::arch::x86_64::*;
 
+/// Bytes of one unit's tables.
+const TABLE_BYTES: usize = 128;
 /// Bytes ahead of the loads that panels are prefetched into L1.
 const PREFETCH_L1: usize = 768;
 /// Bytes ahead that they are prefetched into L2, for weights from memory.
@@ -45,10 +49,11 @@ const PREFETCH_ZEN5: usize = 3072;
 pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
     name: "avx512-few_f32",
     unit_strips: 1,
-    table_bytes: 128,
+    table_bytes: TABLE_BYTES,
     max_units: usize::MAX / 256,
     build,
     tiles: &FewTile::of_panels([few_4, few_2, few_1]),
+    scaled: Some(scaled(&[scaled_4, scaled_2, scaled_1])),
     from_memory: None,
 };
 
@@ -56,6 +61,7 @@ pub static FEW_F32: FewKernel<f32, f32> = FewKernel {
 pub static FEW_F32_ZEN4: FewKernel<f32, f32> = FewKernel {
     name: "avx512-vbmi-few_f32",
     tiles: &FewTile::of_panels([few_4_zen4, few_2_zen4, few_1_zen4]),
+    scaled: Some(scaled(&[scaled_4_zen4, scaled_2_zen4, scaled_1_zen4])),
     ..FEW_F32
 };
 
@@ -63,8 +69,17 @@ pub static FEW_F32_ZEN4: FewKernel<f32, f32> = FewKernel {
 pub static FEW_F32_ZEN5: FewKernel<f32, f32> = FewKernel {
     name: "avx512-vbmi-few_f32-zen5",
     tiles: &FewTile::of_panels([few_4_zen5, few_2_zen5, few_1_zen5]),
+    scaled: Some(scaled(&[scaled_4_zen5, scaled_2_zen5, scaled_1_zen5])),
     ..FEW_F32
 };
+
+/// Of groups of any length.
+const fn scaled(run: &'static [FewRunScaled]) -> FewScaled {
+    FewScaled {
+        most_strips: usize::MAX,
+        run,
+    }
+}
 
 /// `vpermps` indices of the terms of a pair's first or second weight: `x` at
 /// its place, `-x` at 4 further, `+0.0` at 8.
@@ -117,13 +132,13 @@ unsafe fn build(x: *const f32, units: usize, tables: *mut u8) {
 }
 
 macro_rules! few {
-    ($name:ident, $sum:expr) => {
-        few!($name, $sum, "avx512f,avx512bw,avx512vl,avx512dq");
+    ($name:ident, $scaled:ident, $($tile:tt),+) => {
+        few!("avx512f,avx512bw,avx512vl,avx512dq", $name, $scaled, $($tile),+);
     };
-    (vbmi $name:ident, $sum:expr) => {
-        few!($name, $sum, "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi");
+    (vbmi $name:ident, $scaled:ident, $($tile:tt),+) => {
+        few!("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi", $name, $scaled, $($tile),+);
     };
-    ($name:ident, $sum:expr, $features:literal) => {
+    ($features:literal, $name:ident, $scaled:ident, $($tile:tt),+) => {
         /// See [`FewTile::run`].
         ///
         /// # Safety
@@ -132,19 +147,30 @@ macro_rules! few {
         #[inline(never)]
         unsafe fn $name(call: &FewCall<f32>) {
             // SAFETY: the caller's preconditions, handed on unchanged.
-            unsafe { $sum(call) }
+            unsafe { sum::<$($tile),+>(call) }
+        }
+
+        /// See [`FewScaled::run`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 2, 4, 5, 7, 8 and 10 of [`crate::kernels::contract`].
+        #[target_feature(enable = $features)]
+        #[inline(never)]
+        unsafe fn $scaled(call: &FewCall<f32>, groups: &FewGroups) {
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe { sum_groups::<$($tile),+>(call, groups) }
         }
     };
 }
-few!(few_4, sum::<ByShift, 4, false>);
-few!(few_2, sum::<ByShift, 2, false>);
-few!(few_1, sum::<ByShift, 1, false>);
-few!(vbmi few_4_zen4, sum::<ByMultishift, 4, false>);
-few!(vbmi few_2_zen4, sum::<ByMultishift, 2, false>);
-few!(vbmi few_1_zen4, sum::<ByMultishift, 1, false>);
-few!(vbmi few_4_zen5, sum::<ByMultishift, 4, true>);
-few!(vbmi few_2_zen5, sum::<ByMultishift, 2, true>);
-few!(vbmi few_1_zen5, sum::<ByMultishift, 1, true>);
+few!(few_4, scaled_4, ByShift, 4, false);
+few!(few_2, scaled_2, ByShift, 2, false);
+few!(few_1, scaled_1, ByShift, 1, false);
+few!(vbmi few_4_zen4, scaled_4_zen4, ByMultishift, 4, false);
+few!(vbmi few_2_zen4, scaled_2_zen4, ByMultishift, 2, false);
+few!(vbmi few_1_zen4, scaled_1_zen4, ByMultishift, 1, false);
+few!(vbmi few_4_zen5, scaled_4_zen5, ByMultishift, 4, true);
+few!(vbmi few_2_zen5, scaled_2_zen5, ByMultishift, 2, true);
+few!(vbmi few_1_zen5, scaled_1_zen5, ByMultishift, 1, true);
 
 /// Brings each nibble of a 32-bit lane into its low 4 bits.
 trait SplitNibbles {
@@ -153,8 +179,8 @@ trait SplitNibbles {
     ///
     /// # Safety
     /// Precondition 1 of [`crate::kernels::contract`]; `strip` has 64 readable
-    /// bytes, and 3 more if it is `followed`.
-    unsafe fn nibbles(strip: *const u8, followed: bool) -> [__m512i; 8];
+    /// bytes, and 3 more if it is `FOLLOWED`.
+    unsafe fn nibbles<const FOLLOWED: bool>(strip: *const u8) -> [__m512i; 8];
 }
 
 /// By shifts of a nibble and loads that start 1 to 3 bytes later, or shifts in
@@ -163,11 +189,11 @@ struct ByShift;
 
 impl SplitNibbles for ByShift {
     #[inline(always)]
-    unsafe fn nibbles(strip: *const u8, followed: bool) -> [__m512i; 8] {
+    unsafe fn nibbles<const FOLLOWED: bool>(strip: *const u8) -> [__m512i; 8] {
         // SAFETY: precondition 1; the caller's word for 64 bytes, or 67.
         unsafe {
             let first = _mm512_loadu_si512(strip.cast());
-            let bytes = if followed {
+            let bytes = if FOLLOWED {
                 [
                     first,
                     _mm512_loadu_si512(strip.add(1).cast()),
@@ -201,7 +227,7 @@ struct ByMultishift;
 
 impl SplitNibbles for ByMultishift {
     #[inline(always)]
-    unsafe fn nibbles(strip: *const u8, _followed: bool) -> [__m512i; 8] {
+    unsafe fn nibbles<const FOLLOWED: bool>(strip: *const u8) -> [__m512i; 8] {
         // SAFETY: precondition 1; the caller's word for 64 bytes.
         unsafe {
             let bytes = _mm512_loadu_si512(strip.cast());
@@ -227,22 +253,103 @@ fn from_bit(bytes: __m512i, bit: i64) -> __m512i {
     _mm512_multishift_epi64_epi8(control, bytes)
 }
 
+/// The panels of a tile of `P` panels.
+#[inline(always)]
+fn panels<const P: usize>(call: &FewCall<f32>) -> [*const u8; P] {
+    let mut panels = [call.panels; P];
+    for p in 1..P {
+        panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
+    }
+    panels
+}
+
+/// Adds so many strips to the sums of a block, `near` and `far` ahead of which it prefetches.
+///
+/// # Safety
+/// As [`add_units`]; another strip follows each where they are `FOLLOWED`.
+#[inline(always)]
+unsafe fn add_strips<N: SplitNibbles, const P: usize, const ZEN5: bool, const FOLLOWED: bool>(
+    count: usize,
+    (panels, tables): (&mut [*const u8; P], &mut *const __m512),
+    [near, far]: [usize; 2],
+    block: &mut [[__m512; 4]; P],
+) {
+    for _ in 0..count {
+        // SAFETY: precondition 1 for all intrinsics; the pointers as said below.
+        unsafe {
+            // Precondition 4: 2 vectors a unit, aligned; at most one past the tables.
+            let [first, second] = *tables.cast::<[__m512; 2]>();
+            *tables = tables.add(2);
+            for p in 0..P {
+                // Precondition 2: one strip of 64 bytes a unit; the next one follows it.
+                _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
+                if !ZEN5 {
+                    _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
+                }
+                let nibbles = N::nibbles::<FOLLOWED>(panels[p]);
+                panels[p] = panels[p].wrapping_add(PANEL_ROWS);
+                for b in 0..4 {
+                    let value = _mm512_add_ps(
+                        _mm512_permutexvar_ps(nibbles[2 * b + 1], first),
+                        _mm512_permutexvar_ps(nibbles[2 * b], second),
+                    );
+                    block[p][b] = _mm512_add_ps(block[p][b], value);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the blocks of `units` units, after which the call has `rest` left, to the totals.
+/// `inline(always)`: only its callers declare the features of `N`.
+///
+/// # Safety
+/// Preconditions 1, 2 and 4 of [`crate::kernels::contract`], for these units; the caller
+/// declares the features of [`few_4`] and those that `N` needs.
+#[inline(always)]
+unsafe fn add_units<N: SplitNibbles, const P: usize, const ZEN5: bool>(
+    call: &FewCall<f32>,
+    (mut panels, tables): ([*const u8; P], *const u8),
+    (units, rest): (usize, usize),
+    totals: &mut [[__m512; 4]; P],
+) {
+    let mut tables = tables.cast::<__m512>();
+    let mut left = units;
+    // SAFETY: precondition 1 for all intrinsics; the pointers as said below.
+    unsafe {
+        let zero = _mm512_setzero_ps();
+        while left > 0 {
+            let now = left.min(BLOCK_STRIPS);
+            let near = if ZEN5 { PREFETCH_ZEN5 } else { PREFETCH_L1 };
+            let near = call.prefetch(near, (left + rest) * PANEL_ROWS);
+            let far = call.prefetch(PREFETCH_L2, (left + rest) * PANEL_ROWS);
+            let mut block = [[zero; 4]; P];
+            // Only the last strip of all is not followed by another one.
+            let alone = usize::from(left + rest == now);
+            let ahead = [near, far];
+            let at = (&mut panels, &mut tables);
+            add_strips::<N, P, ZEN5, true>(now - alone, at, ahead, &mut block);
+            let at = (&mut panels, &mut tables);
+            add_strips::<N, P, ZEN5, false>(alone, at, ahead, &mut block);
+            for p in 0..P {
+                for b in 0..4 {
+                    totals[p][b] = _mm512_add_ps(totals[p][b], block[p][b]);
+                }
+            }
+            left -= now;
+        }
+    }
+}
+
 /// `inline(always)`: only its callers declare the features of `N`.
 ///
 /// # Safety
 /// As [`few_4`]; the caller declares its features and those that `N` needs.
 #[inline(always)]
 unsafe fn sum<N: SplitNibbles, const P: usize, const ZEN5: bool>(call: &FewCall<f32>) {
-    let mut panels = [call.panels; P];
-    for p in 1..P {
-        panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
-    }
-    let mut tables = call.tables.cast::<__m512>();
-    let mut left = call.units;
     // SAFETY: precondition 1 for all intrinsics; the pointers as said below.
     unsafe {
-        let zero = _mm512_setzero_ps();
-        let mut totals = [[zero; 4]; P];
+        let mut totals = [[_mm512_setzero_ps(); 4]; P];
         if call.accumulate {
             let mut out = call.out;
             for totals in &mut totals {
@@ -257,43 +364,8 @@ unsafe fn sum<N: SplitNibbles, const P: usize, const ZEN5: bool>(call: &FewCall<
                 out = out.wrapping_add(call.panel_sums);
             }
         }
-        while left > 0 {
-            let now = left.min(BLOCK_STRIPS);
-            let near = if ZEN5 { PREFETCH_ZEN5 } else { PREFETCH_L1 };
-            let near = call.prefetch(near, left * PANEL_ROWS);
-            let far = call.prefetch(PREFETCH_L2, left * PANEL_ROWS);
-            let mut block = [[zero; 4]; P];
-            for unit in 0..now {
-                let followed = left - unit > 1;
-                // Precondition 4: 2 vectors a unit, aligned; at most one past the
-                // tables.
-                let [first, second] = *tables.cast::<[__m512; 2]>();
-                tables = tables.add(2);
-                for p in 0..P {
-                    // Precondition 2: one strip of 64 bytes a unit; the next one
-                    // follows it.
-                    _mm_prefetch::<_MM_HINT_T0>(panels[p].wrapping_add(near).cast());
-                    if !ZEN5 {
-                        _mm_prefetch::<_MM_HINT_T1>(panels[p].wrapping_add(far).cast());
-                    }
-                    let nibbles = N::nibbles(panels[p], followed);
-                    panels[p] = panels[p].wrapping_add(PANEL_ROWS);
-                    for b in 0..4 {
-                        let value = _mm512_add_ps(
-                            _mm512_permutexvar_ps(nibbles[2 * b + 1], first),
-                            _mm512_permutexvar_ps(nibbles[2 * b], second),
-                        );
-                        block[p][b] = _mm512_add_ps(block[p][b], value);
-                    }
-                }
-            }
-            for p in 0..P {
-                for b in 0..4 {
-                    totals[p][b] = _mm512_add_ps(totals[p][b], block[p][b]);
-                }
-            }
-            left -= now;
-        }
+        let from = (panels(call), call.tables);
+        add_units::<N, P, ZEN5>(call, from, (call.units, 0), &mut totals);
         let mut out = call.out;
         for &totals in &totals {
             // Precondition 5: 64 elements a panel.
@@ -301,6 +373,39 @@ unsafe fn sum<N: SplitNibbles, const P: usize, const ZEN5: bool>(call: &FewCall<
                 _mm512_storeu_ps(out.add(16 * i), rows);
             }
             out = out.wrapping_add(call.panel_sums);
+        }
+    }
+}
+
+/// `inline(always)`: only its callers declare the features of `N`.
+///
+/// # Safety
+/// As [`scaled_4`]; the caller declares its features and those that `N` needs.
+#[inline(always)]
+unsafe fn sum_groups<N: SplitNibbles, const P: usize, const ZEN5: bool>(
+    call: &FewCall<f32>,
+    groups: &FewGroups,
+) {
+    let start = panels(call);
+    let last = groups.end(1);
+    let mut groups = groups.clone();
+    while let Some(group) = groups.next(1) {
+        let mut panels: [_; P] = start;
+        for panel in &mut panels {
+            *panel = panel.wrapping_add(PANEL_ROWS * group.first);
+        }
+        let tables = call.tables.wrapping_add(TABLE_BYTES * group.table);
+        let units = (group.units, last - group.first - group.units);
+        // SAFETY: the caller's preconditions; 10: 64 scales for each panel's rows; 5: 64
+        // elements a panel.
+        unsafe {
+            let mut totals = [[_mm512_setzero_ps(); 4]; P];
+            add_units::<N, P, ZEN5>(call, (panels, tables), units, &mut totals);
+            for (p, &totals) in totals.iter().enumerate() {
+                let place = p * call.panel_sums;
+                let (scales, out) = (group.scales + place, call.out.add(place));
+                add_scaled(interleave(totals), groups.scales, scales, None, out);
+            }
         }
     }
 }

@@ -24,9 +24,12 @@
 //! heading "streams"). So tiles of four panels are kept at that pace, by a chain of
 //! additions that the addresses of the loads wait for ([`pace`]).
 
-use crate::kernels::contract::{FewCall, FewKernel, FewTile, PANEL_ROWS};
+use crate::kernels::contract::{
+    FewCall, FewGroups, FewKernel, FewRunScaled, FewScaled, FewTile, PANEL_ROWS,
+};
 use crate::kernels::x86_64::avx2::few_i8::{MAX_UNITS, TABLE_BYTES, UNITS_PER_FOLD, build};
-use crate::kernels::x86_64::avx512::byte_sums::{Sum, store};
+use crate::kernels::x86_64::avx512::byte_sums::{MOST_STRIPS, Sum, less, store, values};
+use crate::kernels::x86_64::avx512::group_scales::add_scaled;
 use core::arch::x86_64::*;
 
 /// Bytes ahead of the loads that panels are prefetched into L1.
@@ -44,6 +47,7 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     max_units: MAX_UNITS,
     build,
     tiles: &FewTile::of_panels([few_4, few_2, few_1]),
+    scaled: Some(scaled(&[scaled_4, scaled_2, scaled_1])),
     from_memory: None,
 };
 
@@ -51,6 +55,7 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
 pub static FEW_I8_MEMORY: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8-nibbles",
     tiles: &FewTile::of_panels([few_4_vbmi, few_2_vbmi, few_1_vbmi]),
+    scaled: Some(scaled(&[scaled_4_vbmi, scaled_2_vbmi, scaled_1_vbmi])),
     ..FEW_I8
 };
 
@@ -58,17 +63,26 @@ pub static FEW_I8_MEMORY: FewKernel<i8, i32> = FewKernel {
 pub static FEW_I8_MEMORY_ZEN5: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8-nibbles-paced",
     tiles: &FewTile::of_panels([few_4_paced, few_2_vbmi, few_1_vbmi]),
+    scaled: Some(scaled(&[scaled_4_paced, scaled_2_vbmi, scaled_1_vbmi])),
     ..FEW_I8
 };
 
+/// Of groups whose sums 16 bits hold.
+const fn scaled(run: &'static [FewRunScaled]) -> FewScaled {
+    FewScaled {
+        most_strips: MOST_STRIPS,
+        run,
+    }
+}
+
 macro_rules! few {
-    ($name:ident, $sum:expr) => {
-        few!($name, $sum, "avx512f,avx512bw,avx512vl");
+    ($name:ident, $scaled:ident, $($tile:tt),+) => {
+        few!("avx512f,avx512bw,avx512vl", $name, $scaled, $($tile),+);
     };
-    (vbmi $name:ident, $sum:expr) => {
-        few!($name, $sum, "avx512f,avx512bw,avx512vl,avx512vbmi");
+    (vbmi $name:ident, $scaled:ident, $($tile:tt),+) => {
+        few!("avx512f,avx512bw,avx512vl,avx512vbmi", $name, $scaled, $($tile),+);
     };
-    ($name:ident, $sum:expr, $features:literal) => {
+    ($features:literal, $name:ident, $scaled:ident, $($tile:tt),+) => {
         /// See [`FewTile::run`].
         ///
         /// # Safety
@@ -77,17 +91,28 @@ macro_rules! few {
         #[inline(never)]
         unsafe fn $name(call: &FewCall<i32>) {
             // SAFETY: the caller's preconditions, handed on unchanged.
-            unsafe { $sum(call) }
+            unsafe { sum::<$($tile),+>(call) }
+        }
+
+        /// See [`FewScaled::run`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 2, 4, 5, 7, 8 and 10 of [`crate::kernels::contract`].
+        #[target_feature(enable = $features)]
+        #[inline(never)]
+        unsafe fn $scaled(call: &FewCall<f32>, groups: &FewGroups) {
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe { sum_groups::<$($tile),+>(call, groups) }
         }
     };
 }
-few!(few_4, sum::<ByShuffle, 4, false>);
-few!(few_2, sum::<ByShuffle, 2, false>);
-few!(few_1, sum::<ByShuffle, 1, false>);
-few!(vbmi few_4_vbmi, sum::<ByPermutation, 4, false>);
-few!(vbmi few_2_vbmi, sum::<ByPermutation, 2, false>);
-few!(vbmi few_1_vbmi, sum::<ByPermutation, 1, false>);
-few!(vbmi few_4_paced, sum::<ByPermutation, 4, true>);
+few!(few_4, scaled_4, ByShuffle, 4, false);
+few!(few_2, scaled_2, ByShuffle, 2, false);
+few!(few_1, scaled_1, ByShuffle, 1, false);
+few!(vbmi few_4_vbmi, scaled_4_vbmi, ByPermutation, 4, false);
+few!(vbmi few_2_vbmi, scaled_2_vbmi, ByPermutation, 2, false);
+few!(vbmi few_1_vbmi, scaled_1_vbmi, ByPermutation, 1, false);
+few!(vbmi few_4_paced, scaled_4_paced, ByPermutation, 4, true);
 
 /// Looks nibbles up in a table of 16 bytes that fills a vector four times.
 trait LookUpNibbles {
@@ -166,19 +191,32 @@ fn pace(delay: usize) -> usize {
     delay
 }
 
-/// The kernel of `P` panels by one token, `PACED` or as fast as it can. `inline(always)`: only
-/// its callers declare the features of `N`.
-///
-/// # Safety
-/// As [`few_4`]; the caller declares its features and those that `N` needs.
+/// The panels of a tile of `P` panels.
 #[inline(always)]
-unsafe fn sum<N: LookUpNibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>) {
+fn panels<const P: usize, Acc>(call: &FewCall<Acc>) -> [*const u8; P] {
     let mut panels = [call.panels; P];
     for p in 1..P {
         panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
     }
-    let mut tables = call.tables.cast::<__m128i>();
-    let mut left = call.units;
+    panels
+}
+
+/// Adds the look-ups of `units` units of `P` panels, after which the call has `rest` left, to
+/// sums of low parts, which start at `low`, and of high parts; `PACED` or as fast as it can.
+/// `inline(always)`: only its callers declare the features of `N`.
+///
+/// # Safety
+/// Preconditions 1, 2 and 4 of [`crate::kernels::contract`], for these units; the caller
+/// declares the features of [`few_4`] and those that `N` needs.
+#[inline(always)]
+unsafe fn add_units<N: LookUpNibbles, const P: usize, const PACED: bool, Acc>(
+    call: &FewCall<Acc>,
+    (mut panels, tables): ([*const u8; P], *const u8),
+    (units, rest): (usize, usize),
+    low: Sum,
+) -> [[Sum; P]; 2] {
+    let mut tables = tables.cast::<__m128i>();
+    let mut left = units;
     let near = if PACED { PREFETCH_PACED } else { PREFETCH_L1 };
     // Always 0, which the CPU finds out in its own time.
     let mut delay = 0;
@@ -189,14 +227,14 @@ unsafe fn sum<N: LookUpNibbles, const P: usize, const PACED: bool>(call: &FewCal
             both: zero,
             odd: zero,
         };
-        let (mut low, mut high) = ([none; P], [none; P]);
+        let (mut low, mut high) = ([low; P], [none; P]);
         while left > 0 {
             let mut high8 = [zero; P];
             for _ in 0..2 {
                 let mut low8 = [zero; P];
                 let now = left.min(UNITS_PER_FOLD);
-                let near = call.prefetch(near, left * PANEL_ROWS);
-                let far = call.prefetch(PREFETCH_L2, left * PANEL_ROWS);
+                let near = call.prefetch(near, (left + rest) * PANEL_ROWS);
+                let far = call.prefetch(PREFETCH_L2, (left + rest) * PANEL_ROWS);
                 for _ in 0..now {
                     // Precondition 4: 4 vectors of 16 bytes a unit, aligned; at
                     // most one past the tables.
@@ -231,6 +269,21 @@ unsafe fn sum<N: LookUpNibbles, const P: usize, const PACED: bool>(call: &FewCal
                 high[p].fold(high8[p]);
             }
         }
+        [low, high]
+    }
+}
+
+/// The kernel of `P` panels by one token. `inline(always)`: only its callers declare the
+/// features of `N`.
+///
+/// # Safety
+/// As [`few_4`]; the caller declares its features and those that `N` needs.
+#[inline(always)]
+unsafe fn sum<N: LookUpNibbles, const P: usize, const PACED: bool>(call: &FewCall<i32>) {
+    let from = (panels(call), call.tables);
+    // SAFETY: the caller's preconditions.
+    unsafe {
+        let [low, high] = add_units::<N, P, PACED, _>(call, from, (call.units, 0), less(0));
         // 2 look-ups a unit, each 256 too large.
         let bias = _mm512_set1_epi32((call.units << 9) as i32);
         let mut out = call.out;
@@ -238,6 +291,44 @@ unsafe fn sum<N: LookUpNibbles, const P: usize, const PACED: bool>(call: &FewCal
             // Precondition 5: 64 elements a panel.
             store(low[p].rows(), high[p].rows(), bias, call.accumulate, out);
             out = out.wrapping_add(call.panel_sums);
+        }
+    }
+}
+
+/// The kernel that scales, of `P` panels by one token. `inline(always)`: only its callers
+/// declare the features of `N`.
+///
+/// # Safety
+/// As [`scaled_4`]; the caller declares its features and those that `N` needs.
+#[inline(always)]
+unsafe fn sum_groups<N: LookUpNibbles, const P: usize, const PACED: bool>(
+    call: &FewCall<f32>,
+    groups: &FewGroups,
+) {
+    let start = panels(call);
+    let last = groups.end(1);
+    let mut groups = groups.clone();
+    while let Some(group) = groups.next(1) {
+        let mut panels: [_; P] = start;
+        for panel in &mut panels {
+            *panel = panel.wrapping_add(PANEL_ROWS * group.first);
+        }
+        let tables = call.tables.wrapping_add(TABLE_BYTES * group.table);
+        let units = (group.units, last - group.first - group.units);
+        // SAFETY: the caller's preconditions; 10: a scale for the token and 64 for each panel's
+        // rows; 5: 64 elements a panel.
+        unsafe {
+            // 2 look-ups a unit, each 256 too large.
+            let bias = less(group.units << 9);
+            let [low, high] = add_units::<N, P, PACED, _>(call, (panels, tables), units, bias);
+            let token_scale = groups.token_scales.add(group.token_scale).read();
+            let token_scale = Some(_mm512_set1_ps(token_scale));
+            for p in 0..P {
+                let place = p * call.panel_sums;
+                let (scales, out) = (group.scales + place, call.out.add(place));
+                let values = values(low[p], high[p]);
+                add_scaled(values, groups.scales, scales, token_scale, out);
+            }
         }
     }
 }

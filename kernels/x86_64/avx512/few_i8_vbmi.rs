@@ -29,9 +29,10 @@
 //! (11.2 measured on Intel for the bare mix, where one token takes 12.3).
 //! One token reads four panels at once instead, which memory answers sooner.
 
-use crate::kernels::contract::{FewCall, FewKernel, FewTile, PANEL_ROWS};
-use crate::kernels::x86_64::avx512::byte_sums::{Sum, store};
+use crate::kernels::contract::{FewCall, FewGroups, FewKernel, FewScaled, FewTile, PANEL_ROWS};
+use crate::kernels::x86_64::avx512::byte_sums::{MOST_STRIPS, Sum, less, store, values};
 use crate::kernels::x86_64::avx512::few_i8_nibbles::{FEW_I8_MEMORY, FEW_I8_MEMORY_ZEN5};
+use crate::kernels::x86_64::avx512::group_scales::add_scaled;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
@@ -39,6 +40,8 @@ use core::mem::MaybeUninit;
 pub(super) const TABLE_BYTES: usize = 8 * 64;
 /// Activations of a unit.
 const UNIT_WEIGHTS: usize = 12;
+/// Strips of a unit.
+const UNIT_STRIPS: usize = 3;
 /// Units that 16-bit lanes hold: `4 * 512 * 31 = 63488`.
 const MAX_UNITS: usize = 512;
 /// Bytes ahead of the loads that panels are prefetched into L1: more would wait
@@ -50,7 +53,7 @@ const PREFETCH_L2: usize = 3584;
 /// The kernel.
 pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
     name: "avx512-vbmi-few_i8",
-    unit_strips: 3,
+    unit_strips: UNIT_STRIPS,
     table_bytes: TABLE_BYTES,
     max_units: MAX_UNITS,
     build,
@@ -60,6 +63,10 @@ pub static FEW_I8: FewKernel<i8, i32> = FewKernel {
         FewTile::new(2, 1, few_2x1),
         FewTile::new(1, 1, few_1x1),
     ],
+    scaled: Some(FewScaled {
+        most_strips: MOST_STRIPS,
+        run: &[scaled_2x2, scaled_4x1, scaled_2x1, scaled_1x1],
+    }),
     from_memory: Some(&FEW_I8_MEMORY),
 };
 
@@ -188,7 +195,7 @@ pub(super) fn triple_indices(bytes: [__m512i; 3]) -> [__m512i; 4] {
 }
 
 macro_rules! few {
-    ($name:ident, $panels:literal, $tokens:literal) => {
+    ($name:ident, $scaled:ident, $panels:literal, $tokens:literal) => {
         /// See [`FewTile::run`].
         ///
         /// # Safety
@@ -208,12 +215,32 @@ macro_rules! few {
                 }
             }
         }
+
+        /// See [`FewScaled::run`].
+        ///
+        /// # Safety
+        /// Preconditions 1, 2, 4, 5, 7, 8 and 10 of [`crate::kernels::contract`].
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+        #[inline(never)]
+        unsafe fn $scaled(call: &FewCall<f32>, groups: &FewGroups) {
+            if $tokens > 1 {
+                align_stack();
+            }
+            // SAFETY: the caller's preconditions, handed on unchanged.
+            unsafe {
+                if call.read_before {
+                    sum_groups::<$panels, $tokens, false>(call, groups);
+                } else {
+                    sum_groups::<$panels, $tokens, true>(call, groups);
+                }
+            }
+        }
     };
 }
-few!(few_2x2, 2, 2);
-few!(few_4x1, 4, 1);
-few!(few_2x1, 2, 1);
-few!(few_1x1, 1, 1);
+few!(few_2x2, scaled_2x2, 2, 2);
+few!(few_4x1, scaled_4x1, 4, 1);
+few!(few_2x1, scaled_2x1, 2, 1);
+few!(few_1x1, scaled_1x1, 1, 1);
 
 /// Has the function it is inlined into begin its stack at a cache line: vectors that the
 /// compiler spills in a loop would else lie across two lines, three times in four by the
@@ -230,31 +257,52 @@ fn align_stack() {
     core::hint::black_box(&raw const line);
 }
 
-/// The kernel of `P` panels by `T` tokens.
+/// Where a tile of `P` panels by `T` tokens reads.
+#[derive(Clone, Copy)]
+struct At<const P: usize, const T: usize> {
+    panels: [*const u8; P],
+    tables: [*const __m512i; T],
+}
+
+impl<const P: usize, const T: usize> At<P, T> {
+    /// The start of a call.
+    #[inline(always)]
+    fn start<Acc>(call: &FewCall<Acc>) -> Self {
+        let mut panels = [call.panels; P];
+        for p in 1..P {
+            panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
+        }
+        let mut tables = [call.tables.cast::<__m512i>(); T];
+        for t in 1..T {
+            tables[t] = tables[t - 1].wrapping_byte_add(call.table_stride);
+        }
+        Self { panels, tables }
+    }
+}
+
+/// Adds the look-ups of `units` units, after which `rest` bytes of the call's range are left,
+/// to sums of low parts, which start at `low`, and of high parts.
 ///
 /// # Safety
-/// As [`few_4x1`].
+/// Preconditions 1, 2 and 4 of [`crate::kernels::contract`], for these units.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline]
-unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCall<i32>) {
+unsafe fn add_units<const P: usize, const T: usize, const PREFETCH: bool, Acc>(
+    call: &FewCall<Acc>,
+    at: &mut At<P, T>,
+    (units, rest): (usize, usize),
+    low: Sum,
+) -> [[[Sum; P]; T]; 2] {
     let zero = _mm512_setzero_si512();
     let none = Sum {
         both: zero,
         odd: zero,
     };
-    let mut low = [[none; P]; T];
+    let mut low = [[low; P]; T];
     let mut high = [[none; P]; T];
-    let mut panels = [call.panels; P];
-    for p in 1..P {
-        panels[p] = panels[p - 1].wrapping_add(call.panel_stride);
-    }
-    let mut tables = [call.tables.cast::<__m512i>(); T];
-    for t in 1..T {
-        tables[t] = tables[t - 1].wrapping_byte_add(call.table_stride);
-    }
-    let mut left = call.units;
+    let mut left = units;
     while left > 0 {
-        let bytes = 3 * PANEL_ROWS * left;
+        let bytes = 3 * PANEL_ROWS * left + rest;
         let near = call.prefetch(PREFETCH_L1, bytes);
         let far = call.prefetch(PREFETCH_L2, bytes);
         let mut low8 = [[zero; P]; T];
@@ -265,7 +313,7 @@ unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
             for p in 0..P {
                 // SAFETY: precondition 2: three strips of 64 bytes a unit.
                 let bytes = unsafe {
-                    let strip = panels[p];
+                    let strip = at.panels[p];
                     for line in 0..if PREFETCH { 3 } else { 0 } {
                         let line = strip.wrapping_add(64 * line);
                         _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(near).cast());
@@ -277,11 +325,11 @@ unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
                         _mm512_loadu_si512(strip.add(2 * PANEL_ROWS).cast()),
                     ]
                 };
-                panels[p] = panels[p].wrapping_add(3 * PANEL_ROWS);
+                at.panels[p] = at.panels[p].wrapping_add(3 * PANEL_ROWS);
                 let indices = triple_indices(bytes);
                 for t in 0..T {
                     // SAFETY: precondition 4: 8 vectors a unit, aligned.
-                    let table = unsafe { *tables[t].cast::<[__m512i; 8]>() };
+                    let table = unsafe { *at.tables[t].cast::<[__m512i; 8]>() };
                     for i in 0..4 {
                         let lookup = |table| _mm512_permutexvar_epi8(indices[i], table);
                         low8[t][p] = _mm512_add_epi8(low8[t][p], lookup(table[2 * i]));
@@ -289,7 +337,7 @@ unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
                     }
                 }
             }
-            for table in &mut tables {
+            for table in &mut at.tables {
                 // SAFETY: at most one past the tables.
                 *table = unsafe { table.add(8) };
             }
@@ -302,6 +350,20 @@ unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
         }
         left -= now;
     }
+    [low, high]
+}
+
+/// The kernel of `P` panels by `T` tokens.
+///
+/// # Safety
+/// As [`few_4x1`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCall<i32>) {
+    let mut at = At::<P, T>::start(call);
+    // SAFETY: the caller's preconditions.
+    let [low, high] =
+        unsafe { add_units::<P, T, PREFETCH, _>(call, &mut at, (call.units, 0), less(0)) };
     // 4 look-ups a unit, each 384 too large.
     let bias = _mm512_set1_epi32(4 * 384 * call.units as i32);
     let mut column = call.out;
@@ -314,5 +376,50 @@ unsafe fn sum<const P: usize, const T: usize, const PREFETCH: bool>(call: &FewCa
             out = out.wrapping_add(call.panel_sums);
         }
         column = column.wrapping_add(call.out_stride);
+    }
+}
+
+/// The kernel that scales, of `P` panels by `T` tokens.
+///
+/// # Safety
+/// As [`scaled_4x1`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+unsafe fn sum_groups<const P: usize, const T: usize, const PREFETCH: bool>(
+    call: &FewCall<f32>,
+    groups: &FewGroups,
+) {
+    let start = At::<P, T>::start(call);
+    let last = groups.end(UNIT_STRIPS);
+    let mut groups = groups.clone();
+    while let Some(group) = groups.next(UNIT_STRIPS) {
+        let mut at = start;
+        for panel in &mut at.panels {
+            *panel = panel.wrapping_add(UNIT_STRIPS * PANEL_ROWS * group.first);
+        }
+        for tables in &mut at.tables {
+            *tables = tables.wrapping_byte_add(TABLE_BYTES * group.table);
+        }
+        let rest = UNIT_STRIPS * PANEL_ROWS * (last - group.first - group.units);
+        // 4 look-ups a unit, each 384 too large.
+        let bias = less(4 * 384 * group.units);
+        // SAFETY: the caller's preconditions.
+        let [low, high] =
+            unsafe { add_units::<P, T, PREFETCH, _>(call, &mut at, (group.units, rest), bias) };
+        for t in 0..T {
+            // SAFETY: precondition 10: a scale for each token, and 64 for each panel's rows; 5:
+            // 64 elements a panel.
+            unsafe {
+                let token_scale = group.token_scale + t * groups.token_stride;
+                let token_scale = _mm512_set1_ps(groups.token_scales.add(token_scale).read());
+                for p in 0..P {
+                    let values = values(low[t][p], high[t][p]);
+                    let place = p * call.panel_sums;
+                    let out = call.out.add(t * call.out_stride + place);
+                    let scales = group.scales + place;
+                    add_scaled(values, groups.scales, scales, Some(token_scale), out);
+                }
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ pub mod codec;
 pub mod few_f32;
 pub mod few_i8_nibbles;
 pub mod few_i8_vbmi;
+mod group_scales;
 pub mod many;
 pub mod many_f32_zen5;
 pub mod many_i8_vbmi;
