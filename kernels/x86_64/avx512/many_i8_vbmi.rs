@@ -30,7 +30,7 @@ use crate::kernels::contract::{ManyCall, ManyKernel, PANEL_ROWS};
 use crate::kernels::x86_64::avx512::byte_sums::Sum;
 use crate::kernels::x86_64::avx512::few_i8_vbmi::{TABLE_BYTES, build_tables, triple_indices};
 use crate::kernels::x86_64::avx512::row_sums::{
-    PANEL, Pair, add_scaled, finish_groups, finish_token, fold,
+    PANEL, Pair, add_scaled, finish_groups, finish_token, fold, scales,
 };
 use crate::kernels::x86_64::avx512::tiles::Tiles;
 use core::arch::x86_64::*;
@@ -113,9 +113,8 @@ unsafe fn run<const SCALES: bool>(call: &ManyCall) {
 unsafe fn group<const T: usize, const SCALES: bool>(call: &ManyCall) {
     let mut panel = call.panels;
     let (mut acc, mut total) = (call.acc.cast::<Pair>(), call.total.cast::<Pair>());
-    let units = call.strips.div_ceil(UNIT_STRIPS);
     // Each look-up is 384 too large.
-    let bias = -4 * 384 * units as i16;
+    let bias = -384 * look_ups::<SCALES>(call.strips) as i16;
     let bias = [
         _mm512_set1_epi16(bias.wrapping_mul(257)),
         _mm512_set1_epi16(bias),
@@ -140,18 +139,21 @@ unsafe fn group<const T: usize, const SCALES: bool>(call: &ManyCall) {
             next,
         };
         // SAFETY: preconditions 2 and 4.
-        let sums = unsafe { sum::<T>(&part, sums) };
+        let sums = unsafe { sum::<T, SCALES>(&part, sums) };
+        let scaling = call.scaling.of_panel(number, TOKENS_I8);
+        // SAFETY: precondition 9: 64 scales.
+        let scales = SCALES.then(|| unsafe { scales(scaling.scales) });
         for (t, &[both, odd]) in sums.iter().enumerate() {
             let (acc, total) = (acc.wrapping_add(t), total.wrapping_add(t));
             // SAFETY: preconditions 6 and 9.
             unsafe {
-                if SCALES {
+                if let Some(scales) = &scales {
                     let totals = match call.fold {
                         Fold::ScaleTotals => Some(total.read()),
                         _ => None,
                     };
                     let sums = [even([both, odd]), odd];
-                    add_scaled(sums, totals, call.scaling.of_panel(number, TOKENS_I8), t);
+                    add_scaled(sums, totals, (scaling, scales), t);
                 } else if call.fold == Fold::Keep {
                     acc.write([both, odd]);
                 } else {
@@ -163,6 +165,16 @@ unsafe fn group<const T: usize, const SCALES: bool>(call: &ManyCall) {
         panel = next;
         acc = acc.wrapping_add(PANEL);
         total = total.wrapping_add(PANEL);
+    }
+}
+
+/// Look-ups of so many strips. Of a group's last unit those are left out that no weight is in,
+/// where it ends as the usual ones do.
+#[inline]
+fn look_ups<const SCALES: bool>(strips: usize) -> usize {
+    match strips % (2 * UNIT_STRIPS) {
+        2 | 4 if SCALES => (4 * strips).div_ceil(3),
+        _ => 4 * strips.div_ceil(UNIT_STRIPS),
     }
 }
 
@@ -210,7 +222,7 @@ struct Part {
 /// `tables` those of their units for each token.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline]
-unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
+unsafe fn sum<const T: usize, const SCALES: bool>(part: &Part, start: [Pair; T]) -> [Pair; T] {
     let (panel, strips) = (part.panel, part.strips);
     let zero = _mm512_setzero_si512();
     // Loops instead of `map`, which Rust 1.89 leaves a call of.
@@ -249,9 +261,20 @@ unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
                     .add(unit * TABLE_BYTES)
                     .cast::<[[__m512i; 8]; 2]>()
             };
-            add(sums, indices.as_flattened(), tables.as_flattened());
+            add::<8, false>(sums, indices.as_flattened(), tables.as_flattened());
         }
         at += 2 * UNIT_STRIPS;
+    }
+    // What groups of 64 and 128 weights end in.
+    if SCALES && strips - at == 4 {
+        // SAFETY: four more strips; the caller's word.
+        unsafe { add_end::<T, 4, 6>(part, at, &mut sums) };
+        at = strips;
+    }
+    if SCALES && strips - at == 2 {
+        // SAFETY: two more strips; the caller's word.
+        unsafe { add_end::<T, 2, 3>(part, at, &mut sums) };
+        at = strips;
     }
     while at < strips {
         // SAFETY: so many more strips; the masks leave out what is behind them.
@@ -268,7 +291,7 @@ unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
             let unit = t * units + at / UNIT_STRIPS;
             // SAFETY: the caller's word: 8 vectors a unit, aligned.
             let tables = unsafe { &*part.tables.add(unit * TABLE_BYTES).cast::<[__m512i; 8]>() };
-            add(sums, &indices, tables);
+            add::<4, false>(sums, &indices, tables);
         }
         at += UNIT_STRIPS;
     }
@@ -283,13 +306,54 @@ unsafe fn sum<const T: usize>(part: &Part, start: [Pair; T]) -> [Pair; T] {
     totals
 }
 
-/// Looks up indices, at most eight, in a pair of tables each, and adds to the sums.
+/// Adds the look-ups of the last `STRIPS` strips of a panel, from `at` on, which are `LOOK_UPS`.
+///
+/// # Safety
+/// As [`sum`], with so many strips left.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 #[inline]
-fn add([low, high]: &mut [Sum; 2], indices: &[__m512i], tables: &[__m512i]) {
-    let look_up = |i: usize, half| _mm512_permutexvar_epi8(indices[i], tables[2 * i + half]);
+unsafe fn add_end<const T: usize, const STRIPS: usize, const LOOK_UPS: usize>(
+    part: &Part,
+    at: usize,
+    sums: &mut [[Sum; 2]; T],
+) {
+    let mut bytes = [_mm512_setzero_si512(); 2 * UNIT_STRIPS];
+    for (i, bytes) in bytes.iter_mut().enumerate().take(STRIPS) {
+        let strip = part.panel.wrapping_add((at + i) * PANEL_ROWS);
+        // SAFETY: the caller's word.
+        *bytes = unsafe { _mm512_loadu_si512(strip.cast()) };
+    }
+    let [a, b, c, d, e, f] = bytes;
+    // The index that weights of all strips are in comes first: those left out are of no strip.
+    let [a, b, c, first] = triple_indices([a, b, c]);
+    let [d, e, f, second] = triple_indices([d, e, f]);
+    let indices = [first, a, b, c, second, d, e, f];
+    let units = part.strips.div_ceil(UNIT_STRIPS);
+    for (t, sums) in sums.iter_mut().enumerate() {
+        let unit = t * units + at / UNIT_STRIPS;
+        let tables = part.tables.wrapping_add(unit * TABLE_BYTES).cast();
+        // SAFETY: the caller's word: 8 vectors a unit, aligned.
+        let tables =
+            unsafe { core::slice::from_raw_parts(tables, 8 * STRIPS.div_ceil(UNIT_STRIPS)) };
+        add::<LOOK_UPS, true>(sums, &indices, tables);
+    }
+}
+
+/// Looks up `LOOK_UPS` indices, at most eight, in a pair of tables each, and adds to the sums.
+/// Where they are `ROTATED` the last table of a unit is that of its first index.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+fn add<const LOOK_UPS: usize, const ROTATED: bool>(
+    [low, high]: &mut [Sum; 2],
+    indices: &[__m512i],
+    tables: &[__m512i],
+) {
+    let look_up = |i: usize, half| {
+        let table = if ROTATED { i / 4 * 4 + (i + 3) % 4 } else { i };
+        _mm512_permutexvar_epi8(indices[i], tables[2 * table + half])
+    };
     let mut bytes = [look_up(0, 0), look_up(0, 1)];
-    for i in 1..indices.len() {
+    for i in 1..LOOK_UPS {
         for (half, bytes) in bytes.iter_mut().enumerate() {
             // Saturating for its port: see above.
             *bytes = _mm512_adds_epu8(*bytes, look_up(i, half));

@@ -92,7 +92,7 @@ pub(super) unsafe fn finish_token(acc: Pair, total: Pair, out: *mut i32, accumul
 }
 
 /// Scaled sums of one token: of the even rows and of the odd ones, each in two vectors.
-type Scaled = [[__m512; 2]; 2];
+pub(super) type Scaled = [[__m512; 2]; 2];
 
 /// The scales of a panel's rows, in the order of [`Scaled`].
 ///
@@ -100,7 +100,7 @@ type Scaled = [[__m512; 2]; 2];
 /// Precondition 1 of [`crate::kernels::contract`]; `scales` has 64 values.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn scales(scales: *const f32) -> Scaled {
+pub(super) unsafe fn scales(scales: *const f32) -> Scaled {
     // SAFETY: the caller's word.
     let [a, b, c, d] = unsafe {
         [
@@ -123,7 +123,12 @@ unsafe fn scales(scales: *const f32) -> Scaled {
 /// Preconditions 1 and 9 of [`crate::kernels::contract`], for this panel and token.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn add_scaled(sums: Pair, totals: Option<Pair>, scaling: Scaling, t: usize) {
+pub(super) unsafe fn add_scaled(
+    sums: Pair,
+    totals: Option<Pair>,
+    (scaling, scales): (Scaling, &Scaled),
+    t: usize,
+) {
     let mut values = [wide(sums[0]), wide(sums[1])];
     if let Some([even, odd]) = totals {
         let totals = [wide(even), wide(odd)];
@@ -136,7 +141,6 @@ pub(super) unsafe fn add_scaled(sums: Pair, totals: Option<Pair>, scaling: Scali
     // SAFETY: the caller's word.
     unsafe {
         let token_scale = _mm512_set1_ps(scaling.token_scales.add(t).read());
-        let scales = scales(scaling.scales);
         let to = scaling.sums.cast::<Scaled>().add(t);
         let mut scaled = match scaling.first {
             true => [[_mm512_setzero_ps(); 2]; 2],

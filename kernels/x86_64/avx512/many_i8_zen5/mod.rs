@@ -47,7 +47,7 @@ use crate::kernels::contract::{Scaling, TOKENS_I8};
 use crate::kernels::generated::BYTE_INDEX;
 use crate::kernels::x86_64::avx512::few_i8_vbmi::triple_indices;
 use crate::kernels::x86_64::avx512::row_sums::{
-    PANEL, Pair, add_scaled, finish, finish_groups, fold,
+    PANEL, Pair, add_scaled, finish, finish_groups, fold, scales,
 };
 use crate::kernels::x86_64::avx512::tiles::Tiles;
 use core::arch::x86_64::*;
@@ -275,7 +275,8 @@ unsafe fn tile<const P: usize, const T: usize, const SCALES: bool>(part: &mut Ti
                         Fold::ScaleTotals => Some(total.read()),
                         _ => None,
                     };
-                    add_scaled(sums, totals, part.scaling.of_panel(p, TOKENS_I8), t);
+                    let scaling = part.scaling.of_panel(p, TOKENS_I8);
+                    add_scaled(sums, totals, (scaling, &scales(scaling.scales)), t);
                 } else if part.fold == Fold::Keep {
                     acc.write(sums);
                 } else {
