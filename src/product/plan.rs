@@ -363,8 +363,31 @@ pub(crate) fn few_tile<X, Acc>(
         };
         return ([tokens.max(1), tile_rows], division);
     }
-    let parts = if share.workers <= 1 { 1 } else { share.items() };
-    ([tokens.max(1), panel_rows(rows, parts)], Division::WHOLE)
+    ([tokens.max(1), few_rows(rows, share)], Division::WHOLE)
+}
+
+/// Rows of a work item of few tokens: those of so many panels, between half of its share and
+/// all, that workers who take one item after the other end soonest. Beyond 4 they are a
+/// multiple of it, which is what a kernel's tile has.
+fn few_rows(rows: usize, share: Share) -> usize {
+    let panels = rows.div_ceil(PANEL_ROWS).max(1);
+    if share.workers <= 1 {
+        return panels * PANEL_ROWS;
+    }
+    let most = panels.div_ceil(share.items());
+    if most <= 4 {
+        return most * PANEL_ROWS;
+    }
+    let most = most.next_multiple_of(4);
+    let workers = share.workers as f64 * share.part;
+    let time = |item: &usize| {
+        let rounds = (panels.div_ceil(*item) as f64 / workers).ceil();
+        rounds * *item as f64
+    };
+    // Of several the largest, which has the longest streams.
+    let items = (most / 8..=most / 4).rev().map(|fours| 4 * fours);
+    let best = items.min_by(|a, b| time(a).total_cmp(&time(b)));
+    best.unwrap_or(most) * PANEL_ROWS
 }
 
 /// Rows of each of `parts` parts, in multiples of 4 panels where that leaves
@@ -389,6 +412,30 @@ mod tests {
     fn few_tiles_of_many_tokens_are_cut_for_the_workers() {
         for (tiles, workers, parts) in [(1, 2, 2), (2, 2, 1), (3, 2, 2), (1, 16, 16), (2, 16, 8)] {
             assert_eq!(row_parts(tiles, workers), parts, "{tiles}, {workers}");
+        }
+    }
+
+    /// Items are whole tiles of 4 panels, and workers end together where they can.
+    #[test]
+    fn few_tokens_are_cut_for_the_workers() {
+        for (panels, workers, part, item) in [
+            (40, 2, 1.0, 4),
+            (54, 2, 1.0, 4),
+            (64, 2, 1.0, 8),
+            (108, 2, 1.0, 8),
+            (172, 2, 1.0, 24),
+            (40, 2, 0.5, 8),
+            (40, 4, 1.0, 3),
+            (42, 1, 1.0, 42),
+            (0, 2, 1.0, 1),
+        ] {
+            let share = Share {
+                workers,
+                part,
+                splits_k: false,
+            };
+            let rows = few_rows(panels * PANEL_ROWS, share);
+            assert_eq!(rows, item * PANEL_ROWS, "{panels} by {workers}, {part}");
         }
     }
 
