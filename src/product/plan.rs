@@ -366,28 +366,21 @@ pub(crate) fn few_tile<X, Acc>(
     ([tokens.max(1), few_rows(rows, share)], Division::WHOLE)
 }
 
-/// Rows of a work item of few tokens: those of so many panels, between half of its share and
-/// all, that workers who take one item after the other end soonest. Beyond 4 they are a
-/// multiple of it, which is what a kernel's tile has.
+/// Rows of a work item of few tokens. A product that is alone in its loop has items of so many
+/// panels, between half of a worker's share and all, that workers who take one after the other
+/// end soonest; among others, whose items fill what it leaves, it has the longest. Beyond 4 they
+/// are a multiple of it, which is what a kernel's tile has.
 fn few_rows(rows: usize, share: Share) -> usize {
-    let panels = rows.div_ceil(PANEL_ROWS).max(1);
-    if share.workers <= 1 {
-        return panels * PANEL_ROWS;
+    let parts = if share.workers <= 1 { 1 } else { share.items() };
+    let longest = panel_rows(rows, parts);
+    let (panels, most) = (rows.div_ceil(PANEL_ROWS), longest / PANEL_ROWS);
+    if parts == 1 || most <= 4 || share.part < 1.0 {
+        return longest;
     }
-    let most = panels.div_ceil(share.items());
-    if most <= 4 {
-        return most * PANEL_ROWS;
-    }
-    let most = most.next_multiple_of(4);
-    let workers = share.workers as f64 * share.part;
-    let time = |item: &usize| {
-        let rounds = (panels.div_ceil(*item) as f64 / workers).ceil();
-        rounds * *item as f64
-    };
+    let time = |item: &usize| panels.div_ceil(*item).div_ceil(share.workers) * item;
     // Of several the largest, which has the longest streams.
     let items = (most / 8..=most / 4).rev().map(|fours| 4 * fours);
-    let best = items.min_by(|a, b| time(a).total_cmp(&time(b)));
-    best.unwrap_or(most) * PANEL_ROWS
+    items.min_by_key(time).unwrap_or(most) * PANEL_ROWS
 }
 
 /// Rows of each of `parts` parts, in multiples of 4 panels where that leaves
@@ -424,9 +417,10 @@ mod tests {
             (64, 2, 1.0, 8),
             (108, 2, 1.0, 8),
             (172, 2, 1.0, 24),
-            (40, 2, 0.5, 8),
+            (40, 2, 0.5, 12),
+            (108, 2, 0.5, 28),
             (40, 4, 1.0, 3),
-            (42, 1, 1.0, 42),
+            (42, 1, 1.0, 44),
             (0, 2, 1.0, 1),
         ] {
             let share = Share {
