@@ -99,9 +99,12 @@ def main() -> None:
             "transformers, packed": load(folder / "packed", dtype=torch.bfloat16),
             "tritgemm": tritgemm.hf.from_pretrained(folder / "packed", dtype=torch.bfloat16, progress=False),
             "tritgemm, float32": tritgemm.hf.from_pretrained(folder / "packed", dtype=torch.float32, progress=False),
-            "tritgemm, all of it": tritgemm.hf.from_pretrained(
-                folder / "packed", dtype=torch.bfloat16, progress=False, int8=head, norms=True
-            ),
+            **{
+                f"tritgemm, all of it, {str(dtype).removeprefix('torch.')}": tritgemm.hf.from_pretrained(
+                    folder / "packed", dtype=dtype, progress=False, int8=head, norms=True
+                )
+                for dtype in (torch.bfloat16, torch.float32)
+            },
         }
         for model in models.values():  # compiles what transformers compiles
             generate(model, 4)
@@ -112,9 +115,9 @@ def main() -> None:
     medians = {kind: statistics.median(values) for kind, values in speeds.items()}
     dense, packed = medians["dense bfloat16"], medians["transformers, packed"]
     print(f"{args.layers} layers x {args.width}, {args.threads} threads, median of {args.rounds} rounds")
-    print(f"{'':24}{'tokens/s':>10}{'x dense':>10}{'x packed':>10}")
+    print(f"{'':32}{'tokens/s':>10}{'x dense':>10}{'x packed':>10}")
     for kind, speed in medians.items():
-        print(f"{kind:24}{speed:10.1f}{speed / dense:10.2f}{speed / packed:10.2f}")
+        print(f"{kind:32}{speed:10.1f}{speed / dense:10.2f}{speed / packed:10.2f}")
 
 
 if __name__ == "__main__":

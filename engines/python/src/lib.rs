@@ -14,6 +14,7 @@
 //! | [`shared`] | what running calls hold |
 //! | [`product`], [`forward`] | the products behind them |
 //! | [`outputs`] | what they write to |
+//! | [`tensors`] | products on torch's tensors, by their addresses |
 //! | [`backend`] | which kernels run |
 //! | [`command`] | the command line |
 #![deny(unsafe_code)]
@@ -43,6 +44,8 @@ mod quant;
 mod reciprocal;
 mod scales;
 mod shared;
+#[allow(unsafe_code)] // The memory of tensors.
+mod tensors;
 
 /// The module.
 #[pyo3::pymodule]
@@ -78,9 +81,20 @@ mod _tritgemm {
     use crate::product::gemm_i8;
     #[pymodule_export]
     use crate::quant::{quantize_activations, ternarize};
+    use crate::tensors;
+    use pyo3::prelude::*;
 
     /// The version of the package.
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// What is the package's own: not in `__all__`, where exports go.
+    #[pymodule_init]
+    fn add_private(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.setattr("_forward", wrap_pyfunction!(tensors::forward, module)?)?;
+        let digits = wrap_pyfunction!(tensors::forward_digits, module)?;
+        module.setattr("_forward_digits", digits)?;
+        module.setattr("_rms_norm", wrap_pyfunction!(tensors::rms_norm, module)?)
+    }
 }

@@ -12,6 +12,11 @@ use tritgemm::{Activation, MatMut, MatRef};
 /// Normalising a value costs about as much as this many weights of a product.
 const COST: usize = 16;
 
+/// The size of the work, as [`run`] takes it.
+pub fn size(rows: usize, cols: usize) -> usize {
+    rows.saturating_mul(cols).saturating_mul(COST)
+}
+
 fn norm(gain: &Bound<'_, PyAny>, eps: f32) -> Result<RmsNorm, Error> {
     let gain = Input::<f32>::vector("gain", "[K]", gain)?;
     Ok(RmsNorm::new(gain.slice()?.to_vec())?.with_eps(eps)?)
@@ -38,8 +43,7 @@ pub fn rms_norm<'py>(
             let shape = [x.rows(), x.cols()];
             let mut y = Output::<T>::new(py, ("out", None), shape, x.is_vector())?;
             let (from, to) = (x.view()?, y.view()?);
-            let size = shape[0].saturating_mul(shape[1]).saturating_mul(COST);
-            run(py, size, |_| self.1.forward(from, to))??;
+            run(py, size(shape[0], shape[1]), |_| self.1.forward(from, to))??;
             Ok(y.into_object())
         }
     }
@@ -67,7 +71,7 @@ pub fn rms_norm_backward<'py>(
     let given = MatRef::new(grad_y.slice()?, grad_y.rows(), grad_y.cols())?;
     let to = MatMut::new(grad_x.slice_mut()?, rows, cols)?;
     let gain_to = grad_gain.slice_mut()?;
-    run(py, (rows * cols).saturating_mul(COST), |_| {
+    run(py, size(rows, cols), |_| {
         norm.backward(from, given, to, gain_to)
     })??;
     Ok((grad_x.into_object(), grad_gain.into_object()))

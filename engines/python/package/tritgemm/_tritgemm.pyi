@@ -436,3 +436,24 @@ class RoutedActivations:
     def cols(self) -> int: ...
     @property
     def counts(self) -> NDArray[np.int64]: ...
+
+# On tensors' memory, for tritgemm.torch alone: see src/tensors.rs.
+def _forward(
+    weights: Packed,
+    bias: int | None,
+    activations: str,
+    dtype: str,
+    x: int,
+    rows: int,
+    y: int,
+) -> None: ...
+def _forward_digits(
+    digits: Packed,
+    scales: int,
+    activations: str,
+    dtype: str,
+    x: int,
+    rows: int,
+    y: int,
+) -> None: ...
+def _rms_norm(gain: int, eps: float, cols: int, dtype: str, x: int, rows: int, y: int) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import _tritgemm as native
 from ._layer import TernaryLayer, keep_float32
-from ._product import Activations, array, check_activations, matrix, quantized, restored
+from ._product import DTYPES, Activations, array, check_activations, in_memory, restored
 
 # Five balanced ternary digits: 81 + 27 + 9 + 3 + 1.
 DIGITS = 5
@@ -67,19 +68,13 @@ class Int8Weights:
 
     def product(self, x: Tensor, bias: Tensor | None, path: str) -> Tensor:
         """Without gradients: [..., K] to [..., M], in x's dtype."""
-        values, scales = quantized(matrix(x, self.cols), path)
-        y = self.product_of_int8(values, scales, bias)
-        return y.view(*x.shape[:-1], self.rows).to(x.dtype)
-
-    def product_of_int8(self, values: Any, scales: Any, bias: Tensor | None) -> Tensor:
-        """Of int8 arrays [N, K] and [N] to float32 [N, M]."""
-        planes = torch.from_numpy(native.gemm_i8(self.digits, values))
-        planes = planes.view(-1, DIGITS, self.rows)
-        sums = planes[:, -1].clone()
-        for digit in range(DIGITS - 2, -1, -1):
-            sums.mul_(3).add_(planes[:, digit])
-        y = sums.float().mul_(self.scales).mul_(torch.from_numpy(scales)[:, None])
-        return y if bias is None else y.add_(bias.detach().float())
+        dtype = x.dtype
+        x = in_memory(x if dtype in DTYPES else x.float())
+        leading, scales = x.shape[:-1], in_memory(self.scales.float())
+        y = x.new_empty((*leading, self.rows), dtype=torch.float32)
+        given = path, DTYPES[x.dtype], x.data_ptr(), math.prod(leading)
+        native._forward_digits(self.digits, scales.data_ptr(), *given, y.data_ptr())
+        return (y if bias is None else y.add_(bias.detach().float())).to(dtype)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """Dense [N, M] to [N, K]."""

@@ -156,7 +156,7 @@ class TernaryLayer(nn.Module):
             return y
         ternary = self._packed_now(weight, scales)
         if gradients:
-            return TernaryLinear.apply(x, weight, bias, ternary, self.nm_2_4, path)  # type: ignore[no-any-return]
+            return TernaryLinear.apply(x, weight, bias, ternary, self.nm_2_4, path)  # type: ignore[no-any-return,no-untyped-call,unused-ignore]
         return ternary.product(x, bias, path)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

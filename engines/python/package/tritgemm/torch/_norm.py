@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,13 +11,16 @@ from torch.autograd.function import once_differentiable
 
 from .. import _tritgemm as native
 from ._layer import HAS_OPERATORS, is_transformed
-from ._product import array, asks_for_gradients, matrix, vector
+from ._product import DTYPES, array, asks_for_gradients, in_memory, matrix, vector
 
 
 def _forward(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    dense = matrix(x, gain.shape[0])
-    y = torch.from_numpy(native.rms_norm(array(dense), vector(gain), eps)).view(x.shape)
-    return y if x.dtype == torch.float32 else y.to(x.dtype)
+    dtype = x.dtype
+    x, gain = in_memory(x if dtype in DTYPES else x.float()), in_memory(gain.float())
+    y = x.new_empty(x.shape)
+    given = DTYPES[x.dtype], x.data_ptr(), math.prod(x.shape[:-1])
+    native._rms_norm(gain.data_ptr(), eps, gain.shape[0], *given, y.data_ptr())
+    return y if y.dtype == dtype else y.to(dtype)
 
 
 def _backward(grad_y: Tensor, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -72,11 +76,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., features] to the same shape."""
         gain = self.weight
-        for name, tensor in (("x", x), ("weight", gain)):
-            if not tensor.is_cpu:
-                raise native.TritgemmError(
-                    f"{name}: expected a tensor on the CPU, got one on {tensor.device}"
-                )
+        if not (x.is_cpu and gain.is_cpu):
+            name, other = ("weight", gain) if x.is_cpu else ("x", x)
+            raise native.TritgemmError(
+                f"{name}: expected a tensor on the CPU, got one on {other.device}"
+            )
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
         if x.dim() == 0 or x.shape[-1] != gain.shape[0]:
@@ -85,7 +89,7 @@ class RMSNorm(nn.Module):
             y: Tensor = torch.ops.tritgemm.rms_norm(x, gain, self.eps)
             return y
         if asks_for_gradients(x, gain):
-            return _RMSNorm.apply(x, gain, self.eps)  # type: ignore[no-any-return]
+            return _RMSNorm.apply(x, gain, self.eps)  # type: ignore[no-any-return,no-untyped-call,unused-ignore]
         return _forward(x, gain, self.eps)
 
     def extra_repr(self) -> str:

@@ -46,6 +46,16 @@ def vector(bias: Tensor | None) -> Any:
     return None if bias is None else array(bias.float().contiguous())
 
 
+#: The types that the kernels take and give, by their names.
+DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The tensor with one element after the other at its address; a copy only where it must
+    be."""
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+
+
 def matrix(tensor: Tensor, cols: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The tensor as a dense [N, cols] matrix; a copy only where it must be."""
     rows = math.prod(tensor.shape[:-1])
@@ -92,16 +102,16 @@ class Ternary:
     def product(self, x: Tensor, bias: Tensor | None, path: str) -> Tensor:
         """Without gradients: [..., K] to [..., M], in x's dtype."""
         dtype = x.dtype
-        # numpy has float16, which the int8 paths take as it is.
-        if dtype != torch.float32 and (path == "f32" or dtype != torch.float16):
+        if path == "f32" or dtype not in DTYPES:
             x = x.float()
-        values = x.detach().numpy()
-        if values.ndim != 2 or not values.flags.c_contiguous:
-            values = array(matrix(x, self.cols, x.dtype))
-        y = torch.from_numpy(native.linear(values, self.packed, vector(bias), path))  # type: ignore[call-overload]
-        if x.dim() != 2:
-            y = y.view(*x.shape[:-1], self.rows)
-        return y if dtype == torch.float32 else y.to(dtype)
+        x = in_memory(x)
+        leading = x.shape[:-1]
+        y = x.new_empty((*leading, self.rows))
+        given = path, DTYPES[x.dtype], x.data_ptr(), math.prod(leading)
+        dense = None if bias is None else in_memory(bias.float())
+        at = None if dense is None else dense.data_ptr()
+        native._forward(self.packed, at, *given, y.data_ptr())
+        return y if y.dtype == dtype else y.to(dtype)
 
     def product_of_int8(self, values: Any, scales: Any, bias: Tensor | None) -> Tensor:
         """Of int8 arrays [N, K] and [N] to float32 [N, M]: the bits of an int8 path."""
@@ -144,16 +154,17 @@ class TernaryLinear(torch.autograd.Function):
     ) -> Tensor:
         """[..., K] to [..., M]."""
         dense = matrix(x, ternary.cols)
-        # Only what its gradient needs: x for that of the weights.
-        wanted = ctx.needs_input_grad[1]
-        if path == "f32":
-            y = ternary.product(dense, bias, path)
-            kept: tuple[Tensor | None, ...] = (dense, None)
-        else:
+        # Only what the gradient of the weights needs of x.
+        kept: tuple[Tensor | None, ...] = (None, None)
+        if ctx.needs_input_grad[1] and path != "f32":
             values, scales = quantized(dense, path)
             y = ternary.product_of_int8(values, scales, bias)
             kept = (torch.from_numpy(values), torch.from_numpy(scales))
-        ctx.save_for_backward(*(kept if wanted else (None, None)), weight)
+        else:
+            y = ternary.product(dense, bias, path)
+            if ctx.needs_input_grad[1]:
+                kept = (dense, None)
+        ctx.save_for_backward(*kept, weight)
         ctx.ternary, ctx.sparse, ctx.x_like = ternary, sparse, (x.shape, x.dtype)
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y.view(*x.shape[:-1], ternary.rows).to(x.dtype)

@@ -1,0 +1,111 @@
+"""What layers read and write in the memory of tensors: the bits of the numpy functions, whatever
+lies where, and errors where there is no memory to read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import tritgemm  # noqa: E402
+from tritgemm import BitLinear, Int8Linear, PackedLinear, RMSNorm  # noqa: E402
+
+PATHS = ["f32", "int8", "int8_torch"]
+
+
+def layer_of(activations: str, bias: bool = True) -> PackedLinear:
+    torch.manual_seed(1)
+    made = BitLinear(67, 21, bias, granularity="row")
+    return PackedLinear.from_linear(made, activations=activations).eval()  # type: ignore[arg-type]
+
+
+def expected(layer: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+    native = layer.to_native()
+    dense = x.detach().float().reshape(-1, x.shape[-1]).numpy().copy()
+    if layer.activations == "int8_torch":
+        y = tritgemm.linear(dense, native, activations="int8_torch")
+    else:
+        y = getattr(native, f"forward_{layer.activations}")(dense)
+    return torch.from_numpy(y).view(*x.shape[:-1], layer.out_features).to(x.dtype)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(67,), (1, 67), (2, 3, 67), (0, 67), (2, 0, 67)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_bits(path: str, dtype: torch.dtype, shape: tuple[int, ...], bias: bool) -> None:
+    layer = layer_of(path, bias)
+    x = torch.randn(shape).to(dtype)
+    with torch.no_grad():
+        y = layer(x)
+    assert y.dtype == dtype and y.shape == (*shape[:-1], 21)
+    assert torch.equal(y, expected(layer, x))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_memory_in_any_order(path: str) -> None:
+    layer = layer_of(path)
+    norm = RMSNorm(67)
+    wide = torch.randn(9, 140)
+    complex_values = torch.complex(torch.randn(4, 67), torch.randn(4, 67))
+    inputs = {
+        "columns": wide[:, 3:70],
+        "every other": wide[:, :134:2],
+        "transposed": torch.randn(67, 5).t(),
+        "expanded": torch.randn(1, 67).expand(6, 67),
+        "from the end": wide.flatten()[-67:],
+        "negated when read": complex_values.conj().imag,
+        "asks for a gradient": torch.randn(2, 67, requires_grad=True),
+    }
+    assert inputs["negated when read"].is_neg()
+    for name, x in inputs.items():
+        dense = x.detach().clone().resolve_neg().contiguous()
+        with torch.no_grad():
+            assert torch.equal(layer(x), expected(layer, dense)), name
+            rows = norm(x)
+        assert torch.equal(rows, torch.from_numpy(tritgemm.rms_norm(dense.numpy(), np.ones(67, np.float32)))), name
+
+
+def test_int8_weights() -> None:
+    torch.manual_seed(2)
+    layer = Int8Linear.from_linear(torch.nn.Linear(35, 11))
+    x = torch.randn(3, 35)
+    values, scales = tritgemm.quantize_activations(x.numpy())
+    sums = layer.weight.int() @ torch.from_numpy(values).int().t()
+    whole = sums.t().float() * layer.scales * torch.from_numpy(scales)[:, None] + layer.bias
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        with torch.no_grad():
+            y = layer(x.to(dtype).view(1, 3, 35))
+        assert y.dtype == dtype and y.shape == (1, 3, 11)
+        if dtype == torch.float32:
+            assert torch.equal(y[0], whole)
+    with torch.no_grad():
+        assert layer(torch.empty(0, 35)).shape == (0, 11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_norm_of_other_types(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 67).to(dtype)
+    norm = RMSNorm(67)
+    with torch.no_grad():
+        norm.weight.normal_()
+        y = norm(x)
+        assert y.dtype == dtype
+        assert torch.equal(y, norm(x.float()).to(dtype))
+        assert norm(x[:, :0]).shape == (2, 0, 67)
+
+
+def test_no_memory() -> None:
+    layer, norm = layer_of("int8"), RMSNorm(67)
+    freed = torch.randn(2, 67)
+    freed.untyped_storage().resize_(0)
+    buffer = bytearray(4 * 67 + 1)
+    misaligned = torch.frombuffer(buffer, dtype=torch.uint8)[1:]
+    with torch.no_grad():
+        for call in (layer, norm, layer_of("f32")):
+            with pytest.raises((tritgemm.TritgemmError, RuntimeError)):
+                call(freed)
+        if misaligned.data_ptr() % 4:
+            with pytest.raises((tritgemm.TritgemmError, RuntimeError)):
+                layer(misaligned.view(torch.float32).view(1, 67))
