@@ -29,7 +29,7 @@ struct Place {
 
 impl Place {
     /// What an address must be, as far as it shows.
-    fn check<T>(self, name: &str) -> Result<usize, Error> {
+    fn check<T>(&self, name: &str) -> Result<usize, Error> {
         let len = self.rows.checked_mul(self.cols);
         let len = len.filter(|len| len.checked_mul(size_of::<T>()).is_some());
         match len {
@@ -44,11 +44,12 @@ impl Place {
     }
 
     /// To read from.
-    fn matrix<'a, T: Float>(self, name: &str) -> Result<MatRef<'a, T>, Error> {
+    fn matrix<T: Float>(&self, name: &str) -> Result<MatRef<'_, T>, Error> {
         let elements = match self.check::<T>(name)? {
             0 => &[],
             // SAFETY: the caller's tensor has so many elements of that type, initialised, and
-            // stays while the call runs (see the module).
+            // stays while the call runs, as the module's callers promise; so does the view,
+            // which does not outlive this place.
             len => unsafe {
                 std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.address), len)
             },
@@ -57,7 +58,7 @@ impl Place {
     }
 
     /// To write to. `T` has no invalid bits, so that a new tensor's are values.
-    fn matrix_mut<'a, T: Float>(self, name: &str) -> Result<MatMut<'a, T>, Error> {
+    fn matrix_mut<T: Float>(&mut self, name: &str) -> Result<MatMut<'_, T>, Error> {
         let elements = match self.check::<T>(name)? {
             0 => &mut [],
             // SAFETY: as in `matrix`; it is new, so nothing else refers to it.
@@ -104,7 +105,7 @@ struct Int8Pass<'a, 'py> {
 }
 
 impl ForTensors for Int8Pass<'_, '_> {
-    fn call<T: Float>(self) -> Result<(), Error> {
+    fn call<T: Float>(mut self) -> Result<(), Error> {
         let (x, y) = (self.x.matrix::<T>("x")?, self.y.matrix_mut::<T>("y")?);
         let (layers, mut ys) = ([self.layer], [y]);
         let size = size(self.layer.panels(), self.x.rows);
@@ -146,7 +147,7 @@ pub fn forward(
     }
     let path = Path::parse(activations)?;
     let [x, y] = [(x, layer.in_features()), (y, layer.out_features())];
-    let [x, y] = [x, y].map(|(address, cols)| Place {
+    let [x, mut y] = [x, y].map(|(address, cols)| Place {
         address,
         rows,
         cols,
@@ -191,7 +192,7 @@ struct Digits<'a, 'py> {
 }
 
 impl ForTensors for Digits<'_, '_> {
-    fn call<T: Float>(self) -> Result<(), Error> {
+    fn call<T: Float>(mut self) -> Result<(), Error> {
         let (x, mut y) = (self.x.matrix::<T>("x")?, self.y.matrix_mut::<f32>("y")?);
         let scales = self.scales.matrix::<f32>("scales")?;
         let panels = self.digits.panels();
@@ -270,7 +271,7 @@ struct Norm<'py> {
 }
 
 impl ForTensors for Norm<'_> {
-    fn call<T: Float>(self) -> Result<(), Error> {
+    fn call<T: Float>(mut self) -> Result<(), Error> {
         let (x, y) = (self.x.matrix::<T>("x")?, self.y.matrix_mut::<T>("y")?);
         let size = norm::size(x.rows(), x.cols());
         Ok(run(self.py, size, |_| self.norm.forward(x, y))??)
@@ -296,8 +297,9 @@ pub fn rms_norm(
         rows,
         cols,
     };
-    let gain = place(gain, 1).matrix::<f32>("gain")?;
-    let norm = RmsNorm::new(gain.row(0).to_vec())?.with_eps(eps)?;
+    let gain = place(gain, 1);
+    let gain = gain.matrix::<f32>("gain")?.row(0).to_vec();
+    let norm = RmsNorm::new(gain)?.with_eps(eps)?;
     let [x, y] = [x, y].map(|address| place(address, rows));
     for_tensors(dtype, Norm { py, norm, x, y })
 }

@@ -84,6 +84,16 @@ def test_int8_weights() -> None:
         assert layer(torch.empty(0, 35)).shape == (0, 11)
 
 
+def test_int8_weights_whose_sums_might_overflow() -> None:
+    longest = (2**31 - 1) // (121 * 127)
+    layer = Int8Linear(longest, 1, bias=False)
+    layer.weight.fill_(121)
+    with torch.no_grad():
+        assert layer(torch.ones(1, longest)).item() == pytest.approx(121 * longest)
+        with pytest.raises(tritgemm.ShapeError, match=f"at most {longest}"):
+            Int8Linear(longest + 1, 1, bias=False)(torch.ones(1, longest + 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_norm_of_other_types(dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 67).to(dtype)

@@ -18,6 +18,8 @@ from ._product import DTYPES, Activations, array, check_activations, in_memory, 
 # Five balanced ternary digits: 81 + 27 + 9 + 3 + 1.
 DIGITS = 5
 LARGEST = 121
+# So many products of 121 and 127 add up to an int32.
+MAX_COLS = (2**31 - 1) // (LARGEST * 127)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +48,8 @@ class Int8Weights:
     def of(cls, weight: Tensor, scales: Tensor, key: tuple[Any, ...], explicit: bool) -> Int8Weights:
         """Splits them into digits."""
         rows, cols = weight.shape
+        if cols > MAX_COLS:
+            raise native.ShapeError(f"weight: expected at most {MAX_COLS} columns, got {cols}")
         if bool((weight.short().abs() > LARGEST).any()):
             raise native.EncodingError("weight: expected int8 values from -121 to 121")
         trits = np.empty((DIGITS, rows, cols), np.int8)
