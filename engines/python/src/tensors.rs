@@ -3,8 +3,8 @@
 //!
 //! The functions here are the package's own, and no part of what it offers. Their callers,
 //! in `tritgemm.torch`, pass addresses of tensors that are on the CPU, C-contiguous, of the
-//! type they name and of the size they say, that they hold until the call returns, and of
-//! which `y` is new. Every block below relies on that.
+//! type they name and have the elements they say, that they hold until the call returns, and
+//! of which `y` is new. Every block below relies on that. Shapes are checked here.
 
 use crate::errors::Error;
 use crate::norm;
@@ -19,10 +19,13 @@ use tritgemm::nn::RmsNorm;
 use tritgemm::quant::quantize_activations_into;
 use tritgemm::{Activation, Linear, MatMut, MatRef};
 
+/// A tensor's address and how many elements it has.
+type At = (usize, usize);
+
 /// A matrix in a tensor's memory.
 #[derive(Clone, Copy)]
 struct Place {
-    address: usize,
+    at: At,
     rows: usize,
     cols: usize,
 }
@@ -30,17 +33,18 @@ struct Place {
 impl Place {
     /// What an address must be, as far as it shows.
     fn check<T>(&self, name: &str) -> Result<usize, Error> {
-        let len = self.rows.checked_mul(self.cols);
-        let len = len.filter(|len| len.checked_mul(size_of::<T>()).is_some());
-        match len {
-            Some(0) => Ok(0),
-            Some(len) if self.address != 0 && self.address.is_multiple_of(align_of::<T>()) => {
-                Ok(len)
-            }
-            _ => Err(Error::other(format!(
-                "{name}: expected a tensor with memory that is aligned to its elements (x.clone() has)"
-            ))),
+        let ((address, len), rows, cols) = (self.at, self.rows, self.cols);
+        if rows.checked_mul(cols) != Some(len) {
+            return Err(Error::shape(format!(
+                "{name}: expected {rows} x {cols} elements, got {len}"
+            )));
         }
+        if len > 0 && (address == 0 || !address.is_multiple_of(align_of::<T>())) {
+            return Err(Error::other(format!(
+                "{name}: expected a tensor with memory that is aligned to its elements (x.clone() has)"
+            )));
+        }
+        Ok(len)
     }
 
     /// To read from.
@@ -51,7 +55,7 @@ impl Place {
             // stays while the call runs, as the module's callers promise; so does the view,
             // which does not outlive this place.
             len => unsafe {
-                std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.address), len)
+                std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.at.0), len)
             },
         };
         Ok(MatRef::new(elements, self.rows, self.cols)?)
@@ -64,7 +68,7 @@ impl Place {
             // SAFETY: as in `matrix`; it is new, so nothing else refers to it.
             len => unsafe {
                 std::slice::from_raw_parts_mut(
-                    std::ptr::with_exposed_provenance_mut(self.address),
+                    std::ptr::with_exposed_provenance_mut(self.at.0),
                     len,
                 )
             },
@@ -125,18 +129,18 @@ impl ForTensors for Int8Pass<'_, '_> {
 pub fn forward(
     py: Python<'_>,
     weights: &Bound<'_, Packed>,
-    bias: Option<usize>,
+    bias: Option<At>,
     activations: &str,
     dtype: &str,
-    x: usize,
+    x: At,
     rows: usize,
-    y: usize,
+    y: At,
 ) -> Result<(), Error> {
     let mut layer = &weights.get().core;
     let biased;
     if let Some(bias) = bias {
         let bias = Place {
-            address: bias,
+            at: bias,
             rows: 1,
             cols: layer.out_features(),
         };
@@ -147,11 +151,7 @@ pub fn forward(
     }
     let path = Path::parse(activations)?;
     let [x, y] = [(x, layer.in_features()), (y, layer.out_features())];
-    let [x, mut y] = [x, y].map(|(address, cols)| Place {
-        address,
-        rows,
-        cols,
-    });
+    let [x, mut y] = [x, y].map(|(at, cols)| Place { at, rows, cols });
     if path != Path::F32 {
         let as_torch = path == Path::Int8Torch;
         return for_tensors(
@@ -237,19 +237,15 @@ fn restore(sums: &[i32], scales: &[f32], factor: f32, y: &mut [f32]) {
 pub fn forward_digits(
     py: Python<'_>,
     digits: &Bound<'_, Packed>,
-    scales: usize,
+    scales: At,
     activations: &str,
     dtype: &str,
-    x: usize,
+    x: At,
     rows: usize,
-    y: usize,
+    y: At,
 ) -> Result<(), Error> {
     let digits = &digits.get().core;
-    let place = |address, rows, cols| Place {
-        address,
-        rows,
-        cols,
-    };
+    let place = |at, rows, cols| Place { at, rows, cols };
     let m = digits.out_features() / DIGITS;
     let work = Digits {
         py,
@@ -284,22 +280,18 @@ impl ForTensors for Norm<'_> {
 #[allow(clippy::too_many_arguments)] // Three tensors.
 pub fn rms_norm(
     py: Python<'_>,
-    gain: usize,
+    gain: At,
     eps: f32,
     cols: usize,
     dtype: &str,
-    x: usize,
+    x: At,
     rows: usize,
-    y: usize,
+    y: At,
 ) -> Result<(), Error> {
-    let place = |address, rows| Place {
-        address,
-        rows,
-        cols,
-    };
+    let place = |at, rows| Place { at, rows, cols };
     let gain = place(gain, 1);
     let gain = gain.matrix::<f32>("gain")?.row(0).to_vec();
     let norm = RmsNorm::new(gain)?.with_eps(eps)?;
-    let [x, y] = [x, y].map(|address| place(address, rows));
+    let [x, y] = [x, y].map(|at| place(at, rows));
     for_tensors(dtype, Norm { py, norm, x, y })
 }

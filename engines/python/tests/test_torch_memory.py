@@ -119,3 +119,25 @@ def test_no_memory() -> None:
         if misaligned.data_ptr() % 4:
             with pytest.raises((tritgemm.TritgemmError, RuntimeError)):
                 layer(misaligned.view(torch.float32).view(1, 67))
+
+
+def test_operators_check_every_size() -> None:
+    if not hasattr(torch.library, "custom_op"):
+        pytest.skip("this torch has no custom operators")
+    operator, none = torch.ops.tritgemm.linear, torch.tensor(-1)
+    x, weight = torch.ones(2, 8), torch.ones(4, 16)
+    int8 = torch.ones(4, 8, dtype=torch.int8)
+    for path in PATHS:
+        with pytest.raises(tritgemm.ShapeError, match="x: expected 2 x 16 elements, got 16"):
+            operator(x, weight, None, None, "row", path, none)
+        with pytest.raises(tritgemm.ShapeError, match="bias: expected 1 x 4 elements, got 3"):
+            operator(x, weight[:, :8], None, torch.ones(3), "row", path, none)
+    with pytest.raises(tritgemm.ShapeError, match="scales: expected 1 x 4 elements, got 3"):
+        operator(x, int8, torch.ones(3), None, "int8", "int8", none)
+    with pytest.raises(tritgemm.ShapeError, match="x: expected 2 x 16 elements, got 16"):
+        torch.ops.tritgemm.rms_norm(x, torch.ones(16), 1e-6)
+    with pytest.raises(tritgemm.TritgemmError, match="on the CPU, got one on meta"):
+        layer = layer_of("int8")
+        layer.bias = torch.nn.Parameter(torch.ones(21, device="meta"))
+        with torch.no_grad():
+            layer(torch.ones(1, 67))

@@ -437,23 +437,31 @@ class RoutedActivations:
     @property
     def counts(self) -> NDArray[np.int64]: ...
 
-# On tensors' memory, for tritgemm.torch alone: see src/tensors.rs.
+# On tensors' memory, addresses and numbers of elements, for tritgemm.torch alone: see src/tensors.rs.
 def _forward(
     weights: Packed,
-    bias: int | None,
+    bias: tuple[int, int] | None,
     activations: str,
     dtype: str,
-    x: int,
+    x: tuple[int, int],
     rows: int,
-    y: int,
+    y: tuple[int, int],
 ) -> None: ...
 def _forward_digits(
     digits: Packed,
-    scales: int,
+    scales: tuple[int, int],
     activations: str,
     dtype: str,
-    x: int,
+    x: tuple[int, int],
     rows: int,
-    y: int,
+    y: tuple[int, int],
 ) -> None: ...
-def _rms_norm(gain: int, eps: float, cols: int, dtype: str, x: int, rows: int, y: int) -> None: ...
+def _rms_norm(
+    gain: tuple[int, int],
+    eps: float,
+    cols: int,
+    dtype: str,
+    x: tuple[int, int],
+    rows: int,
+    y: tuple[int, int],
+) -> None: ...

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import _tritgemm as native
 from ._layer import TernaryLayer, keep_float32
-from ._product import DTYPES, Activations, array, check_activations, in_memory, restored
+from ._product import DTYPES, Activations, array, at, check_activations, in_memory, restored
 
 # Five balanced ternary digits: 81 + 27 + 9 + 3 + 1.
 DIGITS = 5
@@ -76,8 +76,8 @@ class Int8Weights:
         x = in_memory(x if dtype in DTYPES else x.float())
         leading, scales = x.shape[:-1], in_memory(self.scales.float())
         y = x.new_empty((*leading, self.rows), dtype=torch.float32)
-        given = path, DTYPES[x.dtype], x.data_ptr(), math.prod(leading)
-        native._forward_digits(self.digits, scales.data_ptr(), *given, y.data_ptr())
+        given = path, DTYPES[x.dtype], at(x), math.prod(leading)
+        native._forward_digits(self.digits, at(scales), *given, at(y))
         return (y if bias is None else y.add_(bias.detach().float())).to(dtype)
 
     def input_gradient(self, grad: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ from torch.autograd.function import once_differentiable
 
 from .. import _tritgemm as native
 from ._layer import HAS_OPERATORS, is_transformed
-from ._product import DTYPES, array, asks_for_gradients, in_memory, matrix, vector
+from ._product import DTYPES, array, asks_for_gradients, at, in_memory, matrix, vector
 
 
 def _forward(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     dtype = x.dtype
     x, gain = in_memory(x if dtype in DTYPES else x.float()), in_memory(gain.float())
     y = x.new_empty(x.shape)
-    given = DTYPES[x.dtype], x.data_ptr(), math.prod(x.shape[:-1])
-    native._rms_norm(gain.data_ptr(), eps, gain.shape[0], *given, y.data_ptr())
+    given = DTYPES[x.dtype], at(x), math.prod(x.shape[:-1])
+    native._rms_norm(at(gain), eps, gain.shape[0], *given, at(y))
     return y if y.dtype == dtype else y.to(dtype)
 
 

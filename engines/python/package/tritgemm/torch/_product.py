@@ -52,8 +52,15 @@ DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "b
 
 def in_memory(tensor: Tensor) -> Tensor:
     """The tensor with one element after the other at its address; a copy only where it must
-    be."""
+    be. On the CPU alone."""
+    if not tensor.is_cpu:
+        raise native.TritgemmError(f"expected a tensor on the CPU, got one on {tensor.device}")
     return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+
+
+def at(tensor: Tensor) -> tuple[int, int]:
+    """Its address and how many elements it has. Whoever uses it has to hold the tensor."""
+    return tensor.data_ptr(), tensor.numel()
 
 
 def matrix(tensor: Tensor, cols: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -107,10 +114,9 @@ class Ternary:
         x = in_memory(x)
         leading = x.shape[:-1]
         y = x.new_empty((*leading, self.rows))
-        given = path, DTYPES[x.dtype], x.data_ptr(), math.prod(leading)
+        given = path, DTYPES[x.dtype], at(x), math.prod(leading)
         dense = None if bias is None else in_memory(bias.float())
-        at = None if dense is None else dense.data_ptr()
-        native._forward(self.packed, at, *given, y.data_ptr())
+        native._forward(self.packed, None if dense is None else at(dense), *given, at(y))
         return y if y.dtype == dtype else y.to(dtype)
 
     def product_of_int8(self, values: Any, scales: Any, bias: Tensor | None) -> Tensor:
