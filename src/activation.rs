@@ -1,7 +1,7 @@
 //! The float types that activations come in.
 
 use crate::kernels::auto::norm::InverseRms;
-use crate::kernels::auto::{activations, hadamard, norm, scale};
+use crate::kernels::auto::{activations, hadamard, norm};
 
 /// A float type of activations: `f32`, and with the feature `half` also
 /// `half::f16` and `half::bf16`.
@@ -12,25 +12,19 @@ use crate::kernels::auto::{activations, hadamard, norm, scale};
 pub trait Activation: sealed::Sealed + Copy + Send + Sync + 'static {}
 
 pub(crate) mod sealed {
-    use crate::kernels::auto::float::Float;
     use crate::kernels::auto::norm::InverseRms;
+    use crate::product::compiled::Compiled;
 
     /// The vectorised loops over an activation type, one token at a time. They
     /// are methods, not generic functions, so that they are compiled with this
     /// crate and its optimisation level, not with the crate that calls them.
-    pub trait Sealed: Float {
+    pub trait Sealed: Compiled {
         /// See [`activations::quantize`](super::activations::quantize).
         fn quantize(x: &[Self], q: &mut [i8]) -> Option<f32>;
         /// See [`hadamard::signed`](super::hadamard::signed).
         fn signed(x: &[Self], signs: &[u32], y: &mut [f32]);
         /// See [`hadamard::widen`](super::hadamard::widen).
         fn widen(x: &[Self], y: &mut [f32]);
-        /// The same values, if they are f32.
-        fn as_f32(y: &mut [Self]) -> Option<&mut [f32]>;
-        /// See [`scale::store`](super::scale::store).
-        fn store(values: &[f32], y: &mut [Self]);
-        /// See [`scale::add`](super::scale::add).
-        fn add(values: &[f32], y: &mut [Self]);
         /// See [`norm::sum_of_squares`](super::norm::sum_of_squares).
         fn sum_of_squares(x: &[Self]) -> f64;
         /// See [`norm::normalize`](super::norm::normalize).
@@ -58,7 +52,7 @@ pub(crate) mod sealed {
 }
 
 macro_rules! activation {
-    ($($float:ty, $as_f32:expr;)*) => {$(
+    ($($float:ty),+) => {$(
         impl sealed::Sealed for $float {
             fn signed(x: &[Self], signs: &[u32], y: &mut [f32]) {
                 hadamard::signed(x, signs, y);
@@ -66,18 +60,6 @@ macro_rules! activation {
 
             fn widen(x: &[Self], y: &mut [f32]) {
                 hadamard::widen(x, y);
-            }
-
-            fn as_f32(y: &mut [Self]) -> Option<&mut [f32]> {
-                $as_f32(y)
-            }
-
-            fn store(values: &[f32], y: &mut [Self]) {
-                scale::store(values, y);
-            }
-
-            fn add(values: &[f32], y: &mut [Self]) {
-                scale::add(values, y);
             }
 
             fn quantize(x: &[Self], q: &mut [i8]) -> Option<f32> {
@@ -121,10 +103,10 @@ macro_rules! activation {
         }
 
         impl Activation for $float {}
-    )*};
+    )+};
 }
 
-activation!(f32, Some;);
+activation!(f32);
 
 #[cfg(feature = "half")]
-activation!(half::f16, |_| None; half::bf16, |_| None;);
+activation!(half::f16, half::bf16);

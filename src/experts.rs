@@ -12,6 +12,7 @@ use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::options::Family;
 use crate::output::Output;
+use crate::product::compiled::Compiled;
 use crate::product::layout::TokenRows;
 use crate::product::plan;
 use crate::product::prepare::Prepared;
@@ -327,8 +328,16 @@ impl Experts {
         });
         let layer = |i: usize| &experts[i / count].layers[i % count];
         Ok(match x.float {
-            false => ws.run(|i| layer(i).int8_operands::<O>(&x.int8[i % count]), parts),
-            true => ws.run(|i| layer(i).f32_operands::<O>(&x.f32[i % count]), parts),
+            false => ws.run(
+                |i| layer(i).int8_operands::<O>(&x.int8[i % count]),
+                parts,
+                O::Element::run_int8,
+            ),
+            true => ws.run(
+                |i| layer(i).f32_operands::<O>(&x.f32[i % count]),
+                parts,
+                O::Element::run_f32,
+            ),
         }?)
     }
 

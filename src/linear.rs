@@ -10,6 +10,7 @@ use crate::memory::{self, OutOfMemory};
 use crate::mismatch::check_length;
 use crate::output::Output;
 use crate::panels::Panels;
+use crate::product::compiled::{Compiled, run_raw};
 use crate::product::prepare::Prepared;
 use crate::product::scales::RowScales;
 use crate::product::sink::{Affine, Canonical, Raw, W1A8};
@@ -66,7 +67,7 @@ impl Panels {
     ) -> Result<(), GemmError> {
         check_shapes(x.shape(), self, [y.rows(), y.cols()])?;
         x.with(Wanted::default(), ws, |x, ws| {
-            Ok(ws.run(|_| (self.weights(), x, Raw), [y].into_iter())?)
+            Ok(ws.run(|_| (self.weights(), x, Raw), [y].into_iter(), run_raw)?)
         })
     }
 }
@@ -355,7 +356,7 @@ impl Linear {
         };
         x.with(wanted, ws, |x, ws| {
             let operands = |i: usize| layers[i].int8_operands::<O>(x);
-            Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
+            Ok(ws.run(operands, ys.iter_mut().map(O::matrix), O::Element::run_int8)?)
         })
     }
 
@@ -398,7 +399,7 @@ impl Linear {
         };
         x.with(wanted, ws, |x, ws| {
             let operands = |i: usize| layers[i].f32_operands::<O>(x);
-            Ok(ws.run(operands, ys.iter_mut().map(O::matrix))?)
+            Ok(ws.run(operands, ys.iter_mut().map(O::matrix), O::Element::run_f32)?)
         })
     }
 

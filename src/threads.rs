@@ -233,7 +233,7 @@ impl std::error::Error for Incomplete {}
 
 /// Why work items did not all get done.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Stopped {
+pub enum Stopped {
     Incomplete(Incomplete),
     Memory(OutOfMemory),
 }

@@ -11,7 +11,7 @@ use crate::product::prepare::Prepared;
 use crate::product::scratch::Slots;
 use crate::product::sink::Sink;
 use crate::product::stretches::TileSums;
-use crate::product::{self, Room};
+use crate::product::{Room, Run};
 use crate::scales::GroupSize;
 use crate::threads::{LentPool, ParallelFor, Stopped, Threads};
 use crate::view::MatMut;
@@ -146,11 +146,12 @@ impl Workspace {
     }
 
     /// Runs products, which have one K, in one loop: the weights, the activations and what
-    /// becomes of the sums of each, by its number, and its output.
+    /// becomes of the sums of each, by its number, its output, and the loop.
     pub(crate) fn run<'a, 'y, X: Folded, S: Sink<X>>(
         &mut self,
         operands: impl Fn(usize) -> (Weights<'a>, &'a Prepared<X>, S) + Sync,
-        ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
+        mut ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
+        run: Run<Product<'a, X, S>, S::Out>,
     ) -> Result<(), Stopped>
     where
         S::Out: 'y,
@@ -173,7 +174,7 @@ impl Workspace {
             tiles: &mut self.tiles,
             sums: &mut self.sums,
         };
-        in_default(|| product::run(product, ys, room))
+        in_default(|| run(&product, &mut ys, room))
     }
 }
 

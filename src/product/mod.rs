@@ -6,6 +6,7 @@
 //! | [`prepare`] | activations made ready: laid out for each kernel |
 //! | [`layout`] | the activations of a tile of many tokens, in its kernel's order |
 //! | [`tables`] | tables for few tokens, and who keeps them |
+//! | [`compiled`] | the loop, compiled for each type of output |
 //! | [`operands`] | everything that a work item reads |
 //! | [`few`] | the loop over one tile for few tokens |
 //! | [`many`] | the loop over one tile for many tokens |
@@ -17,6 +18,7 @@
 //! | [`caches`] | the sizes of the CPU's caches |
 
 mod caches;
+pub(crate) mod compiled;
 mod few;
 pub(crate) mod folds;
 pub(crate) mod layout;
@@ -45,24 +47,31 @@ use crate::view::MatMut;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// What products run in.
-pub(crate) struct Room<'a> {
+pub struct Room<'a> {
     pub(crate) threads: &'a Threads,
     pub(crate) slots: &'a mut Slots,
     pub(crate) tiles: &'a mut TileStore,
     pub(crate) sums: &'a mut TileSums,
 }
 
+/// Products by their numbers.
+pub(crate) type Products<'p, P> = &'p (dyn Fn(usize) -> P + Sync);
+
+/// The output of each.
+pub(crate) type Outputs<'p, 'y, T> = &'p mut dyn ExactSizeIterator<Item = MatMut<'y, T>>;
+
+/// [`run`], compiled.
+pub(crate) type Run<P, T> =
+    fn(Products<'_, P>, Outputs<'_, '_, T>, Room<'_>) -> Result<(), Stopped>;
+
 /// Computes `y[n][m]` of all tokens and rows of products, which have one K, in one loop. Fails
 /// if the caller's pool left some of it out, or a worker has no memory.
-pub(crate) fn run<'a, 'y, X: Folded, S: Sink<X>>(
-    product: impl Fn(usize) -> Product<'a, X, S> + Sync,
-    ys: impl ExactSizeIterator<Item = MatMut<'y, S::Out>>,
+fn run<X: Folded, S: Sink<X>>(
+    product: Products<'_, Product<'_, X, S>>,
+    ys: Outputs<'_, '_, S::Out>,
     room: Room<'_>,
-) -> Result<(), Stopped>
-where
-    S::Out: 'y,
-{
-    let macs = |p: &Product<'a, X, S>| plan::macs([p.prepared.tokens(), p.rows, p.prepared.k()]);
+) -> Result<(), Stopped> {
+    let macs = |p: &Product<'_, X, S>| plan::macs([p.prepared.tokens(), p.rows, p.prepared.k()]);
     let all_macs = (0..ys.len()).fold(0_usize, |sum, i| sum.saturating_add(macs(&product(i))));
     let workers = plan::workers(room.threads, all_macs);
     room.slots.grow(workers)?;
@@ -142,24 +151,24 @@ where
     Ok(())
 }
 
+/// A job that goes on, and how many of its multiply-adds were done.
+type Progress<'l, 't, T> = (Option<Job<'l, 't, T>>, usize);
+
 /// The work of a loop.
-struct Work<'l, 't, T, P> {
-    product: P,
-    tiles: &'l TileSet<'t, T>,
+struct Work<'l, 't, 'a, X: Folded, S: Sink<X>> {
+    product: Products<'l, Product<'a, X, S>>,
+    tiles: &'l TileSet<'t, S::Out>,
     sums: &'l TileSums,
 }
 
-impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
+impl<'l, 't, X: Folded, S: Sink<X>> Work<'l, 't, '_, X, S> {
     /// A worker's turn: about so many multiply-adds. Returns how many there were.
-    fn turn<X: Folded, S: Sink<X, Out = T>>(
+    fn turn(
         &self,
-        turn: &mut Turn<'l, 't, T>,
+        turn: &mut Turn<'l, 't, S::Out>,
         macs: usize,
         scratch: &mut Scratch,
-    ) -> Result<usize, OutOfMemory>
-    where
-        P: Fn(usize) -> Product<'a, X, S>,
-    {
+    ) -> Result<usize, OutOfMemory> {
         let mut all = 0_usize;
         while all < macs {
             let Some(job) = self.paused(scratch).or_else(|| turn.next_job()) else {
@@ -179,7 +188,7 @@ impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
     }
 
     /// The job that is paused in `scratch`.
-    fn paused(&self, scratch: &mut Scratch) -> Option<Job<'l, 't, T>> {
+    fn paused(&self, scratch: &mut Scratch) -> Option<Job<'l, 't, S::Out>> {
         let paused = scratch.paused.take();
         let job = paused.and_then(|paused| self.tiles.resume(paused));
         if job.is_none() {
@@ -191,14 +200,7 @@ impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
 
     /// Goes on with the job that is paused in `scratch` by about so many multiply-adds. Returns
     /// whether there was one.
-    fn resume<X: Folded, S: Sink<X, Out = T>>(
-        &self,
-        scratch: &mut Scratch,
-        macs: usize,
-    ) -> Result<bool, OutOfMemory>
-    where
-        P: Fn(usize) -> Product<'a, X, S>,
-    {
+    fn resume(&self, scratch: &mut Scratch, macs: usize) -> Result<bool, OutOfMemory> {
         match self.paused(scratch) {
             Some(job) => self.run(job, macs, scratch).map(|_| true),
             None => Ok(false),
@@ -207,13 +209,7 @@ impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
 
     /// Finishes the job that is paused in `scratch` if it has no units left. Returns whether
     /// there was such a job.
-    fn finish<X: Folded, S: Sink<X, Out = T>>(
-        &self,
-        scratch: &mut Scratch,
-    ) -> Result<bool, OutOfMemory>
-    where
-        P: Fn(usize) -> Product<'a, X, S>,
-    {
+    fn finish(&self, scratch: &mut Scratch) -> Result<bool, OutOfMemory> {
         match self.paused(scratch) {
             Some(job) if !job.goes_on() => self.run(job, 0, scratch).map(|_| true),
             job => {
@@ -223,17 +219,13 @@ impl<'l, 't, 'a, T, P> Work<'l, 't, T, P> {
         }
     }
 
-    /// Goes on with a job by about so many multiply-adds, or by none but what is begun. Returns
-    /// it if it goes on after that, and how many there were.
-    fn run<X: Folded, S: Sink<X, Out = T>>(
+    /// Goes on with a job by about so many multiply-adds, or by none but what is begun.
+    fn run(
         &self,
-        job: Job<'l, 't, T>,
+        job: Job<'l, 't, S::Out>,
         macs: usize,
         scratch: &mut Scratch,
-    ) -> Result<(Option<Job<'l, 't, T>>, usize), OutOfMemory>
-    where
-        P: Fn(usize) -> Product<'a, X, S>,
-    {
+    ) -> Result<Progress<'l, 't, S::Out>, OutOfMemory> {
         // Three matrices of tiles a product: of two kernels for many tokens, and of few.
         let (matrix, tokens, rows) = job.place();
         let product = (self.product)(matrix / 3);

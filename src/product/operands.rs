@@ -5,7 +5,7 @@ use crate::kernels::element::{Element, Few};
 use crate::product::prepare::Prepared;
 
 /// A product `y[n][m]`: weights, activations, and what becomes of the sums.
-pub(crate) struct Product<'a, X: Element, S> {
+pub struct Product<'a, X: Element, S> {
     pub(crate) view: PanelView<'a>,
     /// M: rows that exist; the last panel may be partly padding.
     pub(crate) rows: usize,

@@ -1,6 +1,6 @@
 //! What becomes of the sums.
 
-use crate::activation::Activation;
+use crate::kernels::auto::float::Float;
 use crate::kernels::auto::scale;
 use crate::kernels::call::{GroupScales, TokenScales};
 use crate::kernels::element::Element;
@@ -65,6 +65,38 @@ pub(crate) fn part_of(staged: &mut [f32], at: usize, len: usize) -> &mut [f32] {
     }
 }
 
+/// A float type that outputs come in. What [`Affine`] does with them is not generic, for the
+/// reason that [`compiled`](super::compiled) gives.
+pub trait FloatOut: Float {
+    /// The same values, if they are f32.
+    fn as_f32(y: &mut [Self]) -> Option<&mut [f32]>;
+    /// See [`scale::store`].
+    fn store(values: &[f32], y: &mut [Self]);
+    /// See [`scale::add`].
+    fn add(values: &[f32], y: &mut [Self]);
+}
+
+macro_rules! float_out {
+    ($($float:ty, $as_f32:expr;)*) => {$(
+        impl FloatOut for $float {
+            fn as_f32(y: &mut [Self]) -> Option<&mut [f32]> {
+                $as_f32(y)
+            }
+
+            fn store(values: &[f32], y: &mut [Self]) {
+                scale::store(values, y);
+            }
+
+            fn add(values: &[f32], y: &mut [Self]) {
+                scale::add(values, y);
+            }
+        }
+    )*};
+}
+float_out!(f32, Some;);
+#[cfg(feature = "half")]
+float_out!(half::f16, |_| None; half::bf16, |_| None;);
+
 /// Exact int32 sums.
 pub(crate) struct Raw;
 
@@ -111,7 +143,7 @@ pub(crate) struct Affine<'a, O> {
     pub(crate) out: PhantomData<fn() -> O>,
 }
 
-impl<'a, O: Activation> Affine<'a, O> {
+impl<'a, O: FloatOut> Affine<'a, O> {
     fn scales<'b>(&'b self, group: usize, rows: Range<usize>, room: &'b mut [f32]) -> &'b [f32] {
         self.scales.of_rows(group / self.sums_per_scale, rows, room)
     }
@@ -187,7 +219,7 @@ impl<'a, O: Activation> Affine<'a, O> {
 }
 
 /// The W1.58A8 output: sum times the row's and the token's scale, plus bias.
-pub(crate) struct W1A8<'a, O> {
+pub struct W1A8<'a, O> {
     pub(crate) affine: Affine<'a, O>,
     /// `[tokens][scales_per_token]`.
     pub(crate) token_scales: &'a [f32],
@@ -196,7 +228,7 @@ pub(crate) struct W1A8<'a, O> {
     pub(crate) sums_per_scale: usize,
 }
 
-impl<O: Activation> Sink<i8> for W1A8<'_, O> {
+impl<O: FloatOut> Sink<i8> for W1A8<'_, O> {
     type Out = O;
     fn stages(&self) -> bool {
         self.affine.stages()
@@ -245,9 +277,9 @@ impl<O: Activation> Sink<i8> for W1A8<'_, O> {
 }
 
 /// The f32 output: sum times the row's scale, plus bias.
-pub(crate) struct Canonical<'a, O>(pub(crate) Affine<'a, O>);
+pub struct Canonical<'a, O>(pub(crate) Affine<'a, O>);
 
-impl<O: Activation> Sink<f32> for Canonical<'_, O> {
+impl<O: FloatOut> Sink<f32> for Canonical<'_, O> {
     type Out = O;
     fn stages(&self) -> bool {
         self.0.stages()
