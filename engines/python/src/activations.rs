@@ -3,14 +3,14 @@
 use crate::arrays::{Input, Named, Tokens};
 use crate::errors::Error;
 use crate::options::{Path, Quantization, group_size};
-use crate::pool::run;
+use crate::pool::multiply;
 use crate::product::{check_width, options};
 use crate::quant::{ForFloat, for_float};
 use crate::shared::Shared;
 use pyo3::prelude::*;
 use std::sync::RwLockReadGuard;
 use tritgemm::{
-    Activation, GemmError, Grouped, Linear, MatRef, PreparedActivations as Core, Workspace,
+    Activation, GemmError, Grouped, Linear, MatRef, Options, PreparedActivations as Core, Workspace,
 };
 
 /// Activations made ready once for any number of weights with the same K, as Q,
@@ -48,7 +48,7 @@ impl PreparedActivations {
     /// those given. They have no tokens after an error of `work`.
     fn prepare<'py, T: Named + Sync>(
         py: Python<'py>,
-        (path, x): (Path, &Input<'_, T>),
+        (path, options, x): (Path, Options, &Input<'_, T>),
         into: Option<&Bound<'py, Self>>,
         work: impl FnOnce(MatRef<'_, T>, &mut Core, &mut Workspace) -> Result<(), GemmError> + Send,
     ) -> Result<Bound<'py, Self>, Error> {
@@ -59,7 +59,7 @@ impl PreparedActivations {
         let (view, size) = (x.view()?, x.rows().saturating_mul(x.cols()));
         let mut held = prepared.get().0.write("into")?;
         let mut core = std::mem::take(&mut *held).core;
-        run(py, size, |ws| work(view, &mut core, ws))??;
+        multiply(py, size, options, |ws| work(view, &mut core, ws))??;
         *held = Ready {
             core,
             path,
@@ -95,7 +95,7 @@ impl PreparedActivations {
     ) -> Result<Bound<'py, Self>, Error> {
         let x = Input::<f32>::new("x", "[N, K] or [K]", x)?;
         check_width(x.cols(), layer.panels())?;
-        Self::prepare(py, (Path::F32, &x), into, |x, core, ws| {
+        Self::prepare(py, (Path::F32, options(false), &x), into, |x, core, ws| {
             layer.prepare_f32_into(x, core, ws)
         })
     }
@@ -117,12 +117,10 @@ impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
             group, non_finite, ..
         } = self.how;
         check_width(x.cols(), layer.panels())?;
-        PreparedActivations::prepare(py, (Path::Int8, &x), self.into, |x, core, ws| {
-            ws.set_options(options(false).non_finite(non_finite));
-            match group {
-                None => layer.prepare_int8_into(x, core, ws),
-                Some(group) => layer.prepare_int8_into(Grouped(x, group), core, ws),
-            }
+        let what = (Path::Int8, options(false).non_finite(non_finite), &x);
+        PreparedActivations::prepare(py, what, self.into, |x, core, ws| match group {
+            None => layer.prepare_int8_into(x, core, ws),
+            Some(group) => layer.prepare_int8_into(Grouped(x, group), core, ws),
         })
     }
 }
@@ -148,7 +146,7 @@ impl PreparedActivations {
                 .slice()?
                 .to_vec(),
         };
-        Self::prepare(py, (Path::Int8, &x), None, |x, core, ws| {
+        Self::prepare(py, (Path::Int8, options(false), &x), None, |x, core, ws| {
             *core = Core::from_int8(x, scales, group, ws)?;
             Ok(())
         })

@@ -30,7 +30,7 @@ pub fn pack<'py>(
     packed.check_overlap("trits", &trits)?;
     let from = MatRef::new(trits.slice()?, rows, cols)?;
     let to = MatMut::new(packed.slice_mut()?, rows, codec::row_bytes(cols))?;
-    run(py, rows * cols, |_| codec::encode(from, to, mode(strict)))??;
+    run(py, rows * cols, || codec::encode(from, to, mode(strict)))??;
     Ok(packed.into_object())
 }
 
@@ -54,7 +54,7 @@ pub fn unpack<'py>(
     trits.check_overlap("packed", &packed)?;
     let from = MatRef::new(packed.slice()?, rows, packed.cols())?;
     let to = MatMut::new(trits.slice_mut()?, rows, k)?;
-    run(py, rows * k, |_| codec::decode(from, to, mode(strict)))??;
+    run(py, rows * k, || codec::decode(from, to, mode(strict)))??;
     Ok(trits.into_object())
 }
 

@@ -6,14 +6,14 @@ use crate::forward::{layers, only};
 use crate::indices::indices;
 use crate::options::Quantization;
 use crate::outputs::{Outputs, Pass};
-use crate::pool::run;
+use crate::pool::multiply;
 use crate::product::{Made, options};
 use crate::quant::{ForFloat, for_float};
 use crate::shared::Shared;
 use pyo3::prelude::*;
 use tritgemm::{
-    Activation, Experts as Core, GemmError, GroupSize, Grouped, MatMut, MatRef, Output as Target,
-    RoutedActivations as Routed, Routes, Workspace,
+    Activation, Experts as Core, GemmError, GroupSize, Grouped, MatMut, MatRef, Options,
+    Output as Target, RoutedActivations as Routed, Routes, Workspace,
 };
 
 /// The experts of a mixture, in the order of the router's numbers: Linear layers
@@ -84,6 +84,7 @@ impl<'py> Route<'_, 'py> {
     fn prepare<T: Named + Sync>(
         self,
         py: Python<'py>,
+        options: Options,
         work: impl FnOnce(
             &Core,
             MatRef<'_, T>,
@@ -109,7 +110,9 @@ impl<'py> Route<'_, 'py> {
         let size = tokens.len().max(x.rows()).saturating_mul(x.cols());
         let mut held = routed.get().0.write("into")?;
         let into = &mut *held;
-        run(py, size, |ws| work(experts, view, routes, into, ws))??;
+        multiply(py, size, options, |ws| {
+            work(experts, view, routes, into, ws)
+        })??;
         drop(held);
         Ok(routed)
     }
@@ -126,12 +129,10 @@ impl<'py> ForFloat<'py> for Quantize<'_, 'py> {
             group, non_finite, ..
         } = self.1;
         let route = self.0;
-        route.prepare::<T>(py, |experts, x, routes, into, ws| {
-            ws.set_options(options(false).non_finite(non_finite));
-            match group {
-                None => experts.prepare_int8_into(x, routes, into, ws),
-                Some(group) => experts.prepare_int8_into(Grouped(x, group), routes, into, ws),
-            }
+        let options = options(false).non_finite(non_finite);
+        route.prepare::<T>(py, options, |experts, x, routes, into, ws| match group {
+            None => experts.prepare_int8_into(x, routes, into, ws),
+            Some(group) => experts.prepare_int8_into(Grouped(x, group), routes, into, ws),
         })
     }
 }
@@ -180,10 +181,8 @@ impl Experts {
     ) -> Made<'py> {
         let held = routed.get().0.read("routed")?;
         let (x, view) = (&*held, y.view()?);
-        run(routed.py(), self.size(x.rows()), |ws| {
-            ws.set_options(options(false));
-            work(x, view, ws)
-        })??;
+        let size = self.size(x.rows());
+        multiply(routed.py(), size, options(false), |ws| work(x, view, ws))??;
         Ok(y.into_object())
     }
 }
@@ -234,7 +233,7 @@ impl Experts {
         into: Option<&Bound<'py, RoutedActivations>>,
     ) -> Result<Bound<'py, RoutedActivations>, Error> {
         let route = self.route(x, [tokens, counts], into)?;
-        route.prepare::<f32>(py, Core::prepare_f32_into)
+        route.prepare::<f32>(py, options(false), Core::prepare_f32_into)
     }
 
     /// Every expert's pass on its tokens, by int8 or by f32 as they were prepared:

@@ -3,9 +3,9 @@
 use crate::arrays::{Input, Output};
 use crate::errors::Error;
 use crate::options::linear_class;
-use crate::pool::run;
+use crate::pool::{multiply, run};
 use pyo3::prelude::*;
-use tritgemm::{Linear, MatrixError, TernaryMatrix};
+use tritgemm::{Linear, MatrixError, Options, TernaryMatrix};
 use tritgemm_formats::{FloatType, ScaleRounding, hf, simplify};
 
 /// Reads uint8 [ceil(M/4), K].
@@ -26,7 +26,9 @@ pub fn read(
         weight_scale,
     };
     let size = stored.bytes.len().saturating_mul(4);
-    Ok(run(py, size, |ws| hf::linear(&stored, class, rows, ws))??)
+    Ok(multiply(py, size, Options::new(), |ws| {
+        hf::linear(&stored, class, rows, ws)
+    })??)
 }
 
 /// The array that [`read`] takes, and its scale, of a matrix of the shape. `how`: the linear
@@ -54,7 +56,7 @@ pub fn write<'py>(
     };
     let mut packed = Output::<u8>::dense(py, None, [rows.div_ceil(4), cols])?;
     let to = packed.slice_mut()?;
-    let scale = run(py, rows.saturating_mul(cols), |_| {
+    let scale = run(py, rows.saturating_mul(cols), || {
         let matrix = simplify(matrix()?);
         to.copy_from_slice(&hf::encode(&matrix));
         let scale = hf::encode_scale("weights", &matrix, class, stored, rounding)?;

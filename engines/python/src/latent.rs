@@ -32,7 +32,7 @@ pub fn quantize(
     let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
     let shape @ [rows, cols] = [weights.rows(), weights.cols()];
     let values = MatRef::new(weights.slice()?, rows, cols)?;
-    run(py, (rows * cols).saturating_mul(4), |_| {
+    run(py, (rows * cols).saturating_mul(4), || {
         // Both are as long as the weights vouch for.
         let mut trits = vec![0; rows * cols];
         let mut scales = vec![0.0; scales_shape(granularity, shape).iter().product()];
@@ -46,7 +46,7 @@ pub fn ternary(py: Python<'_>, weights: &Bound<'_, PyAny>) -> Result<Option<Line
     let weights = Input::<f32>::dense("weights", "[M, K]", weights)?;
     let shape @ [rows, cols] = [weights.rows(), weights.cols()];
     let values = MatRef::new(weights.slice()?, rows, cols)?;
-    run(py, rows * cols, |_| {
+    run(py, rows * cols, || {
         let groups = [256, 128, 64, 32]
             .into_iter()
             .filter_map(GroupSize::from_len);
@@ -92,7 +92,7 @@ pub fn close_gate(
         Granularity::PerTensor => (cols.max(1), 0),
         Granularity::PerRow => (cols.max(1), 1),
     };
-    run(py, rows * cols, |_| {
+    run(py, rows * cols, || {
         let mut trits = vec![0; if sparse { cols } else { 0 }];
         let pairs = to.chunks_mut(cols.max(1)).zip(from.chunks(cols.max(1)));
         for (row, (to, from)) in pairs.enumerate() {

@@ -4,7 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`arrays`], [`indices`] | numpy arrays as the library's views and lists |
-//! | [`pool`] | the module's threads, and calls without the GIL |
+//! | [`pool`], [`openmp`] | the module's threads and torch's, and calls without the GIL |
 //! | [`errors`] | exceptions |
 //! | [`options`] | arguments that are one of a few words |
 //! | [`codec`], [`quant`], [`reciprocal`], [`norm`] | functions on trits and floats |
@@ -35,6 +35,8 @@ mod latent;
 mod linear;
 mod model;
 mod norm;
+#[allow(unsafe_code)] // Calls of the runtime.
+mod openmp;
 mod options;
 mod outputs;
 mod packed;
@@ -81,7 +83,7 @@ mod _tritgemm {
     use crate::product::gemm_i8;
     #[pymodule_export]
     use crate::quant::{quantize_activations, ternarize};
-    use crate::tensors;
+    use crate::{pool, tensors};
     use pyo3::prelude::*;
 
     /// The version of the package.
@@ -95,6 +97,7 @@ mod _tritgemm {
         module.setattr("_forward", wrap_pyfunction!(tensors::forward, module)?)?;
         let digits = wrap_pyfunction!(tensors::forward_digits, module)?;
         module.setattr("_forward_digits", digits)?;
+        module.setattr("_use_openmp", wrap_pyfunction!(pool::use_openmp, module)?)?;
         module.setattr("_rms_norm", wrap_pyfunction!(tensors::rms_norm, module)?)
     }
 }

@@ -144,7 +144,7 @@ impl Linear {
         let k = self.core.in_features();
         let mut weights = Output::<f32>::new(py, ("out", out), [1, k], true)?;
         let to = weights.slice_mut()?;
-        run(py, k, |_| self.core.unpack_row(row, to))??;
+        run(py, k, || self.core.unpack_row(row, to))??;
         Ok(weights.into_object())
     }
 
@@ -197,7 +197,7 @@ impl Linear {
         let mut y = Output::<f32>::new(py, ("out", out), shape, x.is_vector())?;
         y.check_overlap("x", &x)?;
         let (from, mut to) = (x.view()?, y.view()?);
-        run(py, shape[0].saturating_mul(shape[1]), |_| {
+        run(py, shape[0].saturating_mul(shape[1]), || {
             for row in 0..shape[0] {
                 let to = to.row_mut(row);
                 to.copy_from_slice(from.row(row));

@@ -43,7 +43,7 @@ pub fn rms_norm<'py>(
             let shape = [x.rows(), x.cols()];
             let mut y = Output::<T>::new(py, ("out", None), shape, x.is_vector())?;
             let (from, to) = (x.view()?, y.view()?);
-            run(py, size(shape[0], shape[1]), |_| self.1.forward(from, to))??;
+            run(py, size(shape[0], shape[1]), || self.1.forward(from, to))??;
             Ok(y.into_object())
         }
     }
@@ -71,7 +71,7 @@ pub fn rms_norm_backward<'py>(
     let given = MatRef::new(grad_y.slice()?, grad_y.rows(), grad_y.cols())?;
     let to = MatMut::new(grad_x.slice_mut()?, rows, cols)?;
     let gain_to = grad_gain.slice_mut()?;
-    run(py, size(rows, cols), |_| {
+    run(py, size(rows, cols), || {
         norm.backward(from, given, to, gain_to)
     })??;
     Ok((grad_x.into_object(), grad_gain.into_object()))

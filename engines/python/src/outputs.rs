@@ -2,7 +2,7 @@
 
 use crate::arrays::{Named, Output, Tokens, check_apart, items};
 use crate::errors::Error;
-use crate::pool::run;
+use crate::pool::multiply;
 use crate::quant::{ForFloat, for_float};
 use pyo3::prelude::*;
 use tritgemm::{Activation, Added, GemmError, Options, Output as Target, Workspace};
@@ -124,12 +124,9 @@ impl<'py, P: Pass> ForFloat<'py> for Fill<'_, 'py, P> {
         }
         let views = ys.iter_mut().map(Output::view);
         let views = views.collect::<Result<Vec<_>, _>>()?;
-        run(py, self.size, |ws| {
-            ws.set_options(options);
-            match add {
-                true => pass.run(views.into_iter().map(Added).collect(), ws),
-                false => pass.run(views, ws),
-            }
+        multiply(py, self.size, options, |ws| match add {
+            true => pass.run(views.into_iter().map(Added).collect(), ws),
+            false => pass.run(views, ws),
         })??;
         Output::each_apart(&mut ys, |own, row| row.clone_from_slice(own))?;
         Ok(ys.into_iter().map(Output::into_object).collect())

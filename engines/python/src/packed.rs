@@ -78,7 +78,7 @@ impl Packed {
         let rows = packed.rows();
         let scales = crate::scales::scales(scales, group, rows)?;
         let bytes = MatRef::new(packed.slice()?, rows, packed.cols())?;
-        run(py, rows * packed.cols(), |_| {
+        run(py, rows * packed.cols(), || {
             let panels = Panels::from_packed(bytes, k)?;
             let core = Core::from_parts(panels, scales, None)?;
             Ok(Self { core })
@@ -98,7 +98,7 @@ impl Packed {
         let (rows, cols) = (trits.rows(), trits.cols());
         let scales = crate::scales::scales(scales, group, rows)?;
         let values = MatRef::new(trits.slice()?, rows, cols)?;
-        run(py, rows * cols, |_| {
+        run(py, rows * cols, || {
             Self::pack(&TernaryMatrix::from_trits(values, scales)?)
         })?
     }
@@ -227,7 +227,7 @@ impl Packed {
     /// The packed bytes, uint8 [M, ceil(K/4)].
     fn to_packed<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Error> {
         let panels = self.core.panels();
-        let bytes = run(py, self.size(), |_| panels.to_packed())?;
+        let bytes = run(py, self.size(), || panels.to_packed())?;
         let shape = [panels.rows(), tritgemm::codec::row_bytes(panels.cols())];
         let mut array = Output::<u8>::dense(py, None, shape)?;
         array.slice_mut()?.copy_from_slice(&bytes);
@@ -239,7 +239,7 @@ impl Packed {
         let shape = [self.core.out_features(), self.core.in_features()];
         let mut array = Output::<i8>::dense(py, None, shape)?;
         let out = array.slice_mut()?;
-        run(py, self.size(), |_| {
+        run(py, self.size(), || {
             out.copy_from_slice(&self.matrix()?.to_trits()?);
             Ok::<_, MatrixError>(())
         })??;
@@ -257,7 +257,7 @@ impl Packed {
         let k = self.core.in_features();
         let mut trits = Output::<i8>::new(py, ("out", out), [1, k], true)?;
         let to = trits.slice_mut()?;
-        run(py, k, |_| self.core.panels().unpack_row(row, to))??;
+        run(py, k, || self.core.panels().unpack_row(row, to))??;
         Ok(trits.into_object())
     }
 
@@ -266,7 +266,7 @@ impl Packed {
         let shape = [self.core.out_features(), self.core.in_features()];
         let mut array = Output::<f32>::dense(py, None, shape)?;
         let out = array.slice_mut()?;
-        run(py, self.size(), |_| {
+        run(py, self.size(), || {
             out.copy_from_slice(&self.matrix()?.to_f32()?);
             Ok::<_, MatrixError>(())
         })??;
@@ -294,7 +294,7 @@ impl Packed {
                 "scaled: expected weights of one scale, or False",
             ));
         }
-        run(py, self.size(), |_| {
+        run(py, self.size(), || {
             let panels = Panels::pack_transposed(&self.matrix()?)?;
             let core = Core::from_parts(panels, scales, None)?;
             Ok(Self { core })

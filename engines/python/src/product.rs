@@ -5,7 +5,7 @@ use crate::arrays::{Input, Output, Tokens, check_apart};
 use crate::errors::Error;
 use crate::linear::Linear as Layer;
 use crate::packed::Packed;
-use crate::pool::run;
+use crate::pool::{multiply, run};
 use pyo3::prelude::*;
 use tritgemm::{GemmError, MatMut, MatRef, Options, Panels, Workspace};
 
@@ -43,15 +43,13 @@ pub fn exact<'py>(
     let options = options(weights_in_cache);
     if let Ok(x) = x.cast::<PreparedActivations>() {
         let ready = x.get().read()?;
-        return into_array(py, panels, &ready.tokens(), out, |y, ws| {
-            ws.set_options(options);
+        return into_array(py, panels, &ready.tokens(), (out, options), |y, ws| {
             panels.gemm_i8(&ready.core, y, ws)
         });
     }
     let x = Input::<i8>::new("x", "[N, K] or [K]", x)?;
     let view = x.view()?;
-    into_array(py, panels, &x.tokens(), out, |y, ws| {
-        ws.set_options(options);
+    into_array(py, panels, &x.tokens(), (out, options), |y, ws| {
         panels.gemm_i8(view, y, ws)
     })
 }
@@ -61,14 +59,14 @@ fn into_array<'py>(
     py: Python<'py>,
     panels: &Panels,
     x: &Tokens,
-    out: Option<&Bound<'py, PyAny>>,
+    (out, options): (Option<&Bound<'py, PyAny>>, Options),
     work: impl FnOnce(MatMut<'_, i32>, &mut Workspace) -> Result<(), GemmError> + Send,
 ) -> Made<'py> {
     check_width(x.cols, panels)?;
     let mut y = Output::<i32>::new(py, ("out", out), [x.rows, panels.rows()], x.vector)?;
     check_apart(("out", y.place()), ("x", &x.place))?;
     let view = y.view()?;
-    run(py, size(panels, x.rows), |ws| work(view, ws))??;
+    multiply(py, size(panels, x.rows), options, |ws| work(view, ws))??;
     Ok(y.into_object())
 }
 
@@ -104,7 +102,7 @@ pub fn gemm_i8<'py>(
     crate::codec::check_width(&packed, k)?;
     let bytes = MatRef::new(packed.slice()?, packed.rows(), packed.cols())?;
     let size = packed.rows() * packed.cols();
-    let panels = run(py, size, |_| Panels::from_packed(bytes, k))??;
+    let panels = run(py, size, || Panels::from_packed(bytes, k))??;
     drop(packed);
     exact(py, &panels, x, out, weights_in_cache)
 }

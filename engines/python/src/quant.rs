@@ -109,7 +109,7 @@ pub fn ternarize<'py>(
     let mut scales = Output::<f32>::fresh(py, &scales_shape(granularity, shape))?;
     let from = MatRef::new(weights.slice()?, shape[0], shape[1])?;
     let (to, scales_to) = (trits.slice_mut()?, scales.slice_mut()?);
-    run(py, to.len().saturating_mul(COST), |_| {
+    run(py, to.len().saturating_mul(COST), || {
         ternarize_matrix(from, granularity, (sparse, false), to, scales_to)
     })??;
     Ok((trits.into_object(), scales.into_object()))
@@ -145,7 +145,7 @@ pub fn quantize_activations<'py>(
             let mut scales = Output::<f32>::fresh(py, &[tokens])?;
             let from = MatRef::new(x.slice()?, tokens, k)?;
             let (to, scales_to) = (values.slice_mut()?, scales.slice_mut()?);
-            run(py, (tokens * k).saturating_mul(COST), |_| match self.1 {
+            run(py, (tokens * k).saturating_mul(COST), || match self.1 {
                 true => Ok(reciprocal::quantize(from, to, scales_to)?),
                 false => {
                     let to = MatMut::new(to, tokens, k)?;

@@ -10,14 +10,14 @@ use crate::errors::Error;
 use crate::norm;
 use crate::options::Path;
 use crate::packed::Packed;
-use crate::pool::run;
+use crate::pool::{multiply, run};
 use crate::product::size;
 use crate::reciprocal;
 use half::{bf16, f16};
 use pyo3::prelude::*;
 use tritgemm::nn::RmsNorm;
 use tritgemm::quant::quantize_activations_into;
-use tritgemm::{Activation, Linear, MatMut, MatRef};
+use tritgemm::{Activation, Linear, MatMut, MatRef, Options};
 
 /// A tensor's address and how many elements it has.
 type At = (usize, usize);
@@ -113,7 +113,7 @@ impl ForTensors for Int8Pass<'_, '_> {
         let (x, y) = (self.x.matrix::<T>("x")?, self.y.matrix_mut::<T>("y")?);
         let (layers, mut ys) = ([self.layer], [y]);
         let size = size(self.layer.panels(), self.x.rows);
-        run(self.py, size, |ws| match self.as_torch {
+        multiply(self.py, size, Options::new(), |ws| match self.as_torch {
             true => reciprocal::forward(&layers, x, self.layer.group(), &mut ys, ws),
             false => Linear::forward_many_int8(&layers, x, &mut ys, ws),
         })??;
@@ -172,7 +172,7 @@ pub fn forward(
     }
     let (x, mut ys) = (x.matrix::<f32>("x")?, [y.matrix_mut::<f32>("y")?]);
     let size = size(layer.panels(), rows);
-    run(py, size, |ws| {
+    multiply(py, size, Options::new(), |ws| {
         Linear::forward_many_f32(&[layer], x, &mut ys, ws)
     })??;
     Ok(())
@@ -196,7 +196,7 @@ impl ForTensors for Digits<'_, '_> {
         let (x, mut y) = (self.x.matrix::<T>("x")?, self.y.matrix_mut::<f32>("y")?);
         let scales = self.scales.matrix::<f32>("scales")?;
         let panels = self.digits.panels();
-        run(self.py, size(panels, x.rows()), |ws| {
+        multiply(self.py, size(panels, x.rows()), Options::new(), |ws| {
             let (tokens, cols, rows) = (x.rows(), x.cols(), panels.rows());
             let (mut q, mut factors) = (vec![0; tokens * cols], vec![0.0; tokens]);
             match self.as_torch {
@@ -270,7 +270,7 @@ impl ForTensors for Norm<'_> {
     fn call<T: Float>(mut self) -> Result<(), Error> {
         let (x, y) = (self.x.matrix::<T>("x")?, self.y.matrix_mut::<T>("y")?);
         let size = norm::size(x.rows(), x.cols());
-        Ok(run(self.py, size, |_| self.norm.forward(x, y))??)
+        Ok(run(self.py, size, || self.norm.forward(x, y))??)
     }
 }
 

@@ -282,6 +282,80 @@ print(counts)
     assert run_python(code, TRITGEMM_NUM_THREADS="3").stdout.strip() == "[0, 0, 3]"
 
 
+OPENMP = """
+import ctypes, glob, os, numpy, tritgemm
+ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+tritgemm._tritgemm._use_openmp()
+def ours():
+    names = [open(path).read() for path in glob.glob("/proc/self/task/*/comm")]
+    return sum(name.startswith("tritgemm-") for name in names)
+rng = numpy.random.default_rng(1)
+packed = tritgemm.Packed.from_trits(rng.integers(-1, 2, (1024, 1024), dtype=numpy.int8))
+x = rng.integers(-128, 128, (64, 1024), dtype=numpy.int8)
+def product():
+    return packed.gemm_i8(x).tobytes()
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+"""
+
+
+def with_openmp(code, **variables):
+    """What the code prints where the process has an OpenMP, as it has beside torch."""
+    result = run_python(OPENMP + code, **variables)
+    if "libgomp.so.1: cannot open" in result.stderr:
+        pytest.skip("no libgomp here")
+    assert not result.stderr, result.stderr
+    return result.stdout.split()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OpenMP is taken on Linux alone")
+class TestOpenMp:
+    def test_products_run_on_its_threads(self):
+        code = """
+tritgemm.set_num_threads(1)
+expected, before = product(), tasks()
+for threads in (2, 3, 1):
+    tritgemm.set_num_threads(threads)
+    assert product() == expected
+    print(tasks() - before, ours())
+"""
+        *both, _, none = with_openmp(code)
+        assert both == ["1", "0", "2", "0"] and none == "0"
+
+    def test_their_number_is_its_own(self):
+        code = "print(tritgemm.get_num_threads())"
+        both = {"OMP_NUM_THREADS": "3", "TRITGEMM_NUM_THREADS": ""}
+        assert with_openmp(code, **both) == ["3"]
+        assert with_openmp(code, **both | {"TRITGEMM_NUM_THREADS": "5"}) == ["5"]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_a_forked_child_has_threads_of_its_own(self, threads):
+        code = f"""
+import warnings
+warnings.simplefilter("ignore")
+tritgemm.set_num_threads(2)
+expected = product()
+child = os.fork()
+if child == 0:
+    tritgemm.set_num_threads({threads})
+    os._exit(0 if product() == expected else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), product() == expected)
+"""
+        assert with_openmp(code) == ["0", "True"]
+
+    def test_python_threads_at_once(self):
+        code = """
+import threading
+expected, results = product(), []
+threads = [threading.Thread(target=lambda: results.extend(product() for _ in range(5))) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(results == [expected] * 20)
+"""
+        assert with_openmp(code, OMP_NUM_THREADS="2", TRITGEMM_NUM_THREADS="") == ["True"]
+
+
 def test_exceptions_are_value_errors():
     for name in ("Shape", "Encoding", "Quantization", "Isa", "PanelFile", "Overlap"):
         kind = getattr(tritgemm, f"{name}Error")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -583,3 +586,21 @@ def test_operators_keep_their_promises(grad):
     torch.library.opcheck(torch.ops.tritgemm.linear_input_gradient.default, plain)
     plain = (grad_y, x.detach(), layer.weight.detach(), "row+2:4", "int8", layer._number)
     torch.library.opcheck(torch.ops.tritgemm.linear_weight_gradient.default, plain)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch's threads are used on Linux alone")
+def test_products_run_on_torchs_threads():
+    code = """
+import glob, os, torch, tritgemm
+layer = tritgemm.BitLinear(1024, 1024)
+torch.set_num_threads(3)
+before = len(os.listdir("/proc/self/task"))
+with torch.no_grad():
+    y = layer(torch.ones(64, 1024))
+names = [open(path).read() for path in glob.glob("/proc/self/task/*/comm")]
+print(tritgemm.get_num_threads(), len(names) - before, sum(name.startswith("tritgemm-") for name in names))
+"""
+    variables = {**os.environ, "TRITGEMM_NUM_THREADS": ""}
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=120)
+    threads, started, ours = map(int, result.stdout.split())
+    assert (threads, ours) == (3, 0) and started <= 2, result.stderr

@@ -289,3 +289,13 @@ def test_the_operator_of_packed_weights():
     layer = PackedLinear.from_linear(latent(8, 12, granularity="row"))
     args = (torch.randn(3, 12), layer.weight, layer.scales, layer.bias.detach(), "row", "int8", layer._number)
     torch.library.opcheck(torch.ops.tritgemm.linear.default, args)
+
+
+def test_options_of_an_earlier_call_do_not_stay(rng):
+    """The scratch memory of a thread is kept from call to call, what a call asked for is not."""
+    packed = tritgemm.Packed.from_trits(np.ones((4, 8), np.int8))
+    x = np.full((1, 8), np.nan, np.float32)
+    y = tritgemm.Linear(packed).forward_int8(x, non_finite="propagate")
+    assert np.isnan(y).all()
+    with pytest.raises(tritgemm.QuantizationError), torch.no_grad():
+        PackedLinear.from_native(packed)(torch.from_numpy(x))

@@ -437,6 +437,9 @@ class RoutedActivations:
     @property
     def counts(self) -> NDArray[np.int64]: ...
 
+# Products run on the threads of the process's OpenMP from then on, which are torch's.
+def _use_openmp() -> None: ...
+
 # On tensors' memory, addresses and numbers of elements, for tritgemm.torch alone: see src/tensors.rs.
 def _forward(
     weights: Packed,

@@ -10,6 +10,7 @@ While torch compiles, exports, traces or maps (``torch.vmap``), a layer is the o
 ``tritgemm::linear``, from torch 2.4 on. The bits are those of a direct call.
 """
 
+from .. import _tritgemm
 from ._bit_linear import BitLinear
 from ._int8 import Int8Embedding, Int8Linear
 from ._layer import HAS_OPERATORS
@@ -17,6 +18,8 @@ from ._models import freeze, replace_linear, set_activations
 from ._norm import RMSNorm
 from ._packed_linear import LinearStack, PackedLinear, stack
 from ._product import Activations, Granularity
+
+_tritgemm._use_openmp()  # torch's, loaded by now
 
 if HAS_OPERATORS:
     from . import _operators as _operators
