@@ -119,7 +119,7 @@ fn run<X: Folded, S: Sink<X>>(
         tiles: &tiles,
         sums: room.sums,
     };
-    let left = AtomicUsize::new(all_macs);
+    let left = &Left(AtomicUsize::new(all_macs)).0;
     room.threads.for_each(workers, turns + more, |number| {
         // A pool may ask for more than there are, and the last turn is not for it.
         let exists = number < turns + more;
@@ -153,6 +153,11 @@ fn run<X: Folded, S: Sink<X>>(
 
 /// A job that goes on, and how many of its multiply-adds were done.
 type Progress<'l, 't, T> = (Option<Job<'l, 't, T>>, usize);
+
+/// What is left of a loop, in cache lines of its own: all workers write to it, and read what is
+/// beside it on the stack.
+#[repr(align(128))]
+struct Left(AtomicUsize);
 
 /// The work of a loop.
 struct Work<'l, 't, 'a, X: Folded, S: Sink<X>> {
