@@ -80,12 +80,13 @@ impl State {
         (process == std::process::id()).then_some(openmp)
     }
 
-    /// Its threads, as many as were asked for.
+    /// Its threads, as many as were asked for and at most as torch's own loops have: a runtime
+    /// that cannot start a thread ends the process.
     fn region(&self) -> Result<Option<Region>, Error> {
         let Some(runtime) = self.openmp() else {
             return Ok(None);
         };
-        let threads = self.threads()?.get();
+        let threads = self.threads()?.get().min(runtime.threads());
         Ok(Some(Region { runtime, threads }))
     }
 
