@@ -192,6 +192,10 @@ impl ParallelFor for Team {
         self.workers
     }
 
+    fn spins(&self) -> bool {
+        true
+    }
+
     /// Runs the items on the calling thread and on those that help.
     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
         let shared = Loop {

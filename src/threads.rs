@@ -47,6 +47,14 @@ impl Threads {
         }
     }
 
+    /// Whether the workers are awake.
+    pub(crate) fn spin(&self) -> bool {
+        match self {
+            Self::Pool(pool) => pool.spins(),
+            _ => false,
+        }
+    }
+
     /// Runs `work(0)..work(items)`, in any order, on `workers`.
     fn run(&self, workers: usize, items: usize, work: &(dyn Fn(usize) + Sync)) {
         match self {
@@ -170,6 +178,13 @@ pub trait ParallelFor: Send + Sync {
         None
     }
 
+    /// Whether the workers are awake, spinning until there is work, as those of a parallel region
+    /// are. Handing it to them takes about a microsecond then, not the 15 of waking a thread, and
+    /// products of a quarter of the size are shared.
+    fn spins(&self) -> bool {
+        false
+    }
+
     /// Calls `work(0)..work(items)`, each once, on any threads, and returns when
     /// all of these calls have returned.
     ///
@@ -200,6 +215,10 @@ impl LentPool {
 impl ParallelFor for LentPool {
     fn workers(&self) -> usize {
         self.0.borrow(|pool| pool.workers()).unwrap_or(1)
+    }
+
+    fn spins(&self) -> bool {
+        self.0.borrow(|pool| pool.spins()).unwrap_or(false)
     }
 
     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {

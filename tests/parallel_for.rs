@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 use tritgemm::{
     Backend, Experts, Family, GemmError, Incomplete, Linear, Options, Panels, ParallelFor,
-    PreparedActivations, Routes, Scales, TernaryMatrix, Threads, Workspace,
+    PreparedActivations, Routes, Scales, Team, TernaryMatrix, Threads, Workspace,
 };
 use tritgemm_testing::case::{Case, Shape, Values, assert_same};
 use tritgemm_testing::{FAMILIES, backends, quick, view, view_mut, workspace};
@@ -243,6 +243,49 @@ fn the_pool_is_used_where_it_pays() {
         ..case.shape
     });
     assert_eq!(loops(&tiny), 0);
+}
+
+/// A pool whose threads are awake.
+struct Spinning<P>(P);
+
+impl<P: ParallelFor> ParallelFor for Spinning<P> {
+    fn workers(&self) -> usize {
+        self.0.workers()
+    }
+
+    fn spins(&self) -> bool {
+        true
+    }
+
+    fn run(&self, items: usize, work: Work<'_>) {
+        self.0.run(items, work);
+    }
+}
+
+#[test]
+fn threads_that_spin_share_smaller_products() {
+    let pool = || With {
+        workers: 2,
+        loops: AtomicUsize::new(0),
+        schedule: threaded(2),
+    };
+    for (m, alone) in [(960, true), (1088, false)] {
+        let case = Case::new(Shape {
+            n: 1,
+            m,
+            k: 512,
+            ..shapes().remove(0)
+        });
+        let wanted = case.gemm_i8(&mut workspace(Options::new()));
+        let mut ws = workspace(Options::new());
+        let (asleep, awake) = (pool(), Spinning(pool()));
+        // A team's threads spin.
+        assert!(Team::new(2).spins() && !asleep.spins());
+        assert_eq!(ws.with_pool(&asleep, |ws| case.gemm_i8(ws)), wanted);
+        assert_eq!(ws.with_pool(&awake, |ws| case.gemm_i8(ws)), wanted);
+        assert_eq!(asleep.loops.into_inner(), 0, "{m} rows");
+        assert_eq!(awake.0.loops.into_inner() == 0, alone, "{m} rows");
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ use core::ops::Range;
 /// Below this many MACs a product stays on the calling thread: about 15 us of
 /// work, what sharing it would have to win back.
 const SERIAL_MACS: usize = 1 << 21;
+/// The same where the other threads spin.
+const SERIAL_MACS_SPINNING: usize = SERIAL_MACS / 4;
 /// Work items for each worker, so that one that starts late holds up little.
 const ITEMS_PER_WORKER: usize = 4;
 /// Turns of a worker at most where workers take turns at tiles.
@@ -183,11 +185,11 @@ pub(crate) fn macs([tokens, rows, k]: [usize; 3]) -> usize {
 
 /// Workers of so many multiply-adds.
 pub(crate) fn workers(threads: &Threads, macs: usize) -> usize {
-    if macs < SERIAL_MACS {
-        1
-    } else {
-        threads.workers()
-    }
+    let least = match threads.spin() {
+        true => SERIAL_MACS_SPINNING,
+        false => SERIAL_MACS,
+    };
+    if macs < least { 1 } else { threads.workers() }
 }
 
 /// Workers that lay out so many bytes of activations.
