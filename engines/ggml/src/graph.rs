@@ -2,18 +2,21 @@
 //!
 //! ggml's threads enter a node of `GGML_OP_CUSTOM` together. Such a node stands in the place of
 //! every product that the plug-in takes: the first thread leads the product, and the others
-//! help it. When ggml is done the nodes are what they were.
+//! help it. Products that follow it with the same activations, as those of keys and values or of
+//! a gate, are computed with it, and ggml passes over their nodes. When ggml is done the nodes
+//! are what they were.
 
 use crate::eligible::{eligible, overlap};
 use crate::layers::{self, Identity, Layers, Packed, Weights};
 use crate::plugin::Plugin;
 use crate::process::Mappings;
-use crate::product::{Leader, Product, Region};
+use crate::product::{Leader, Part, Product, Region};
 use crate::stats::Left;
 use crate::sys::{
     ALL_THREADS, Context, F32, FAILED, Ggml, Graph, OpParams, Params, SUCCESS, Stream, Tensor,
 };
 use core::ffi::{c_int, c_void};
+use core::ops::Range;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -96,6 +99,8 @@ impl Drop for Scratch<'_> {
 #[derive(Clone, Copy)]
 pub struct Template {
     op: c_int,
+    /// The operation of a node that ggml has nothing to do at.
+    none: c_int,
     params: OpParams,
     /// Where a pointer to a [`Slot`] stands in the parameters.
     slot: usize,
@@ -114,7 +119,7 @@ impl Template {
     /// As ggml itself makes a custom node. `None` if the parameters of one do not have its
     /// function and its pointer once each.
     pub fn new(ggml: &Ggml) -> Option<Self> {
-        let scratch = Scratch::new(ggml, 1, 0)?;
+        let scratch = Scratch::new(ggml, 2, 0)?;
         let marker = 0x5A17_u16;
         let pointer = (&raw const marker).cast::<c_void>();
         // SAFETY: a context with room for a tensor, no arguments, and a function that nobody
@@ -149,7 +154,15 @@ impl Template {
         places(custom as *const c_void)?;
         let [slot] = places(pointer)?;
         let (op, params) = (node.op, node.op_params);
-        Some(Self { op, params, slot })
+        // SAFETY: the context has room for one more.
+        let leaf = unsafe { (ggml.ggml_new_tensor_2d)(scratch.context, F32, 1, 1).as_ref()? };
+        let none = leaf.op;
+        Some(Self {
+            op,
+            none,
+            params,
+            slot,
+        })
     }
 
     fn params(&self, slot: &Slot<'_>) -> OpParams {
@@ -166,11 +179,11 @@ struct Restore(Vec<(*mut Tensor, c_int, OpParams)>);
 impl Restore {
     /// # Safety
     /// A node that lives until this is dropped and that nobody uses now.
-    unsafe fn replace(&mut self, node: *mut Tensor, template: &Template, slot: &Slot<'_>) {
+    unsafe fn replace(&mut self, node: *mut Tensor, op: c_int, params: OpParams) {
         // SAFETY: the caller's promise.
         let node = unsafe { &mut *node };
         self.0.push((node, node.op, node.op_params));
-        (node.op, node.op_params) = (template.op, template.params(slot));
+        (node.op, node.op_params) = (op, params);
     }
 }
 
@@ -244,19 +257,30 @@ impl Compute {
                     continue;
                 }
             };
-            let node = nodes[*index];
             let ty = weights.ty();
-            let prepared = slots.last().is_some_and(|(before, slot)| match &slot.work {
+            let part = Part {
+                node: nodes[*index],
+                packed,
+            };
+            let mut prepared = false;
+            if let Some((before, slot)) = slots.last_mut()
+                && let Work::Product(last) = &mut slot.work
+                && last.ty == ty
+            {
+                let between = &nodes[*before..=*index];
                 // SAFETY: nodes of the graph.
-                Work::Product(last) if last.ty == ty => unsafe {
-                    same_activations(ggml, &last.packed, &packed, &nodes[*before..=*index])
-                },
-                _ => false,
-            });
+                prepared =
+                    unsafe { same_activations(ggml, &last.parts[0].packed, &part.packed, between) };
+                let matrix = matches!(*part.packed, Packed::Matrix(_));
+                // SAFETY: as above.
+                if prepared && matrix && unsafe { may_come_first(ggml, between) } {
+                    last.parts.push(part);
+                    continue;
+                }
+            }
             known.region += 1;
             let work = Work::Product(Product {
-                node,
-                packed,
+                parts: vec![part],
                 ty,
                 prepared,
             });
@@ -271,10 +295,20 @@ impl Compute {
             ));
         }
         self.failed.store(false, Ordering::Relaxed);
-        let mut restore = Restore(Vec::with_capacity(slots.len()));
-        for (index, slot) in &slots {
-            // SAFETY: a node of the graph, which only this thread uses until ggml has it.
-            unsafe { restore.replace(nodes[*index], &plugin.template, slot) };
+        let mut restore = Restore(Vec::with_capacity(taken.len()));
+        let template = &plugin.template;
+        for (_, slot) in &slots {
+            let Work::Product(product) = &slot.work else {
+                continue;
+            };
+            for (i, part) in product.parts.iter().enumerate() {
+                let (op, params) = match i {
+                    0 => (template.op, template.params(slot)),
+                    _ => (template.none, OpParams::default()),
+                };
+                // SAFETY: a node of the graph, which only this thread uses until ggml has it.
+                unsafe { restore.replace(part.node, op, params) };
+            }
         }
         // SAFETY: the caller's promise. The slots are there until ggml returns.
         let status = unsafe { (self.cpu)(stream, graph) };
@@ -403,7 +437,8 @@ impl Compute {
             Work::Product(product) => {
                 // SAFETY: a node that ggml has come to: its sources are there.
                 let done = unsafe { leader.run(product, &region) };
-                self.plugin.stats.product(start.elapsed());
+                let count = product.parts.len() as u64;
+                self.plugin.stats.products_in(count, start.elapsed());
                 if let Err(why) = done {
                     self.failed.store(true, Ordering::Relaxed);
                     crate::say(format_args!("a product failed: {why}"));
@@ -431,26 +466,47 @@ unsafe fn same_activations(
         }
         _ => false,
     };
-    let range = |tensor: *const Tensor| {
-        // SAFETY: a tensor of the graph.
-        let start = unsafe { (*tensor).data as usize };
-        // SAFETY: as above.
-        start..start + unsafe { (ggml.ggml_nbytes)(tensor) }
-    };
     let [a, .., b] = nodes else {
         return false;
     };
     // SAFETY: the caller's nodes.
     let [a, b] = [a, b].map(|it| unsafe { [(**it).src[1], (**it).src[2]] });
-    let inputs = a.into_iter().filter(|it| !it.is_null());
-    groups
-        && a == b
-        && inputs.map(|it| range(it)).all(|input| {
-            let before_last = &nodes[..nodes.len() - 1];
-            !before_last
-                .iter()
-                .any(|&node| overlap(&range(node), &input))
-        })
+    // SAFETY: tensors of the graph.
+    let overwrites = |node, input| unsafe { overlap(&range(ggml, node), &range(ggml, input)) };
+    let before_last = &nodes[..nodes.len() - 1];
+    groups && a == b && {
+        let mut inputs = a.into_iter().filter(|it| !it.is_null());
+        inputs.all(|input| before_last.iter().all(|&node| !overwrites(node, input)))
+    }
+}
+
+/// Whether the last of `nodes` may write its output when the first one does: none of them before
+/// it reads or writes there.
+///
+/// # Safety
+/// Nodes of a graph.
+unsafe fn may_come_first(ggml: &Ggml, nodes: &[*mut Tensor]) -> bool {
+    let Some((&last, before)) = nodes.split_last() else {
+        return false;
+    };
+    // SAFETY: tensors of the graph.
+    let touches = |it: *mut Tensor| unsafe { overlap(&range(ggml, it), &range(ggml, last)) };
+    before.iter().all(|&node| {
+        // SAFETY: a node of the graph.
+        let sources = unsafe { (*node).src };
+        let read = sources.into_iter().filter(|it| !it.is_null());
+        !read.chain([node]).any(touches)
+    })
+}
+
+/// The bytes of a tensor.
+///
+/// # Safety
+/// A tensor of a graph.
+unsafe fn range(ggml: &Ggml, tensor: *const Tensor) -> Range<usize> {
+    // SAFETY: the caller's tensor.
+    let (start, len) = unsafe { ((*tensor).data as usize, (ggml.ggml_nbytes)(tensor)) };
+    start..start + len
 }
 
 /// What ggml's threads call for a node of the plug-in's: `slot` is its [`Slot`].

@@ -26,14 +26,21 @@ impl ParallelFor for Region<'_> {
     }
 }
 
-/// A node that is the plug-in's to compute.
+/// What is the plug-in's to compute at one node: its product, and later ones of the same
+/// activations.
 pub struct Product {
-    pub node: *mut Tensor,
-    pub packed: Arc<Packed>,
+    /// At least one, and of a mixture of experts no more.
+    pub parts: Vec<Part>,
     /// The type that the weights have in ggml.
     pub ty: TernaryType,
     /// The activations are those of the product before it.
     pub prepared: bool,
+}
+
+/// A node, and the weights that it is the product of.
+pub struct Part {
+    pub node: *mut Tensor,
+    pub packed: Arc<Packed>,
 }
 
 /// What products are computed in, one after the other.
@@ -69,24 +76,27 @@ impl Leader {
     /// If a token is routed to no expert, or memory runs out: the outputs are not to be used.
     ///
     /// # Safety
-    /// A node of `eligible`, whose sources have been computed, and whose output nobody
-    /// else uses meanwhile.
+    /// Nodes of `eligible`, whose sources have been computed, and whose outputs, which are
+    /// apart, nobody else uses meanwhile.
     pub unsafe fn run(&mut self, product: &Product, region: &Region<'_>) -> Result<(), Failure> {
+        let first = product.parts.first().ok_or("no product")?;
         // SAFETY: a node and its source, by the caller's promise.
-        let (node, x) = unsafe { (&*product.node, &*(*product.node).src[1]) };
-        let [k, m] = [x.ne[0] as usize, node.ne[0] as usize];
-        let [x_rows, y_rows] = [x, node].map(|it| it.ne[1..].iter().product::<i64>() as usize);
+        let (node, x) = unsafe { (&*first.node, &*(*first.node).src[1]) };
+        let k = x.ne[0] as usize;
+        let x_rows = rows_of(x);
         let stride = x.nb[1] / size_of::<f32>();
         let x_len = (x_rows - 1) * stride + k;
-        // SAFETY: `eligible` has compared the strides with these lengths.
-        let (xs, ys) = unsafe {
-            (
-                core::slice::from_raw_parts(x.data.cast::<f32>(), x_len),
-                core::slice::from_raw_parts_mut(node.data.cast::<f32>(), y_rows * m),
-            )
-        };
+        // SAFETY: `eligible` has compared the strides with this length.
+        let xs = unsafe { core::slice::from_raw_parts(x.data.cast::<f32>(), x_len) };
         let xs = MatRef::with_stride(xs, x_rows, k, stride)?;
-        let ys = MatMut::new(ys, y_rows, m)?;
+        let (mut layers, mut ys) = (Vec::new(), Vec::new());
+        for Part { node, packed } in &product.parts {
+            if let Packed::Matrix(layer) = &**packed {
+                layers.push(layer);
+            }
+            // SAFETY: the caller's promise: each is borrowed once.
+            ys.push(unsafe { output(&**node)? });
+        }
         let Self {
             ws,
             activations,
@@ -94,30 +104,49 @@ impl Leader {
             routed,
             routes,
         } = self;
-        ws.with_pool(region, |ws| match &*product.packed {
-            Packed::Matrix(layer) => {
-                if !product.prepared {
-                    prepare(layer, (*activations, product.ty), xs, prepared, ws)?;
-                }
-                match activations {
-                    Activations::F32 => layer.forward_f32(&*prepared, ys, ws)?,
-                    _ => layer.forward_int8(&*prepared, ys, ws)?,
-                }
-                Ok(())
-            }
-            Packed::Experts(experts) => {
+        let how = (*activations, product.ty);
+        ws.with_pool(region, |ws| {
+            if let Packed::Experts(experts) = &*first.packed {
                 if !product.prepared {
                     // SAFETY: a source of a node of `eligible`.
                     unsafe {
                         routes.read(&*node.src[2], experts.layers().len(), x.ne[1] as usize)?
                     };
-                    let how = (*activations, product.ty);
                     prepare_experts(experts, how, xs, routes.routes(), routed, ws)?;
                 }
-                Ok(experts.scatter(routed, &routes.outputs, ys, ws)?)
+                let y = ys.pop().ok_or("no output")?;
+                return Ok(experts.scatter(routed, &routes.outputs, y, ws)?);
             }
+            if !product.prepared {
+                let layer = layers.first().ok_or("no matrix")?;
+                prepare(layer, how, xs, prepared, ws)?;
+            }
+            match activations {
+                Activations::F32 => Linear::forward_many_f32(&layers, &*prepared, &mut ys, ws)?,
+                _ => Linear::forward_many_int8(&layers, &*prepared, &mut ys, ws)?,
+            }
+            Ok(())
         })
     }
+}
+
+/// Rows of a tensor, of all its dimensions but the first.
+fn rows_of(tensor: &Tensor) -> usize {
+    tensor.ne[1..].iter().product::<i64>() as usize
+}
+
+/// The output of a product.
+///
+/// # Errors
+/// None: `eligible` has looked at the shape.
+///
+/// # Safety
+/// A node of `eligible`, whose output nobody else uses while it is borrowed.
+unsafe fn output<'a>(node: &Tensor) -> Result<MatMut<'a, f32>, Failure> {
+    let (rows, m) = (rows_of(node), node.ne[0] as usize);
+    // SAFETY: `eligible` has compared the strides with this length.
+    let values = unsafe { core::slice::from_raw_parts_mut(node.data.cast::<f32>(), rows * m) };
+    Ok(MatMut::new(values, rows, m)?)
 }
 
 fn prepare(

@@ -40,8 +40,9 @@ impl Nanoseconds {
 }
 
 impl Stats {
-    pub fn product(&self, time: Duration) {
-        self.products.fetch_add(1, Relaxed);
+    /// So many products that were computed together.
+    pub fn products_in(&self, count: u64, time: Duration) {
+        self.products.fetch_add(count, Relaxed);
         self.computing.add(time);
     }
 
@@ -99,8 +100,8 @@ mod tests {
     #[test]
     fn the_line_says_what_was_counted() {
         let stats = Stats::default();
-        stats.product(Duration::from_millis(20));
-        stats.product(Duration::from_millis(22));
+        stats.products_in(1, Duration::from_millis(20));
+        stats.products_in(2, Duration::from_millis(22));
         stats.left(Left::Layout);
         stats.left(Left::NotTernary);
         stats.left(Left::NotTernary);
@@ -108,7 +109,7 @@ mod tests {
         stats.packing(Duration::from_millis(7));
         assert_eq!(
             stats.to_string(),
-            "2 products in 0.042 s; 3 left to ggml (0 by their buffer, 1 by their layout, \
+            "3 products in 0.042 s; 3 left to ggml (0 by their buffer, 1 by their layout, \
              2 not ternary, 0 for want of memory); packed 1.5 MB in 0.007 s"
         );
     }

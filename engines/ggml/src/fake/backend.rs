@@ -27,6 +27,8 @@ pub struct Control {
     pub graphs: AtomicUsize,
     /// Products that it computed itself.
     pub products: AtomicUsize,
+    /// Nodes of the plug-in's that it came to.
+    pub customs: AtomicUsize,
 }
 
 impl Default for Control {
@@ -38,6 +40,7 @@ impl Default for Control {
             refuse: AtomicBool::default(),
             graphs: AtomicUsize::default(),
             products: AtomicUsize::default(),
+            customs: AtomicUsize::default(),
         }
     }
 }
@@ -238,7 +241,11 @@ impl Running<'_> {
                 return;
             }
             match op {
+                op::NONE => (),
                 op::CUSTOM => {
+                    if ith == 0 {
+                        self.fake.control.customs.fetch_add(1, SeqCst);
+                    }
                     let at = (&raw const (*node).op_params).cast::<CustomParams>();
                     let CustomParams {
                         function, argument, ..

@@ -4,4 +4,5 @@ mod border;
 mod left;
 mod memory;
 mod nodes;
+mod together;
 mod values;
