@@ -334,34 +334,38 @@ impl Compute {
             known.layers.clear();
         }
         // SAFETY: weights in memory.
-        let identities: Vec<_> = weights.iter().map(|it| unsafe { it.identity() }).collect();
+        let here = |known: &Known, it: &Weights| unsafe { known.layers.get(it) };
+        let found: Vec<_> = weights.iter().map(|it| here(known, it)).collect();
+        if let Some(found) = found.iter().cloned().collect::<Option<_>>() {
+            return found;
+        }
         let mut missing: Vec<(Identity, Weights)> = Vec::new();
-        for (&identity, &weights) in identities.iter().zip(weights) {
-            let here = known.layers.get(&identity).is_some();
-            if !here && missing.iter().all(|(it, _)| *it != identity) {
+        for (&weights, _) in weights.iter().zip(found).filter(|(_, it)| it.is_none()) {
+            // SAFETY: weights in memory.
+            let identity = unsafe { weights.identity() };
+            if missing.iter().all(|(it, _)| *it != identity) {
                 missing.push((identity, weights));
             }
         }
-        if !missing.is_empty() {
-            // Held while this stream packs: another one that wants the same weights waits.
-            let mut shared = lock(&plugin.shared);
-            missing.retain(|(identity, _)| {
-                let packed = shared.get(identity).filter(|_| !plugin.settings.any);
-                let found = packed.map(|packed| known.layers.insert(*identity, Ok(packed)));
-                found.is_none()
-            });
-            let wanted: Vec<_> = missing.iter().map(|(_, weights)| *weights).collect();
-            // SAFETY: the caller's promise.
-            let new = unsafe { self.pack(&wanted, known, stream) };
-            for ((identity, _), packed) in missing.into_iter().zip(new) {
-                if let Ok(packed) = &packed {
-                    shared.insert(identity, packed);
-                }
-                known.layers.insert(identity, packed);
+        // Held while this stream packs: another one that wants the same weights waits.
+        let mut shared = lock(&plugin.shared);
+        missing.retain(|(identity, weights)| {
+            // SAFETY: weights in memory.
+            let packed = unsafe { shared.get(weights) }.filter(|_| !plugin.settings.any);
+            let found = packed.map(|packed| known.layers.insert(*identity, Ok(packed)));
+            found.is_none()
+        });
+        let wanted: Vec<_> = missing.iter().map(|(_, weights)| *weights).collect();
+        // SAFETY: the caller's promise.
+        let new = unsafe { self.pack(&wanted, known, stream) };
+        for ((identity, _), packed) in missing.into_iter().zip(new) {
+            if let Ok(packed) = &packed {
+                shared.insert(identity, packed);
             }
+            known.layers.insert(identity, packed);
         }
-        let known = |identity| known.layers.get(identity).unwrap_or(Err(Left::Memory));
-        identities.iter().map(known).collect()
+        let known = |it| here(known, it).unwrap_or(Err(Left::Memory));
+        weights.iter().map(known).collect()
     }
 
     /// Nothing if ggml did not run it.

@@ -43,8 +43,7 @@ pub struct Weights {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     data: usize,
-    ty: TernaryType,
-    shape: [usize; 3],
+    what: (TernaryType, [usize; 3]),
     /// Bytes at the start, in the middle and at the end. Those at the start are the same of two
     /// shapes of one memory.
     print: [[u8; PRINTED]; 3],
@@ -108,6 +107,26 @@ impl Weights {
         unsafe { core::slice::from_raw_parts(self.data, len) }
     }
 
+    /// What they are, wherever.
+    fn what(&self) -> (TernaryType, [usize; 3]) {
+        (self.ty, [self.cols, self.rows, self.experts.unwrap_or(0)])
+    }
+
+    /// Whether they are those of `identity`. Every graph asks it of every matrix, so that
+    /// nothing is copied.
+    ///
+    /// # Safety
+    /// As [`Self::bytes`].
+    pub unsafe fn are(&self, identity: &Identity) -> bool {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { self.bytes() };
+        let places = printed(bytes.len()).into_iter();
+        let mut prints = identity.print.iter().zip(places);
+        identity.data == self.data as usize
+            && identity.what == self.what()
+            && prints.all(|(print, place)| print[..place.len()] == bytes[place])
+    }
+
     /// # Safety
     /// As [`Self::bytes`].
     pub unsafe fn identity(&self) -> Identity {
@@ -119,8 +138,7 @@ impl Weights {
         }
         Identity {
             data: self.data as usize,
-            ty: self.ty,
-            shape: [self.cols, self.rows, self.experts.unwrap_or(0)],
+            what: self.what(),
             print,
         }
     }
@@ -183,9 +201,12 @@ impl<T> Default for Places<T> {
 }
 
 impl<T> Places<T> {
-    fn get(&self, identity: &Identity) -> Option<&T> {
-        let here = self.0.get(&identity.data)?;
-        let same = here.iter().find(|(it, _)| it == identity);
+    /// # Safety
+    /// Weights in memory, that nobody changes meanwhile.
+    unsafe fn get(&self, weights: &Weights) -> Option<&T> {
+        let here = self.0.get(&(weights.data as usize))?;
+        // SAFETY: the caller's promise.
+        let same = here.iter().find(|(it, _)| unsafe { weights.are(it) });
         same.map(|(_, value)| value)
     }
 
@@ -193,9 +214,7 @@ impl<T> Places<T> {
     /// shape. Those of another shape are a part of these, or these of them.
     fn insert(&mut self, identity: Identity, value: T) {
         let here = self.0.entry(identity.data).or_default();
-        here.retain(|(it, _)| {
-            it.print[0] == identity.print[0] && (it.ty, it.shape) != (identity.ty, identity.shape)
-        });
+        here.retain(|(it, _)| it.print[0] == identity.print[0] && it.what != identity.what);
         here.push((identity, value));
     }
 }
@@ -206,8 +225,12 @@ pub struct Layers(Places<Result<Arc<Packed>, Left>>);
 
 impl Layers {
     /// What is known of weights.
-    pub fn get(&self, identity: &Identity) -> Option<Result<Arc<Packed>, Left>> {
-        self.0.get(identity).cloned()
+    ///
+    /// # Safety
+    /// As [`Weights::bytes`].
+    pub unsafe fn get(&self, weights: &Weights) -> Option<Result<Arc<Packed>, Left>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.get(weights) }.cloned()
     }
 
     pub fn insert(&mut self, identity: Identity, packed: Result<Arc<Packed>, Left>) {
@@ -225,8 +248,11 @@ impl Layers {
 pub struct Shared(Places<Weak<Packed>>);
 
 impl Shared {
-    pub fn get(&self, identity: &Identity) -> Option<Arc<Packed>> {
-        self.0.get(identity)?.upgrade()
+    /// # Safety
+    /// As [`Weights::bytes`].
+    pub unsafe fn get(&self, weights: &Weights) -> Option<Arc<Packed>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.get(weights) }?.upgrade()
     }
 
     /// How many there are of somebody's.

@@ -21,6 +21,10 @@ impl ParallelFor for Region<'_> {
         self.nth
     }
 
+    fn spins(&self) -> bool {
+        self.team.spins()
+    }
+
     fn run(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
         self.team.run(items, work);
     }
