@@ -68,6 +68,9 @@ def test_scales_are_checked(trits, scales):
         make(trits, scales[:, None])
     with pytest.raises(tritgemm.ShapeError, match=r"scales: .*\[M, G\], got float32 \[130\]"):
         make(trits, scales, group=64)
+    wide = np.ones((130, 5), np.float32)
+    with pytest.raises(tritgemm.ShapeError, match=r"scales: expected C-contiguous float32 \[M, G\], got float32 \[130, 2\]"):
+        make(trits, wide[:, 1:3], group=64)
     with pytest.raises(tritgemm.ShapeError, match="scales: 2 rows, expected 130"):
         make(trits, np.ones((2, 2), np.float32), group=64)
     with pytest.raises(tritgemm.ShapeError, match="`scales` has length 390, expected 260"):
