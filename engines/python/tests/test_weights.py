@@ -93,6 +93,23 @@ def test_there_is_no_constructor():
         tritgemm.Packed()
 
 
+def test_bytes_of_hugging_face_are_told_apart(trits):
+    stored, scale = tritgemm.Packed.from_trits(trits).to_hf()
+    assert stored.shape == (33, 77)
+    uses = [
+        lambda: tritgemm.Packed.from_packed(stored, 77),
+        lambda: tritgemm.unpack(stored, 77),
+        lambda: tritgemm.gemm_i8(stored, np.ones((1, 77), np.int8)),
+    ]
+    for use in uses:
+        with pytest.raises(tritgemm.ShapeError, match="rows of 77 bytes, expected 20 for k = 77; .* Packed.from_hf and"):
+            use()
+    back = tritgemm.Packed.from_hf(stored, scale, rows=130)
+    np.testing.assert_array_equal(back.to_trits(), trits)
+    with pytest.raises(tritgemm.ShapeError, match="expected 19 for k = 76$"):
+        tritgemm.Packed.from_packed(stored, 76)
+
+
 def test_transpose(rng, trits, scales):
     packed = tritgemm.Packed.from_trits(trits, scales).transpose()
     assert packed.shape == (77, 130) and packed.scales.tolist() == [1.0]
