@@ -19,7 +19,7 @@ PackedLinear = tritgemm.PackedLinear
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, BitNetConfig, LlamaConfig  # noqa: E402
-from transformers.integrations.bitnet import pack_weights  # noqa: E402
+from transformers.integrations.bitnet import ActQuant, BitLinear, pack_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -101,6 +101,20 @@ def greedy(model, count=64):
         made = model.generate(prompt, max_new_tokens=count, do_sample=False, attention_mask=torch.ones_like(prompt))
     assert made.shape == (1, 5 + count)
     return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_int8_values_are_those_of_transformers(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(500, 256).to(dtype)
+    q, scales = map(torch.from_numpy, tritgemm.quantize_activations(x.float().numpy(), as_torch=True))
+    # AutoBitLinear gives the values that its int8 stand for.
+    scale = 127 / x.float().abs().amax(-1, keepdim=True)
+    assert torch.equal(1 / scale.flatten(), scales)
+    assert torch.equal((q / scale).to(dtype), ActQuant.apply(x))
+    # BitLinear rounds to the dtype on the way.
+    theirs, _ = BitLinear(256, 4, bias=False, dtype=dtype).activation_quant(x)
+    assert (theirs.int() - q.int()).abs().max() == (dtype != torch.float32)
 
 
 @pytest.mark.parametrize("architecture", ["bitnet", "llama"])
