@@ -32,7 +32,7 @@ try:
     import torch
     from torch import nn
 except ImportError:
-    torch = None
+    torch = None  # type: ignore[assignment]
 
 SEED, HIDDEN, LATENT = 0, (256, 256), (4096, 4096)
 

@@ -53,18 +53,19 @@ from ._tritgemm import (
     unpack,
 )
 
+# `as` says to type checkers that they are this module's, too.
 if TYPE_CHECKING:
     from .torch import (
-        BitLinear,
-        Int8Embedding,
-        Int8Linear,
-        LinearStack,
-        PackedLinear,
-        RMSNorm,
-        freeze,
-        replace_linear,
-        set_activations,
-        stack,
+        BitLinear as BitLinear,
+        Int8Embedding as Int8Embedding,
+        Int8Linear as Int8Linear,
+        LinearStack as LinearStack,
+        PackedLinear as PackedLinear,
+        RMSNorm as RMSNorm,
+        freeze as freeze,
+        replace_linear as replace_linear,
+        set_activations as set_activations,
+        stack as stack,
     )
 
 __all__ = [
