@@ -8,13 +8,14 @@ returns, no other thread may write to its arrays.
 
 With torch installed, ``tritgemm.BitLinear``, ``tritgemm.PackedLinear`` and so on are
 those of :mod:`tritgemm.torch`, which is imported when one is first used. Without torch
-there are none: install ``tritgemm[torch]``.
+there are none: install ``tritgemm[torch]``. ``from tritgemm import *`` leaves them out, so
+that it does not import torch.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._tritgemm import (
@@ -119,9 +120,6 @@ _FROM_TORCH = (
     "set_activations",
     "stack",
 )
-# What is there for `from tritgemm import *`: torch is looked for, not imported.
-if find_spec("torch") is not None:
-    __all__ += _FROM_TORCH
 
 
 def __getattr__(name: str) -> Any:
@@ -129,8 +127,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module(".torch", __name__), name)
-    except ModuleNotFoundError as missing:
-        if missing.name != "torch":
-            raise
-        hint = "needs PyTorch: pip install 'tritgemm[torch]'"
-        raise AttributeError(f"{__name__}.{name} {hint}") from missing
+    except Exception as error:  # A torch that is broken may raise any.
+        # `from tritgemm import` would drop the text of an AttributeError, and hasattr knows
+        # nothing else.
+        importing = sys._getframe(1).f_code.co_name == "_handle_fromlist"
+        kind = ImportError if importing else AttributeError
+        raise kind(f"{__name__}.{name}: {error}") from error
