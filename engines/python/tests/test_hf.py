@@ -165,6 +165,8 @@ def test_saved_models_need_no_configuration(tmp_path, mode, dtype):
     state = load_file(tmp_path / "saved" / "model.safetensors")
     assert state["model.layers.0.mlp.up_proj.weight"].dtype == torch.uint8
     assert state["model.layers.0.mlp.up_proj.scales"].dtype == torch.float32
+    native = tritgemm.open(tmp_path / "saved")
+    assert len(native) == 0 and "quant_method tritgemm, whose packed weights are not read" in native.notes[0]
     for again in (
         AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=dtype),
         hf.from_pretrained(tmp_path / "saved", dtype=dtype),
