@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 
@@ -32,7 +33,7 @@ try:
     import torch
     from torch import nn
 except ImportError:
-    torch = None
+    torch = None  # type: ignore[assignment]
 
 SEED, HIDDEN, LATENT = 0, (256, 256), (4096, 4096)
 
@@ -112,11 +113,12 @@ def with_sklearn() -> dict[str, float]:
         )
         for w, b in zip(model.coefs_, model.intercepts_)
     ]
-    for name, path in (("ternary, as rounded", "f32"), ("ternary, int8 activations", "int8")):
+    paths: dict[str, Literal["f32", "int8"]] = {"ternary, as rounded": "f32", "ternary, int8 activations": "int8"}
+    for name, path in paths.items():
         h = test_x
         for layer in layers[:-1]:
-            h = np.maximum(layer(h, path), 0)
-        results[name] = accuracy(layers[-1](h, path))
+            h = np.maximum(tritgemm.linear(h, layer, activations=path), 0)
+        results[name] = accuracy(tritgemm.linear(h, layers[-1], activations=path))
     return results
 
 

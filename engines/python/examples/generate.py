@@ -92,16 +92,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoints(folder, args.layers, args.width, args.vocabulary)
+        path = str(folder / "packed")
         load = AutoModelForCausalLM.from_pretrained
         head = ["lm_head", "model.embed_tokens"]
         models = {
             "dense bfloat16": load(folder / "dense", dtype=torch.bfloat16),
-            "transformers, packed": load(folder / "packed", dtype=torch.bfloat16),
-            "tritgemm": tritgemm.hf.from_pretrained(folder / "packed", dtype=torch.bfloat16, progress=False),
-            "tritgemm, float32": tritgemm.hf.from_pretrained(folder / "packed", dtype=torch.float32, progress=False),
+            "transformers, packed": load(path, dtype=torch.bfloat16),
+            "tritgemm": tritgemm.hf.from_pretrained(path, dtype=torch.bfloat16, progress=False),
+            "tritgemm, float32": tritgemm.hf.from_pretrained(path, dtype=torch.float32, progress=False),
             **{
                 f"tritgemm, all of it, {str(dtype).removeprefix('torch.')}": tritgemm.hf.from_pretrained(
-                    folder / "packed", dtype=dtype, progress=False, int8=head, norms=True
+                    path, dtype=dtype, progress=False, int8=head, norms=True
                 )
                 for dtype in (torch.bfloat16, torch.float32)
             },

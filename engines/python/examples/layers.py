@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import tritgemm
@@ -40,7 +41,7 @@ def calls(rounds: int) -> None:
     native = packed.to_native()
     array = x.numpy()
     layers = {"nn.Linear": nn.Linear(64, 64).eval(), "BitLinear": layer, "PackedLinear": packed}
-    runs: dict[str, Callable[[], object]] = {name: lambda m=m: m(x) for name, m in layers.items()}
+    runs: dict[str, Callable[[], object]] = {name: partial(layer, x) for name, layer in layers.items()}
     runs["tritgemm.Linear"] = lambda: native.forward_int8(array)
     with torch.no_grad():
         print("a call, microseconds")
@@ -68,7 +69,7 @@ def steps(tokens: int, width: int, rounds: int) -> None:
 
     optimizers = {name: torch.optim.SGD(layer.parameters(), 1e-4) for name, layer in layers.items()}
     runs: dict[str, Callable[[], object]] = {
-        name: lambda name=name: step(layers[name], optimizers[name]) for name in layers
+        name: partial(step, layer, optimizers[name]) for name, layer in layers.items()
     }
     seconds = in_turns(runs, rounds, 3)
     print(f"a step of {tokens} x {width}, milliseconds, and over nn.Linear's")

@@ -71,12 +71,14 @@ class ColumnShard:
         token_scales = np.maximum(absmax, np.float32(1e-5))[:, np.newaxis]
         q = np.rint(x * (np.float32(127) / token_scales)).astype(np.int8)
         sums = self.ranks.sum(self.weights.gemm_i8(q))
-        return sums.astype(np.float32) * (self.scales * (token_scales / np.float32(127)))
+        y: np.ndarray = sums.astype(np.float32) * (self.scales * (token_scales / np.float32(127)))
+        return y
 
 
 def norm(x: np.ndarray) -> np.ndarray:
     """RMSNorm without weights; every rank has whole tokens here."""
-    return x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + EPSILON)
+    y: np.ndarray = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + EPSILON)
+    return y
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -105,7 +107,8 @@ class Block:
     def forward(self, x: np.ndarray) -> np.ndarray:
         x = x + self.o.forward_int8(attend(*tritgemm.forward_many_int8(self.qkv, norm(x))))
         gate, up = tritgemm.forward_many_int8(self.gate_up, norm(x))
-        return x + self.down.forward_int8(np.square(np.maximum(gate, 0)) * up)
+        y: np.ndarray = x + self.down.forward_int8(np.square(np.maximum(gate, 0)) * up)
+        return y
 
 
 def main() -> int:

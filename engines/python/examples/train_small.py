@@ -121,7 +121,8 @@ def train(name: str, args: argparse.Namespace, train_tokens: Tensor, held_out: T
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
     rng = random.Random(args.seed)
     model.train()
-    start, smooth = time.perf_counter(), None
+    start = time.perf_counter()
+    smooth: float | None = None
     for step in range(args.steps):
         at = [rng.randrange(len(train_tokens) - args.context) for _ in range(args.batch)]
         windows = torch.stack([train_tokens[i : i + args.context + 1] for i in at])
@@ -135,9 +136,9 @@ def train(name: str, args: argparse.Namespace, train_tokens: Tensor, held_out: T
         smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
         if (step + 1) % args.report == 0:
             print(f"{name} step {step + 1}: loss {smooth:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
-    loss = validate(model, held_out, args.context)
-    print(f"{name}: validation loss {loss:.4f} after {time.perf_counter() - start:.0f} s", flush=True)
-    return model.eval(), loss
+    final = validate(model, held_out, args.context)
+    print(f"{name}: validation loss {final:.4f} after {time.perf_counter() - start:.0f} s", flush=True)
+    return model.eval(), final
 
 
 def save(model: nn.Module, config: BitNetConfig, tokenizer: Tokenizer, folder: Path) -> None:
@@ -254,9 +255,10 @@ def expect(folder: Path, tokenizer: Tokenizer, prompt: str, count: int = 64, cle
         if top.indices[0] == 0 or top.values[0] - top.values[1] < clear:
             break
         made.append(int(top.indices[0]))
-    said = {"prompt": prompt, "prompt_tokens": tokens, "tokens": made, "text": tokenizer.decode(made)}
+    text: str = tokenizer.decode(made)
+    said = {"prompt": prompt, "prompt_tokens": tokens, "tokens": made, "text": text}
     (folder / "greedy.json").write_text(json.dumps(said, indent=1) + "\n")
-    return prompt + said["text"]
+    return prompt + text
 
 
 def arguments() -> argparse.Namespace:

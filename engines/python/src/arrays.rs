@@ -138,10 +138,14 @@ impl<'py, T: Named> Layout<'py, T> {
                 )));
             }
         };
+        // First: numpy.ascontiguousarray, which other strides are sent to, leaves it as it is.
+        if !array.is_aligned() {
+            return Err(Error::misaligned(name));
+        }
         let whole = |array: &Bound<'py, PyArrayDyn<T>>| {
             (array.is_c_contiguous() || array.is_fortran_contiguous()) && array.is_aligned()
         };
-        if array.is_c_contiguous() && array.is_aligned() {
+        if array.is_c_contiguous() {
             let (array, start, stride) = (array.clone(), 0, cols);
             return Ok(Self {
                 array,

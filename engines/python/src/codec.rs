@@ -64,7 +64,14 @@ pub fn check_width(packed: &Input<'_, u8>, k: usize) -> Result<(), Error> {
     if cols == expected {
         return Ok(());
     }
+    let hint = match cols == k {
+        true => {
+            "; [ceil(M/4), K] is the layout of Hugging Face BitNet, which Packed.from_hf and \
+             PackedLinear.from_hf read"
+        }
+        false => "",
+    };
     Err(Error::shape(format!(
-        "packed: rows of {cols} bytes, expected {expected} for k = {k}"
+        "packed: rows of {cols} bytes, expected {expected} for k = {k}{hint}"
     )))
 }

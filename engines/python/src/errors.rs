@@ -50,6 +50,14 @@ impl Error {
         Self(ShapeError::new_err(message))
     }
 
+    /// A `ShapeError` of an array's or a tensor's memory.
+    pub fn misaligned(name: &str) -> Self {
+        Self::shape(format!(
+            "{name}: expected memory that is aligned to its elements, as that of a copy is \
+             (.copy() in numpy, .clone() in torch)"
+        ))
+    }
+
     /// An `OverlapError`.
     pub fn overlap(message: String) -> Self {
         Self(OverlapError::new_err(message))

@@ -29,6 +29,9 @@ impl Model {
     /// of its shards, an ONNX or a panel file, or a folder with one of these. What a file does
     /// not say: `linear_class` ('bitlinear' or 'autobitlinear') and `rows` of HF BitNet,
     /// `i2s_layout` ('x86', which is the default, 'rows4' or 'arm') of I2_S.
+    ///
+    /// What a model of tritgemm.hf wrote by save_pretrained is read by
+    /// tritgemm.hf.from_pretrained alone: here it has no matrices, and notes says so.
     #[staticmethod]
     #[pyo3(signature = (path, *, linear_class = None, rows = None, i2s_layout = None))]
     fn open(

@@ -60,7 +60,9 @@ impl Packed {
 
 #[pymethods]
 impl Packed {
-    /// From packed bytes (uint8 [M, ceil(k/4)]): see pack.
+    /// From packed bytes (uint8 [M, ceil(k/4)]): see pack. Hugging Face BitNet has another
+    /// layout, uint8 [ceil(M/4), K], which from_hf reads. With a `k` that fits the wrong one,
+    /// four times its K, nothing can tell.
     ///
     /// `scales` is a number, float32 [1], [M] or, with `group` 32, 64, 128 or 256,
     /// [M, ceil(k/group)]; 1 if not given.

@@ -1,6 +1,6 @@
 //! Scales of weights and biases: arguments and results.
 
-use crate::arrays::{Input, Output, describe};
+use crate::arrays::{Input, Output};
 use crate::errors::Error;
 use crate::options::group_size;
 use crate::quant::scales_shape;
@@ -28,22 +28,11 @@ pub fn scales(
     {
         return Ok(Scales::per_tensor(scale));
     }
-    let shape = if group.is_some() {
-        "[M, G]"
-    } else {
-        "[1] or [M]"
+    let array = match group {
+        Some(_) => Input::<f32>::dense("scales", "[M, G]", object)?,
+        None => Input::<f32>::vector("scales", "[1] or [M]", object)?,
     };
-    let array = Input::<f32>::new("scales", shape, object)?;
-    let dense = array.is_vector() != group.is_some();
-    let values = match array.slice() {
-        Ok(values) if dense => values.to_vec(),
-        _ => {
-            let got = describe(object);
-            return Err(Error::shape(format!(
-                "scales: expected C-contiguous float32 {shape}, got {got}"
-            )));
-        }
-    };
+    let values = array.slice()?.to_vec();
     match group {
         Some(_) if array.rows() != rows => Err(Error::shape(format!(
             "scales: {} rows, expected {rows} (M)",

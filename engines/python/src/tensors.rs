@@ -39,10 +39,13 @@ impl Place {
                 "{name}: expected {rows} x {cols} elements, got {len}"
             )));
         }
-        if len > 0 && (address == 0 || !address.is_multiple_of(align_of::<T>())) {
+        if len > 0 && address == 0 {
             return Err(Error::other(format!(
-                "{name}: expected a tensor with memory that is aligned to its elements (x.clone() has)"
+                "{name}: expected a tensor with memory, got one whose storage is empty"
             )));
+        }
+        if len > 0 && !address.is_multiple_of(align_of::<T>()) {
+            return Err(Error::misaligned(name));
         }
         Ok(len)
     }

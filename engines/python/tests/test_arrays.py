@@ -1,5 +1,6 @@
 """Arrays are used where they are: strides, out=, aliasing."""
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -62,11 +63,51 @@ def test_other_strides_are_errors(packed, x):
         packed.gemm_i8(x, np.empty((6, 5), np.int32).T)
 
 
-def test_misaligned_floats_are_an_error(packed):
-    data = np.zeros(5 * 8 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(5, 8)
-    assert not data.flags.aligned
-    with pytest.raises(tritgemm.ShapeError, match="x: strides"):
-        tritgemm.linear(data, packed)
+def misaligned(array):
+    """A copy whose elements lie a byte beside where they should."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)[1:]
+    moved = memory.view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    assert moved.flags.c_contiguous and not moved.flags.aligned
+    return moved
+
+
+def test_following_the_advice_aligns_memory(rng):
+    weights = rng.standard_normal((6, 64), dtype=np.float32)
+    packed = tritgemm.Packed.quantize(weights)
+    layer = tritgemm.Linear(packed)
+    routed = tritgemm.Experts([layer]).prepare_f32(weights, np.zeros(1, int), np.ones(1, int))
+    trits, row = packed.to_trits(), np.ones(6, np.float32)
+    uses = {
+        "x": lambda x: layer.forward_int8(x),
+        "bias": lambda bias: tritgemm.Linear(packed, bias),
+        "weights": lambda weights: tritgemm.Packed.quantize(weights),
+        "scales": lambda scales: tritgemm.Packed.from_trits(trits, scales),
+        "group": lambda scales: tritgemm.Packed.from_trits(trits, scales, group=32),
+        "out": lambda out: layer.forward_f32(weights, out=out),
+        "out[1]": lambda out: tritgemm.forward_many_int8([layer, layer], weights, out=[out.copy(), out]),
+        "routed": lambda out: tritgemm.Experts([layer]).scatter(routed, np.zeros(1, int), out),
+        "gradient": lambda gradient: packed.close_gate(gradient, weights),
+    }
+    shapes = {"bias": 6, "scales": 6, "group": (6, 2), "out": (6, 6), "out[1]": (6, 6), "routed": (6, 6)}
+    for argument, use in uses.items():
+        array = misaligned(np.resize(row, shapes.get(argument, (6, 64))))
+        name = {"group": "scales", "routed": "out"}.get(argument, argument)
+        message = re.escape(f"{name}: expected memory that is aligned to its elements, as that of a copy is (.copy()")
+        with pytest.raises(tritgemm.ShapeError, match=message):
+            use(array)
+        with pytest.raises(tritgemm.ShapeError, match=message):
+            use(np.ascontiguousarray(array))
+        use(array.copy())
+
+
+def test_rows_apart_by_parts_of_elements_are_misaligned(packed):
+    wide = np.zeros((5, 8 * 4 + 1), np.uint8)
+    view = np.lib.stride_tricks.as_strided(wide.view(), (5, 33), wide.strides)[:, :32].view(np.float32)
+    assert view.strides == (33, 4)
+    with pytest.raises(tritgemm.ShapeError, match=r"x: expected memory that is aligned"):
+        tritgemm.linear(view, packed)
+    tritgemm.linear(view.copy(), packed)
 
 
 def test_out_must_have_the_shape_and_type(packed, x):

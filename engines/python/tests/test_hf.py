@@ -19,7 +19,7 @@ PackedLinear = tritgemm.PackedLinear
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, BitNetConfig, LlamaConfig  # noqa: E402
-from transformers.integrations.bitnet import pack_weights  # noqa: E402
+from transformers.integrations.bitnet import ActQuant, BitLinear, pack_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -103,6 +103,20 @@ def greedy(model, count=64):
     return made
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_int8_values_are_those_of_transformers(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(500, 256).to(dtype)
+    q, scales = map(torch.from_numpy, tritgemm.quantize_activations(x.float().numpy(), as_torch=True))
+    # AutoBitLinear gives the values that its int8 stand for.
+    scale = 127 / x.float().abs().amax(-1, keepdim=True)
+    assert torch.equal(1 / scale.flatten(), scales)
+    assert torch.equal((q / scale).to(dtype), ActQuant.apply(x))
+    # BitLinear rounds to the dtype on the way.
+    theirs, _ = BitLinear(256, 4, bias=False, dtype=dtype).activation_quant(x)
+    assert (theirs.int() - q.int()).abs().max() == (dtype != torch.float32)
+
+
 @pytest.mark.parametrize("architecture", ["bitnet", "llama"])
 @pytest.mark.parametrize("mode", MODES)
 def test_logits_and_tokens_are_those_of_transformers(tmp_path, architecture, mode):
@@ -151,6 +165,8 @@ def test_saved_models_need_no_configuration(tmp_path, mode, dtype):
     state = load_file(tmp_path / "saved" / "model.safetensors")
     assert state["model.layers.0.mlp.up_proj.weight"].dtype == torch.uint8
     assert state["model.layers.0.mlp.up_proj.scales"].dtype == torch.float32
+    native = tritgemm.open(tmp_path / "saved")
+    assert len(native) == 0 and "quant_method tritgemm, whose packed weights are not read" in native.notes[0]
     for again in (
         AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=dtype),
         hf.from_pretrained(tmp_path / "saved", dtype=dtype),

@@ -199,3 +199,51 @@ def test_gguf_files(tmp_path, rng):
     same_bits(model.tensor("norm"), norm)
     np.testing.assert_array_equal(model["w"].weights.to_trits(), trits)
     np.testing.assert_array_equal(model["w"].weights.scales, np.array([0.5], np.float32))
+
+
+def varint(value):
+    """An unsigned number as protobuf writes it, seven bits a byte."""
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number, value):
+    """A field of a protobuf message: a number, text or bytes."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def initializer(name, array):
+    """A TensorProto in a GraphProto: dims, data_type, name and raw_data."""
+    data_type = {np.float32: 1, np.uint8: 2}[array.dtype.type]
+    dims = b"".join(field(1, size) for size in array.shape)
+    return field(5, dims + field(2, data_type) + field(8, name) + field(9, array.tobytes()))
+
+
+def test_onnx_files(tmp_path, rng):
+    n, k, block = 8, 64, 32
+    trits = rng.integers(-1, 2, (n, k), dtype=np.int8)
+    # Four codes a byte, the first in the lowest bits; 1 is zero.
+    codes = (trits + 1).astype(np.uint8).reshape(n, k // block, block // 4, 4)
+    tensors = {
+        "W": np.bitwise_or.reduce(codes << np.arange(0, 8, 2, dtype=np.uint8), axis=3),
+        "S": rng.uniform(0.1, 2, (n, k // block)).astype(np.float32),
+        "Z": np.full((n, 1), 0b01010101, np.uint8),
+        "norm": rng.standard_normal(4, dtype=np.float32),
+    }
+    attributes = {"K": k, "N": n, "bits": 2, "block_size": block}
+    node = b"".join(field(1, name) for name in ("x", "W", "S", "Z")) + field(2, "y") + field(4, "MatMulNBits")
+    for name, value in attributes.items():
+        node += field(5, field(1, name) + field(3, value) + field(20, 2))
+    graph = field(1, node + field(7, "com.microsoft"))
+    graph += b"".join(initializer(name, array) for name, array in tensors.items())
+    (tmp_path / "model.onnx").write_bytes(field(1, 10) + field(7, graph))
+    for path in (tmp_path, tmp_path / "model.onnx"):
+        model = tritgemm.open(path)
+        assert model.names == ["W"] and model.format("W") == "ONNX 2-bit"
+        weights = model["W"].weights
+        np.testing.assert_array_equal(weights.to_trits(), trits)
+        assert weights.granularity == block
+        same_bits(weights.scales, tensors["S"])
+        same_bits(model.tensor("norm"), tensors["norm"])

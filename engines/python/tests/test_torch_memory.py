@@ -110,15 +110,59 @@ def test_no_memory() -> None:
     layer, norm = layer_of("int8"), RMSNorm(67)
     freed = torch.randn(2, 67)
     freed.untyped_storage().resize_(0)
-    buffer = bytearray(4 * 67 + 1)
-    misaligned = torch.frombuffer(buffer, dtype=torch.uint8)[1:]
     with torch.no_grad():
         for call in (layer, norm, layer_of("f32")):
             with pytest.raises((tritgemm.TritgemmError, RuntimeError)):
                 call(freed)
-        if misaligned.data_ptr() % 4:
-            with pytest.raises((tritgemm.TritgemmError, RuntimeError)):
-                layer(misaligned.view(torch.float32).view(1, 67))
+
+
+def misaligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose elements lie a byte beside where they should."""
+    buffer = torch.zeros(4 * tensor.numel() + 1, dtype=torch.uint8)
+    array = buffer.numpy()[1:].view(np.float32).reshape(tensor.shape)
+    array[...] = tensor.detach().numpy()
+    moved = torch.from_numpy(array)
+    assert moved.data_ptr() % 4
+    return moved
+
+
+def test_following_the_advice_aligns_memory() -> None:
+    x, gain = torch.randn(2, 64), torch.ones(64)
+    latent = BitLinear(64, 8)
+    packed = PackedLinear.from_linear(latent)
+    norm = RMSNorm(64)
+    stacked = tritgemm.stack([packed, packed])
+
+    def with_weight(weight: torch.Tensor) -> torch.Tensor:
+        latent.weight = torch.nn.Parameter(weight)
+        return latent(x)
+
+    def with_scales(scales: torch.Tensor) -> torch.Tensor:
+        packed.scales = scales
+        return packed(x)
+
+    def with_bias(bias: torch.Tensor) -> torch.Tensor:
+        latent.bias = torch.nn.Parameter(bias)
+        return latent(x)
+
+    def with_gain(gain: torch.Tensor) -> torch.Tensor:
+        norm.weight = torch.nn.Parameter(gain)
+        return norm(x)
+
+    uses = [
+        ("x", latent, x),
+        ("x", stacked, x),
+        ("weights", with_weight, latent.weight),
+        ("scales", with_scales, packed.scales),
+        ("bias", with_bias, torch.zeros(8)),
+        ("gain", with_gain, gain),
+    ]
+    with torch.no_grad():
+        for name, use, tensor in uses:
+            moved = misaligned(tensor)
+            with pytest.raises(tritgemm.ShapeError, match=rf"{name}: expected memory that is aligned .*\.clone\(\)"):
+                use(moved)
+            use(moved.clone())
 
 
 def test_operators_check_every_size() -> None:

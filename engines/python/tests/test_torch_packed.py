@@ -172,6 +172,13 @@ def test_native_layers(rng):
         PackedLinear.from_native(rotated)
 
 
+def test_bytes_of_hugging_face_are_told_apart():
+    layer = PackedLinear(64, 8, bias=False)
+    layer.weight = layer.to_hf()[0]
+    with pytest.raises(tritgemm.ShapeError, match="PackedLinear.from_hf"):
+        layer(torch.ones(1, 64))
+
+
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 def test_gradients_reach_what_is_around(activations):
     layer = latent(activations=activations)

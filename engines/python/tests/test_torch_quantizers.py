@@ -16,7 +16,7 @@ BitLinear = tritgemm.BitLinear
 
 
 def torch_values(x):
-    """What torch makes of activations, as transformers asks it to."""
+    """What torch makes of activations, as transformers' AutoBitLinear asks it to."""
     x = x.float()
     scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp_(min=1e-5)
     return (x * scale).round().clamp(-128, 127).to(torch.int8), 1 / scale.flatten()
@@ -46,6 +46,10 @@ def test_int8_torch_has_the_values_of_torch(dtype):
     q, s = tritgemm.quantize_activations(given, as_torch=True)
     same_bits(q, values.numpy())
     same_bits(s, scales.numpy())
+    layer = tritgemm.PackedLinear.from_linear(BitLinear(256, 20), activations="int8_torch")
+    prepared = tritgemm.PreparedActivations.from_int8(values.numpy(), scales.numpy())
+    with torch.no_grad():
+        assert torch.equal(layer(x), torch.from_numpy(layer.to_native().forward_int8(prepared)).to(dtype))
     # Or nothing would be tested: ours are others in some tokens.
     _, exact = tritgemm.quantize_activations(given)
     assert 0.02 < (exact != s).mean() < 0.9

@@ -68,6 +68,9 @@ def test_scales_are_checked(trits, scales):
         make(trits, scales[:, None])
     with pytest.raises(tritgemm.ShapeError, match=r"scales: .*\[M, G\], got float32 \[130\]"):
         make(trits, scales, group=64)
+    wide = np.ones((130, 5), np.float32)
+    with pytest.raises(tritgemm.ShapeError, match=r"scales: expected C-contiguous float32 \[M, G\], got float32 \[130, 2\]"):
+        make(trits, wide[:, 1:3], group=64)
     with pytest.raises(tritgemm.ShapeError, match="scales: 2 rows, expected 130"):
         make(trits, np.ones((2, 2), np.float32), group=64)
     with pytest.raises(tritgemm.ShapeError, match="`scales` has length 390, expected 260"):
@@ -88,6 +91,23 @@ def test_illegal_packed_bytes():
 def test_there_is_no_constructor():
     with pytest.raises(TypeError):
         tritgemm.Packed()
+
+
+def test_bytes_of_hugging_face_are_told_apart(trits):
+    stored, scale = tritgemm.Packed.from_trits(trits).to_hf()
+    assert stored.shape == (33, 77)
+    uses = [
+        lambda: tritgemm.Packed.from_packed(stored, 77),
+        lambda: tritgemm.unpack(stored, 77),
+        lambda: tritgemm.gemm_i8(stored, np.ones((1, 77), np.int8)),
+    ]
+    for use in uses:
+        with pytest.raises(tritgemm.ShapeError, match="rows of 77 bytes, expected 20 for k = 77; .* Packed.from_hf and"):
+            use()
+    back = tritgemm.Packed.from_hf(stored, scale, rows=130)
+    np.testing.assert_array_equal(back.to_trits(), trits)
+    with pytest.raises(tritgemm.ShapeError, match="expected 19 for k = 76$"):
+        tritgemm.Packed.from_packed(stored, 76)
 
 
 def test_transpose(rng, trits, scales):

@@ -8,13 +8,14 @@ returns, no other thread may write to its arrays.
 
 With torch installed, ``tritgemm.BitLinear``, ``tritgemm.PackedLinear`` and so on are
 those of :mod:`tritgemm.torch`, which is imported when one is first used. Without torch
-there are none: install ``tritgemm[torch]``.
+there are none: install ``tritgemm[torch]``. ``from tritgemm import *`` leaves them out, so
+that it does not import torch.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ._tritgemm import (
@@ -53,18 +54,19 @@ from ._tritgemm import (
     unpack,
 )
 
+# `as` says to type checkers that they are this module's, too.
 if TYPE_CHECKING:
     from .torch import (
-        BitLinear,
-        Int8Embedding,
-        Int8Linear,
-        LinearStack,
-        PackedLinear,
-        RMSNorm,
-        freeze,
-        replace_linear,
-        set_activations,
-        stack,
+        BitLinear as BitLinear,
+        Int8Embedding as Int8Embedding,
+        Int8Linear as Int8Linear,
+        LinearStack as LinearStack,
+        PackedLinear as PackedLinear,
+        RMSNorm as RMSNorm,
+        freeze as freeze,
+        replace_linear as replace_linear,
+        set_activations as set_activations,
+        stack as stack,
     )
 
 __all__ = [
@@ -118,9 +120,6 @@ _FROM_TORCH = (
     "set_activations",
     "stack",
 )
-# What is there for `from tritgemm import *`: torch is looked for, not imported.
-if find_spec("torch") is not None:
-    __all__ += _FROM_TORCH
 
 
 def __getattr__(name: str) -> Any:
@@ -128,8 +127,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module(".torch", __name__), name)
-    except ModuleNotFoundError as missing:
-        if missing.name != "torch":
-            raise
-        hint = "needs PyTorch: pip install 'tritgemm[torch]'"
-        raise AttributeError(f"{__name__}.{name} {hint}") from missing
+    except Exception as error:  # A torch that is broken may raise any.
+        # `from tritgemm import` would drop the text of an AttributeError, and hasattr knows
+        # nothing else.
+        importing = sys._getframe(1).f_code.co_name == "_handle_fromlist"
+        kind = ImportError if importing else AttributeError
+        raise kind(f"{__name__}.{name}: {error}") from error

@@ -68,7 +68,8 @@ def convert(
     Args:
         model: the model, or a part of one.
         activations: what BitNet's layers do with activations. ``"int8_torch"`` has the int8
-            values of transformers, ``"int8"`` our own, of which a few differ by one.
+            values of transformers' ``AutoBitLinear``, and of its ``BitLinear`` in float32;
+            ``"int8"`` our own, of which a few differ by one.
         exclude: patterns (as of :mod:`fnmatch`) of names to leave.
         int8: patterns of names of ``nn.Linear`` and ``nn.Embedding`` that become
             :class:`tritgemm.Int8Linear` and :class:`tritgemm.Int8Embedding`, which rounds their

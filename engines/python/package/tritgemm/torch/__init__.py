@@ -10,6 +10,15 @@ While torch compiles, exports, traces or maps (``torch.vmap``), a layer is the o
 ``tritgemm::linear``, from torch 2.4 on. The bits are those of a direct call.
 """
 
+try:
+    import torch as _torch
+except ModuleNotFoundError as missing:
+    if missing.name != "torch":
+        raise
+    hint = "tritgemm.torch needs PyTorch: pip install 'tritgemm[torch]'"
+    raise ModuleNotFoundError(hint, name="torch") from missing
+del _torch
+
 from .. import _tritgemm
 from ._bit_linear import BitLinear
 from ._int8 import Int8Embedding, Int8Linear

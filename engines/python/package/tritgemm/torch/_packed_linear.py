@@ -164,7 +164,7 @@ class PackedLinear(TernaryLayer):
         """Of a Hugging Face BitNet layer: `weight` uint8 [ceil(M / 4), K] and its
         `weight_scale`, by which ``"bitlinear"`` divides outputs and ``"autobitlinear"``
         multiplies them. `rows` is M where that is no multiple of 4. The activations become
-        the int8 values that transformers computes."""
+        the int8 values that transformers computes in float32."""
         packed = native.Packed.from_hf(
             array(weight.contiguous()), float(weight_scale), linear_class, rows=rows
         )

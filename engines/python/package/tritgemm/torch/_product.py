@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from .. import _tritgemm as native
 
 #: What a layer does with activations: nothing; int8, one scale a token; the same with the
-#: scales that torch computes from ``127 / absmax``, as transformers does.
+#: scales that torch computes from ``127 / absmax`` in float32, as transformers'
+#: ``AutoBitLinear`` does.
 Activations = Literal["f32", "int8", "int8_torch"]
 
 #: What a scale of the weights covers: all, a row, or so many along K.
