@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import _tritgemm as native
-from ._product import Activations, Ternary, TernaryLinear, array, asks_for_gradients, vector
+from ._product import Activations, Ternary, TernaryLinear, array, asks_for_gradients, dense, vector
 
 if TYPE_CHECKING:
     from ._int8 import Int8Weights
@@ -52,6 +53,11 @@ def pack(
         raise native.TritgemmError(
             f"weight: expected a tensor on the CPU, got one on {weight.device}"
         )
+    if is_traceable_wrapper_subclass(weight):
+        raise TypeError(
+            f"weight: expected a plain tensor, got a {type(weight.data).__name__}; load the whole"
+            " state dict of a sharded model into one that is not"
+        )
     if kind == "int8" and scales is not None:
         from ._int8 import Int8Weights
 
@@ -60,7 +66,7 @@ def pack(
     granularity: Any = int(name) if name.isdigit() else name
     if scales is None:
         packed = native.Packed.quantize(
-            array(weight.float().contiguous()),
+            dense(weight),
             granularity,
             sparsity="2:4" if sparsity else None,
             keep_ternary=True,
@@ -129,6 +135,13 @@ class TernaryLayer(nn.Module):
         super().__init__()
         self._ternary: Ternary | Int8Weights | None = None
         self._enter()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # FSDP sets the gathered weights before every pass, at an address and with a version
+        # that other weights may have had before.
+        if name == "weight":
+            self.__dict__["_ternary"] = None
+        super().__setattr__(name, value)
 
     def _sources(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Weights, the scales of packed ones, and the bias."""
