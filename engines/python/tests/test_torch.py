@@ -154,7 +154,7 @@ def test_gradients_where_only_some_are_asked_for():
     layer(x).sum().backward()
     assert layer.bias.grad is None and torch.equal(layer.weight.grad, weight_grad)
     assert not layer_of().requires_grad_(False)(x).requires_grad
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
         inputs = x.clone().requires_grad_()
         (grad,) = torch.autograd.grad(layer_of()(inputs).square().sum(), inputs, create_graph=True)
         grad.sum().backward()
@@ -557,16 +557,98 @@ def test_a_graph_outlives_its_layer():
 def test_transforms_of_functions():
     layer, x = layer_of(), torch.randn(6, 203)
     with torch.no_grad():
-        assert torch.equal(torch.vmap(layer)(x), layer(x))
         stacked = torch.randn(203, 4, 3)
-        mapped = torch.vmap(layer, in_dims=1)(stacked.transpose(0, 2))
-        assert torch.equal(mapped, layer(stacked.permute(1, 2, 0)))
+        for each in every_layer():
+            assert torch.equal(torch.vmap(each)(x), each(x))
+            mapped = torch.vmap(each, in_dims=1)(stacked.transpose(0, 2))
+            assert torch.equal(mapped, each(stacked.permute(1, 2, 0)))
         with pytest.raises(NotImplementedError, match="vmap over weights"):
             weights = torch.randn(2, 70, 203)
             torch.vmap(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)))(weights)
-    for transform in (torch.func.grad, torch.func.jacrev):
-        with pytest.raises(NotImplementedError, match="torch.func takes no gradients"):
-            transform(lambda x: layer(x).square().sum())(x)
+    for layer in every_layer():
+        name = type(layer).__name__
+        for transform in (torch.func.grad, torch.func.jacrev):
+            with pytest.raises(NotImplementedError, match=f"{name}: torch.func takes no gradients"):
+                transform(lambda x: layer(x).square().sum())(x)
+
+
+def every_layer():
+    """One of each kind, of 203 features."""
+    torch.manual_seed(3)
+    dense = nn.Linear(203, 70)
+    packed = tritgemm.PackedLinear.from_linear(BitLinear.from_linear(dense))
+    return [layer_of(), packed, tritgemm.Int8Linear.from_linear(dense), tritgemm.RMSNorm(203)]
+
+
+class Wrapped(torch.Tensor):
+    """A tensor that holds another one, and hears of operators alone."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        given = [arg.inner if isinstance(arg, Wrapped) else arg for arg in args]
+        return Wrapped(function(*given, **(kwargs or {})))
+
+
+@operators
+@pytest.mark.parametrize("grad", [True, False])
+def test_who_looks_at_operators_sees_those_of_the_layers(grad):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x = torch.randn(4, 203)
+    for layer in every_layer():
+        with torch.set_grad_enabled(grad):
+            graph, other = make_fx(layer)(x), torch.randn(4, 203)
+            assert torch.equal(graph(other), layer(other))
+            assert "tritgemm" in graph.code
+        with torch.no_grad():
+            assert torch.equal(layer(Wrapped(x)).inner, layer(x))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_mode_is_refused(grad):
+    from torch.autograd import forward_ad, functional
+
+    x = torch.randn(4, 203)
+    ones = torch.ones_like(x)
+
+    def dual(layer):
+        with forward_ad.dual_level():
+            layer(forward_ad.make_dual(x, ones))
+
+    def of_a_bias(layer):
+        state = {name: p.detach() for name, p in layer.named_parameters()}
+        name = "bias" if "bias" in state else "weight"
+
+        def call(p):
+            return torch.func.functional_call(layer, {**state, name: p}, (x,))
+
+        torch.func.jvp(call, (state[name],), (torch.ones_like(state[name]),))
+
+    calls = [
+        dual,
+        of_a_bias,
+        lambda layer: torch.func.jvp(layer, (x,), (ones,)),
+        lambda layer: torch.func.jacfwd(layer)(x),
+        lambda layer: torch.vmap(lambda x, v: torch.func.jvp(layer, (x,), (v,)))(x, ones),
+        lambda layer: torch.func.jvp(torch.vmap(layer), (x,), (ones,)),
+        lambda layer: torch.func.linearize(layer, x),
+    ]
+    for layer in every_layer():
+        layer.requires_grad_(grad)
+        for call in calls:
+            with pytest.raises(NotImplementedError, match=f"{type(layer).__name__}: .*forward-mode"):
+                call(layer)
+        with forward_ad.dual_level():
+            assert layer(x).shape[0] == 4, "of what has no tangent"
+        for twice in (functional.jvp, functional.hvp):
+            with pytest.raises(NotImplementedError, match="no second derivatives"):
+                twice(lambda x: layer(x).square().sum(), x, ones)
 
 
 @operators

@@ -229,7 +229,7 @@ class LinearStack(nn.Module):
         layers = self._layers()
         sources = [layer._sources() for layer in layers]
         tensors = [tensor for source in sources for tensor in source]
-        if asks_for_gradients(x, *tensors) or is_transformed(x, *tensors):
+        if asks_for_gradients(x, *tensors) or is_transformed(self, x, *tensors):
             return tuple(layer(x) for layer in layers)
         activations = self._common()
         layers[0]._check(x)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _tritgemm as native
 
@@ -149,6 +150,42 @@ class Ternary:
         return torch.from_numpy(native.linear(array(scaled), self.transposed))
 
 
+class _NoSecondDerivatives(torch.autograd.Function):
+    """Gradients [0:count] of what they were computed from, the rest, as they are."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The gradients."""
+        return tuple(tensor.detach() for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        """None."""
+        raise NotImplementedError(
+            "tritgemm: its layers have no second derivatives, as jvp, hvp and hessian of"
+            " torch.autograd.functional take them"
+        )
+
+
+def first_order(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """A backward whose gradients say so when they are differentiated in turn. torch's
+    once_differentiable says it only of a graph that leads to the gradients' inputs, and
+    ``torch.autograd.functional.jvp`` made zeros of that."""
+
+    @wraps(backward)
+    def differentiated(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            grads = backward(ctx, grad_y)
+        if not torch.is_grad_enabled():
+            return grads
+        given = [grad for grad in grads if grad is not None]
+        sources = [tensor for tensor in ctx.saved_tensors if tensor is not None]
+        tied = iter(_NoSecondDerivatives.apply(len(given), *given, grad_y, *sources))  # type: ignore[no-untyped-call,unused-ignore]
+        return tuple(None if grad is None else next(tied) for grad in grads)
+
+    return differentiated
+
+
 class TernaryLinear(torch.autograd.Function):
     """The product, with the straight-through estimator's gradient (Bengio et al.,
     arXiv:1308.3432): rounding, of weights and of activations, counts as the identity, the
@@ -183,7 +220,7 @@ class TernaryLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], ternary.rows).to(x.dtype).detach()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
+    @first_order
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         """Those of x, of the latent weights and of the bias."""
         x, scales, weight = ctx.saved_tensors
