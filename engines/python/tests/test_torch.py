@@ -424,6 +424,31 @@ def test_replace_linear():
         tritgemm.replace_linear(nn.Linear(2, 2))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_encoders_of_torch_call_the_layers(whole, masked):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2) if whole else layer
+    model.eval()
+    x = torch.randn(3, 5, 16)
+    hidden = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None] if masked else None
+    with torch.no_grad():
+        dense = model(x, src_key_padding_mask=hidden)
+    assert tritgemm.replace_linear(model) == (4 if whole else 2)
+    expected = model(x, src_key_padding_mask=hidden).detach()
+    with torch.no_grad():
+        seen = ~hidden if masked else torch.ones(3, 5, dtype=torch.bool)
+        assert not torch.allclose(expected[seen], dense[seen], atol=1e-2)
+        # Attention is torch's own, which fuses it in inference alone.
+        close = {"rtol": 1e-4, "atol": 1e-5}
+        found = model(x, src_key_padding_mask=hidden)
+        torch.testing.assert_close(found[seen], expected[seen], **close)
+        tritgemm.freeze(model)
+        assert torch.equal(model(x, src_key_padding_mask=hidden), found)
+
+
 def test_parametrized_weights_are_read_once_a_pass():
     from torch.nn.utils import parametrize
 

@@ -13,7 +13,6 @@ from ._packed_linear import PackedLinear
 from ._product import Activations, Granularity, check_activations
 
 
-
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody has to be told of its passes."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -37,7 +36,22 @@ def exchange(
         if (made := known[module]) is not None:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, made)
+    _call_layers(model)
     return new
+
+
+def _call_layers(model: nn.Module) -> None:
+    """Has torch's encoder call its layers. In inference it reads the weights of what it takes
+    for ``nn.Linear`` instead, unless its activation is another than those that it fuses."""
+    encoders = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+    for module in model.modules():
+        if isinstance(module, encoders) and any(
+            isinstance(layer, TernaryLayer) for layer in module.modules()
+        ):
+            if isinstance(module, nn.TransformerEncoderLayer):
+                module.activation_relu_or_gelu = 0
+            else:
+                module.use_nested_tensor = False
 
 
 def replace_linear(
