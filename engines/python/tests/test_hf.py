@@ -161,6 +161,20 @@ def test_saved_models_need_no_configuration(tmp_path, mode, dtype):
             assert torch.equal(again(tokens()).logits, ours(tokens()).logits)
 
 
+@pytest.mark.parametrize("activations", ["f32", "int8"])
+def test_what_was_set_after_conversion_is_saved(tmp_path, activations):
+    ours = hf.from_pretrained(checkpoint(tmp_path / "model"), progress=False)
+    for _ in range(2):
+        tritgemm.set_activations(ours, activations)
+        ours.save_pretrained(tmp_path / "saved")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+        assert again.model.layers[0].mlp.up_proj.activations == activations
+        with torch.no_grad():
+            assert torch.equal(again(tokens()).logits, ours(tokens()).logits)
+        # What was loaded is saved with what is set then, too.
+        ours, activations = again, "int8_torch"
+
+
 def test_shards(tmp_path):
     path = checkpoint(tmp_path / "model")
     expected = hf.from_pretrained(path, progress=False)

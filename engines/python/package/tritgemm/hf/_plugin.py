@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import BitNetQuantConfig, Quantizati
 from ..torch import Activations, Int8Embedding, Int8Linear
 from ..torch._product import check_activations
 from ._convert import Report, convert
-from ._layers import empty
+from ._layers import CONVERTED, describe, empty
 
 
 @register_quantization_config("tritgemm")
@@ -108,7 +108,13 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """What is saved: weights that a head shares with an embedding are there twice."""
+        """What is saved: weights that a head shares with an embedding are there twice. The
+        configuration, which is saved next, says what the layers are now."""
+        config = self.quantization_config
+        for name in config.layers or ():
+            # One that an adapter wraps is saved by the adapter.
+            if isinstance(layer := model.get_submodule(name), CONVERTED):
+                config.layers[name] = describe(layer)
         if _tied(model) is None:
             return None, {}
         state = model.state_dict()
