@@ -139,6 +139,23 @@ def test_convert_and_its_report(tmp_path):
         hf.convert(model, activations="int4")
 
 
+def test_the_report_names_all_weights_that_stay():
+    sizes = dict(vocab_size=128, n_embd=64, n_layer=1, n_head=4, n_positions=64)
+    gpt = AutoModelForCausalLM.from_config(transformers.GPT2Config(**sizes))
+    stays = "Conv1D is no layer that is converted: weight"
+    names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+    expected = {f"transformer.h.0.{name}": stays for name in names}
+    assert hf.convert(gpt).left == {**expected, "lm_head": "its weights are not ternary"}
+    assert hf.convert(gpt, exclude=["*.c_fc"]).left["transformer.h.0.mlp.c_fc"] == "excluded"
+
+    config = transformers.MixtralConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)
+    left = hf.convert(AutoModelForCausalLM.from_config(config)).left
+    kind, _, weights = left["model.layers.0.mlp.experts"].partition(" is no layer that is converted: ")
+    assert kind == "MixtralExperts" and weights == "gate_up_proj, down_proj"
+    assert "model.layers.0.mlp.gate" in left
+    assert not any("norm" in name or "embed" in name for name in left)
+
+
 @pytest.mark.parametrize("mode", ["bitlinear", "autobitlinear", "normed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_models_need_no_configuration(tmp_path, mode, dtype):

@@ -24,7 +24,8 @@ class Report:
 
     #: What layers were, by their names.
     replaced: dict[str, str] = field(default_factory=dict)
-    #: Linear layers and embeddings that stay, by their names, and why.
+    #: Modules with weights that stay, by their names, and why: all that have a floating
+    #: parameter of two dimensions or more.
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -44,6 +45,14 @@ def _int8(layer: nn.Module, activations: Activations) -> nn.Module | None:
         kind: Activations = "int8" if activations == "f32" else activations
         return Int8Linear.from_linear(layer, activations=kind)
     return None
+
+
+def _dense(module: nn.Module) -> str:
+    """The names of its own weights that are dense, none of an embedding."""
+    if isinstance(module, nn.Embedding):
+        return ""
+    own = module.named_parameters(recurse=False)
+    return ", ".join(name for name, p in own if p.dim() >= 2 and p.is_floating_point())
 
 
 def convert(
@@ -121,12 +130,15 @@ def convert(
                 raise Left("excluded")
             if linear and has_hooks(module):
                 raise Left("it has hooks")
-            return new(name, module)
+            made = new(name, module)
+            if made is None and (weights := _dense(module)):
+                raise Left(f"{type(module).__name__} is no layer that is converted: {weights}")
+            return made
         except Left as why:
             reason = str(why)
         except native.TritgemmError as error:
             reason = str(error)
-        if linear or isinstance(module, nn.Embedding):
+        if linear or isinstance(module, nn.Embedding) or _dense(module):
             report.left[name] = reason
         return None
 
