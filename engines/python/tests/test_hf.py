@@ -139,6 +139,19 @@ def test_convert_and_its_report(tmp_path):
         hf.convert(model, activations="int4")
 
 
+def test_patterns_and_bare_layers(tmp_path):
+    path = checkpoint(tmp_path / "model")
+    report = hf.convert(AutoModelForCausalLM.from_pretrained(path), exclude="*k_proj", int8="lm_head")
+    assert len(report.replaced) == LINEARS - 2 + 1 and set(report.left.values()) == {"excluded"}
+    for given in ({"exclude": "lmhead"}, {"int8": ["lm_head", "lmhead"]}):
+        with pytest.warns(UserWarning, match=f"{next(iter(given))}: no module's name matches 'lmhead'"):
+            hf.from_pretrained(path, progress=False, **given)
+    theirs = AutoModelForCausalLM.from_pretrained(path).model.layers[0].mlp.up_proj
+    for layer in (nn.Linear(4, 4), nn.Embedding(4, 4), tritgemm.BitLinear(4, 4), theirs):
+        with pytest.raises(TypeError, match=f"contains layers, got a {type(layer).__name__}"):
+            hf.convert(layer)
+
+
 def test_the_report_names_all_weights_that_stay():
     sizes = dict(vocab_size=128, n_embd=64, n_layer=1, n_head=4, n_positions=64)
     gpt = AutoModelForCausalLM.from_config(transformers.GPT2Config(**sizes))

@@ -420,6 +420,8 @@ def test_replace_linear():
     model = Model()
     chosen = tritgemm.replace_linear(model, filter=lambda name, layer: layer.bias is None)
     assert chosen == 3 and type(model.shared) is nn.Linear
+    with pytest.warns(UserWarning, match="exclude: no module's name matches 'head'"):
+        assert tritgemm.replace_linear(model, exclude="head") == 3
     with pytest.raises(TypeError, match="BitLinear.from_linear"):
         tritgemm.replace_linear(nn.Linear(2, 2))
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from .. import _tritgemm as native
 from ..torch import Activations, Int8Embedding, Int8Linear
-from ..torch._models import exchange, has_hooks
+from ..torch._layer import TernaryLayer
+from ..torch._models import exchange, has_hooks, patterns
 from ..torch._product import check_activations
 from ._layers import Left, describe, norm, replacement
 
@@ -59,8 +60,8 @@ def convert(
     model: nn.Module,
     *,
     activations: Activations = "int8_torch",
-    exclude: Iterable[str] = (),
-    int8: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    int8: str | Iterable[str] = (),
     norms: bool = False,
     progress: bool = False,
 ) -> Report:
@@ -75,11 +76,12 @@ def convert(
     and loaded wherever :mod:`tritgemm.hf` is imported.
 
     Args:
-        model: the model, or a part of one.
+        model: the model, or a part of one; not itself a layer.
         activations: what BitNet's layers do with activations. ``"int8_torch"`` has the int8
             values of transformers, ``"int8"`` our own, of which a few differ by one.
-        exclude: patterns (as of :mod:`fnmatch`) of names to leave.
-        int8: patterns of names of ``nn.Linear`` and ``nn.Embedding`` that become
+        exclude: a pattern (as of :mod:`fnmatch`) of names to leave, or many. Warns of one that
+            matches none, here and in `int8`.
+        int8: the same of names of ``nn.Linear`` and ``nn.Embedding`` that become
             :class:`tritgemm.Int8Linear` and :class:`tritgemm.Int8Embedding`, which rounds their
             weights: as ``["lm_head", "model.embed_tokens"]``. Those that were tied share them.
         norms: whether norms become :class:`tritgemm.RMSNorm`, which is faster for a few
@@ -88,9 +90,17 @@ def convert(
 
     Returns:
         What was replaced and what was left.
+
+    Raises:
+        TypeError: if `model` is a layer.
     """
     check_activations("activations", activations)
-    excluded, rounded = list(exclude), list(int8)
+    if isinstance(model, nn.Linear | nn.Embedding | TernaryLayer) or hasattr(model, "weight_scale"):
+        raise TypeError(
+            f"model: expected a module that contains layers, got a {type(model).__name__}; use"
+            " PackedLinear.from_linear or PackedLinear.from_hf"
+        )
+    excluded, rounded = patterns("exclude", exclude, model), patterns("int8", int8, model)
     report = Report()
     shared: dict[int, Any] = {}
     bar = None

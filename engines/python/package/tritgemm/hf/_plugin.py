@@ -38,8 +38,8 @@ class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
     def __init__(
         self,
         activations: Activations = "int8_torch",
-        exclude: Iterable[str] = (),
-        int8: Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        int8: str | Iterable[str] = (),
         norms: bool = False,
         progress: bool = False,
         layers: dict[str, dict[str, Any]] | None = None,
@@ -48,8 +48,8 @@ class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
         check_activations("activations", activations)
         self.quant_method = "tritgemm"
         self.activations = activations
-        self.exclude = list(exclude)
-        self.int8 = list(int8)
+        self.exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+        self.int8 = [int8] if isinstance(int8, str) else list(int8)
         self.norms = norms
         self.progress = progress
         self.layers = layers
@@ -224,8 +224,8 @@ def from_pretrained(
     path: str,
     *,
     activations: Activations = "int8_torch",
-    exclude: Iterable[str] = (),
-    int8: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    int8: str | Iterable[str] = (),
     norms: bool = False,
     progress: bool = True,
     auto_class: Any = AutoModelForCausalLM,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
@@ -17,6 +18,16 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether somebody has to be told of its passes."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return any(getattr(module, name, None) for name in names)
+
+
+def patterns(argument: str, given: Iterable[str], model: nn.Module) -> list[str]:
+    """Patterns of names as a list; one string is one. Warns of each that no name matches."""
+    found = [given] if isinstance(given, str) else list(given)
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for pattern in found:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            warnings.warn(f"{argument}: no module's name matches {pattern!r}", stacklevel=3)
+    return found
 
 
 def exchange(
@@ -58,7 +69,7 @@ def replace_linear(
     model: nn.Module,
     *,
     filter: Callable[[str, nn.Linear], bool] | None = None,
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     nm_2_4: bool = False,
     granularity: Granularity = "row",
     activations: Activations = "f32",
@@ -75,8 +86,8 @@ def replace_linear(
     Args:
         model: the model; not itself an ``nn.Linear``.
         filter: called with the qualified name and the layer; false keeps it.
-        exclude: patterns (as of :mod:`fnmatch`) of qualified names to keep, as
-            ``["lm_head", "*.router"]``.
+        exclude: a pattern (as of :mod:`fnmatch`) of qualified names to keep, or many, as
+            ``["lm_head", "*.router"]``. Warns of one that matches none.
         nm_2_4: 2:4 sparsity.
         granularity: what a scale of the weights covers.
         activations: what inference does with activations.
@@ -89,12 +100,12 @@ def replace_linear(
         raise TypeError(
             "model: expected a module that contains nn.Linear, got one; use BitLinear.from_linear"
         )
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    excluded = patterns("exclude", exclude, model)
 
     def chosen(path: str, module: nn.Module) -> nn.Module | None:
         if type(module) is not nn.Linear or has_hooks(module):
             return None
-        if any(fnmatchcase(path, pattern) for pattern in patterns):
+        if any(fnmatchcase(path, pattern) for pattern in excluded):
             return None
         if filter is not None and not filter(path, module):
             return None
