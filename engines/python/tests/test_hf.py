@@ -139,6 +139,21 @@ def test_convert_and_its_report(tmp_path):
         hf.convert(model, activations="int4")
 
 
+def test_a_saved_model_takes_no_options(tmp_path):
+    hf.from_pretrained(checkpoint(tmp_path / "model"), progress=False).save_pretrained(tmp_path / "saved")
+    for given in ({"activations": "int8"}, {"exclude": ["lm_head"]}, {"int8": "lm_head"}, {"norms": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))}: the layers of this checkpoint"):
+            hf.from_pretrained(tmp_path / "saved", progress=False, **given)
+        with pytest.raises(ValueError, match=f"{next(iter(given))}: the layers of this checkpoint"):
+            config = hf.TritgemmConfig(**given)
+            AutoModelForCausalLM.from_pretrained(tmp_path / "saved", quantization_config=config)
+    # As the message says.
+    again = hf.from_pretrained(tmp_path / "saved", progress=False)
+    assert hf.convert(again, int8="lm_head").replaced == {"lm_head": "Linear in int8"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'activation'"):
+        hf.TritgemmConfig(activation="int8")
+
+
 def test_patterns_and_bare_layers(tmp_path):
     path = checkpoint(tmp_path / "model")
     report = hf.convert(AutoModelForCausalLM.from_pretrained(path), exclude="*k_proj", int8="lm_head")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -23,30 +23,33 @@ from ._layers import CONVERTED, describe, empty
 @register_quantization_config("tritgemm")
 class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """What ``from_pretrained`` of transformers does with a ternary model: pass it as
-    ``quantization_config``.
+    ``quantization_config``. A model that ``save_pretrained`` wrote after its conversion is
+    loaded as it was, and takes no arguments but `progress`.
 
     Args:
-        activations: see :func:`convert`.
+        activations: see :func:`convert`; None is its default.
         exclude: see :func:`convert`.
         int8: see :func:`convert`.
         norms: see :func:`convert`.
         progress: see :func:`convert`.
         layers: what the layers of a saved model are, by their names: written by
             ``save_pretrained``.
+        quant_method: the name of the quantiser, which the configuration of a saved model has.
     """
 
     def __init__(
         self,
-        activations: Activations = "int8_torch",
+        activations: Activations | None = None,
         exclude: str | Iterable[str] = (),
         int8: str | Iterable[str] = (),
         norms: bool = False,
         progress: bool = False,
         layers: dict[str, dict[str, Any]] | None = None,
-        **_: Any,
+        quant_method: Literal["tritgemm"] = "tritgemm",
     ) -> None:
-        check_activations("activations", activations)
-        self.quant_method = "tritgemm"
+        if activations is not None:
+            check_activations("activations", activations)
+        self.quant_method = quant_method
         self.activations = activations
         self.exclude = [exclude] if isinstance(exclude, str) else list(exclude)
         self.int8 = [int8] if isinstance(int8, str) else list(int8)
@@ -96,7 +99,7 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
         if config.layers is None:
             self.report = convert(
                 model,
-                activations=config.activations,
+                activations=config.activations or "int8_torch",
                 exclude=config.exclude,
                 int8=config.int8,
                 norms=config.norms,
@@ -206,6 +209,13 @@ def _merge_ours(cls: Any, quantization_config: Any, quantization_config_from_arg
     if isinstance(said, dict):
         said = AutoQuantizationConfig.from_dict(said)
     if isinstance(said, TritgemmConfig):
+        options = ("activations", "exclude", "int8", "norms")
+        given = [name for name in options if getattr(ours, name) not in (None, [], False)]
+        if given and said.layers is not None:
+            raise ValueError(
+                f"{', '.join(given)}: the layers of this checkpoint were converted before it was"
+                " saved; load it without, and use set_activations or convert afterwards"
+            )
         return said
     if not isinstance(said, BitNetQuantConfig):
         raise ValueError(
@@ -223,7 +233,7 @@ AutoHfQuantizer.merge_quantization_configs = classmethod(_merge_ours)
 def from_pretrained(
     path: str,
     *,
-    activations: Activations = "int8_torch",
+    activations: Activations | None = None,
     exclude: str | Iterable[str] = (),
     int8: str | Iterable[str] = (),
     norms: bool = False,
@@ -231,11 +241,12 @@ def from_pretrained(
     auto_class: Any = AutoModelForCausalLM,
     **kwargs: Any,
 ) -> Any:
-    """Loads a ternary model, of one file or of many, and converts it: see :func:`convert`.
+    """Loads a ternary model, of one file or of many, and converts it: see :func:`convert`. One
+    that was saved converted is loaded as it was.
 
     Args:
         path: a folder, or a name that transformers knows.
-        activations: see :func:`convert`.
+        activations: see :func:`convert`; None is its default.
         exclude: see :func:`convert`.
         int8: see :func:`convert`.
         norms: see :func:`convert`.
@@ -245,6 +256,10 @@ def from_pretrained(
 
     Returns:
         The model. ``model.hf_quantizer.report`` says what was replaced and what was left.
+
+    Raises:
+        ValueError: if `activations`, `exclude`, `int8` or `norms` is given for a model that was
+            saved converted.
     """
     config = TritgemmConfig(activations, exclude, int8, norms, progress)
     return auto_class.from_pretrained(path, quantization_config=config, **kwargs)
