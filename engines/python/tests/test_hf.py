@@ -139,6 +139,32 @@ def test_convert_and_its_report(tmp_path):
         hf.convert(model, activations="int4")
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_models_have_the_dtype_that_is_asked_for(tmp_path, mode, dtypes):
+    stored, asked = dtypes
+    path = checkpoint(tmp_path / "model", mode=mode, dtype=stored)
+    ours = hf.from_pretrained(path, progress=False, dtype=asked)
+    assert {p.dtype for p in ours.parameters()} == {asked} and ours.dtype == asked
+    with torch.no_grad():
+        assert ours(tokens()).logits.dtype == asked
+
+
+@pytest.mark.parametrize("mode", [*MODES, "saved"])
+def test_checkpoints_without_a_tensor_of_a_layer_are_refused(tmp_path, mode):
+    path = checkpoint(tmp_path / "model", mode="bitlinear" if mode == "saved" else mode)
+    layer = "model.layers.1.mlp.up_proj"
+    names = {"saved": ["weight", "scales"], "online": ["weight"], "normed": ["rms_norm.weight"]}
+    if mode == "saved":
+        hf.from_pretrained(path, progress=False, int8="lm_head").save_pretrained(path)
+    state = load_file(path / "model.safetensors")
+    for name in names.get(mode, ["weight", "weight_scale"]):
+        left = {key: value for key, value in state.items() if key != f"{layer}.{name}"}
+        save_file(left, path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(tritgemm.TritgemmError, match=f"the checkpoint lacks {layer}.{name}$"):
+            hf.from_pretrained(path, progress=False)
+
+
 def test_a_saved_model_takes_no_options(tmp_path):
     hf.from_pretrained(checkpoint(tmp_path / "model"), progress=False).save_pretrained(tmp_path / "saved")
     for given in ({"activations": "int8"}, {"exclude": ["lm_head"]}, {"int8": "lm_head"}, {"norms": True}):

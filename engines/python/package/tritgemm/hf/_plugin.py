@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations.bitnet import BitNetDeserialize
+from transformers.integrations.bitnet import AutoBitLinear, BitNetDeserialize
+from transformers.integrations.bitnet import BitLinear as HfBitLinear
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 from transformers.quantizers.quantizer_bitnet import BitNetHfQuantizer
 from transformers.utils.quantization_config import BitNetQuantConfig, QuantizationConfigMixin
 
+from .._tritgemm import TritgemmError
 from ..torch import Activations, Int8Embedding, Int8Linear
 from ..torch._product import check_activations
 from ._convert import Report, convert
@@ -94,8 +96,14 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
             strict = set(model._keep_in_fp32_modules_strict or ())
             model._keep_in_fp32_modules_strict = strict | {f"{name}.scales" for name, said in layers.items() if said["class"] != "RMSNorm"}
 
+    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
+        """That of the model, for all floats: what unpacks BitNet's weights sees every weight,
+        and transformers leaves the dtype of what it sees to it."""
+        return super().get_new_dtype(None, param, dtype)
+
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
+        _check_loaded(model, config.layers)
         if config.layers is None:
             self.report = convert(
                 model,
@@ -143,6 +151,24 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_compileable(self) -> bool:
         """Layers are operators while torch compiles."""
         return True
+
+
+def _check_loaded(model: Any, layers: dict[str, dict[str, Any]] | None) -> None:
+    """A TritgemmError if the checkpoint lacked tensors of ternary layers, or of those that were
+    saved converted: transformers warns, and leaves what lies in memory."""
+    missing = []
+    for prefix, module in model.named_modules():
+        if isinstance(module, HfBitLinear | AutoBitLinear) or prefix in (layers or ()):
+            state = module.state_dict(keep_vars=True, prefix=f"{prefix}.")
+            # The mark of transformers on what it loaded.
+            missing += [
+                name
+                for name, tensor in state.items()
+                if tensor.is_cpu and not getattr(tensor, "_is_hf_initialized", False)
+            ]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise TritgemmError(f"the checkpoint lacks {', '.join(missing[:10])}{more}")
 
 
 def adopt(model: PreTrainedModel, activations: Activations, layers: dict[str, Any]) -> None:
