@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ._bit_linear import BitLinear
+from ._int8 import Int8Linear
 from ._layer import TernaryLayer
 from ._packed_linear import PackedLinear
 from ._product import Activations, Granularity, check_activations
@@ -142,12 +143,18 @@ def set_activations(
     model: nn.Module, activations: Activations, *, train: Activations | None = None
 ) -> int:
     """Says what all ternary layers of a model do with activations, and with `train` what
-    :class:`BitLinear` does with them where a gradient is asked for. Returns how many layers
-    there are."""
+    :class:`BitLinear` does with them where a gradient is asked for. With "f32",
+    :class:`Int8Linear`, which has int8 ones alone, stays as it is. Returns how many layers were
+    told."""
     check_activations("activations", activations)
     if train is not None:
         check_activations("train", train)
-    layers = [module for module in model.modules() if isinstance(module, TernaryLayer)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, TernaryLayer)
+        and not (activations == "f32" and isinstance(module, Int8Linear))
+    ]
     for layer in layers:
         layer.activations = activations
         if train is not None and isinstance(layer, BitLinear):
