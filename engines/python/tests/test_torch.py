@@ -292,6 +292,15 @@ def test_other_dtypes_compute_in_float32(dtype, activations):
     assert x.grad.dtype == layer.weight.grad.dtype == layer.bias.grad.dtype == dtype
 
 
+def test_autocast_changes_nothing():
+    x = torch.randn(5, 203)
+    for layer in every_layer():
+        with torch.no_grad():
+            expected = layer(x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.equal(layer(x), expected) and expected.dtype == x.dtype
+
+
 def test_int8_activations_in_inference():
     layer = layer_of(activations="int8")
     x = torch.randn(5, 203)
