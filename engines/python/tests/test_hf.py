@@ -153,6 +153,77 @@ def test_convert_and_its_report(tmp_path):
         hf.convert(model, activations="int4")
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_models_have_the_dtype_that_is_asked_for(tmp_path, mode, dtypes):
+    stored, asked = dtypes
+    path = checkpoint(tmp_path / "model", mode=mode, dtype=stored)
+    ours = hf.from_pretrained(path, progress=False, dtype=asked)
+    assert {p.dtype for p in ours.parameters()} == {asked} and ours.dtype == asked
+    with torch.no_grad():
+        assert ours(tokens()).logits.dtype == asked
+
+
+@pytest.mark.parametrize("mode", [*MODES, "saved"])
+def test_checkpoints_without_a_tensor_of_a_layer_are_refused(tmp_path, mode):
+    path = checkpoint(tmp_path / "model", mode="bitlinear" if mode == "saved" else mode)
+    layer = "model.layers.1.mlp.up_proj"
+    names = {"saved": ["weight", "scales"], "online": ["weight"], "normed": ["rms_norm.weight"]}
+    if mode == "saved":
+        hf.from_pretrained(path, progress=False, int8="lm_head").save_pretrained(path)
+    state = load_file(path / "model.safetensors")
+    for name in names.get(mode, ["weight", "weight_scale"]):
+        left = {key: value for key, value in state.items() if key != f"{layer}.{name}"}
+        save_file(left, path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(tritgemm.TritgemmError, match=f"the checkpoint lacks {layer}.{name}$"):
+            hf.from_pretrained(path, progress=False)
+
+
+def test_a_saved_model_takes_no_options(tmp_path):
+    hf.from_pretrained(checkpoint(tmp_path / "model"), progress=False).save_pretrained(tmp_path / "saved")
+    for given in ({"activations": "int8"}, {"exclude": ["lm_head"]}, {"int8": "lm_head"}, {"norms": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))}: the layers of this checkpoint"):
+            hf.from_pretrained(tmp_path / "saved", progress=False, **given)
+        with pytest.raises(ValueError, match=f"{next(iter(given))}: the layers of this checkpoint"):
+            config = hf.TritgemmConfig(**given)
+            AutoModelForCausalLM.from_pretrained(tmp_path / "saved", quantization_config=config)
+    # As the message says.
+    again = hf.from_pretrained(tmp_path / "saved", progress=False)
+    assert hf.convert(again, int8="lm_head").replaced == {"lm_head": "Linear in int8"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'activation'"):
+        hf.TritgemmConfig(activation="int8")
+
+
+def test_patterns_and_bare_layers(tmp_path):
+    path = checkpoint(tmp_path / "model")
+    report = hf.convert(AutoModelForCausalLM.from_pretrained(path), exclude="*k_proj", int8="lm_head")
+    assert len(report.replaced) == LINEARS - 2 + 1 and set(report.left.values()) == {"excluded"}
+    for given in ({"exclude": "lmhead"}, {"int8": ["lm_head", "lmhead"]}):
+        with pytest.warns(UserWarning, match=f"{next(iter(given))}: no module's name matches 'lmhead'"):
+            hf.from_pretrained(path, progress=False, **given)
+    theirs = AutoModelForCausalLM.from_pretrained(path).model.layers[0].mlp.up_proj
+    for layer in (nn.Linear(4, 4), nn.Embedding(4, 4), tritgemm.BitLinear(4, 4), theirs):
+        with pytest.raises(TypeError, match=f"contains layers, got a {type(layer).__name__}"):
+            hf.convert(layer)
+
+
+def test_the_report_names_all_weights_that_stay():
+    sizes = dict(vocab_size=128, n_embd=64, n_layer=1, n_head=4, n_positions=64)
+    gpt = AutoModelForCausalLM.from_config(transformers.GPT2Config(**sizes))
+    stays = "Conv1D is no layer that is converted: weight"
+    names = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+    expected = {f"transformer.h.0.{name}": stays for name in names}
+    assert hf.convert(gpt).left == {**expected, "lm_head": "its weights are not ternary"}
+    assert hf.convert(gpt, exclude=["*.c_fc"]).left["transformer.h.0.mlp.c_fc"] == "excluded"
+
+    config = transformers.MixtralConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)
+    left = hf.convert(AutoModelForCausalLM.from_config(config)).left
+    kind, _, weights = left["model.layers.0.mlp.experts"].partition(" is no layer that is converted: ")
+    assert kind == "MixtralExperts" and weights == "gate_up_proj, down_proj"
+    assert "model.layers.0.mlp.gate" in left
+    assert not any("norm" in name or "embed" in name for name in left)
+
+
 @pytest.mark.parametrize("mode", ["bitlinear", "autobitlinear", "normed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_models_need_no_configuration(tmp_path, mode, dtype):
@@ -175,6 +246,20 @@ def test_saved_models_need_no_configuration(tmp_path, mode, dtype):
         assert again.model.layers[0].mlp.up_proj.scales.dtype == torch.float32
         with torch.no_grad():
             assert torch.equal(again(tokens()).logits, ours(tokens()).logits)
+
+
+@pytest.mark.parametrize("activations", ["f32", "int8"])
+def test_what_was_set_after_conversion_is_saved(tmp_path, activations):
+    ours = hf.from_pretrained(checkpoint(tmp_path / "model"), progress=False)
+    for _ in range(2):
+        tritgemm.set_activations(ours, activations)
+        ours.save_pretrained(tmp_path / "saved")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+        assert again.model.layers[0].mlp.up_proj.activations == activations
+        with torch.no_grad():
+            assert torch.equal(again(tokens()).logits, ours(tokens()).logits)
+        # What was loaded is saved with what is set then, too.
+        ours, activations = again, "int8_torch"
 
 
 def test_shards(tmp_path):

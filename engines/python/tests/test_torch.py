@@ -154,7 +154,7 @@ def test_gradients_where_only_some_are_asked_for():
     layer(x).sum().backward()
     assert layer.bias.grad is None and torch.equal(layer.weight.grad, weight_grad)
     assert not layer_of().requires_grad_(False)(x).requires_grad
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
         inputs = x.clone().requires_grad_()
         (grad,) = torch.autograd.grad(layer_of()(inputs).square().sum(), inputs, create_graph=True)
         grad.sum().backward()
@@ -292,6 +292,15 @@ def test_other_dtypes_compute_in_float32(dtype, activations):
     assert x.grad.dtype == layer.weight.grad.dtype == layer.bias.grad.dtype == dtype
 
 
+def test_autocast_changes_nothing():
+    x = torch.randn(5, 203)
+    for layer in every_layer():
+        with torch.no_grad():
+            expected = layer(x)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.equal(layer(x), expected) and expected.dtype == x.dtype
+
+
 def test_int8_activations_in_inference():
     layer = layer_of(activations="int8")
     x = torch.randn(5, 203)
@@ -420,8 +429,35 @@ def test_replace_linear():
     model = Model()
     chosen = tritgemm.replace_linear(model, filter=lambda name, layer: layer.bias is None)
     assert chosen == 3 and type(model.shared) is nn.Linear
+    with pytest.warns(UserWarning, match="exclude: no module's name matches 'head'"):
+        assert tritgemm.replace_linear(model, exclude="head") == 3
     with pytest.raises(TypeError, match="BitLinear.from_linear"):
         tritgemm.replace_linear(nn.Linear(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_encoders_of_torch_call_the_layers(whole, masked):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2) if whole else layer
+    model.eval()
+    x = torch.randn(3, 5, 16)
+    hidden = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None] if masked else None
+    with torch.no_grad():
+        dense = model(x, src_key_padding_mask=hidden)
+    assert tritgemm.replace_linear(model) == (4 if whole else 2)
+    expected = model(x, src_key_padding_mask=hidden).detach()
+    with torch.no_grad():
+        seen = ~hidden if masked else torch.ones(3, 5, dtype=torch.bool)
+        assert not torch.allclose(expected[seen], dense[seen], atol=1e-2)
+        # Attention is torch's own, which fuses it in inference alone.
+        close = {"rtol": 1e-4, "atol": 1e-5}
+        found = model(x, src_key_padding_mask=hidden)
+        torch.testing.assert_close(found[seen], expected[seen], **close)
+        tritgemm.freeze(model)
+        assert torch.equal(model(x, src_key_padding_mask=hidden), found)
 
 
 def test_parametrized_weights_are_read_once_a_pass():
@@ -557,16 +593,98 @@ def test_a_graph_outlives_its_layer():
 def test_transforms_of_functions():
     layer, x = layer_of(), torch.randn(6, 203)
     with torch.no_grad():
-        assert torch.equal(torch.vmap(layer)(x), layer(x))
         stacked = torch.randn(203, 4, 3)
-        mapped = torch.vmap(layer, in_dims=1)(stacked.transpose(0, 2))
-        assert torch.equal(mapped, layer(stacked.permute(1, 2, 0)))
+        for each in every_layer():
+            assert torch.equal(torch.vmap(each)(x), each(x))
+            mapped = torch.vmap(each, in_dims=1)(stacked.transpose(0, 2))
+            assert torch.equal(mapped, each(stacked.permute(1, 2, 0)))
         with pytest.raises(NotImplementedError, match="vmap over weights"):
             weights = torch.randn(2, 70, 203)
             torch.vmap(lambda w: torch.func.functional_call(layer, {"weight": w}, (x,)))(weights)
-    for transform in (torch.func.grad, torch.func.jacrev):
-        with pytest.raises(NotImplementedError, match="torch.func takes no gradients"):
-            transform(lambda x: layer(x).square().sum())(x)
+    for layer in every_layer():
+        name = type(layer).__name__
+        for transform in (torch.func.grad, torch.func.jacrev):
+            with pytest.raises(NotImplementedError, match=f"{name}: torch.func takes no gradients"):
+                transform(lambda x: layer(x).square().sum())(x)
+
+
+def every_layer():
+    """One of each kind, of 203 features."""
+    torch.manual_seed(3)
+    dense = nn.Linear(203, 70)
+    packed = tritgemm.PackedLinear.from_linear(BitLinear.from_linear(dense))
+    return [layer_of(), packed, tritgemm.Int8Linear.from_linear(dense), tritgemm.RMSNorm(203)]
+
+
+class Wrapped(torch.Tensor):
+    """A tensor that holds another one, and hears of operators alone."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        given = [arg.inner if isinstance(arg, Wrapped) else arg for arg in args]
+        return Wrapped(function(*given, **(kwargs or {})))
+
+
+@operators
+@pytest.mark.parametrize("grad", [True, False])
+def test_who_looks_at_operators_sees_those_of_the_layers(grad):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x = torch.randn(4, 203)
+    for layer in every_layer():
+        with torch.set_grad_enabled(grad):
+            graph, other = make_fx(layer)(x), torch.randn(4, 203)
+            assert torch.equal(graph(other), layer(other))
+            assert "tritgemm" in graph.code
+        with torch.no_grad():
+            assert torch.equal(layer(Wrapped(x)).inner, layer(x))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_mode_is_refused(grad):
+    from torch.autograd import forward_ad, functional
+
+    x = torch.randn(4, 203)
+    ones = torch.ones_like(x)
+
+    def dual(layer):
+        with forward_ad.dual_level():
+            layer(forward_ad.make_dual(x, ones))
+
+    def of_a_bias(layer):
+        state = {name: p.detach() for name, p in layer.named_parameters()}
+        name = "bias" if "bias" in state else "weight"
+
+        def call(p):
+            return torch.func.functional_call(layer, {**state, name: p}, (x,))
+
+        torch.func.jvp(call, (state[name],), (torch.ones_like(state[name]),))
+
+    calls = [
+        dual,
+        of_a_bias,
+        lambda layer: torch.func.jvp(layer, (x,), (ones,)),
+        lambda layer: torch.func.jacfwd(layer)(x),
+        lambda layer: torch.vmap(lambda x, v: torch.func.jvp(layer, (x,), (v,)))(x, ones),
+        lambda layer: torch.func.jvp(torch.vmap(layer), (x,), (ones,)),
+        lambda layer: torch.func.linearize(layer, x),
+    ]
+    for layer in every_layer():
+        layer.requires_grad_(grad)
+        for call in calls:
+            with pytest.raises(NotImplementedError, match=f"{type(layer).__name__}: .*forward-mode"):
+                call(layer)
+        with forward_ad.dual_level():
+            assert layer(x).shape[0] == 4, "of what has no tangent"
+        for twice in (functional.jvp, functional.hvp):
+            with pytest.raises(NotImplementedError, match="no second derivatives"):
+                twice(lambda x: layer(x).square().sum(), x, ones)
 
 
 @operators

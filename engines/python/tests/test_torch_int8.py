@@ -109,6 +109,23 @@ def test_embedding():
     assert fresh.half().scales.dtype == torch.float32
 
 
+def test_indices_are_those_of_an_embedding():
+    embedding = nn.Embedding(50, 32)
+    made = Int8Embedding.from_embedding(embedding)
+    tokens = torch.tensor([[1, 3], [49, 1]])
+    assert torch.equal(made(tokens.int()), made(tokens))
+    assert made(tokens[:0]).shape == (0, 2, 32)
+    assert torch.equal(torch.vmap(made)(tokens), made(tokens))
+    for wrong in (torch.tensor([-1]), torch.tensor([50])):
+        for module in (embedding, made):
+            with pytest.raises(IndexError):
+                module(wrong)
+    for dtype in (torch.uint8, torch.bool, torch.float32):
+        for module in (embedding, made):
+            with pytest.raises(RuntimeError, match="[Ee]xpected tensor for argument #1 'indices'"):
+                module(torch.ones(50, dtype=dtype))
+
+
 def test_ternary_weights_of_any_granularity(rng):
     trits = rng.integers(-1, 2, (6, 300)).astype(np.float32)
     trits[:, 0] = 1

@@ -228,6 +228,24 @@ def test_freeze():
         tritgemm.freeze(latent())
 
 
+def test_an_int8_head_keeps_int8_activations():
+    model = nn.Sequential(latent(), tritgemm.Int8Linear(70, 4))
+    assert tritgemm.set_activations(model, "int8_torch") == 2
+    assert tritgemm.set_activations(model, "f32") == 1
+    assert [layer.activations for layer in model] == ["f32", "int8_torch"]
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_scales_are_loaded_in_float32(assign):
+    layer = PackedLinear.from_linear(latent())
+    layer.scales = layer.scales.half().float()
+    state = {**layer.state_dict(), "scales": layer.scales.half()}
+    fresh = PackedLinear(203, 70, granularity="row", activations="f32")
+    fresh.load_state_dict(state, assign=assign)
+    assert fresh.scales.dtype == torch.float32 and torch.equal(fresh.scales, layer.scales)
+    fresh(torch.randn(2, 203))
+
+
 def test_copies_and_pickles():
     packed, x = PackedLinear.from_linear(latent()), torch.randn(2, 203)
     with torch.no_grad():
@@ -257,6 +275,14 @@ def test_a_stack_has_the_bits_of_its_layers(activations, granularity):
 def test_what_cannot_be_stacked():
     with pytest.raises(ValueError, match="at least one"):
         tritgemm.stack([])
+
+    class Doubled(PackedLinear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    for other in (tritgemm.Int8Linear(203, 70), nn.Linear(203, 70), Doubled(203, 70)):
+        with pytest.raises(TypeError, match=f"expected BitLinear and PackedLinear, got {type(other).__name__}"):
+            tritgemm.stack([latent(), other])
     for other in (latent(70, 200), latent(activations="f32"), latent(granularity=64)):
         with pytest.raises(ValueError, match="one in_features, one kind of activations and one group size"):
             tritgemm.stack([latent(), other])

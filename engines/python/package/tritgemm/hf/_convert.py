@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from .. import _tritgemm as native
 from ..torch import Activations, Int8Embedding, Int8Linear
-from ..torch._models import exchange, has_hooks
+from ..torch._layer import TernaryLayer
+from ..torch._models import exchange, has_hooks, patterns
 from ..torch._product import check_activations
 from ._layers import Left, describe, norm, replacement
 
@@ -24,7 +25,8 @@ class Report:
 
     #: What layers were, by their names.
     replaced: dict[str, str] = field(default_factory=dict)
-    #: Linear layers and embeddings that stay, by their names, and why.
+    #: Modules with weights that stay, by their names, and why: all that have a floating
+    #: parameter of two dimensions or more.
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -46,12 +48,20 @@ def _int8(layer: nn.Module, activations: Activations) -> nn.Module | None:
     return None
 
 
+def _dense(module: nn.Module) -> str:
+    """The names of its own weights that are dense, none of an embedding."""
+    if isinstance(module, nn.Embedding):
+        return ""
+    own = module.named_parameters(recurse=False)
+    return ", ".join(name for name, p in own if p.dim() >= 2 and p.is_floating_point())
+
+
 def convert(
     model: nn.Module,
     *,
     activations: Activations = "int8_torch",
-    exclude: Iterable[str] = (),
-    int8: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    int8: str | Iterable[str] = (),
     norms: bool = False,
     progress: bool = False,
 ) -> Report:
@@ -66,12 +76,13 @@ def convert(
     and loaded wherever :mod:`tritgemm.hf` is imported.
 
     Args:
-        model: the model, or a part of one.
+        model: the model, or a part of one; not itself a layer.
         activations: what BitNet's layers do with activations. ``"int8_torch"`` has the int8
             values of transformers' ``AutoBitLinear``, and of its ``BitLinear`` in float32;
             ``"int8"`` our own, of which a few differ by one.
-        exclude: patterns (as of :mod:`fnmatch`) of names to leave.
-        int8: patterns of names of ``nn.Linear`` and ``nn.Embedding`` that become
+        exclude: a pattern (as of :mod:`fnmatch`) of names to leave, or many. Warns of one that
+            matches none, here and in `int8`.
+        int8: the same of names of ``nn.Linear`` and ``nn.Embedding`` that become
             :class:`tritgemm.Int8Linear` and :class:`tritgemm.Int8Embedding`, which rounds their
             weights: as ``["lm_head", "model.embed_tokens"]``. Those that were tied share them.
         norms: whether norms become :class:`tritgemm.RMSNorm`, which is faster for a few
@@ -80,9 +91,17 @@ def convert(
 
     Returns:
         What was replaced and what was left.
+
+    Raises:
+        TypeError: if `model` is a layer.
     """
     check_activations("activations", activations)
-    excluded, rounded = list(exclude), list(int8)
+    if isinstance(model, nn.Linear | nn.Embedding | TernaryLayer) or hasattr(model, "weight_scale"):
+        raise TypeError(
+            f"model: expected a module that contains layers, got a {type(model).__name__}; use"
+            " PackedLinear.from_linear or PackedLinear.from_hf"
+        )
+    excluded, rounded = patterns("exclude", exclude, model), patterns("int8", int8, model)
     report = Report()
     shared: dict[int, Any] = {}
     bar = None
@@ -122,12 +141,15 @@ def convert(
                 raise Left("excluded")
             if linear and has_hooks(module):
                 raise Left("it has hooks")
-            return new(name, module)
+            made = new(name, module)
+            if made is None and (weights := _dense(module)):
+                raise Left(f"{type(module).__name__} is no layer that is converted: {weights}")
+            return made
         except Left as why:
             reason = str(why)
         except native.TritgemmError as error:
             reason = str(error)
-        if linear or isinstance(module, nn.Embedding):
+        if linear or isinstance(module, nn.Embedding) or _dense(module):
             report.left[name] = reason
         return None
 

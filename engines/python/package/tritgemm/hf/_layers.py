@@ -116,6 +116,10 @@ def norm(layer: Any) -> RMSNorm | None:
     return made.train(layer.training)
 
 
+#: The layers that a configuration describes.
+CONVERTED = (PackedLinear, Int8Linear, Int8Embedding, RMSNorm)
+
+
 def describe(layer: nn.Module) -> dict[str, Any]:
     """What a configuration says of a layer, so that :func:`empty` makes one for its state."""
     if isinstance(layer, Int8Embedding):
@@ -126,7 +130,7 @@ def describe(layer: nn.Module) -> dict[str, Any]:
         }
     if isinstance(layer, RMSNorm):
         return {"class": "RMSNorm", "features": len(layer.weight), "eps": layer.eps}
-    if not isinstance(layer, PackedLinear | Int8Linear):
+    if not isinstance(layer, CONVERTED):
         raise TypeError(f"layer: expected one that was converted, got {type(layer).__name__}")
     said: dict[str, Any] = {
         "class": type(layer).__name__,

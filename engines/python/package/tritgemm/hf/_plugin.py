@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations.bitnet import BitNetDeserialize
+from transformers.integrations.bitnet import AutoBitLinear, BitNetDeserialize
+from transformers.integrations.bitnet import BitLinear as HfBitLinear
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 from transformers.quantizers.quantizer_bitnet import BitNetHfQuantizer
 from transformers.utils.quantization_config import BitNetQuantConfig, QuantizationConfigMixin
 
+from .._tritgemm import TritgemmError
 from ..torch import Activations, Int8Embedding, Int8Linear
 from ..torch._product import check_activations
 from ._convert import Report, convert
-from ._layers import empty
+from ._layers import CONVERTED, describe, empty
 
 
 @register_quantization_config("tritgemm")
 class TritgemmConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """What ``from_pretrained`` of transformers does with a ternary model: pass it as
-    ``quantization_config``.
+    ``quantization_config``. A model that ``save_pretrained`` wrote after its conversion is
+    loaded as it was, and takes no arguments but `progress`.
 
     Args:
-        activations: see :func:`convert`.
+        activations: see :func:`convert`; None is its default.
         exclude: see :func:`convert`.
         int8: see :func:`convert`.
         norms: see :func:`convert`.
         progress: see :func:`convert`.
         layers: what the layers of a saved model are, by their names: written by
             ``save_pretrained``.
+        quant_method: the name of the quantiser, which the configuration of a saved model has.
     """
 
     def __init__(
         self,
-        activations: Activations = "int8_torch",
-        exclude: Iterable[str] = (),
-        int8: Iterable[str] = (),
+        activations: Activations | None = None,
+        exclude: str | Iterable[str] = (),
+        int8: str | Iterable[str] = (),
         norms: bool = False,
         progress: bool = False,
         layers: dict[str, dict[str, Any]] | None = None,
-        **_: Any,
+        quant_method: Literal["tritgemm"] = "tritgemm",
     ) -> None:
-        check_activations("activations", activations)
-        self.quant_method = "tritgemm"
+        if activations is not None:
+            check_activations("activations", activations)
+        self.quant_method = quant_method
         self.activations = activations
-        self.exclude = list(exclude)
-        self.int8 = list(int8)
+        self.exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+        self.int8 = [int8] if isinstance(int8, str) else list(int8)
         self.norms = norms
         self.progress = progress
         self.layers = layers
@@ -91,12 +97,18 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
             strict = set(model._keep_in_fp32_modules_strict or ())
             model._keep_in_fp32_modules_strict = strict | {f"{name}.scales" for name, said in layers.items() if said["class"] != "RMSNorm"}
 
+    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
+        """That of the model, for all floats: what unpacks BitNet's weights sees every weight,
+        and transformers leaves the dtype of what it sees to it."""
+        return super().get_new_dtype(None, param, dtype)
+
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
+        _check_loaded(model, config.layers)
         if config.layers is None:
             self.report = convert(
                 model,
-                activations=config.activations,
+                activations=config.activations or "int8_torch",
                 exclude=config.exclude,
                 int8=config.int8,
                 norms=config.norms,
@@ -108,7 +120,13 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """What is saved: weights that a head shares with an embedding are there twice."""
+        """What is saved: weights that a head shares with an embedding are there twice. The
+        configuration, which is saved next, says what the layers are now."""
+        config = self.quantization_config
+        for name in config.layers or ():
+            # One that an adapter wraps is saved by the adapter.
+            if isinstance(layer := model.get_submodule(name), CONVERTED):
+                config.layers[name] = describe(layer)
         if _tied(model) is None:
             return None, {}
         state = model.state_dict()
@@ -134,6 +152,24 @@ class TritgemmHfQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_compileable(self) -> bool:
         """Layers are operators while torch compiles."""
         return True
+
+
+def _check_loaded(model: Any, layers: dict[str, dict[str, Any]] | None) -> None:
+    """A TritgemmError if the checkpoint lacked tensors of ternary layers, or of those that were
+    saved converted: transformers warns, and leaves what lies in memory."""
+    missing = []
+    for prefix, module in model.named_modules():
+        if isinstance(module, HfBitLinear | AutoBitLinear) or prefix in (layers or ()):
+            state = module.state_dict(keep_vars=True, prefix=f"{prefix}.")
+            # The mark of transformers on what it loaded.
+            missing += [
+                name
+                for name, tensor in state.items()
+                if tensor.is_cpu and not getattr(tensor, "_is_hf_initialized", False)
+            ]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise TritgemmError(f"the checkpoint lacks {', '.join(missing[:10])}{more}")
 
 
 def adopt(model: PreTrainedModel, activations: Activations, layers: dict[str, Any]) -> None:
@@ -200,6 +236,13 @@ def _merge_ours(cls: Any, quantization_config: Any, quantization_config_from_arg
     if isinstance(said, dict):
         said = AutoQuantizationConfig.from_dict(said)
     if isinstance(said, TritgemmConfig):
+        options = ("activations", "exclude", "int8", "norms")
+        given = [name for name in options if getattr(ours, name) not in (None, [], False)]
+        if given and said.layers is not None:
+            raise ValueError(
+                f"{', '.join(given)}: the layers of this checkpoint were converted before it was"
+                " saved; load it without, and use set_activations or convert afterwards"
+            )
         return said
     if not isinstance(said, BitNetQuantConfig):
         raise ValueError(
@@ -215,21 +258,22 @@ AutoHfQuantizer.merge_quantization_configs = classmethod(_merge_ours)
 
 
 def from_pretrained(
-    path: str,
+    path: str | os.PathLike[str],
     *,
-    activations: Activations = "int8_torch",
-    exclude: Iterable[str] = (),
-    int8: Iterable[str] = (),
+    activations: Activations | None = None,
+    exclude: str | Iterable[str] = (),
+    int8: str | Iterable[str] = (),
     norms: bool = False,
     progress: bool = True,
     auto_class: Any = AutoModelForCausalLM,
     **kwargs: Any,
 ) -> Any:
-    """Loads a ternary model, of one file or of many, and converts it: see :func:`convert`.
+    """Loads a ternary model, of one file or of many, and converts it: see :func:`convert`. One
+    that was saved converted is loaded as it was.
 
     Args:
         path: a folder, or a name that transformers knows.
-        activations: see :func:`convert`.
+        activations: see :func:`convert`; None is its default.
         exclude: see :func:`convert`.
         int8: see :func:`convert`.
         norms: see :func:`convert`.
@@ -239,6 +283,10 @@ def from_pretrained(
 
     Returns:
         The model. ``model.hf_quantizer.report`` says what was replaced and what was left.
+
+    Raises:
+        ValueError: if `activations`, `exclude`, `int8` or `norms` is given for a model that was
+            saved converted.
     """
     config = TritgemmConfig(activations, exclude, int8, norms, progress)
     return auto_class.from_pretrained(path, quantization_config=config, **kwargs)

@@ -34,7 +34,7 @@ class BitLinear(TernaryLayer):
             (arXiv:2104.08378).
         device: of the parameters; computing needs the CPU.
         dtype: of the parameters. Arithmetic is in float32 whatever it is; the
-            result has the dtype of the input.
+            result has the dtype of the input, under ``torch.autocast`` too.
         granularity: what a scale covers: ``"row"``, ``"tensor"`` (BitNet b1.58's own), or 32,
             64, 128 or 256 weights along K. With groups, the gradient of the input is a dense
             product.
@@ -46,9 +46,12 @@ class BitLinear(TernaryLayer):
 
     A change is seen by the weight's version counter, memory, dtype and shape,
     and by the steps of fused optimizers, which the counter does not see.
-    Two kinds of change leave no trace there: writing through ``weight.data`` or
-    a numpy array that shares its memory, and another process writing to shared
-    memory. Call :meth:`invalidate_packed` after those.
+    Three kinds of change leave no trace there: writing through ``weight.data`` or
+    a numpy array that shares its memory, another process writing to shared
+    memory, and a fused kernel that no ``torch.optim.Optimizer`` runs (as
+    ``torch.optim.adamw.adamw(fused=True)`` called as a function), or that one runs
+    while the weight's ``requires_grad`` is false. Call :meth:`invalidate_packed` after
+    those.
     """
 
     weight: nn.Parameter

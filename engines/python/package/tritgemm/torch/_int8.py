@@ -219,8 +219,8 @@ class Int8Embedding(nn.Module):
 
     def forward(self, indices: Tensor) -> Tensor:
         """``indices`` [...] to [..., embedding_dim]."""
-        rows = self.weight[indices].float() * self.scales[indices].unsqueeze(-1)
-        return rows.to(self.dtype)
+        rows = nn.functional.embedding(indices, self.weight).float()
+        return rows.mul_(nn.functional.embedding(indices, self.scales[:, None])).to(self.dtype)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import _tritgemm as native
-from ._product import Activations, Ternary, TernaryLinear, array, asks_for_gradients, vector
+from ._product import Activations, Ternary, TernaryLinear, array, asks_for_gradients, dense, vector
 
 if TYPE_CHECKING:
     from ._int8 import Int8Weights
@@ -52,6 +54,11 @@ def pack(
         raise native.TritgemmError(
             f"weight: expected a tensor on the CPU, got one on {weight.device}"
         )
+    if is_traceable_wrapper_subclass(weight):
+        raise TypeError(
+            f"weight: expected a plain tensor, got a {type(weight.data).__name__}; load the whole"
+            " state dict of a sharded model into one that is not"
+        )
     if kind == "int8" and scales is not None:
         from ._int8 import Int8Weights
 
@@ -60,7 +67,7 @@ def pack(
     granularity: Any = int(name) if name.isdigit() else name
     if scales is None:
         packed = native.Packed.quantize(
-            array(weight.float().contiguous()),
+            dense(weight),
             granularity,
             sparsity="2:4" if sparsity else None,
             keep_ternary=True,
@@ -83,18 +90,42 @@ def ternary_of(
     return owner._packed_now(weight, scales)
 
 
-def is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether torch looks at the operators of a call, and not at their values alone."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+def is_transformed(layer: nn.Module, x: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether torch looks at the operators of a call, and not at their values alone.
+
+    Raises:
+        NotImplementedError: if it asks for derivatives that the layer does not have.
+    """
+    compiling = torch.compiler.is_compiling()
+    mapped = not compiling and torch._C._functorch.peek_interpreter_stack() is not None
+    if forward_ad._current_level >= 0:
+        # Tangents of tensors that are compiled or mapped cannot be seen.
+        if compiling or mapped or _has_tangent(x, *parameters):
+            raise NotImplementedError(
+                f"{type(layer).__name__}: expected no forward-mode differentiation, which it does"
+                " not have; use torch.autograd.grad, or torch.autograd.functional.jacobian"
+            )
+    if compiling or torch._C._get_tracing_state() is not None:
         return True
-    if torch._C._functorch.peek_interpreter_stack() is None:
-        return False
-    if asks_for_gradients(*tensors):
-        raise NotImplementedError(
-            "BitLinear: torch.func takes no gradients of it, and torch.vmap none of what asks for"
-            " them; use torch.autograd, or torch.no_grad"
-        )
-    return True
+    if mapped:
+        if asks_for_gradients(x, *parameters):
+            raise NotImplementedError(
+                f"{type(layer).__name__}: torch.func takes no gradients of it, and torch.vmap none"
+                " of what asks for them; use torch.autograd, or torch.no_grad"
+            )
+        return True
+    dispatched: bool = (
+        torch._C._len_torch_dispatch_stack() > 0
+        or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    )
+    return dispatched
+
+
+def _has_tangent(*tensors: Tensor | None) -> bool:
+    return any(
+        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call,unused-ignore]
+        for tensor in tensors
+    )
 
 
 def _key_of(tensor: Tensor) -> tuple[Any, ...]:
@@ -130,6 +161,13 @@ class TernaryLayer(nn.Module):
         self._ternary: Ternary | Int8Weights | None = None
         self._enter()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # FSDP sets the gathered weights before every pass, at an address and with a version
+        # that other weights may have had before.
+        if name == "weight":
+            self.__dict__["_ternary"] = None
+        super().__setattr__(name, value)
+
     def _sources(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Weights, the scales of packed ones, and the bias."""
         raise NotImplementedError
@@ -150,7 +188,7 @@ class TernaryLayer(nn.Module):
         self._check(x)
         gradients = asks_for_gradients(x, weight, bias)
         path = self.train_activations if gradients else self.activations
-        if HAS_OPERATORS and is_transformed(x, weight, bias):
+        if is_transformed(self, x, weight, bias) and HAS_OPERATORS:
             operator = torch.ops.tritgemm.linear
             y: Tensor = operator(x, weight, scales, bias, self._kind(), path, self._number)
             return y

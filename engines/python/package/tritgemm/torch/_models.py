@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from ._bit_linear import BitLinear
+from ._int8 import Int8Linear
 from ._layer import TernaryLayer
 from ._packed_linear import PackedLinear
 from ._product import Activations, Granularity, check_activations
-
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody has to be told of its passes."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return any(getattr(module, name, None) for name in names)
+
+
+def patterns(argument: str, given: Iterable[str], model: nn.Module) -> list[str]:
+    """Patterns of names as a list; one string is one. Warns of each that no name matches."""
+    found = [given] if isinstance(given, str) else list(given)
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for pattern in found:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            warnings.warn(f"{argument}: no module's name matches {pattern!r}", stacklevel=3)
+    return found
 
 
 def exchange(
@@ -37,14 +48,29 @@ def exchange(
         if (made := known[module]) is not None:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, made)
+    _call_layers(model)
     return new
+
+
+def _call_layers(model: nn.Module) -> None:
+    """Has torch's encoder call its layers. In inference it reads the weights of what it takes
+    for ``nn.Linear`` instead, unless its activation is another than those that it fuses."""
+    encoders = (nn.TransformerEncoder, nn.TransformerEncoderLayer)
+    for module in model.modules():
+        if isinstance(module, encoders) and any(
+            isinstance(layer, TernaryLayer) for layer in module.modules()
+        ):
+            if isinstance(module, nn.TransformerEncoderLayer):
+                module.activation_relu_or_gelu = 0
+            else:
+                module.use_nested_tensor = False
 
 
 def replace_linear(
     model: nn.Module,
     *,
     filter: Callable[[str, nn.Linear], bool] | None = None,
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     nm_2_4: bool = False,
     granularity: Granularity = "row",
     activations: Activations = "f32",
@@ -61,8 +87,8 @@ def replace_linear(
     Args:
         model: the model; not itself an ``nn.Linear``.
         filter: called with the qualified name and the layer; false keeps it.
-        exclude: patterns (as of :mod:`fnmatch`) of qualified names to keep, as
-            ``["lm_head", "*.router"]``.
+        exclude: a pattern (as of :mod:`fnmatch`) of qualified names to keep, or many, as
+            ``["lm_head", "*.router"]``. Warns of one that matches none.
         nm_2_4: 2:4 sparsity.
         granularity: what a scale of the weights covers.
         activations: what inference does with activations.
@@ -75,12 +101,12 @@ def replace_linear(
         raise TypeError(
             "model: expected a module that contains nn.Linear, got one; use BitLinear.from_linear"
         )
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    excluded = patterns("exclude", exclude, model)
 
     def chosen(path: str, module: nn.Module) -> nn.Module | None:
         if type(module) is not nn.Linear or has_hooks(module):
             return None
-        if any(fnmatchcase(path, pattern) for pattern in patterns):
+        if any(fnmatchcase(path, pattern) for pattern in excluded):
             return None
         if filter is not None and not filter(path, module):
             return None
@@ -117,12 +143,18 @@ def set_activations(
     model: nn.Module, activations: Activations, *, train: Activations | None = None
 ) -> int:
     """Says what all ternary layers of a model do with activations, and with `train` what
-    :class:`BitLinear` does with them where a gradient is asked for. Returns how many layers
-    there are."""
+    :class:`BitLinear` does with them where a gradient is asked for. With "f32",
+    :class:`Int8Linear`, which has int8 ones alone, stays as it is. Returns how many layers were
+    told."""
     check_activations("activations", activations)
     if train is not None:
         check_activations("train", train)
-    layers = [module for module in model.modules() if isinstance(module, TernaryLayer)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, TernaryLayer)
+        and not (activations == "f32" and isinstance(module, Int8Linear))
+    ]
     for layer in layers:
         layer.activations = activations
         if train is not None and isinstance(layer, BitLinear):

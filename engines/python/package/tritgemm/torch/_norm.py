@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .. import _tritgemm as native
 from ._layer import HAS_OPERATORS, is_transformed
-from ._product import DTYPES, array, asks_for_gradients, at, in_memory, matrix, vector
+from ._product import DTYPES, array, asks_for_gradients, at, first_order, in_memory, matrix, vector
 
 
 def _forward(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -40,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
         return _forward(x, gain, eps)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
+    @first_order
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, gain = ctx.saved_tensors
         return *_backward(grad_y, x, gain, ctx.eps), None
@@ -85,7 +85,7 @@ class RMSNorm(nn.Module):
             raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
         if x.dim() == 0 or x.shape[-1] != gain.shape[0]:
             raise native.ShapeError(f"x: expected [..., {gain.shape[0]}], got {list(x.shape)}")
-        if HAS_OPERATORS and is_transformed(x, gain):
+        if is_transformed(self, x, gain) and HAS_OPERATORS:
             y: Tensor = torch.ops.tritgemm.rms_norm(x, gain, self.eps)
             return y
         if asks_for_gradients(x, gain):
@@ -100,7 +100,9 @@ class RMSNorm(nn.Module):
 if not HAS_OPERATORS:
     RMSNorm.forward = torch.compiler.disable(RMSNorm.forward)  # type: ignore[method-assign,no-untyped-call,unused-ignore]
 else:
-    from torch.library import custom_op, register_autograd, register_fake
+    from torch.library import custom_op, register_autograd, register_fake, register_vmap
+
+    from ._operators import rows_of_all
 
     _norm = custom_op(
         "tritgemm::rms_norm",
@@ -128,3 +130,4 @@ else:
         return *_norm_backward(grad_y, *ctx.saved_tensors, ctx.eps), None
 
     register_autograd("tritgemm::rms_norm", _of_operator, setup_context=_setup)
+    register_vmap("tritgemm::rms_norm", partial(rows_of_all, _norm))

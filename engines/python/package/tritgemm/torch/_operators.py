@@ -108,11 +108,12 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
 register_autograd("tritgemm::linear", _backward, setup_context=_setup)
 
 
-def _rows_of_all(operator: Any, info: Any, in_dims: Any, x: Tensor, *rest: Any) -> Any:
+def rows_of_all(operator: Any, info: Any, in_dims: Any, x: Tensor, *rest: Any) -> Any:
+    """What torch.vmap does with an operator on rows: all of the mapped ones in one call."""
     if any(dim is not None for dim in in_dims[1:]):
         raise NotImplementedError("tritgemm: vmap over weights or biases")
     return operator(x.movedim(in_dims[0], 0), *rest), 0
 
 
 for _operator in (linear, input_gradient):
-    register_vmap(_operator, partial(_rows_of_all, _operator))
+    register_vmap(_operator, partial(rows_of_all, _operator))

@@ -193,6 +193,11 @@ class PackedLinear(TernaryLayer):
         weight, scale = packed.to_hf(linear_class, name, exact=exact)
         return torch.from_numpy(weight), torch.tensor([scale], dtype=dtype)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)  # type: ignore[no-untyped-call,unused-ignore]
+        # By assign=True they are those of the state, of whatever dtype.
+        self.scales = self.scales.float()
+
     def extra_repr(self) -> str:
         """The arguments."""
         return (
@@ -222,6 +227,13 @@ class LinearStack(nn.Module):
     def __init__(self, layers: Iterable[TernaryLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        for layer in self.layers:
+            ternary = isinstance(layer, TernaryLayer) and layer._kind() != "int8"
+            # One with a forward of its own does more than the product.
+            if not ternary or type(layer).forward is not TernaryLayer.forward:
+                raise TypeError(
+                    f"layers: expected BitLinear and PackedLinear, got {type(layer).__name__}"
+                )
         self._common()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -229,7 +241,7 @@ class LinearStack(nn.Module):
         layers = self._layers()
         sources = [layer._sources() for layer in layers]
         tensors = [tensor for source in sources for tensor in source]
-        if asks_for_gradients(x, *tensors) or is_transformed(x, *tensors):
+        if asks_for_gradients(x, *tensors) or is_transformed(self, x, *tensors):
             return tuple(layer(x) for layer in layers)
         activations = self._common()
         layers[0]._check(x)
@@ -277,6 +289,7 @@ def stack(layers: Iterable[TernaryLayer]) -> LinearStack:
     as they are, so what is done to one of them counts.
 
     Raises:
+        TypeError: if one is no :class:`BitLinear` or :class:`PackedLinear`.
         ValueError: if they differ in ``in_features``, ``activations`` or group size.
     """
     return LinearStack(layers)

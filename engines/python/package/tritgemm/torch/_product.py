@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _tritgemm as native
 
@@ -42,11 +44,6 @@ def array(tensor: Tensor) -> Any:
     return tensor.detach().numpy()
 
 
-def vector(bias: Tensor | None) -> Any:
-    """A bias as a dense float32 array."""
-    return None if bias is None else array(bias.float().contiguous())
-
-
 #: The types that the kernels take and give, by their names.
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -57,6 +54,17 @@ def in_memory(tensor: Tensor) -> Tensor:
     if not tensor.is_cpu:
         raise native.TritgemmError(f"expected a tensor on the CPU, got one on {tensor.device}")
     return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+
+
+def dense(parameter: Tensor) -> Any:
+    """A parameter as a dense float32 array, which shares its memory if it can. By DLPack: a
+    tensor that gave an array by ``numpy()`` cannot be resized any more, as FSDP does."""
+    return np.from_dlpack(in_memory(parameter.detach().float()))
+
+
+def vector(bias: Tensor | None) -> Any:
+    """A bias as a dense float32 array."""
+    return None if bias is None else dense(bias)
 
 
 def at(tensor: Tensor) -> tuple[int, int]:
@@ -116,8 +124,8 @@ class Ternary:
         leading = x.shape[:-1]
         y = x.new_empty((*leading, self.rows))
         given = path, DTYPES[x.dtype], at(x), math.prod(leading)
-        dense = None if bias is None else in_memory(bias.float())
-        native._forward(self.packed, None if dense is None else at(dense), *given, at(y))
+        offset = None if bias is None else in_memory(bias.float())
+        native._forward(self.packed, None if offset is None else at(offset), *given, at(y))
         return y if y.dtype == dtype else y.to(dtype)
 
     def product_of_int8(self, values: Any, scales: Any, bias: Tensor | None) -> Tensor:
@@ -128,8 +136,7 @@ class Ternary:
     def close_gate(self, gradient: Tensor, weight: Tensor, sparse: bool) -> Tensor:
         """Takes the gradient [M, K] from weights beyond the clamp, in place: |w| >= alpha,
         and what 2:4 sparsity dropped."""
-        latent = weight.detach().float().contiguous()
-        self.packed.close_gate(array(gradient), array(latent), sparse=sparse)
+        self.packed.close_gate(array(gradient), dense(weight), sparse=sparse)
         return gradient
 
     def input_gradient(self, grad: Tensor) -> Tensor:
@@ -142,6 +149,42 @@ class Ternary:
             self.transposed = self.packed.transpose(scaled=one)
         scaled = grad if one else grad * torch.from_numpy(self.packed.scales)
         return torch.from_numpy(native.linear(array(scaled), self.transposed))
+
+
+class _NoSecondDerivatives(torch.autograd.Function):
+    """Gradients [0:count] of what they were computed from, the rest, as they are."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The gradients."""
+        return tuple(tensor.detach() for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        """None."""
+        raise NotImplementedError(
+            "tritgemm: its layers have no second derivatives, as jvp, hvp and hessian of"
+            " torch.autograd.functional take them"
+        )
+
+
+def first_order(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """A backward whose gradients say so when they are differentiated in turn. torch's
+    once_differentiable says it only of a graph that leads to the gradients' inputs, and
+    ``torch.autograd.functional.jvp`` made zeros of that."""
+
+    @wraps(backward)
+    def differentiated(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            grads = backward(ctx, grad_y)
+        if not torch.is_grad_enabled():
+            return grads
+        given = [grad for grad in grads if grad is not None]
+        sources = [tensor for tensor in ctx.saved_tensors if tensor is not None]
+        tied = iter(_NoSecondDerivatives.apply(len(given), *given, grad_y, *sources))  # type: ignore[no-untyped-call,unused-ignore]
+        return tuple(None if grad is None else next(tied) for grad in grads)
+
+    return differentiated
 
 
 class TernaryLinear(torch.autograd.Function):
@@ -160,24 +203,25 @@ class TernaryLinear(torch.autograd.Function):
         path: str,
     ) -> Tensor:
         """[..., K] to [..., M]."""
-        dense = matrix(x, ternary.cols)
+        rows = matrix(x, ternary.cols)
         # Only what the gradient of the weights needs of x.
         kept: tuple[Tensor | None, ...] = (None, None)
         if ctx.needs_input_grad[1] and path != "f32":
-            values, scales = quantized(dense, path)
+            values, scales = quantized(rows, path)
             y = ternary.product_of_int8(values, scales, bias)
             kept = (torch.from_numpy(values), torch.from_numpy(scales))
         else:
-            y = ternary.product(dense, bias, path)
+            y = ternary.product(rows, bias, path)
             if ctx.needs_input_grad[1]:
-                kept = (dense, None)
+                kept = (rows, None)
         ctx.save_for_backward(*kept, weight)
         ctx.ternary, ctx.sparse, ctx.x_like = ternary, sparse, (x.shape, x.dtype)
         ctx.bias_dtype = None if bias is None else bias.dtype
-        return y.view(*x.shape[:-1], ternary.rows).to(x.dtype)
+        # No view: in-place operations on one would drop what FSDP hangs on its gradient.
+        return y.view(*x.shape[:-1], ternary.rows).to(x.dtype).detach()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator,unused-ignore]
+    @first_order
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         """Those of x, of the latent weights and of the bias."""
         x, scales, weight = ctx.saved_tensors
@@ -189,8 +233,8 @@ class TernaryLinear(torch.autograd.Function):
             grad_x = ternary.input_gradient(grad).view(shape).to(dtype)
         if ctx.needs_input_grad[1]:
             inputs = x if scales is None else restored(x, scales)
-            dense = ternary.close_gate(grad.t() @ inputs, weight, ctx.sparse)
-            grad_weight = dense.to(weight.dtype)
+            gated = ternary.close_gate(grad.t() @ inputs, weight, ctx.sparse)
+            grad_weight = gated.to(weight.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0).to(ctx.bias_dtype)
         return grad_x, grad_weight, grad_bias, None, None, None
