@@ -3,7 +3,7 @@
 //! candle's product of a few rows with the keys costs more to start than to compute. One token
 //! reads each key and value once, so each head is one pass over both.
 
-use super::sums::{ROWS, Sums, add_scaled};
+use super::sums::{ROWS, add_scaled, dots};
 use candle_core::{CpuStorage, D, Device, Error, Layout, Result, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -131,32 +131,37 @@ impl WithSimd for Head<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let dim = self.q.len();
-        self.scores.clear();
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { q, y, scores, .. } = self;
+        let dim = q.len();
+        scores.clear();
         let several = self.k.chunks_exact(dim * ROWS);
         let rest = several.remainder();
         for k in several {
-            let mut sums = Sums::<S, ROWS>::new(simd);
-            sums.add(std::array::from_fn(|r| &k[r * dim..][..dim]), self.q);
-            self.scores.extend(sums.finish());
+            scores.extend(dots::<ROWS>(
+                std::array::from_fn(|r| &k[r * dim..][..dim]),
+                q,
+            ));
         }
         for k in rest.chunks_exact(dim) {
-            let mut sums = Sums::<S, 1>::new(simd);
-            sums.add([k], self.q);
-            self.scores.extend(sums.finish());
+            scores.extend(dots([k], q));
         }
-        let largest = self
-            .scores
-            .iter()
-            .fold(f32::NEG_INFINITY, |max, s| max.max(*s));
+        let largest = scores.iter().fold(f32::NEG_INFINITY, |max, s| max.max(*s));
         let mut sum = 0.0;
-        for (score, v) in self.scores.iter().zip(self.v.chunks_exact(dim)) {
-            let weight = ((score - largest) * self.scale).exp();
-            sum += weight;
-            add_scaled(self.y, weight, v);
+        for score in scores.iter_mut() {
+            *score = ((*score - largest) * self.scale).exp();
+            sum += *score;
         }
-        self.y.iter_mut().for_each(|y| *y /= sum);
+        let (weights, last) = scores.as_chunks::<ROWS>();
+        let several = self.v.chunks_exact(dim * ROWS);
+        let rest = several.remainder();
+        for (weights, v) in weights.iter().zip(several) {
+            add_scaled(y, *weights, std::array::from_fn(|r| &v[r * dim..][..dim]));
+        }
+        for (&weight, v) in last.iter().zip(rest.chunks_exact(dim)) {
+            add_scaled(y, [weight], [v]);
+        }
+        y.iter_mut().for_each(|y| *y /= sum);
     }
 }
 

@@ -9,7 +9,7 @@
 //! table gives the same bits on every instruction set and for any number of threads. There is no
 //! unsafe code: the compiler vectorises what [`pulp`] dispatches to the CPU's instruction set.
 
-use super::sums::{LANES, total};
+use super::sums::{LANES, part, total};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -114,22 +114,6 @@ fn sums<W: Copy>(
         *to = total(sums);
     }
     totals
-}
-
-/// Adds the products of a part of a row.
-#[inline(always)]
-fn part<W: Copy>(
-    mut sums: [f32; LANES],
-    row: &[[W; LANES]],
-    x: &[[f32; LANES]],
-    value: impl Fn(W) -> f32,
-) -> [f32; LANES] {
-    for (row, x) in row.iter().zip(x) {
-        for lane in 0..LANES {
-            sums[lane] += value(row[lane]) * x[lane];
-        }
-    }
-    sums
 }
 
 #[cfg(test)]

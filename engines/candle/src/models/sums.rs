@@ -1,72 +1,26 @@
 //! Sums of products with one order on every instruction set: value `i` of a row goes to sum
-//! `i % LANES`, and those are added in pairs at the end. Vectors of any width hold them.
-
-use pulp::Simd;
+//! `i % LANES`, and those are added in pairs at the end. There is no unsafe code: the compiler
+//! makes vectors of the sums where [`pulp`] dispatches to the CPU's instruction set.
 
 /// Sums of a row.
 pub(super) const LANES: usize = 16;
 /// Rows at a time.
 pub(super) const ROWS: usize = 4;
 
-/// The sums of `R` rows.
-pub(super) struct Sums<S: Simd, const R: usize> {
-    simd: S,
-    vectors: [[S::f32s; LANES]; R],
-    /// Of the values after the last whole [`LANES`].
-    tails: [[f32; LANES]; R],
-}
-
-impl<S: Simd, const R: usize> Sums<S, R> {
-    /// Vectors that hold the sums of a row.
-    const VECTORS: usize = LANES / S::F32_LANES;
-
-    #[inline(always)]
-    pub(super) fn new(simd: S) -> Self {
-        Self {
-            simd,
-            vectors: [[simd.splat_f32s(0.0); LANES]; R],
-            tails: [[0.0; LANES]; R],
+/// Adds the products of a part of a row with that part of `x`.
+#[inline(always)]
+pub(super) fn part<W: Copy>(
+    mut sums: [f32; LANES],
+    row: &[[W; LANES]],
+    x: &[[f32; LANES]],
+    value: impl Fn(W) -> f32,
+) -> [f32; LANES] {
+    for (row, x) in row.iter().zip(x) {
+        for lane in 0..LANES {
+            sums[lane] += value(row[lane]) * x[lane];
         }
     }
-
-    /// Adds the products of parts of the rows with that part of `x`; only the last part may
-    /// not be whole [`LANES`].
-    #[inline(always)]
-    pub(super) fn add(&mut self, rows: [&[f32]; R], x: &[f32]) {
-        let (xs, x_tail) = x.as_chunks::<LANES>();
-        let rows = rows.map(|row| row.as_chunks::<LANES>());
-        for (i, x) in xs.iter().enumerate() {
-            let (x, _) = S::as_simd_f32s(x);
-            for (sums, row) in self.vectors.iter_mut().zip(&rows) {
-                let (row, _) = S::as_simd_f32s(&row.0[i]);
-                for v in 0..Self::VECTORS {
-                    let product = self.simd.mul_f32s(row[v], x[v]);
-                    sums[v] = self.simd.add_f32s(sums[v], product);
-                }
-            }
-        }
-        for (sums, row) in self.tails.iter_mut().zip(&rows) {
-            for ((sum, w), x) in sums.iter_mut().zip(row.1).zip(x_tail) {
-                *sum += w * x;
-            }
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn finish(self) -> [f32; R] {
-        let mut totals = [0.0; R];
-        let rows = self.vectors.iter().zip(&self.tails);
-        for (total, (vectors, tails)) in totals.iter_mut().zip(rows) {
-            let mut sums = [0.0; LANES];
-            let (all, _) = S::as_mut_simd_f32s(&mut sums);
-            all.copy_from_slice(&vectors[..Self::VECTORS]);
-            for (sum, tail) in sums.iter_mut().zip(tails) {
-                *sum += tail;
-            }
-            *total = self::total(sums);
-        }
-        totals
-    }
+    sums
 }
 
 /// The sum of a row's sums.
@@ -82,10 +36,31 @@ pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// Adds `factor` times `x` to `y`.
+/// The products of `R` rows with `x`.
 #[inline(always)]
-pub(super) fn add_scaled(y: &mut [f32], factor: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += factor * x;
+pub(super) fn dots<const R: usize>(rows: [&[f32]; R], x: &[f32]) -> [f32; R] {
+    let mut all = [[0.0; LANES]; R];
+    let (xs, x_tail) = x.as_chunks();
+    let rows = rows.map(|row| row.as_chunks::<LANES>());
+    for (i, x) in xs.iter().enumerate() {
+        for (sums, (row, _)) in all.iter_mut().zip(&rows) {
+            *sums = part(*sums, &[row[i]], &[*x], |w| w);
+        }
+    }
+    for (sums, (_, tail)) in all.iter_mut().zip(&rows) {
+        for ((sum, w), x) in sums.iter_mut().zip(*tail).zip(x_tail) {
+            *sum += w * x;
+        }
+    }
+    all.map(total)
+}
+
+/// Adds `factors[r]` times row `r` to `y`, one row after the other.
+#[inline(always)]
+pub(super) fn add_scaled<const R: usize>(y: &mut [f32], factors: [f32; R], rows: [&[f32]; R]) {
+    for (i, y) in y.iter_mut().enumerate() {
+        for (factor, row) in factors.iter().zip(&rows) {
+            *y += factor * row[i];
+        }
     }
 }
