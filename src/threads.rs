@@ -180,7 +180,7 @@ pub trait ParallelFor: Send + Sync {
 
     /// Whether the workers are awake, spinning until there is work, as those of a parallel region
     /// are. Handing it to them takes about a microsecond then, not the 15 of waking a thread, and
-    /// products of a quarter of the size are shared.
+    /// products of about 5 us are shared.
     fn spins(&self) -> bool {
         false
     }

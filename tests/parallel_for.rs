@@ -269,23 +269,28 @@ fn threads_that_spin_share_smaller_products() {
         loops: AtomicUsize::new(0),
         schedule: threaded(2),
     };
-    for (m, alone) in [(960, true), (1088, false)] {
+    let loops = |m: usize, run: &dyn Fn(&Case, &mut Workspace)| {
         let case = Case::new(Shape {
             n: 1,
             m,
             k: 512,
             ..shapes().remove(0)
         });
-        let wanted = case.gemm_i8(&mut workspace(Options::new()));
         let mut ws = workspace(Options::new());
         let (asleep, awake) = (pool(), Spinning(pool()));
-        // A team's threads spin.
-        assert!(Team::new(2).spins() && !asleep.spins());
-        assert_eq!(ws.with_pool(&asleep, |ws| case.gemm_i8(ws)), wanted);
-        assert_eq!(ws.with_pool(&awake, |ws| case.gemm_i8(ws)), wanted);
-        assert_eq!(asleep.loops.into_inner(), 0, "{m} rows");
-        assert_eq!(awake.0.loops.into_inner() == 0, alone, "{m} rows");
-    }
+        ws.with_pool(&asleep, |ws| run(&case, ws));
+        ws.with_pool(&awake, |ws| run(&case, ws));
+        [asleep, awake.0].map(|pool| pool.loops.into_inner() > 0)
+    };
+    // f32 takes as long for half as much.
+    let int8 = |case: &Case, ws: &mut Workspace| drop(case.gemm_i8(ws));
+    assert_eq!(loops(1280, &int8), [false, false]);
+    assert_eq!(loops(1408, &int8), [false, true]);
+    let f32 = |case: &Case, ws: &mut Workspace| drop(case.forward_f32(ws));
+    assert_eq!(loops(640, &f32), [false, false]);
+    assert_eq!(loops(704, &f32), [false, true]);
+    // A team's threads spin.
+    assert!(Team::new(2).spins() && !pool().spins());
 }
 
 #[test]

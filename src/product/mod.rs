@@ -73,7 +73,7 @@ fn run<X: Folded, S: Sink<X>>(
 ) -> Result<(), Stopped> {
     let macs = |p: &Product<'_, X, S>| plan::macs([p.prepared.tokens(), p.rows, p.prepared.k()]);
     let all_macs = (0..ys.len()).fold(0_usize, |sum, i| sum.saturating_add(macs(&product(i))));
-    let workers = plan::workers(room.threads, all_macs);
+    let workers = plan::workers::<X>(room.threads, all_macs);
     room.slots.grow(workers)?;
     let slots = &*room.slots;
     let mut tiles = TileSet::new(room.tiles);

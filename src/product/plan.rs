@@ -25,8 +25,10 @@ use core::ops::Range;
 /// Below this many MACs a product stays on the calling thread: about 15 us of
 /// work, what sharing it would have to win back.
 const SERIAL_MACS: usize = 1 << 21;
-/// The same where the other threads spin.
-const SERIAL_MACS_SPINNING: usize = SERIAL_MACS / 4;
+/// The same where the other threads spin: about 5 us of work, which f32 does half as much in.
+const fn serial_macs_spinning<X>() -> usize {
+    SERIAL_MACS / 3 / if size_of::<X>() > 1 { 2 } else { 1 }
+}
 /// Work items for each worker, so that one that starts late holds up little.
 const ITEMS_PER_WORKER: usize = 4;
 /// Turns of a worker at most where workers take turns at tiles.
@@ -183,10 +185,10 @@ pub(crate) fn macs([tokens, rows, k]: [usize; 3]) -> usize {
     rows.saturating_mul(k).saturating_mul(tokens)
 }
 
-/// Workers of so many multiply-adds.
-pub(crate) fn workers(threads: &Threads, macs: usize) -> usize {
+/// Workers of so many multiply-adds of activations `X`.
+pub(crate) fn workers<X>(threads: &Threads, macs: usize) -> usize {
     let least = match threads.spin() {
-        true => SERIAL_MACS_SPINNING,
+        true => serial_macs_spinning::<X>(),
         false => SERIAL_MACS,
     };
     if macs < least { 1 } else { threads.workers() }

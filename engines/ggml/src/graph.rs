@@ -427,7 +427,8 @@ impl Compute {
             team: &self.team,
             nth,
         };
-        let start = Instant::now();
+        // Two looks at the clock are half a percent of a token of the smallest models.
+        let start = self.plugin.settings.stats.then(Instant::now);
         match &slot.work {
             Work::Pack(weights, results) => {
                 let (mappings, stats) = (Mappings::shared(), &self.plugin.stats);
@@ -442,7 +443,8 @@ impl Compute {
                 // SAFETY: a node that ggml has come to: its sources are there.
                 let done = unsafe { leader.run(product, &region) };
                 let count = product.parts.len() as u64;
-                self.plugin.stats.products_in(count, start.elapsed());
+                let time = start.map(|it| it.elapsed()).unwrap_or_default();
+                self.plugin.stats.products_in(count, time);
                 if let Err(why) = done {
                     self.failed.store(true, Ordering::Relaxed);
                     crate::say(format_args!("a product failed: {why}"));
