@@ -16,7 +16,7 @@ use rayon::prelude::*;
 /// Rows that a thread takes at a time.
 pub(super) const TASK: usize = 256;
 /// Rows whose products are summed at a time.
-pub(super) const STREAMS: usize = 8;
+pub(super) const STREAMS: usize = 4;
 /// Values of a row that are multiplied before the next row's are: a cache line of int8.
 pub(super) const BLOCK: usize = 64;
 
