@@ -25,7 +25,7 @@ use core::ops::Range;
 /// Below this many MACs a product stays on the calling thread: about 15 us of
 /// work, what sharing it would have to win back.
 const SERIAL_MACS: usize = 1 << 21;
-/// The same where the other threads spin: about 5 us of work, which f32 does half as much in.
+/// The same where the other threads spin: about 5 us of work. f32 takes twice as long as int8.
 const fn serial_macs_spinning<X>() -> usize {
     SERIAL_MACS / 3 / if size_of::<X>() > 1 { 2 } else { 1 }
 }
